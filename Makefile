@@ -1,0 +1,39 @@
+# Everything a newcomer types. Each target makes .venv first (pip, from pyproject.toml + constraints.txt).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench notebooks format clean
+.DEFAULT_GOAL := help
+
+help:  ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,notebooks]'
+	touch $@
+
+demo: $(VENV)/.installed  ## simulate a country, map it, count it: runs/demo
+	$(BIN)/subpixmap run --region demo --years 2018-2023
+
+test: $(VENV)/.installed  ## tests, offline, on the CPU
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: $(VENV)/.installed  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed  ## rewrite the code in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed  ## ratios against plain loops, on this machine
+	$(BIN)/python -m pytest -m slow tests/benchmarks -s
+
+notebooks: $(VENV)/.installed  ## execute the notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+
+clean:  ## remove the environment and the runs
+	rm -rf $(VENV) runs

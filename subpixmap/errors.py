@@ -1,0 +1,34 @@
+"""Errors that a user can act on; each carries the exit code that the command line promises.
+
+0 complete, 2 bad input or configuration, 3 incomplete and resumable, 4 refused, 5 verification failed.
+"""
+
+
+class SubpixmapError(Exception):
+    """One or two lines: what, where (item, key, unit, block) and what to do."""
+
+    exit_code = 1
+
+
+class InputError(SubpixmapError, ValueError):
+    """Bad input or configuration; nothing was read or written."""
+
+    exit_code = 2
+
+
+class Incomplete(SubpixmapError, RuntimeError):
+    """Some blocks could not be done; the same command resumes."""
+
+    exit_code = 3
+
+
+class Refused(SubpixmapError, RuntimeError):
+    """Another recipe, an input unlike the card, or another live run holds the folder."""
+
+    exit_code = 4
+
+
+class VerificationFailed(SubpixmapError, RuntimeError):
+    """An artefact on disk is not what its record says."""
+
+    exit_code = 5

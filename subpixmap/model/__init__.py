@@ -1,0 +1,1 @@
+"""Count maps -> a checkpoint -> predictions."""

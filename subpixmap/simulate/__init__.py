@@ -1,0 +1,1 @@
+"""A small country whose truth is known."""
