@@ -129,7 +129,7 @@ class Lattice:
         lower = math.ceil(round((self.top - south) / self.resolution, 6))
         return Window(upper, left, max(lower - upper, 1), max(right - left, 1))
 
-    def coords(self, window: Window) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def coords(self, window: Window) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Pixel centres (x (width,), y (height,)), metres."""
         west, _, _, north = self.bounds(window)
         x = west + (np.arange(window.width) + 0.5) * self.resolution
@@ -175,9 +175,7 @@ def blocks_touching(geometry: BaseGeometry, lattice: Lattice, size: int) -> list
     return [
         block
         for window in _cells(geometry, lattice, size)
-        if owned(
-            lattice, (block := Block(lattice, window.row // size, window.col // size, size)).window
-        ).any()
+        if owned(lattice, (block := Block(lattice, window.row // size, window.col // size, size)).window).any()
     ]
 
 
@@ -187,8 +185,7 @@ def chunks_touching(geometry: BaseGeometry, block: Block) -> list[Window]:
     return [
         chunk
         for chunk in block.chunks()
-        if geometry.intersects(shapely.box(*block.lattice.bounds(chunk)))
-        and owned(block.lattice, chunk).any()
+        if geometry.intersects(shapely.box(*block.lattice.bounds(chunk))) and owned(block.lattice, chunk).any()
     ]
 
 
@@ -204,14 +201,12 @@ def _cells(geometry: BaseGeometry, lattice: Lattice, size: int) -> Iterator[Wind
         cells = [Window(row, col, size, size) for row in rows for col in cols]
         boxes = shapely.box(*np.array([lattice.bounds(cell) for cell in cells]).T)
         shapely.prepare(part)
-        found |= {
-            (c.row, c.col) for c, hit in zip(cells, shapely.intersects(part, boxes), strict=True) if hit
-        }
+        found |= {(c.row, c.col) for c, hit in zip(cells, shapely.intersects(part, boxes), strict=True) if hit}
     for row, col in sorted(found):
         yield Window(row, col, size, size)
 
 
-def utm_epsg(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.int64]:
+def utm_epsg(lon: NDArray[np.floating], lat: NDArray[np.floating]) -> NDArray[np.int64]:
     """EPSG code of the UTM zone that owns each place.
 
     Parameters

@@ -64,9 +64,7 @@ def parse_months(text: str | None) -> tuple[int, ...]:
     return tuple(sorted(set(months)))
 
 
-def make_periods(
-    years: str | int, every: Every = "year", months: tuple[int, ...] = ALL_MONTHS
-) -> list[Period]:
+def make_periods(years: str | int, every: Every = "year", months: tuple[int, ...] = ALL_MONTHS) -> list[Period]:
     """Periods of a run, in order; a period without any of the months is left out.
 
     With `every="scene"` the years are returned: each acquisition becomes a period of its own once the items are known.
