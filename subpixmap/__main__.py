@@ -1,0 +1,6 @@
+"""`python -m subpixmap`."""
+
+from subpixmap.cli import main
+
+if __name__ == "__main__":
+    main()
