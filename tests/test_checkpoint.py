@@ -1,0 +1,152 @@
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from subpixmap.errors import InputError
+from subpixmap.model.checkpoint import Card, Model, load_model, save_model, shipped_models
+from subpixmap.model.net import DensityNet
+
+
+def small_card(**changes: object) -> Card:
+    card = Card(
+        name="small",
+        bands=("B02", "B08"),
+        objects={"coconut": "crown over 2 m", "car": "parked car"},
+        measure={"coconut": "count", "car": "occupancy"},
+        input_mean=(0.05, 0.3),
+        input_std=(0.02, 0.1),
+        input_low=(0.0, 0.02),
+        input_high=(0.3, 0.7),
+        evidence="simulated",
+        width=8,
+        mid=4,
+        blocks=2,
+        halo=4,
+        calibration={"coconut": (0.01, 1.1)},
+        training={"seeds": [1, 2]},
+        limits=("a test",),
+    )
+    return dataclasses.replace(card, **changes)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    card = small_card()
+    save_model(tmp_path / "small.safetensors", card.build_net(), card)
+    return tmp_path / "small.safetensors"
+
+
+def test_round_trip(saved: Path) -> None:
+    model = load_model(saved)
+    assert model.card == small_card()
+    assert model.halo == 4
+    assert Model.of(model.net, model.card).sha256 == model.sha256
+    assert json.loads(saved.with_suffix(".card.json").read_text())["objects"]["car"] == "parked car"
+    again = saved.with_name("again.safetensors")
+    save_model(again, model.net, model.card)
+    assert again.read_bytes() == saved.read_bytes()
+    assert sorted(p.suffix for p in saved.parent.iterdir()) == [".json", ".json", ".safetensors", ".safetensors"]
+
+
+def test_every_flipped_bit_is_found(saved: Path) -> None:
+    whole = saved.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    rng = np.random.default_rng(0)
+    places = [*rng.integers(0, header, 200), *rng.integers(header, len(whole), 100), *range(8), header - 1, header]
+    for place in places:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        saved.write_bytes(flipped)
+        with pytest.raises(InputError):
+            load_model(saved)
+    saved.write_bytes(whole)
+    load_model(saved)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 100, 3000, -1])
+def test_truncated(saved: Path, kept: int) -> None:
+    saved.write_bytes(saved.read_bytes()[:kept])
+    with pytest.raises(InputError, match=r"small\.safetensors"):
+        load_model(saved)
+
+
+class Trap:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch"])
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path, how: str) -> None:
+    path, marker = tmp_path / "m.safetensors", tmp_path / "ran"
+    path.write_bytes(pickle.dumps(Trap(marker))) if how == "pickle" else torch.save(Trap(marker), path)
+    with pytest.raises(InputError, match="pickle"):
+        load_model(path)
+    assert not marker.exists()
+
+
+def test_unknown_model_lists_the_shipped_ones() -> None:
+    with pytest.raises(InputError, match=r"no model 'nope'.*" + ".*".join(shipped_models())):
+        load_model("nope")
+
+
+def test_card_beside_must_agree(saved: Path) -> None:
+    beside = saved.with_suffix(".card.json")
+    beside.write_text(beside.read_text().replace("parked car", "any car"))
+    with pytest.raises(InputError, match="differs from the card inside"):
+        load_model(saved)
+    beside.write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        load_model(saved)
+    beside.unlink()
+    assert load_model(saved).card == small_card()
+
+
+def test_a_card_must_describe_its_network(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not describe"):
+        save_model(tmp_path / "a.safetensors", DensityNet(2, 2, width=8, mid=4, blocks=3), small_card())
+    with pytest.raises(InputError, match=r"ends in \.safetensors"):
+        save_model(tmp_path / "a.pt", small_card().build_net(), small_card())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_std": (0.0, 0.1)}, "input_std must be positive"),
+        ({"input_mean": (0.1,)}, "input_mean must be 2"),
+        ({"bands": ("B02", "B02")}, "repeated"),
+        ({"measure": {"coconut": "count"}}, "same objects"),
+        ({"evidence": "hearsay"}, "evidence must be one of"),
+        ({"calibration": {"olive": (0, 1)}}, "olive"),
+        ({"input_low": (float("nan"), 0.0)}, "input_low"),
+    ],
+)
+def test_a_wrong_card_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        small_card(**change)
+
+
+def test_a_foreign_card_field_is_named() -> None:
+    fields = dataclasses.asdict(small_card())
+    with pytest.raises(InputError, match="colour"):
+        Card.from_json(json.dumps({**fields, "colour": 1}))
+    del fields["bands"]
+    with pytest.raises(InputError, match="bands"):
+        Card.from_json(json.dumps(fields))
+
+
+def test_a_weight_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    card = small_card()
+    net = card.build_net()
+    net.stem.weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(InputError, match="not a finite number"):
+        save_model(tmp_path / "a.safetensors", net, card)
