@@ -1,0 +1,353 @@
+"""Locked items + lattice -> reflectance and valid pixels; one window, or a lazy xarray cube.
+
+The only module that calls stackstac. Assets are read at their native resolution and repeated to the lattice: each pixel of a
+20 m band counts four times, in training and mapping alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
+
+from subpixmap.errors import InputError
+from subpixmap.grid import Lattice, Window, project, utm_epsg
+from subpixmap.periods import ALL_MONTHS, Every, make_periods
+from subpixmap.scenes.dialect import BANDS, SCL, asset_names
+from subpixmap.scenes.lock import Asset, Item, by_acquisition, lattices, lock_items, snap
+from subpixmap.scenes.radiometry import MaskRule, scl_valid, to_reflectance
+from subpixmap.scenes.reader import AlignedReader
+from subpixmap.scenes.source import find_items
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+MAX_CHUNKS = 20_000
+"""A lazy cube of more chunks is refused: `subpixmap run` does it block by block."""
+
+
+def read_reflectance(
+    items: Sequence[Item], lattice: Lattice, window: Window, bands: Sequence[str]
+) -> NDArray[np.float32]:
+    """Reflectance of one acquisition in a window.
+
+    Parameters
+    ----------
+    items
+        Tiles of one acquisition; where they overlap, the first with data in the order of tile names counts.
+    lattice, window
+        Where, in the items' UTM zone.
+    bands
+        Canonical band names.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, (band, y, x); NaN where there is no data.
+
+    Raises
+    ------
+    ReadFailed
+        A file could not be read.
+    InputError
+        A file is not what its item says, or the items are not of one acquisition and zone.
+    """
+    return _mosaic(
+        items, lattice, window, bands, np.float32(np.nan), lambda dn, item: to_reflectance(dn, item.offset_dn)
+    )
+
+
+def read_valid(items: Sequence[Item], lattice: Lattice, window: Window, rule: MaskRule) -> NDArray[np.bool_]:
+    """Valid pixels of one acquisition in a window, from its scene classification.
+
+    The classification is masked and dilated at its own resolution and read with a margin: any window gives the same mask.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, (y, x); False where there is no data.
+    """
+    groups: dict[float, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.assets[SCL].resolution, []).append(item)
+    if len(groups) > 1:
+        raise InputError(
+            f"items {', '.join(i.id for i in items)} have scene classes of several resolutions: {sorted(groups)} m"
+        )
+    if not items:
+        return np.zeros(window.shape, bool)
+    asset = snap(items[0].assets[SCL], lattice)
+    native = Lattice.of_transform(lattice.epsg, Affine(*asset.transform))
+    around = native.window(lattice.bounds(window)).padded(rule.margin(native.resolution))
+    scl = _mosaic(items, native, around, [SCL], np.uint8(0), lambda dn, _: dn)[0]
+    return _to_lattice(scl_valid(scl, native.resolution, rule), native, around, lattice, window)
+
+
+def _mosaic(
+    items: Sequence[Item],
+    lattice: Lattice,
+    window: Window,
+    bands: Sequence[str],
+    empty: np.generic,
+    convert: Callable[[NDArray[Any], Item], NDArray[Any]],
+) -> NDArray[Any]:
+    """Bands of one acquisition, (band, y, x); each pixel from the first tile with data, `empty` where there is none."""
+    _require_one_acquisition(items, lattice, bands)
+    out = np.full((len(bands), *window.shape), empty)
+    free = list(range(len(bands)))  # bands with pixels that are still empty
+    untouched = True
+    for item in sorted(items, key=lambda item: item.tile):
+        if not free or not _overlap(item, lattice, window):
+            continue
+        for native, around, indices, dn in _read_native(item, lattice, window, bands, free):
+            values = _to_lattice(convert(dn, item), native, around, lattice, window)
+            if untouched:
+                out[indices] = values
+            else:
+                rest = out[indices]
+                np.copyto(rest, values, where=_is_empty(rest))
+                out[indices] = rest
+        untouched = False
+        free = [index for index in free if _is_empty(out[index]).any()]
+    return out
+
+
+def _is_empty(values: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.isnan(values) if values.dtype.kind == "f" else values == 0
+
+
+def _require_one_acquisition(items: Sequence[Item], lattice: Lattice, bands: Sequence[str]) -> None:
+    if len({item.acquisition for item in items}) > 1:
+        raise InputError(f"items of several acquisitions are no mosaic: {', '.join(item.id for item in items)}")
+    for item in items:
+        if item.epsg != lattice.epsg:
+            raise InputError(f"item {item.id} lies in EPSG:{item.epsg}, not in EPSG:{lattice.epsg}")
+        if missing := [band for band in bands if band not in item.assets]:
+            raise InputError(f"item {item.id} has no {', '.join(missing)}; it was locked with {', '.join(item.assets)}")
+
+
+def _overlap(item: Item, lattice: Lattice, window: Window) -> bool:
+    """Whether any asset of the item reaches into the window (one lattice pixel more, for snapped assets)."""
+    west, south, east, north = lattice.bounds(window.padded(1))
+    return any(
+        w < east and e > west and s < north and n > south for w, s, e, n in (a.bounds for a in item.assets.values())
+    )
+
+
+def _read_native(
+    item: Item, lattice: Lattice, window: Window, bands: Sequence[str], wanted: Sequence[int]
+) -> Iterator[tuple[Lattice, Window, list[int], NDArray[Any]]]:
+    """Read an item's bands, once for each native grid: (native lattice, its window, band indices, DN (band, y, x))."""
+    grids: dict[Lattice, list[int]] = {}
+    placed = {index: snap(item.assets[bands[index]], lattice) for index in wanted}
+    for index, asset in placed.items():
+        grids.setdefault(Lattice.of_transform(item.epsg, Affine(*asset.transform)), []).append(index)
+    for native, indices in grids.items():
+        around = native.window(lattice.bounds(window))
+        rasters = {bands[i]: (item.assets[bands[i]], placed[i]) for i in indices}
+        yield native, around, indices, _stack(item, rasters, native, around)
+
+
+def _stack(
+    item: Item, rasters: Mapping[str, tuple[Asset, Asset]], lattice: Lattice, window: Window
+) -> NDArray[np.unsignedinteger]:
+    """The one call of stackstac: DN (band, y, x) of an item on a lattice on which its assets lie."""
+    import stackstac
+
+    assets = {
+        band: {
+            "href": asset.href,
+            "proj:epsg": item.epsg,
+            "proj:transform": list(placed.transform),
+            "proj:shape": list(placed.shape),
+        }
+        for band, (asset, placed) in rasters.items()
+    }
+    plain = {"id": item.id, "properties": {"datetime": item.datetime}, "assets": assets, "type": "Feature"}
+    dtype = np.uint8 if set(rasters) == {SCL} else np.uint16
+    cube = stackstac.stack(
+        plain,
+        assets=list(rasters),
+        epsg=item.epsg,
+        bounds=lattice.bounds(window),
+        resolution=lattice.resolution,
+        snap_bounds=False,
+        chunksize=(1, -1, -1, -1),
+        dtype=np.dtype(dtype),
+        fill_value=dtype(0),
+        rescale=False,
+        sortby_date=False,
+        xy_coords="center",
+        properties=False,
+        band_coords=False,
+        errors_as_nodata=(),
+        reader=partial(AlignedReader, rasters={asset.href: (asset, placed) for asset, placed in rasters.values()}),
+    )
+    found: NDArray[np.unsignedinteger] = cube.data[0].compute(scheduler="synchronous")
+    return found
+
+
+def _to_lattice(
+    values: NDArray[Any], native: Lattice, around: Window, lattice: Lattice, window: Window
+) -> NDArray[Any]:
+    """Cut (..., y, x) on a coarser native lattice to a window of the finer one; each pixel is repeated."""
+    times = round(native.resolution / lattice.resolution)
+    if times > 1:
+        values = values.repeat(times, axis=-2).repeat(times, axis=-1)
+    outer, inner = native.bounds(around), lattice.bounds(window)
+    row = round((outer[3] - inner[3]) / lattice.resolution)
+    col = round((inner[0] - outer[0]) / lattice.resolution)
+    return values[..., row : row + window.height, col : col + window.width]
+
+
+def open_cube(
+    region_or_bounds: Any,
+    years: str | int,
+    *,
+    source: str,
+    bands: Sequence[str] | None = None,
+    every: Every = "year",
+    months: Sequence[int] | None = None,
+    resolution: float = 10.0,
+    mask: MaskRule | None = None,
+    collection: str | None = None,
+    chunk: int = 1024,
+) -> xr.Dataset:
+    """A lazy cube of every acquisition over a region: nothing is read before a value is asked for.
+
+    Parameters
+    ----------
+    region_or_bounds
+        A `Region`, a geometry in EPSG:4326, or (west, south, east, north) in degrees.
+    years
+        Such as 2021 or "2018-2023".
+    source
+        See `find_items`.
+    bands
+        Canonical names; all that every item has, when not given.
+    every
+        Only names the periods; there is one time step for each acquisition.
+    months
+        Months of the year that count; all when not given.
+    resolution
+        Metres.
+    mask
+        Which pixels are valid; `MaskRule()` when not given.
+    collection
+        Collection to ask an API for.
+    chunk
+        Side of a chunk, pixels.
+
+    Returns
+    -------
+    xarray.Dataset
+        `reflectance` (time, band, y, x) float32, NaN where there is no data, and `valid` (time, y, x) bool, with the
+        coordinates time, band, y, x (pixel centres, metres), acquisition and period (time), in the UTM zone that owns
+        most of the region.
+
+    Raises
+    ------
+    InputError
+        No item lies in the region, or the cube would be too large to explore: use `subpixmap run` for it.
+    """
+    import dask.array as da
+    import rioxarray  # noqa: F401  (registers .rio)
+    import xarray as xr
+
+    geometry = _geometry(region_or_bounds)
+    periods = make_periods(years, every, tuple(months) if months else ALL_MONTHS)
+    found = find_items(source, geometry, periods, collection=collection)
+    if not found:
+        raise InputError(f"no item of {source} touches the region {geometry.bounds} in {years}")
+    names = list(bands) if bands else _common_bands(found)
+    epsg, items = _main_zone(geometry, lock_items(found, periods, names))
+    lattice = lattices(items, resolution)[epsg]
+    window = lattice.window(project(geometry, 4326, epsg).bounds)
+    groups = by_acquisition(items)
+    sides = [tuple(min(chunk, n - at) for at in range(0, n, chunk)) for n in window.shape]
+    if (n := len(groups) * len(sides[0]) * len(sides[1])) > MAX_CHUNKS:
+        raise InputError(
+            f"the cube has {len(groups)} acquisitions of {window.height} x {window.width} px, {n} chunks; "
+            f"more than {MAX_CHUNKS} is too much to explore: take a smaller region, or subpixmap run"
+        )
+    steps = (1,) * len(groups)
+    lazy = partial(_lazy_chunk, list(groups.values()), lattice, window)
+    reflectance = da.map_blocks(
+        partial(lazy, names),
+        chunks=(steps, (len(names),), *sides),
+        dtype=np.float32,
+        meta=np.empty((0,) * 4, np.float32),
+    )
+    rule = mask or MaskRule()
+    valid = da.map_blocks(partial(lazy, rule), chunks=(steps, *sides), dtype=bool, meta=np.empty((0,) * 3, bool))
+    x, y = lattice.coords(window)
+    first = [group[0] for group in groups.values()]
+    cube = xr.Dataset(
+        {"reflectance": (("time", "band", "y", "x"), reflectance), "valid": (("time", "y", "x"), valid)},
+        coords={
+            "time": np.array([item.datetime.rstrip("Z") for item in first], "datetime64[ns]"),
+            "band": names,
+            "y": y,
+            "x": x,
+            "acquisition": ("time", list(groups)),
+            "period": ("time", [item.period for item in first]),
+        },
+        attrs={"epsg": epsg, "resolution": resolution, "source": source},
+    )
+    return cube.rio.write_crs(epsg).rio.write_transform(lattice.transform(window))
+
+
+def _lazy_chunk(
+    groups: Sequence[Sequence[Item]],
+    lattice: Lattice,
+    window: Window,
+    what: Sequence[str] | MaskRule,
+    block_info: dict[Any, Any] | None = None,
+) -> NDArray[Any]:
+    """One chunk of the cube: bands of an acquisition, or its valid pixels."""
+    place = block_info[None]["array-location"]  # type: ignore[index]
+    (row, bottom), (col, right) = place[-2:]
+    part = Window(window.row + row, window.col + col, bottom - row, right - col)
+    group = groups[place[0][0]]
+    if isinstance(what, MaskRule):
+        return read_valid(group, lattice, part, what)[None]
+    return read_reflectance(group, lattice, part, what)[None]
+
+
+def _geometry(region_or_bounds: Any) -> BaseGeometry:
+    """The region's geometry in EPSG:4326."""
+    found = getattr(region_or_bounds, "geometry", region_or_bounds)
+    if isinstance(found, BaseGeometry):
+        return found
+    try:
+        west, south, east, north = (float(v) for v in found)
+    except (TypeError, ValueError):
+        raise InputError(f"{region_or_bounds!r} is neither a region nor (west, south, east, north)") from None
+    if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+        raise InputError(f"bounds {found} are not (west, south, east, north) in degrees")
+    return shapely.box(west, south, east, north)
+
+
+def _common_bands(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Bands that every found item has."""
+    names = [b for b in BANDS if all(any(n in item["assets"] for n in asset_names(b)) for item in found)]
+    if not names:
+        raise InputError("the items have no band in common")
+    return names
+
+
+def _main_zone(geometry: BaseGeometry, items: Sequence[Item]) -> tuple[int, list[Item]]:
+    """The UTM zone that owns most of the region, among those that items lie in, and its items."""
+    west, south, east, north = geometry.bounds
+    lon, lat = np.meshgrid(np.linspace(west, east, 101), np.linspace(south, north, 101))
+    inside = shapely.intersects_xy(geometry, lon, lat)
+    codes, counts = np.unique(utm_epsg(lon, lat)[inside if inside.any() else ...], return_counts=True)
+    area = dict(zip(codes.tolist(), counts.tolist(), strict=True))
+    epsg = max({item.epsg for item in items}, key=lambda code: (area.get(code, 0), -code))
+    return epsg, [item for item in items if item.epsg == epsg]

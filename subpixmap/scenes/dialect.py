@@ -1,0 +1,244 @@
+"""A STAC item of any catalogue -> the few facts that a count needs.
+
+Catalogues name the same thing differently (STAC 1.0 and 1.1, `proj:epsg` and `proj:code`, `red` and `B04`). All that knows
+about those differences is here; a fact that is missing or absurd raises `InputError` with the item's name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from subpixmap.errors import InputError
+
+BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+"""Reflectance bands, in the order of wavelength number that all arrays use."""
+
+SCL = "SCL"
+
+# First match wins: the native resolution comes before a coarser copy, which some catalogues offer as well.
+_ASSET_NAMES = {
+    "B02": ("B02", "blue", "B02_10m"),
+    "B03": ("B03", "green", "B03_10m"),
+    "B04": ("B04", "red", "B04_10m"),
+    "B05": ("B05", "rededge1", "B05_20m"),
+    "B06": ("B06", "rededge2", "B06_20m"),
+    "B07": ("B07", "rededge3", "B07_20m"),
+    "B08": ("B08", "nir", "B08_10m"),
+    "B8A": ("B8A", "nir08", "B8A_20m"),
+    "B11": ("B11", "swir16", "B11_20m"),
+    "B12": ("B12", "swir22", "B12_20m"),
+    SCL: ("SCL", "scl", "SCL_20m"),
+}
+
+_PRODUCT = re.compile(
+    r"(?P<platform>S2[A-Z])_MSIL(?P<level>1C|2A)_(?P<start>\d{8}T\d{6})(?:_N(?P<baseline>\d{4}))?_R(?P<orbit>\d{3})_T(?P<tile>\w{5})"
+)
+_GRANULE = re.compile(r"(?P<platform>S2[A-Z])_OPER_MSI_L2A_TL_\w{4}_\d{8}T\d{6}_A(?P<absolute>\d{6})_T(?P<tile>\w{5})")
+_DATATAKE = re.compile(r"(?P<name>GS2[A-Z]_\d{8}T\d{6}(?:_\d{6})?)(?:_N(?P<baseline>\d\d\.\d\d))?")
+_TILE = re.compile(r"(0?[1-9]|[1-5]\d|60)([C-HJ-NP-X])([A-HJ-NP-Z]{2})")
+_BASELINE = re.compile(r"\d{1,2}\.\d{2}")
+
+
+def item_id(item: dict[str, Any]) -> str:
+    """The item's name, for messages too."""
+    name = item.get("id")
+    if not isinstance(name, str) or not name:
+        raise InputError(f"a STAC item has no id (id is {name!r})")
+    return name
+
+
+def properties(item: dict[str, Any]) -> dict[str, Any]:
+    """The item's properties."""
+    found = item.get("properties")
+    if not isinstance(found, dict):
+        raise InputError(f"item {item_id(item)} has no properties")
+    return found
+
+
+def observed_at(item: dict[str, Any]) -> datetime:
+    """Sensing time, UTC."""
+    text = properties(item).get("datetime")
+    try:
+        when = datetime.fromisoformat(str(text))
+    except ValueError:
+        raise InputError(f"item {item_id(item)}: datetime is {text!r}, not an ISO time") from None
+    return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+def product(item: dict[str, Any]) -> dict[str, str]:
+    """Parts of the ESA product or granule name that the item carries: platform, level, start, baseline, orbit, tile.
+
+    Sources are `s2:product_uri`, `sentinel:product_id`, the id itself and the granule names; {} when none is readable.
+    """
+    props = properties(item)
+    for text in (props.get("s2:product_uri"), props.get("sentinel:product_id"), item_id(item)):
+        if isinstance(text, str) and (match := _PRODUCT.match(text)):
+            return {k: v for k, v in match.groupdict().items() if v}
+    for text in (props.get("s2:granule_id"), props.get("s2:tile_id"), item_id(item)):
+        if isinstance(text, str) and (match := _GRANULE.match(text)):
+            return match.groupdict() | {"level": "2A"}
+    return {}
+
+
+def require_level_2a(item: dict[str, Any]) -> None:
+    """Refuse what is not Sentinel-2 surface reflectance."""
+    kind = properties(item).get("s2:product_type")
+    level = product(item).get("level")
+    collection = str(item.get("collection") or "")
+    if kind not in (None, "S2MSI2A") or level == "1C" or "l1c" in collection.lower():
+        raise InputError(
+            f"item {item_id(item)} is {kind or 'L1C'}, not Sentinel-2 L2A; ask the source for an L2A collection"
+        )
+
+
+def tile(item: dict[str, Any]) -> str:
+    """MGRS tile, five characters, such as 33TWL."""
+    props = properties(item)
+    parts = [props.get(f"mgrs:{k}") for k in ("utm_zone", "latitude_band", "grid_square")]
+    older = [props.get(f"sentinel:{k}") for k in ("utm_zone", "latitude_band", "grid_square")]
+    if older[0] is None and isinstance(props.get("proj:epsg"), int):
+        older[0] = props["proj:epsg"] % 100
+    texts = [
+        str(props.get("grid:code") or "").removeprefix("MGRS-"),
+        str(props.get("s2:mgrs_tile") or ""),
+        "".join(map(str, parts)),
+        "".join(map(str, older)),
+        product(item).get("tile", ""),
+    ]
+    found = {m[1].zfill(2) + m[2] + m[3] for text in texts if (m := _TILE.fullmatch(text))}
+    if len(found) > 1:
+        raise InputError(f"item {item_id(item)} names several MGRS tiles: {', '.join(sorted(found))}")
+    if not found:
+        raise InputError(f"item {item_id(item)} does not say its MGRS tile (grid:code, s2:mgrs_tile, mgrs:*)")
+    return found.pop()
+
+
+def acquisition(item: dict[str, Any]) -> str:
+    """Datatake without its baseline suffix, such as GS2A_20230815T095031_042547: one pass of the satellite."""
+    text = properties(item).get("s2:datatake_id")
+    if isinstance(text, str) and (match := _DATATAKE.fullmatch(text)):
+        return match["name"]
+    name = product(item)
+    if "start" in name:
+        return f"G{name['platform']}_{name['start']}"
+    if "absolute" in name:
+        return f"G{name['platform']}_{observed_at(item):%Y%m%d}_{name['absolute']}"
+    raise InputError(f"item {item_id(item)} does not say its datatake (s2:datatake_id or s2:product_uri)")
+
+
+def baseline(item: dict[str, Any]) -> str | None:
+    """Processing baseline such as 05.09; None when the item does not say it."""
+    props = properties(item)
+    told, version = props.get("s2:processing_baseline"), props.get("processing:version")
+    datatake = _DATATAKE.fullmatch(str(props.get("s2:datatake_id") or ""))
+    texts = [version if told is None else told, datatake["baseline"] if datatake else None]
+    if code := product(item).get("baseline"):
+        texts.append(f"{code[:2]}.{code[2:]}")
+    found = {str(text).zfill(5) for text in texts if text is not None and _BASELINE.fullmatch(str(text))}
+    if len(found) > 1:
+        raise InputError(f"item {item_id(item)} names several processing baselines: {', '.join(sorted(found))}")
+    if told is not None and not _BASELINE.fullmatch(str(told)):
+        raise InputError(f"item {item_id(item)}: s2:processing_baseline is {told!r}, not a number such as 05.09")
+    return found.pop() if found else None
+
+
+def relative_orbit(item: dict[str, Any]) -> int | None:
+    """Relative orbit number, 1-143; None when unknown."""
+    props = properties(item)
+    told = props.get("sat:relative_orbit", props.get("s2:relative_orbit_number", product(item).get("orbit")))
+    try:
+        orbit = int(str(told))
+    except ValueError:
+        return None
+    return orbit if 1 <= orbit <= 143 else None
+
+
+def cloud_cover(item: dict[str, Any]) -> float | None:
+    """Cloud cover of the whole tile, percent; None when unknown."""
+    told = properties(item).get("eo:cloud_cover")
+    if told is None:
+        return None
+    if isinstance(told, bool) or not isinstance(told, (int, float)) or not 0 <= told <= 100:
+        raise InputError(f"item {item_id(item)}: eo:cloud_cover is {told!r}, not a percentage")
+    return float(told)
+
+
+def asset_names(band: str) -> tuple[str, ...]:
+    """Names that catalogues use for a band's asset."""
+    return _ASSET_NAMES[band]
+
+
+def band_assets(item: dict[str, Any], bands: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Assets by canonical band name; `InputError` names the bands that the item lacks."""
+    assets = item.get("assets")
+    if not isinstance(assets, dict):
+        raise InputError(f"item {item_id(item)} has no assets")
+    found = {}
+    for band in bands:
+        for name in _ASSET_NAMES[band]:
+            asset = assets.get(name)
+            if isinstance(asset, dict) and isinstance(asset.get("href"), str):
+                found[band] = asset
+                break
+    if missing := [band for band in bands if band not in found]:
+        raise InputError(
+            f"item {item_id(item)} has no asset for {', '.join(missing)}; it has {', '.join(sorted(assets)[:40])}"
+        )
+    return found
+
+
+def epsg(item: dict[str, Any], asset: dict[str, Any]) -> int:
+    """EPSG code of an asset, a UTM zone of WGS 84."""
+    found = set()
+    for place in (asset, properties(item)):
+        code = place.get("proj:code")
+        number = place.get("proj:epsg")
+        if isinstance(code, str) and code.upper().startswith("EPSG:") and code[5:].isdigit():
+            found.add(int(code[5:]))
+        elif code is not None:
+            raise InputError(f"item {item_id(item)}: proj:code is {code!r}, not a code such as EPSG:32651")
+        if isinstance(number, (int, float)) and not isinstance(number, bool) and number == number // 1:
+            found.add(int(number))
+        elif number is not None:
+            raise InputError(f"item {item_id(item)}: proj:epsg is {number!r}, not a number such as 32651")
+    if not found:
+        raise InputError(f"item {item_id(item)} has neither proj:code nor proj:epsg")
+    if len(found) > 1:
+        raise InputError(f"item {item_id(item)} names several coordinate systems: {sorted(found)}")
+    code = found.pop()
+    if not (32601 <= code <= 32660 or 32701 <= code <= 32760):
+        raise InputError(f"item {item_id(item)}: EPSG:{code} is not a UTM zone of WGS 84")
+    return code
+
+
+Transform = tuple[float, float, float, float, float, float]
+
+
+def raster(item: dict[str, Any], band: str, asset: dict[str, Any]) -> tuple[Transform, tuple[int, int]]:
+    """Transform (a, b, c, d, e, f) and shape (rows, columns) that an asset declares."""
+    where = f"item {item_id(item)}, asset {band}"
+    transform, shape = (asset.get(k, properties(item).get(k)) for k in ("proj:transform", "proj:shape"))
+    if not isinstance(transform, list) or len(transform) not in (6, 9) or not _numbers(transform[:6]):
+        raise InputError(f"{where}: proj:transform is {transform!r}, not six numbers")
+    if not isinstance(shape, list) or len(shape) != 2 or not _numbers(shape) or not all(n == n // 1 > 0 for n in shape):
+        raise InputError(f"{where}: proj:shape is {shape!r}, not [rows, columns]")
+    a, b, c, d, e, f = (float(v) for v in transform[:6])
+    if b or d or a <= 0 or e != -a:
+        raise InputError(f"{where}: proj:transform {transform[:6]} is not north-up with square pixels")
+    return (a, b, c, d, e, f), (int(shape[0]), int(shape[1]))
+
+
+def declared_offset(asset: dict[str, Any]) -> float | None:
+    """Reflectance offset that an asset declares (STAC 1.0 `raster:bands`, 1.1 `bands` or `raster:offset`)."""
+    bands = asset.get("raster:bands") or asset.get("bands") or [{}]
+    first = bands[0] if isinstance(bands, list) and isinstance(bands[0], dict) else {}
+    told = first.get("offset", first.get("raster:offset", asset.get("raster:offset")))
+    return float(told) if isinstance(told, (int, float)) and not isinstance(told, bool) else None
+
+
+def _numbers(values: list[Any]) -> bool:
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
