@@ -1,0 +1,103 @@
+"""Tables -> files: CSV and Parquet with the same columns and the same values, the same bytes every time.
+
+In: a table of counts or trends. Out: files that appear whole or not at all (a temporary file in the same folder, then
+`os.replace`). counts.parquet has no geometry: its columns are those of the CSV, and repeating each polygon for every
+object and period would multiply the file. `units.parquet` holds each polygon once; the export `geoparquet` joins both.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tempfile
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from subpixmap.errors import InputError
+
+# A spreadsheet runs a cell that starts with one of these as a formula. Such a text gets an apostrophe in front, which
+# spreadsheets do not show; `read_table` takes it off again. A text that has apostrophes there already gets one more.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def write_table(table: pd.DataFrame, stem: Path, columns: dict[str, str]) -> tuple[Path, Path]:
+    """Write `stem`.csv and `stem`.parquet.
+
+    Parameters
+    ----------
+    table
+        Holds the columns; others (a geometry) are left out.
+    stem
+        Path without its suffix.
+    columns
+        Name -> pandas type, in the order of the files.
+
+    Returns
+    -------
+    tuple of Path
+        The CSV and the Parquet file.
+    """
+    plain = pd.DataFrame(table)[list(columns)].astype(columns)
+    paths = stem.with_suffix(".csv"), stem.with_suffix(".parquet")
+    _replace(paths[0], lambda path: path.write_bytes(to_csv(plain)))
+    _replace(paths[1], lambda path: plain.to_parquet(path, index=False, compression="zstd"))
+    return paths
+
+
+def read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
+    """Read a table that `write_table` wrote, from either file: the same values and types."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; make it first (subpixmap count or trend)")
+    if path.suffix == ".parquet":
+        table = pd.read_parquet(path)
+    else:
+        kinds: dict[Hashable, Any] = dict(columns.items())
+        texts = {name for name, kind in columns.items() if kind == "string"}
+        table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""], float_precision="round_trip")
+        for name in texts & set(table.columns):
+            table[name] = table[name].map(_unguarded, na_action="ignore").astype("string")
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise InputError(f"{path} lacks the columns {', '.join(missing)}; make it again (subpixmap count or trend)")
+    return table[list(columns)].astype(columns)
+
+
+def to_csv(table: pd.DataFrame) -> bytes:
+    """CSV in UTF-8: texts quoted, numbers in the shortest form that reads back equal, unknown blank."""
+    out = io.StringIO(newline="")
+    out.write(",".join(f'"{name}"' for name in table.columns) + "\n")
+    cells = [[_cell(value) for value in table[name].tolist()] for name in table.columns]
+    out.writelines(",".join(row) + "\n" for row in zip(*cells, strict=True))
+    return out.getvalue().encode("utf-8")
+
+
+def _cell(value: object) -> str:
+    if value is None or value is pd.NA or value != value:  # NaN differs from itself
+        return ""
+    if isinstance(value, str):
+        return '"' + ("'" + value if _FORMULA.match(value) else value).replace('"', '""') + '"'
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _unguarded(text: str) -> str:
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".partial{path.suffix}", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

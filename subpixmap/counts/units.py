@@ -1,0 +1,212 @@
+"""Administrative units as they come -> polygons that can be summed over, in the lattice of every zone they touch.
+
+In: a GeoDataFrame of polygons of any quality. Out: one unit per id, in the given order, none dropped; its polygon
+reprojected vertex by vertex (never clipped at a zone's strip: two neighbours would then no longer share their border).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import shapely
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
+
+from subpixmap.errors import InputError
+from subpixmap.grid import Lattice, Window, project, utm_epsg
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+_FAR = 30.0  # degrees from a zone's strip beyond which a vertex is cut off before projecting; no owned pixel is near it
+_EDGE = 0.05  # degrees by which a unit's extent is grown when its zones are looked up; more than any pixel
+
+
+@dataclass(frozen=True)
+class Units:
+    """Units ready to be summed over, in the order given."""
+
+    table: pd.DataFrame
+    """`unit_id`, `unit_name`, `parent_id` (text or None), one row per unit."""
+    polygons: NDArray[np.object_]
+    """(unit,) valid polygons in EPSG:4326 (longitude, latitude); empty where there is none."""
+    flags: tuple[tuple[str, ...], ...]
+    """Per unit what was wrong with the polygon: `repaired_polygon`, `repeated_id`, `no_polygon`."""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def by_zone(self) -> dict[int, NDArray[np.object_]]:
+        """{EPSG: (unit,) polygons in the zone's CRS, metres}; empty where the zone can own no pixel of the unit."""
+        found: dict[int, NDArray[np.object_]] = {}
+        for position, polygon in enumerate(self.polygons):
+            for epsg in _zones_of(polygon):
+                found.setdefault(epsg, np.full(len(self), shapely.Polygon(), dtype=object))
+                found[epsg][position] = _projected(polygon, epsg)
+        return dict(sorted(found.items()))
+
+
+def prepare_units(units: gpd.GeoDataFrame) -> Units:
+    """Units ready to be summed over.
+
+    Parameters
+    ----------
+    units
+        Polygons with a CRS and the columns `unit_id` and, if known, `unit_name` and `parent_id`.
+
+    Returns
+    -------
+    Units
+        Rows of one id are one unit (their polygons united). Invalid polygons are repaired, missing ones are empty.
+
+    Raises
+    ------
+    InputError
+        No CRS, no `unit_id`, an empty id, coordinates that are no degrees, or one id with two names or parents.
+    """
+    if "unit_id" not in units.columns:
+        raise InputError(f"the units have no column unit_id (they have: {', '.join(map(str, units.columns))})")
+    if units.crs is None:
+        raise InputError("the units have no CRS; write the file with one (GeoDataFrame.set_crs) before counting")
+    if not len(units):
+        raise InputError("the units' table has no rows")
+    degrees = units.geometry if units.crs.equals("EPSG:4326") else units.geometry.to_crs(4326)
+    _refuse_wrong_axes(degrees.total_bounds)
+    table = pd.DataFrame(
+        {name: _texts(units, name) for name in ("unit_id", "unit_name", "parent_id")}, dtype=object
+    )  # a missing column is None
+    blank = table.index[table["unit_id"].isna()]
+    if len(blank):
+        raise InputError(f"{len(blank)} units have no unit_id, the first in row {blank[0] + 1}; give each unit an id")
+
+    rows: dict[str, list[int]] = {}
+    for row, unit_id in enumerate(table["unit_id"]):
+        rows.setdefault(unit_id, []).append(row)
+    cleaned = [_clean(geometry) for geometry in degrees.array]
+    polygons, flags, kept = [], [], []
+    for unit_id, own in rows.items():
+        polygon, notes = _unite(unit_id, [cleaned[row] for row in own])
+        polygons.append(polygon)
+        flags.append(notes)
+        kept.append(_one_row(table.iloc[own]))
+    return Units(pd.DataFrame(kept).reset_index(drop=True), np.array(polygons, dtype=object), tuple(flags))
+
+
+def cells_of(polygons: Sequence[BaseGeometry] | NDArray[np.object_], lattice: Lattice, size: int) -> dict:
+    """Which polygons (in the lattice's CRS) touch which cells of `size` pixels: {(row, col): [positions]}, sorted."""
+    found: dict[tuple[int, int], set[int]] = {}
+    for position, polygon in enumerate(polygons):
+        for part in getattr(polygon, "geoms", [polygon]):
+            if part.is_empty:
+                continue
+            extent = lattice.window(part.bounds).aligned(size)
+            cells = [
+                (row, col)
+                for row in range(extent.row // size, (extent.row + extent.height) // size)
+                for col in range(extent.col // size, (extent.col + extent.width) // size)
+            ]
+            if len(cells) > 1:
+                bounds = np.array([lattice.bounds(Window(row * size, col * size, size, size)) for row, col in cells])
+                shapely.prepare(part)
+                hits = shapely.intersects(part, shapely.box(*bounds.T))
+                cells = [cell for cell, hit in zip(cells, hits, strict=True) if hit]
+            for cell in cells:
+                found.setdefault(cell, set()).add(position)
+    return {cell: sorted(found[cell]) for cell in sorted(found)}
+
+
+def polygonal(geometry: BaseGeometry) -> BaseGeometry:
+    """The polygons of a geometry, without the points and lines that a repair or an overlay may leave."""
+    if geometry.geom_type in ("Polygon", "MultiPolygon"):
+        return geometry
+    parts = shapely.get_parts(shapely.get_parts(geometry))
+    return shapely.union_all([part for part in parts if part.geom_type == "Polygon"])
+
+
+def clipped(geometry: BaseGeometry, bounds: tuple[float, float, float, float]) -> BaseGeometry:
+    """The part of a polygon inside (west, south, east, north); the polygon itself where it lies inside already."""
+    west, south, east, north = geometry.bounds
+    if west >= bounds[0] and south >= bounds[1] and east <= bounds[2] and north <= bounds[3]:
+        return geometry
+    return polygonal(shapely.intersection(geometry, shapely.box(*bounds)))
+
+
+def _texts(units: gpd.GeoDataFrame, column: str) -> list[str | None]:
+    if column not in units.columns:
+        return [None] * len(units)
+    return [_text(value) for value in units[column]]
+
+
+def _text(value: Any) -> str | None:
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+        return None
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        value = int(value)  # a code column with gaps was read as numbers: 1001301000.0 is the code 1001301000
+    return str(value) if str(value).strip() else None
+
+
+def _refuse_wrong_axes(bounds: NDArray[np.floating]) -> None:
+    west, south, east, north = bounds
+    if np.isnan(bounds).all():
+        return
+    if south < -90 or north > 90:
+        raise InputError(
+            f"the units reach from {south:g} to {north:g} in latitude: their axes are swapped or their CRS is wrong; "
+            "write them as (longitude, latitude)"
+        )
+    if west < -180.001 or east > 180.001:
+        raise InputError(f"the units reach from {west:g} to {east:g} in longitude; cut them at the date line (+-180)")
+
+
+def _clean(geometry: BaseGeometry | None) -> tuple[BaseGeometry, str | None]:
+    if geometry is None or geometry.is_empty:
+        return shapely.Polygon(), "no_polygon"
+    flat = shapely.force_2d(geometry)
+    valid = flat if flat.is_valid else shapely.make_valid(flat)
+    areal = polygonal(valid)
+    if areal.is_empty:
+        return areal, "no_polygon"
+    return areal, None if areal is flat else "repaired_polygon"
+
+
+def _unite(unit_id: str, parts: list[tuple[BaseGeometry, str | None]]) -> tuple[BaseGeometry, tuple[str, ...]]:
+    notes = {note for _, note in parts if note}
+    if len(parts) == 1:
+        return parts[0][0], tuple(sorted(notes))
+    polygon = polygonal(shapely.union_all([geometry for geometry, _ in parts]))
+    if not polygon.is_empty:
+        notes.discard("no_polygon")
+    return polygon, tuple(sorted({*notes, "repeated_id"}))
+
+
+def _one_row(rows: pd.DataFrame) -> dict[str, str | None]:
+    row: dict[str, str | None] = {"unit_id": rows["unit_id"].iloc[0]}
+    for column in ("unit_name", "parent_id"):
+        values = list(dict.fromkeys(value for value in rows[column] if value is not None))
+        if len(values) > 1:
+            raise InputError(f"unit {row['unit_id']!r} has two values of {column}: {values[0]!r} and {values[1]!r}")
+        row[column] = values[0] if values else None
+    return row
+
+
+def _zones_of(polygon: BaseGeometry) -> tuple[int, ...]:
+    if polygon.is_empty:
+        return ()
+    west, south, east, north = polygon.bounds
+    lon = np.append(np.arange(west - _EDGE, east + _EDGE, 1.0), east + _EDGE)
+    lat = np.append(np.arange(south - _EDGE, north + _EDGE, 1.0), north + _EDGE)
+    xx, yy = np.meshgrid(lon, lat)
+    return tuple(int(epsg) for epsg in np.unique(utm_epsg(xx, yy)))
+
+
+def _projected(polygon: BaseGeometry, epsg: int) -> BaseGeometry:
+    middle = (epsg % 100 - 1) * 6 - 177
+    west, _, east, _ = polygon.bounds
+    if west < middle - _FAR or east > middle + _FAR:
+        polygon = clipped(polygon, (middle - _FAR, -90.0, middle + _FAR, 90.0))
+    flat = project(polygon, 4326, epsg)
+    return flat if flat.is_valid else polygonal(shapely.make_valid(flat))
