@@ -1,7 +1,7 @@
 """Locked items + lattice -> reflectance and valid pixels; one window, or a lazy xarray cube.
 
-The only module that calls stackstac. Assets are read at their native resolution and repeated to the lattice: each pixel of a
-20 m band counts four times, in training and mapping alike.
+The only module that calls stackstac. Assets are read at their native resolution and repeated to the lattice: a pixel of
+20 m becomes four of 10 m, in training and mapping alike.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def read_reflectance(
 def read_valid(items: Sequence[Item], lattice: Lattice, window: Window, rule: MaskRule) -> NDArray[np.bool_]:
     """Valid pixels of one acquisition in a window, from its scene classification.
 
-    The classification is masked and dilated at its own resolution and read with a margin: any window gives the same mask.
+    The classification is masked and dilated at its own resolution, with a margin: any window gives the same mask.
 
     Returns
     -------
@@ -100,21 +100,15 @@ def _mosaic(
     """Bands of one acquisition, (band, y, x); each pixel from the first tile with data, `empty` where there is none."""
     _require_one_acquisition(items, lattice, bands)
     out = np.full((len(bands), *window.shape), empty)
-    free = list(range(len(bands)))  # bands with pixels that are still empty
-    untouched = True
+    holes: dict[int, Any] = dict.fromkeys(range(len(bands)), True)  # where each band is still empty
     for item in sorted(items, key=lambda item: item.tile):
-        if not free or not _overlap(item, lattice, window):
+        if not _overlap(item, lattice, window):
             continue
-        for native, around, indices, dn in _read_native(item, lattice, window, bands, free):
-            values = _to_lattice(convert(dn, item), native, around, lattice, window)
-            if untouched:
-                out[indices] = values
-            else:
-                rest = out[indices]
-                np.copyto(rest, values, where=_is_empty(rest))
-                out[indices] = rest
-        untouched = False
-        free = [index for index in free if _is_empty(out[index]).any()]
+        for native, around, indices, dn in _read_native(item, lattice, window, bands, list(holes)):
+            for index, part in zip(indices, dn, strict=True):
+                values = _to_lattice(convert(part, item), native, around, lattice, window)
+                np.copyto(out[index], values, where=holes[index])
+        holes = {index: hole for index in holes if (hole := _is_empty(out[index])).any()}
     return out
 
 

@@ -1,7 +1,7 @@
 """A STAC item of any catalogue -> the few facts that a count needs.
 
-Catalogues name the same thing differently (STAC 1.0 and 1.1, `proj:epsg` and `proj:code`, `red` and `B04`). All that knows
-about those differences is here; a fact that is missing or absurd raises `InputError` with the item's name.
+Catalogues name the same thing differently (STAC 1.0 and 1.1, `proj:epsg` and `proj:code`, `red` and `B04`). What knows
+of those differences is here; a fact that is missing or absurd raises `InputError` with the item's name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What will be read, frozen: found items -> a de-duplicated, sorted list in items.parquet (a stac-geoparquet).
 
-The catalogue is asked once for a period. An item is one (acquisition, tile); the newest processing baseline wins. Shuffled
-or repeated answers of a catalogue give the same list and the same bytes.
+The catalogue is asked once for a period. An item is one (acquisition, tile); the newest processing baseline wins. An
+answer of the catalogue that is shuffled or has repetitions gives the same list and the same bytes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Digital numbers -> reflectance, and scene classes -> valid pixels.
 
-Since processing baseline 04.00 ESA adds 1000 to every digital number. Some catalogues have taken it away again, some say
-so and have not: the offset is decided for each item from its baseline and flags, never from its date, and a
+Since processing baseline 04.00 ESA adds 1000 to every digital number. Some catalogues have taken it away again, some
+say so and have not: the offset is decided for each item from its baseline and flags, never from its date, and a
 contradiction is refused.
 """
 
