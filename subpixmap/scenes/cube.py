@@ -155,12 +155,7 @@ def _stack(
     import stackstac
 
     assets = {
-        band: {
-            "href": asset.href,
-            "proj:epsg": item.epsg,
-            "proj:transform": list(placed.transform),
-            "proj:shape": list(placed.shape),
-        }
+        band: {"href": asset.href, "proj:epsg": item.epsg, "proj:bbox": placed.bounds}
         for band, (asset, placed) in rasters.items()
     }
     plain = {"id": item.id, "properties": {"datetime": item.datetime}, "assets": assets, "type": "Feature"}
