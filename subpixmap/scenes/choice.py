@@ -1,0 +1,54 @@
+"""Which acquisitions of a period serve a block: the clearest there, balanced over months and orbits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from subpixmap.errors import InputError
+from subpixmap.scenes.lock import Item
+
+_REPEAT = 0.5  # worth of a further acquisition of the same month, or of the same orbit
+
+
+def choose(acquisitions: Mapping[str, Sequence[Item]], clear: Mapping[str, float], max_scenes: int = 10) -> list[str]:
+    """Choose acquisitions for one block and period.
+
+    Cloud comes in seasons, and reflectance changes with the view angle, which goes with the orbit: ten scenes of one
+    dry month and one orbit say less than ten spread over both. Each choice takes the acquisition that is worth most:
+    the share of clear pixels, halved for every one already chosen of its month, and again for every one of its orbit.
+
+    Parameters
+    ----------
+    acquisitions
+        Items by acquisition (see `by_acquisition`).
+    clear
+        Share of the block's pixels that are valid, 0 to 1, by acquisition; those at 0 or missing are never chosen.
+    max_scenes
+        Most that are chosen.
+
+    Returns
+    -------
+    list of str
+        Names, in order of time. The choice does not depend on the order of the arguments.
+    """
+    if max_scenes < 1:
+        raise InputError(f"--max-scenes is {max_scenes}; at least one scene is needed")
+    first = {name: min(items, key=lambda item: item.datetime) for name, items in acquisitions.items()}
+    left = {name: clear[name] for name in acquisitions if clear.get(name, 0) > 0}
+    months: Counter[str] = Counter()
+    orbits: Counter[int | None] = Counter()
+    chosen: list[str] = []
+
+    def worth(name: str) -> tuple[float, float, str]:
+        repeats = months[first[name].datetime[:7]] + orbits[first[name].orbit] * several_orbits
+        return left[name] * _REPEAT**repeats, left[name], name
+
+    several_orbits = len({first[name].orbit for name in left}) > 1
+    while left and len(chosen) < max_scenes:
+        best = max(left, key=worth)
+        chosen.append(best)
+        months[first[best].datetime[:7]] += 1
+        orbits[first[best].orbit] += 1
+        del left[best]
+    return sorted(chosen, key=lambda name: (first[name].datetime, name))

@@ -1,0 +1,102 @@
+"""What may be opened: the hrefs of a catalogue are somebody else's text.
+
+GDAL opens far more than files: an inline VRT can read any file of this machine, an address can be that of an internal
+service. Everything is decided from the text of the href, before any input or output.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+from subpixmap.errors import InputError
+
+DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
+"""GDAL driver by extension; nothing else is opened."""
+
+REMOTE = ("https", "http", "s3")
+
+
+def is_remote(href: str) -> bool:
+    """Whether it is a URL."""
+    return "://" in href
+
+
+def redact(href: str) -> str:
+    """The href without user, password, query and fragment: what messages and files may show."""
+    if not is_remote(href):
+        return href
+    parts = urlsplit(href)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def driver(href: str) -> str:
+    """GDAL driver of a raster, by its extension; `InputError` when it is none that is opened."""
+    path = urlsplit(href).path if is_remote(href) else href
+    found = DRIVERS.get(os.path.splitext(path)[1].lower())
+    if found is None or "<" in href or path.startswith("/vsi") or "\0" in href:
+        raise InputError(f"{redact(href)[:200]!r} is not opened: it is no raster ending with {', '.join(DRIVERS)}")
+    return found
+
+
+def resolve(href: str, base: str) -> str:
+    """The absolute href of an asset.
+
+    Parameters
+    ----------
+    href
+        As it stands in the item.
+    base
+        File or URL that the item was read from.
+
+    Raises
+    ------
+    InputError
+        A scheme that is not opened, a local file named by a remote catalogue, a private address named by a public one.
+    """
+    if re.match(r"/?vsi\w*/|<|[A-Za-z]{2,}:(?!//)", href.strip()):
+        raise InputError(f"href {href[:200]!r} is not opened: it is neither a path nor a URL of {', '.join(REMOTE)}")
+    if is_remote(base):
+        found = urljoin(base, href)
+    elif href.startswith("file://") and urlsplit(href).netloc in ("", "localhost"):
+        return os.path.abspath(urlsplit(href).path)
+    elif not is_remote(href):
+        return os.path.abspath(os.path.join(os.path.dirname(base), href))
+    else:
+        found = href
+    scheme, host = urlsplit(found).scheme, _host(found)
+    if scheme not in REMOTE:
+        raise InputError(f"href {redact(found)[:200]!r} is not opened: only {', '.join(REMOTE)} are")
+    if scheme != "s3" and is_private(host) and not _may_be_private(host, base):
+        raise InputError(f"href {redact(found)[:200]!r} is not opened: {host} is a private address")
+    return found
+
+
+def is_private(host: str) -> bool:
+    """Whether a host is one of this machine or network, as far as its text says (no name is looked up)."""
+    host = host.strip("[]").rstrip(".").lower()
+    if not host or host == "localhost" or not ("." in host or ":" in host or host.isdigit()):
+        return True
+    if host.endswith((".localhost", ".local", ".internal", ".lan", ".home", ".corp")):
+        return True
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        # 2130706433, 0x7f.1 and the like: other ways to write an address.
+        return re.fullmatch(r"[0-9a-fx.]*", host) is not None and host[-1].isdigit()
+
+
+def _may_be_private(host: str, base: str) -> bool:
+    """A private catalogue may name hosts of its own; a file of this machine may name this machine."""
+    if is_remote(base):
+        return is_private(_host(base))
+    return host in ("localhost", "127.0.0.1", "::1")
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
