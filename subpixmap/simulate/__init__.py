@@ -1,1 +1,7 @@
-"""A small country whose truth is known."""
+"""A small country whose truth is known: `simulate_country` writes one, `patches` gives training data without files."""
+
+from subpixmap.simulate.build import simulate_country
+from subpixmap.simulate.patches import Patch, patches
+from subpixmap.simulate.worlds import OBJECTS, VISIBLE_AGE
+
+__all__ = ["OBJECTS", "VISIBLE_AGE", "Patch", "patches", "simulate_country"]

@@ -1,0 +1,163 @@
+"""Training data straight from the simulator, without files: the same landscape, sensor and sky as a country.
+
+In: a seed and sizes. Out: an endless choice of places, each with acquisitions of one year and its points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from threadpoolctl import threadpool_limits
+
+from subpixmap.errors import InputError
+from subpixmap.simulate.country import counted
+from subpixmap.simulate.ground import Frame
+from subpixmap.simulate.landcover import Landscape
+from subpixmap.simulate.noise import FloatArray
+from subpixmap.simulate.placement import parked
+from subpixmap.simulate.render import Picture, Place, make_place, render
+from subpixmap.simulate.schedule import schedule
+from subpixmap.simulate.sky import QUANTUM, digital_numbers
+from subpixmap.simulate.spectra import BAND_FACTS, BANDS
+from subpixmap.simulate.worlds import OBJECTS, get_world
+
+_INVALID = (0, 1, 3, 8, 9, 10, 11)
+_DILATED = (3, 8, 9)
+_DILATE_PX = 10.0
+_OUTSIDE = 5.0
+"""Points up to this many pixels outside a patch are given, so that their share of the count map is right."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One place in one year, seen in several acquisitions."""
+
+    reflectance: NDArray[np.float32]
+    """(acquisition, band, y, x) on the 10 m lattice, bands as `BANDS`; NaN = no data; 20 m bands repeated twice."""
+    valid: NDArray[np.bool_]
+    """(acquisition, y, x) after SCL and its dilation."""
+    scl: NDArray[np.uint8]
+    """(acquisition, y, x)."""
+    points: dict[str, tuple[NDArray[np.float64], ...]]
+    """Object -> for each acquisition an (n, 2) array of x, y in pixels from the upper left corner (a pixel's centre is
+    at .5), including those up to 5 pixels outside. Trees are the same in all acquisitions, cars are not."""
+    year: int
+    seed: int
+    """Seed of the landscape."""
+
+
+def patches(
+    seed: int,
+    *,
+    n_places: int,
+    size_px: int = 128,
+    acquisitions: int = 4,
+    objects: tuple[str, ...] = OBJECTS,
+    world: str = "base",
+    start: int = 0,
+) -> Iterator[Patch]:
+    """Places of landscapes that no country shares, one after the other.
+
+    Parameters
+    ----------
+    seed
+        Another seed gives other landscapes. Countries draw theirs from small seeds; these lie beyond 2^32.
+    n_places
+        How many places.
+    size_px
+        Side of a patch, 10 m pixels; even.
+    acquisitions
+        Acquisitions of each place, all of one year.
+    objects
+        Which objects exist in the landscape.
+    world
+        `base` or `shifted`.
+    start
+        Number of the first place: place k is the same whoever makes it, so workers can share the work.
+
+    Yields
+    ------
+    Patch
+    """
+    if size_px % 2 or size_px < 16:
+        raise InputError(f"size_px is {size_px}; it must be even and at least 16")
+    for number in range(start, start + n_places):
+        with threadpool_limits(1):
+            patch = _patch(seed, number, size_px, acquisitions, objects, world)
+        yield patch
+
+
+def _patch(seed: int, number: int, size_px: int, acquisitions: int, objects: tuple[str, ...], world: str) -> Patch:
+    rng = np.random.default_rng([seed, number, 0x7A])
+    landscape = Landscape(int(rng.integers(2**32, 2**40)), get_world(world), objects)
+    year = int(rng.integers(2016, 2025))
+    lat = float(rng.uniform(-8, 18))
+    west, north = (float(v) * 20 for v in rng.integers(-150, 150, 2))
+    frame = Frame(west, north, size_px, size_px, lambda x, y: (x, y), lambda x, y: (x, y))
+    dates = schedule(
+        landscape.seed,
+        years=(year, year),
+        per_year=acquisitions,
+        lon=119.5,
+        lat=lat,
+        world=landscape.world,
+        half_m=3000,
+    )
+    place = make_place(landscape, frame)
+    pictures = list(render(place, dates))
+    scl = np.stack([_double(p.scl) for p in pictures])
+    return Patch(
+        np.stack([_stack(p) for p in pictures]), np.stack([valid_of(s) for s in scl]), scl,
+        _points(place, pictures, year), year, landscape.seed,
+    )  # fmt: skip
+
+
+def _stack(picture: Picture) -> NDArray[np.float32]:
+    """(band, y, x) as a reader would give it: rounded to digital numbers and back."""
+    layers = []
+    for band in BANDS:
+        dn = digital_numbers(picture.bands[band])
+        rho = np.where(dn == 0, np.float32(np.nan), dn.astype(np.float32) / np.float32(QUANTUM))
+        layers.append(rho if BAND_FACTS[band].gsd == 10 else _double(rho))
+    return np.stack(layers)
+
+
+def _double(a: NDArray[np.generic]) -> NDArray[np.generic]:
+    return np.repeat(np.repeat(a, 2, axis=0), 2, axis=1)
+
+
+def valid_of(scl: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """SCL at 10 m -> observed, by the defaults of a run (clouds and shadows grown by 100 m)."""
+    grown = np.isin(scl, _DILATED)
+    valid = ~np.isin(scl, _INVALID)
+    if grown.any():
+        valid &= ndimage.distance_transform_edt(~grown) > _DILATE_PX
+    return valid
+
+
+def _points(place: Place, pictures: list[Picture], year: int) -> dict[str, tuple[NDArray[np.float64], ...]]:
+    found = {}
+    for name in place.landscape.objects:
+        if name == "car":
+            found[name] = tuple(_car_points(place, picture) for picture in pictures)
+            continue
+        chosen = place.trees[counted(place.trees, name, year)]
+        found[name] = (_in_pixels(place.frame, chosen.x, chosen.y),) * len(pictures)
+    return found
+
+
+def _car_points(place: Place, picture: Picture) -> NDArray[np.float64]:
+    lots = place.lots
+    taken = parked(lots, place.landscape.seed, picture.acquisition.number)
+    return _in_pixels(place.frame, lots.x[taken], lots.y[taken])
+
+
+def _in_pixels(frame: Frame, x: FloatArray, y: FloatArray) -> NDArray[np.float64]:
+    east, north = frame.to_image(x, y)
+    col, row = (east - frame.west) / 10, (frame.north - north) / 10
+    near = (col > -_OUTSIDE) & (row > -_OUTSIDE) & (col < frame.width + _OUTSIDE) & (row < frame.height + _OUTSIDE)
+    return np.column_stack([col[near], row[near]]).astype(np.float64)
