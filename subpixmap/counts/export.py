@@ -1,23 +1,22 @@
 """Tables -> files: CSV and Parquet with the same columns and the same values, the same bytes every time.
 
-In: a table of counts or trends. Out: files that appear whole or not at all (a temporary file in the same folder, then
-`os.replace`). counts.parquet has no geometry: its columns are those of the CSV, and repeating each polygon for every
-object and period would multiply the file. `units.parquet` holds each polygon once; the export `geoparquet` joins both.
+In: a table of counts or trends. Out: files that appear whole or not at all. counts.parquet has no geometry: its columns
+are those of the CSV, and repeating each polygon for every object and period would multiply the file. `units.parquet`
+holds each polygon once; the export `geoparquet` joins both.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import re
-import tempfile
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from subpixmap.errors import InputError
+from subpixmap.mapping.files import write_atomic
 
 # A spreadsheet runs a cell that starts with one of these as a formula. Such a text gets an apostrophe in front, which
 # spreadsheets do not show; `read_table` takes it off again. A text that has apostrophes there already gets one more.
@@ -43,9 +42,18 @@ def write_table(table: pd.DataFrame, stem: Path, columns: dict[str, str]) -> tup
     """
     plain = pd.DataFrame(table)[list(columns)].astype(columns)
     paths = stem.with_suffix(".csv"), stem.with_suffix(".parquet")
-    _replace(paths[0], lambda path: path.write_bytes(to_csv(plain)))
-    _replace(paths[1], lambda path: plain.to_parquet(path, index=False, compression="zstd"))
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(paths[0], to_csv(plain))
+    write_parquet(plain, paths[1], columns)
     return paths
+
+
+def write_parquet(table: pd.DataFrame, path: Path, columns: dict[str, str]) -> Path:
+    """Write one Parquet file with these columns, in this order."""
+    buffer = io.BytesIO()
+    pd.DataFrame(table)[list(columns)].astype(columns).to_parquet(buffer, index=False, compression="zstd")
+    write_atomic(path, buffer.getvalue())
+    return path
 
 
 def read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
@@ -85,19 +93,3 @@ def _cell(value: object) -> str:
 
 def _unguarded(text: str) -> str:
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".partial{path.suffix}", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -6,9 +6,11 @@ the balance of the two against the map. Blank means not known; it is never zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +18,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.counts.units import Units, cells_of, prepare_units
-from subpixmap.counts.zonal import MapBlock, Sums, block_sums, unmapped_area
+from subpixmap.counts.polygons import Units, cells_of, clipped, prepare_units
+from subpixmap.counts.zonal import NEAR, MapBlock, Sums, block_sums, unmapped_area
 from subpixmap.grid import Lattice, Window
 from subpixmap.periods import Period
 
 if TYPE_CHECKING:
     import geopandas as gpd
+    from distributed import Client
 
 COLUMNS: dict[str, str] = {
     "unit_id": "string",
@@ -79,6 +82,18 @@ FLAGS: dict[str, str] = {
 }
 """Values of `flag` (several are joined by `;`, in this order)."""
 
+SERIES_COLUMNS: dict[str, str] = {
+    "unit_id": "string",
+    "object": "string",
+    "period": "string",
+    "common_frac": "float64",
+    "common_total": "float64",
+    "noise_se": "float64",
+    "n_acquisitions": "Int64",
+}
+"""Columns of series.parquet: share of the unit that every period observed; density there x area of the unit; standard
+error of `map_total_full` from the differences between acquisitions of the period, and how many these were."""
+
 TINY_PX, OUTSIDE, PARTLY, STRANGE = 100.0, 0.001, 0.9, 0.1
 _SEEN_PX = 1e-3  # less is the rounding of a border between two units (1e-9 m), not an observation
 
@@ -107,6 +122,8 @@ class Facts:
     boundary_version: str | None = None
     max_obs: int = 10
     """Most acquisitions of a block and period."""
+    presence_threshold: float = 0.5
+    """A pixel holds the object at or above it."""
     unlike_card: bool = False
     """The input was unlike the card, and forced."""
 
@@ -122,15 +139,33 @@ class Counted:
 
     table: gpd.GeoDataFrame
     """The rows, with the units' polygons (EPSG:4326) as geometry."""
+    series: pd.DataFrame
+    """`SERIES_COLUMNS`: what may be compared over the periods, and how sure each period is."""
     outside: pd.DataFrame
-    """`object, period, map_total, area_ha, observed_ha, observed_frac`: what the map holds outside all units."""
+    """What the map holds outside all units: `object, period, map_total, near_total, area_ha, near_ha, observed_ha,
+    observed_frac`; near is within 1 km of a unit (a coarse coastline). With `assign_nearest`, near is in the units."""
     balance: pd.DataFrame
-    """`object, period, map, units, outside, counted_twice`: objects; the last is units + outside - map (overlaps)."""
+    """`object, period, map, units, outside, counted_twice`: objects. Of several levels only the topmost is in `units`;
+    `counted_twice` = units + outside - map is what overlapping units share."""
+    parents: pd.DataFrame
+    """`parent_id, object, period, parent_total, children_total, difference, parent_ha, children_ha`: for each parent
+    that is itself a unit. A positive difference lies in no child."""
+    background: pd.DataFrame
+    """`object, period, density_per_ha, area_ha`: what the map counts where the object was never present; it should be
+    nothing, and a year in which it is more is an effect of that year."""
     overlap_ha: float
-    """Mapped area that belongs to several units, once for each unit too many."""
+    """Mapped area that belongs to several topmost units, once for each unit too many."""
 
 
-def count_blocks(blocks: Iterable[MapBlock], units: gpd.GeoDataFrame, facts: Facts, *, size: int) -> Counted:
+def count_blocks(
+    blocks: Iterable[MapBlock],
+    units: gpd.GeoDataFrame,
+    facts: Facts,
+    *,
+    size: int,
+    assign_nearest: bool = False,
+    client: Client | None = None,
+) -> Counted:
     """Totals per unit, object and period from blocks of a map.
 
     Parameters
@@ -143,33 +178,80 @@ def count_blocks(blocks: Iterable[MapBlock], units: gpd.GeoDataFrame, facts: Fac
         What the rows say about the map.
     size
         Side of a block, pixels.
+    assign_nearest
+        Count what lies outside all units, within 1 km of one, in the nearest.
+    client
+        A Dask client whose workers see the map; in this process without one. The result does not depend on it.
 
     Returns
     -------
     Counted
     """
     ready = prepare_units(units)
-    sums = sum_blocks(blocks, ready, facts, size=size)
+    sums = sum_blocks(blocks, ready, facts, size=size, assign_nearest=assign_nearest, client=client)
+    top = _topmost(ready)
+    table = _rows(ready, sums, facts)
     return Counted(
-        table=_rows(ready, sums, facts),
+        table=table,
+        series=_series(ready, sums, facts),
         outside=_outside(sums, facts),
-        balance=_balance(sums, facts),
-        overlap_ha=max(0.0, float(sums.mapped.sum() - sums.extent[0]) * facts.px_ha),
+        balance=_balance(sums, facts, top),
+        parents=_parents(table),
+        background=_background(sums, facts),
+        overlap_ha=max(0.0, float(sums.mapped[top].sum() + sums.mapped[-2:].sum() - sums.extent[0]) * facts.px_ha),
     )
 
 
-def sum_blocks(blocks: Iterable[MapBlock], units: Units, facts: Facts, *, size: int) -> Sums:
-    """Sums over all blocks; row `len(units)` is what lies outside all units."""
-    labels = [period.label for period in facts.periods]
-    sums = Sums.zeros(len(units) + 1, len(labels), len(facts.objects), facts.max_obs)
+def sum_blocks(
+    blocks: Iterable[MapBlock],
+    units: Units,
+    facts: Facts,
+    *,
+    size: int,
+    assign_nearest: bool = False,
+    client: Client | None = None,
+) -> Sums:
+    """Sums over all blocks; the two rows after the units are what lies outside all of them, near and far."""
+    labels, n = [period.label for period in facts.periods], len(units)
+    sums = Sums.zeros(n + 2, len(labels), len(facts.objects), facts.max_obs)
     walk = _Walk(units, size)
-    for block in blocks:
-        at, polygons = walk.take(block.lattice, block.window)
-        part = block_sums(polygons, block, labels, len(facts.objects), max_obs=facts.max_obs)
-        sums.add(np.append(at, len(units)), part)
+    task = partial(
+        block_sums,
+        periods=labels,
+        objects=len(facts.objects),
+        max_obs=facts.max_obs,
+        presence_threshold=facts.presence_threshold,
+        assign_nearest=assign_nearest,
+    )
+    calls = (((at, polygons, block)) for block in blocks for at, polygons in [walk.take(block.lattice, block.window)])
+    for at, part in _in_order(task, calls, client):
+        sums.add(np.append(at, [n, n + 1]), part)
     for lattice, window, at, polygons in walk.rest(facts.resolution):
         sums.area[at] += unmapped_area(polygons, lattice, window)
     return sums
+
+
+Call = tuple[NDArray[np.int64], Sequence[BaseGeometry], MapBlock]
+
+
+def _in_order(
+    task: Callable[..., Sums], calls: Iterable[Call], client: Client | None
+) -> Iterator[tuple[NDArray[np.int64], Sums]]:
+    """(positions, sums) of every call, in the order of the calls; a few at a time on the workers of a client."""
+    if client is None:
+        for at, polygons, block in calls:
+            yield at, task(polygons, block)
+        return
+    ahead = 4 * max(1, sum(client.ncores().values()))
+    waiting: deque[tuple[NDArray[np.int64], Any]] = deque()
+    for at, polygons, block in calls:
+        waiting.append((at, client.submit(task, polygons, block, pure=False)))
+        if len(waiting) >= ahead:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    while waiting:
+        first, future = waiting.popleft()
+        yield first, future.result()
 
 
 class _Walk:
@@ -181,25 +263,32 @@ class _Walk:
         self.lattices: dict[int, Lattice] = {}
         self.cells: dict[int, dict[tuple[int, int], list[int]]] = {}
 
-    def take(self, lattice: Lattice, window: Window) -> tuple[NDArray[np.int64], Sequence[BaseGeometry]]:
+    def take(self, lattice: Lattice, window: Window) -> tuple[NDArray[np.int64], list[BaseGeometry]]:
         cells = self._open(lattice)
-        return self._units(lattice.epsg, cells.pop((window.row // self.size, window.col // self.size), []))
+        reach = math.ceil(NEAR / lattice.resolution) + 4
+        positions = cells.pop((window.row // self.size, window.col // self.size), [])
+        return self._units(lattice, window.padded(reach), positions)
 
-    def rest(self, resolution: float) -> Iterator[tuple[Lattice, Window, NDArray[np.int64], Sequence[BaseGeometry]]]:
+    def rest(self, resolution: float) -> Iterator[tuple[Lattice, Window, NDArray[np.int64], list[BaseGeometry]]]:
         for epsg in self.polygons:
             lattice = self.lattices.get(epsg) or Lattice(epsg, resolution)
             for (row, col), positions in self._open(lattice).items():
                 window = Window(row * self.size, col * self.size, self.size, self.size)
-                yield lattice, window, *self._units(epsg, positions)
+                yield lattice, window, *self._units(lattice, window.padded(2), positions)
 
     def _open(self, lattice: Lattice) -> dict[tuple[int, int], list[int]]:
         if lattice.epsg not in self.cells:
             self.lattices[lattice.epsg] = lattice
-            self.cells[lattice.epsg] = cells_of(self.polygons.get(lattice.epsg, []), lattice, self.size)
+            self.cells[lattice.epsg] = cells_of(
+                self.polygons.get(lattice.epsg, []), lattice, self.size, reach=NEAR + 2 * lattice.resolution
+            )
         return self.cells[lattice.epsg]
 
-    def _units(self, epsg: int, positions: list[int]) -> tuple[NDArray[np.int64], Sequence[BaseGeometry]]:
-        return np.array(positions, np.int64), [self.polygons[epsg][position] for position in positions]
+    def _units(
+        self, lattice: Lattice, around: Window, positions: list[int]
+    ) -> tuple[NDArray[np.int64], list[BaseGeometry]]:
+        near = [clipped(self.polygons[lattice.epsg][position], lattice.bounds(around)) for position in positions]
+        return np.array(positions, np.int64), near
 
 
 def _rows(units: Units, sums: Sums, facts: Facts) -> gpd.GeoDataFrame:
@@ -280,15 +369,42 @@ def _flags(units: Units, sums: Sums, values: dict[str, NDArray], facts: Facts) -
     return texts
 
 
+def _series(units: Units, sums: Sums, facts: Facts) -> pd.DataFrame:
+    """What may be compared over the periods: densities on the pixels that every period observed."""
+    n = len(units)
+    variance, acquisitions = (a[:n] for a in sums.noise.variance(n + 2, len(facts.periods), len(facts.objects)))
+    area, common, observed = sums.area[:n, None, None], sums.common[:n, None, None], sums.observed[:n, :, None]
+    informed = sums.informed[:n, :, None]
+    seen = common > _SEEN_PX
+    total = _ratio(sums.common_total[:n], np.where(seen, common, 0)) * area
+    # Where only one acquisition saw a place its noise is not known; it is taken to be that of the rest, fully shared.
+    noise = np.sqrt(variance) * _ratio(area, np.where(informed >= observed / 2, informed, 0))
+    shape = total.shape
+    count = np.broadcast_to(acquisitions[:, :, None], shape)
+    columns = {
+        "unit_id": np.broadcast_to(units.table["unit_id"].to_numpy()[:, None, None], shape),
+        "object": np.broadcast_to(np.array(list(facts.objects), object), shape),
+        "period": np.broadcast_to(np.array([period.label for period in facts.periods], object)[:, None], shape),
+        "common_frac": np.broadcast_to(np.minimum(_ratio(common, area), 1), shape),
+        "common_total": total,
+        "noise_se": np.where(count >= 2, noise, np.nan),
+        "n_acquisitions": count,
+    }
+    rows = {name: np.swapaxes(values, 1, 2).ravel() for name, values in columns.items()}
+    return pd.DataFrame(rows).astype(SERIES_COLUMNS)
+
+
 def _outside(sums: Sums, facts: Facts) -> pd.DataFrame:
-    area, observed, seen = sums.area[-1], sums.observed[-1], sums.observed[-1] > _SEEN_PX
+    area, observed = sums.area[-2:].sum(), sums.observed[-2:].sum(axis=0)
     return pd.DataFrame(
         [
             {
                 "object": name,
                 "period": period.label,
-                "map_total": sums.total[-1, p, o] if seen[p] else np.nan,
+                "map_total": sums.total[-2:, p, o].sum() if observed[p] > _SEEN_PX else np.nan,
+                "near_total": sums.total[-2, p, o] if sums.observed[-2, p] > _SEEN_PX else np.nan,
                 "area_ha": area * facts.px_ha,
+                "near_ha": sums.area[-2] * facts.px_ha,
                 "observed_ha": observed[p] * facts.px_ha,
                 "observed_frac": min(observed[p] / area, 1.0) if area > 0 else np.nan,
             }
@@ -298,17 +414,50 @@ def _outside(sums: Sums, facts: Facts) -> pd.DataFrame:
     )
 
 
-def _balance(sums: Sums, facts: Facts) -> pd.DataFrame:
-    inside = sums.total[:-1].sum(axis=0)
+def _topmost(units: Units) -> NDArray[np.int64]:
+    """Positions of the units whose parent is not a unit itself."""
+    ids = set(units.table["unit_id"])
+    return np.flatnonzero([parent not in ids for parent in units.table["parent_id"]])
+
+
+def _balance(sums: Sums, facts: Facts, top: NDArray[np.int64]) -> pd.DataFrame:
+    inside, outside = sums.total[top].sum(axis=0), sums.total[-2:].sum(axis=0)
     return pd.DataFrame(
         [
             {
                 "object": name,
                 "period": period.label,
-                "map": sums.whole[0, p, o],
+                "map": sums.whole[p, o],
                 "units": inside[p, o],
-                "outside": sums.total[-1, p, o],
-                "counted_twice": inside[p, o] + sums.total[-1, p, o] - sums.whole[0, p, o],
+                "outside": outside[p, o],
+                "counted_twice": inside[p, o] + outside[p, o] - sums.whole[p, o],
+            }
+            for o, name in enumerate(facts.objects)
+            for p, period in enumerate(facts.periods)
+        ]
+    )
+
+
+def _parents(table: pd.DataFrame) -> pd.DataFrame:
+    plain = pd.DataFrame(table)[["unit_id", "parent_id", "object", "period", "map_total", "area_ha"]]
+    keys = ["parent_id", "object", "period"]
+    sums = plain.groupby(keys, sort=False, dropna=True)[["map_total", "area_ha"]].sum(min_count=1)
+    children = sums.rename(columns={"map_total": "children_total", "area_ha": "children_ha"}).reset_index()
+    own = plain.drop(columns="parent_id").rename(columns={"unit_id": "parent_id", "map_total": "parent_total"})
+    both = own.rename(columns={"area_ha": "parent_ha"}).merge(children, on=keys)
+    both["difference"] = both["parent_total"] - both["children_total"].fillna(0)
+    order = [*keys, "parent_total", "children_total", "difference", "parent_ha", "children_ha"]
+    return both[order].reset_index(drop=True)
+
+
+def _background(sums: Sums, facts: Facts) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "object": name,
+                "period": period.label,
+                "density_per_ha": sums.empty_total[p, o] / (sums.empty[o] * facts.px_ha) if sums.empty[o] else np.nan,
+                "area_ha": sums.empty[o] * facts.px_ha,
             }
             for o, name in enumerate(facts.objects)
             for p, period in enumerate(facts.periods)
@@ -328,8 +477,3 @@ def _weighted_median(histogram: NDArray) -> NDArray:
     low = (steps < half * (1 - 1e-12)).sum(axis=-1)  # first value with at least half of the weight at or below it
     high = (steps <= half * (1 + 1e-12)).sum(axis=-1)  # differs from it only where exactly half lies below
     return np.where(steps[..., -1] > 0, (low + np.minimum(high, histogram.shape[-1] - 1)) / 2, np.nan)
-
-
-def count_run(out: Path | str, units: gpd.GeoDataFrame | None = None) -> Counted:
-    """Totals of a run folder."""
-    raise NotImplementedError

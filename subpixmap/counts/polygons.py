@@ -96,14 +96,20 @@ def prepare_units(units: gpd.GeoDataFrame) -> Units:
     return Units(pd.DataFrame(kept).reset_index(drop=True), np.array(polygons, dtype=object), tuple(flags))
 
 
-def cells_of(polygons: Sequence[BaseGeometry] | NDArray[np.object_], lattice: Lattice, size: int) -> dict:
-    """Which polygons (in the lattice's CRS) touch which cells of `size` pixels: {(row, col): [positions]}, sorted."""
+def cells_of(
+    polygons: Sequence[BaseGeometry] | NDArray[np.object_], lattice: Lattice, size: int, *, reach: float = 0.0
+) -> dict[tuple[int, int], list[int]]:
+    """Which polygons (in the lattice's CRS) come within `reach` metres of which cells of `size` pixels.
+
+    Returns {(row, col): [positions]}, both in ascending order.
+    """
     found: dict[tuple[int, int], set[int]] = {}
     for position, polygon in enumerate(polygons):
         for part in getattr(polygon, "geoms", [polygon]):
             if part.is_empty:
                 continue
-            extent = lattice.window(part.bounds).aligned(size)
+            west, south, east, north = part.bounds
+            extent = lattice.window((west - reach, south - reach, east + reach, north + reach)).aligned(size)
             cells = [
                 (row, col)
                 for row in range(extent.row // size, (extent.row + extent.height) // size)
@@ -112,7 +118,7 @@ def cells_of(polygons: Sequence[BaseGeometry] | NDArray[np.object_], lattice: La
             if len(cells) > 1:
                 bounds = np.array([lattice.bounds(Window(row * size, col * size, size, size)) for row, col in cells])
                 shapely.prepare(part)
-                hits = shapely.intersects(part, shapely.box(*bounds.T))
+                hits = shapely.dwithin(part, shapely.box(*bounds.T), reach)
                 cells = [cell for cell, hit in zip(cells, hits, strict=True) if hit]
             for cell in cells:
                 found.setdefault(cell, set()).add(position)

@@ -1,0 +1,96 @@
+"""How much a unit's total of one period would differ with other acquisitions: its within-period noise.
+
+In: the sums of every single acquisition on the ledger's 128 px grid. Out: a standard error of the period's total. The
+error of an acquisition (haze, sun, phenology) is shared by all pixels it saw, so deviations are first added up over a
+unit, with their signs, and only then squared; different acquisitions are taken as independent. What all acquisitions
+have in common (the model's own bias, the sensor's calibration) does not show here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+_LEAST = 0.25  # of the most that any acquisition saw of a cell; a sliver between clouds says nothing about the cell
+_MERGE = 64
+
+
+def cell_noise(observed_px: NDArray, total: NDArray, weights: Array) -> tuple[Array, Array]:
+    """Deviation of each acquisition, in objects, and how much of each unit it is known for.
+
+    Parameters
+    ----------
+    observed_px
+        (acquisition, cy, cx) pixels that each acquisition saw.
+    total
+        (acquisition, object, cy, cx) objects that it saw there.
+    weights
+        (unit, cell) pixels of the unit observed in each cell.
+
+    Returns
+    -------
+    deviations
+        (acquisition, unit, object): what the acquisition's error adds to the unit's total. The squares, added over
+        acquisitions, are the variance of a total that is the mean over acquisitions.
+    informed
+        (unit,) observed pixels in cells that at least two acquisitions saw.
+    """
+    n_acquisitions, n_objects = np.shape(total)[:2]
+    px = np.asarray(observed_px, float).reshape(n_acquisitions, 1, -1)
+    sums = np.asarray(total, float).reshape(n_acquisitions, n_objects, -1)
+    usable = (px > 0) & (px >= _LEAST * px.max(axis=0, initial=0))
+    n = usable.sum(axis=0)  # (1, cell)
+    density = np.divide(sums, px, out=np.zeros_like(sums), where=usable)
+    mean = density.sum(axis=0) / np.maximum(n, 1)
+    known = n >= 2
+    spread = np.sqrt(np.divide(n, n - 1, out=np.zeros(n.shape), where=known)) / np.maximum(n, 1)
+    deviation = np.where(usable, (density - mean) * spread, 0)  # (acquisition, object, cell)
+    return np.einsum("aoc,uc->auo", deviation, weights), weights @ known[0].astype(float)
+
+
+class Noise:
+    """Deviations of single acquisitions, by unit, added up over blocks."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[int, str], list[tuple[NDArray[np.int64], Array]]] = {}
+
+    def note(self, period: int, acquisitions: Sequence[str], deviations: Array) -> None:
+        """Add the deviations (acquisition, unit, object) of one block."""
+        for name, values in zip(acquisitions, deviations, strict=True):
+            at = np.flatnonzero(values.any(axis=1))
+            if at.size:
+                self._append((period, name), at, values[at])
+
+    def add(self, at: NDArray[np.int64], other: Noise) -> None:
+        """Add another's deviations; its unit i is the unit `at[i]` here."""
+        for key, parts in other._parts.items():
+            for units, values in parts:
+                self._append(key, at[units], values)
+
+    def variance(self, n_units: int, n_periods: int, n_objects: int) -> tuple[Array, NDArray[np.int64]]:
+        """Variance (unit, period, object) of the totals, and the number (unit, period) of acquisitions behind it."""
+        variance = np.zeros((n_units, n_periods, n_objects))
+        count = np.zeros((n_units, n_periods), np.int64)
+        for (period, _), parts in sorted(self._parts.items()):
+            units, values = _merged(parts)
+            variance[units, period] += values**2
+            count[units, period] += 1
+        return variance, count
+
+    def _append(self, key: tuple[int, str], at: NDArray[np.int64], values: Array) -> None:
+        parts = self._parts.setdefault(key, [])
+        parts.append((at, values))
+        if len(parts) >= _MERGE:
+            parts[:] = [_merged(parts)]
+
+
+def _merged(parts: list[tuple[NDArray[np.int64], Array]]) -> tuple[NDArray[np.int64], Array]:
+    units, back = np.unique(np.concatenate([at for at, _ in parts]), return_inverse=True)
+    values = np.concatenate([values for _, values in parts])
+    sums = np.zeros((units.size, values.shape[1]))
+    np.add.at(sums, back, values)
+    return units, sums

@@ -1,0 +1,226 @@
+"""A run folder -> counts: only ledgered blocks, facts of the plan, the same bytes twice and with workers."""
+
+import warnings
+from datetime import date
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+
+from subpixmap.counts.export import read_table
+from subpixmap.counts.source import count_by_unit, count_run, write_counts
+from subpixmap.counts.table import COLUMNS, SERIES_COLUMNS
+from subpixmap.errors import InputError, VerificationFailed
+from subpixmap.grid import Lattice, owned
+from subpixmap.mapping.layout import plan_zones
+from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, record_path, write_record
+from subpixmap.mapping.plan import ModelInfo, Plan, Recipe, write_plan
+from subpixmap.mapping.store import create_map, write_block
+from subpixmap.periods import Period
+from subpixmap.scenes.lock import Asset, Item, items_sha256, write_lock
+from subpixmap.scenes.radiometry import MaskRule
+
+REGION = shapely.segmentize(shapely.box(119.985, 10.49, 120.015, 10.51), 0.002)
+OBJECTS = ("coconut", "car")
+PERIODS = tuple(Period(str(year), date(year, 1, 1), date(year, 12, 31)) for year in (2018, 2019))
+
+
+def make_plan(region=REGION, periods=PERIODS, block=256):
+    zones = plan_zones(region, {epsg: Lattice(epsg) for epsg in (32650, 32651)}, 10.0, block)
+    recipe = Recipe(
+        region_sha256="r" * 64,
+        model_sha256="m" * 64,
+        bands=("B02",),
+        objects=OBJECTS,
+        lattices=tuple(zone.lattice for zone in zones.values()),
+        resolution=10.0,
+        block=block,
+        every="year",
+        months=tuple(range(1, 13)),
+        max_scenes=4,
+        min_obs=1,
+        max_cloud=None,
+        mask=MaskRule(),
+    )
+    model = ModelInfo("demo-s2", "m" * 64, "simulated", 8, 10.0, {"coconut": "palms", "car": "cars"},
+                      {"coconut": "count", "car": "occupancy"})  # fmt: skip
+    return Plan(recipe, "here", region, "a file", "v1", periods, zones, model, "local", {"subpixmap": "0.1.0"})
+
+
+def make_items(periods):
+    asset = Asset("/nowhere/B02.tif", (10.0, 0.0, 0.0, 0.0, -10.0, 0.0), (2, 2))
+    return [
+        Item(f"S2_{p.label}", "51PTS", f"GS2A_{p.label}", f"{p.label}-03-01T02:00:00Z", p.label, 32651, "05.00", 0,
+             "none", 1.0, 3, {"B02": asset, "SCL": asset})
+        for p in periods
+    ]  # fmt: skip
+
+
+def make_run(out, plan, *, skip=(), seed=3):
+    """A run folder as `map_region` leaves it, of two acquisitions per block and period."""
+    items = make_items(plan.periods)
+    out.mkdir(exist_ok=True)
+    write_plan(out, plan)
+    write_lock(out / "items.parquet", items)
+    frame = gpd.GeoDataFrame(
+        {"unit_id": ["01", "02"], "unit_name": ["West", "=East"], "parent_id": [None, None]},
+        geometry=[shapely.intersection(plan.geometry, half) for half in
+                  (shapely.box(119, 10, 120, 11), shapely.box(120, 10, 121, 11))],
+        crs=4326,
+    )  # fmt: skip
+    frame.to_parquet(out / "units.parquet")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        create_map(out, plan)
+    rng = np.random.default_rng(seed)
+    for zone in plan.zones.values():
+        for one in zone.blocks:
+            for period in plan.periods:
+                if (one.block.id, period.label) in skip:
+                    continue
+                arrays, record = block_of(plan, one, period, items, rng)
+                write_block(out, one.block, period.label, arrays)
+                write_record(out, record)
+    return frame
+
+
+def block_of(plan, one, period, items, rng):
+    size = one.block.size
+    mask = np.zeros((size, size), bool)
+    for chunk in one.chunks:
+        mask[chunk.slices(one.block.window)] = True
+    mask &= owned(one.block.lattice, one.block.window)
+    seen = mask & (rng.random((2, size, size)) < 0.8)  # two acquisitions, each with its own clouds
+    values = rng.gamma(0.3, 1.0, (2, len(OBJECTS), size, size)).astype(np.float32)
+    n_obs = seen.sum(axis=0).astype(np.uint16)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Mean of empty slice")
+        count = np.nanmean(np.where(seen[:, None], values, np.nan), axis=0).astype(np.float32)
+    arrays = {
+        "count": count,
+        "presence": np.where(n_obs > 0, count > 0.3, np.nan).astype(np.float32),
+        "sd_over_dates": np.full_like(count, np.nan),
+        "n_obs": n_obs,
+    }
+    record = Record(
+        block_id=one.block.id,
+        period=period.label,
+        run_id=plan.run_id,
+        items_sha256=items_sha256([item for item in items if item.period == period.label]),
+        sha256={name: array_sha256(array) for name, array in arrays.items()},
+        acquisitions=tuple(
+            Used(f"{name}_{period.label}", "t", int(s.sum()), "x") for name, s in zip("ab", seen, strict=True)
+        ),
+        computed_px=int(mask.sum()),
+        observed_px=int((n_obs > 0).sum()),
+        total={name: float(np.nansum(count[o], dtype=float)) for o, name in enumerate(OBJECTS)},
+        cells={
+            "observed_px": cell_sums((n_obs > 0).astype(np.int32)),
+            "out_of_domain_px": np.zeros((size // 128, size // 128), np.float32),
+            "acquisition_observed_px": cell_sums(seen.astype(np.int32)),
+            "acquisition_total": cell_sums(np.where(seen[:, None], values, 0)).astype(np.float32),
+        },
+        numerics={},
+    )
+    return arrays, record
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    plan = make_plan()
+    out = tmp_path_factory.mktemp("counts") / "run"
+    make_run(out, plan)
+    return out, plan
+
+
+def test_totals_are_those_of_the_ledger(run):
+    out, plan = run
+    counted = count_run(out)
+    from subpixmap.mapping.ledger import read_records
+
+    records = read_records(out, plan).values()
+    for row in counted.balance.itertuples():
+        ledger = sum(record.total[row.object] for record in records if record.period == row.period)
+        assert row.map == pytest.approx(ledger, rel=1e-7)
+        assert row.units + row.outside == pytest.approx(row.map, rel=1e-9)
+    assert counted.overlap_ha == pytest.approx(0, abs=1e-3)
+
+
+def test_rows_carry_the_facts_of_the_run(run):
+    out, plan = run
+    table = count_by_unit(out)
+    assert list(table.columns) == [*COLUMNS, "geometry"]
+    assert len(table) == 2 * 2 * 2
+    row = table.iloc[0]
+    assert row["items_sha256"] == items_sha256(make_items(PERIODS)[:1])
+    assert (row["run_id"], row["model_id"], row["model_sha256"]) == (plan.run_id, "demo-s2", "m" * 64)
+    assert (row["boundary_source"], row["boundary_version"], row["evidence"]) == ("a file", "v1", "simulated")
+    assert set(table["measure"]) == {"count", "occupancy"}
+    assert table["observed_frac"].between(0.94, 0.98).all()  # 1 - 0.2**2
+    assert table["n_obs_median"].eq(2).all()
+
+
+def test_other_units_have_their_own_source(run):
+    out, _ = run
+    units = gpd.GeoDataFrame({"unit_id": ["x"]}, geometry=[REGION], crs=4326)
+    whole = count_by_unit(out, units, boundary_source="mine.gpkg")
+    halves = count_by_unit(out).groupby(["object", "period"], sort=False)["map_total"].sum()
+    assert whole["map_total"].to_numpy() == pytest.approx(halves.to_numpy(), rel=1e-6)
+    assert whole["boundary_source"].unique().tolist() == ["mine.gpkg"]
+    assert whole["boundary_version"].isna().all()
+
+
+def test_blocks_without_a_record_are_not_observed(run, tmp_path):
+    _, plan = run
+    zone = plan.zones[32651]
+    done = tmp_path / "partial"
+    make_run(done, plan, skip={(one.block.id, "2019") for one in zone.blocks})
+    table = count_by_unit(done).set_index(["unit_id", "object", "period"])
+    assert table.loc[("02", "coconut", "2018"), "map_total"] > 0
+    assert table.loc[("02", "coconut", "2019"), "observed_frac"] < 0.01
+    assert "partly_observed" in table.loc[("02", "coconut", "2019"), "flag"]
+
+
+def test_two_runs_and_workers_give_the_same_bytes(run, tmp_path):
+    from distributed import Client
+
+    out, _ = run
+    first = [path.read_bytes() for path in write_counts(tmp_path / "a", count_run(out))]
+    with Client(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as client:
+        again = [path.read_bytes() for path in write_counts(tmp_path / "b", count_run(out, client=client))]
+    assert first == again
+    for name, columns in (("counts.csv", COLUMNS), ("counts.parquet", COLUMNS), ("series.parquet", SERIES_COLUMNS)):
+        assert len(read_table(tmp_path / "a" / name, columns)) == 8
+    pd.testing.assert_frame_equal(
+        read_table(tmp_path / "a" / "counts.csv", COLUMNS), read_table(tmp_path / "a" / "counts.parquet", COLUMNS)
+    )
+
+
+def test_noise_is_known_where_two_acquisitions_saw_a_place(run):
+    out, _ = run
+    series = count_run(out).series
+    assert series["n_acquisitions"].eq(2).all()
+    assert (series["noise_se"] > 0).all()
+    assert series["common_frac"].between(0.9, 0.95).all()  # 0.96**2
+
+
+def test_a_damaged_record_is_named(run, tmp_path):
+    _, plan = run
+    out = tmp_path / "damaged"
+    make_run(out, plan)
+    one = next(iter(plan.zones.values())).blocks[0].block
+    path = record_path(out, one.id, "2018")
+    path.write_text(path.read_text().replace('"2018"', '"2017"', 1))
+    with pytest.raises(VerificationFailed, match=one.id):
+        count_run(out)
+
+
+def test_a_folder_without_units_says_what_to_do(run, tmp_path):
+    _, plan = run
+    (tmp_path / "bare").mkdir()
+    write_plan(tmp_path / "bare", plan)
+    write_lock(tmp_path / "bare" / "items.parquet", make_items(PERIODS))
+    with pytest.raises(InputError, match="--admin FILE"):
+        count_run(tmp_path / "bare")
