@@ -34,6 +34,9 @@ _ASSET_NAMES = {
     SCL: ("SCL", "scl", "SCL_20m"),
 }
 
+ASSET_NAMES = tuple(name for names in _ASSET_NAMES.values() for name in names)
+"""Every name under which a band or SCL is found."""
+
 _PRODUCT = re.compile(
     r"(?P<platform>S2[A-Z])_MSIL(?P<level>1C|2A)_(?P<start>\d{8}T\d{6})(?:_N(?P<baseline>\d{4}))?_R(?P<orbit>\d{3})_T(?P<tile>\w{5})"
 )
@@ -181,6 +184,8 @@ def band_assets(item: dict[str, Any], bands: Sequence[str]) -> dict[str, dict[st
     for band in bands:
         for name in _ASSET_NAMES[band]:
             asset = assets.get(name)
+            if isinstance(asset, dict) and "refused" in asset:
+                raise InputError(f"item {item_id(item)}, asset {name}: {asset['refused']}")
             if isinstance(asset, dict) and isinstance(asset.get("href"), str):
                 found[band] = asset
                 break

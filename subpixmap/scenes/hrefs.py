@@ -32,6 +32,11 @@ def redact(href: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+def without_secrets(text: str) -> str:
+    """A message without the queries and passwords of the URLs in it."""
+    return re.sub(r"\?[^\s'\"]+|(?<=//)[^/@\s]*@", "", text)
+
+
 def driver(href: str) -> str:
     """GDAL driver of a raster, by its extension; `InputError` when it is none that is opened."""
     path = urlsplit(href).path if is_remote(href) else href

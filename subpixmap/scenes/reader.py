@@ -6,7 +6,6 @@ window of the lattice is a window of the file: it is read as it is, padded outsi
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -21,6 +20,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from subpixmap.errors import Incomplete, InputError
+from subpixmap.scenes.hrefs import driver
 from subpixmap.scenes.lock import Asset
 
 GDAL_OPTIONS: dict[str, Any] = {
@@ -37,8 +37,6 @@ GDAL_OPTIONS: dict[str, Any] = {
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".tif,.tiff,.jp2",
     "GDAL_CACHEMAX": 256,  # MB for each process; the default is 5 % of the machine for each
 }
-DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
-"""GDAL drivers by extension; nothing else is opened (a VRT could read any file)."""
 OPEN_FILES = 256
 """Files kept open by one thread."""
 ATTEMPTS = 3
@@ -83,10 +81,7 @@ def _dataset(asset: Asset) -> rasterio.DatasetReader:
         return pool[asset]
     while len(pool) >= OPEN_FILES:
         pool.popitem(last=False)[1].close()
-    driver = DRIVERS.get(os.path.splitext(asset.href.partition("?")[0])[1].lower())
-    if driver is None:
-        raise InputError(f"{asset.href} is not opened: its name does not end with {', '.join(DRIVERS)}")
-    dataset = rasterio.open(asset.href, driver=driver, sharing=False)
+    dataset = rasterio.open(asset.href, driver=driver(asset.href), sharing=False)
     try:
         _check_header(dataset, asset)
     except InputError:

@@ -1,17 +1,16 @@
 """A source of scenes -> STAC items as plain dicts, hrefs absolute and unsigned.
 
-A source is the name of a known catalogue, the URL of a STAC API, or a local ItemCollection or static catalogue.
+A source is the name of a known catalogue, the URL of a STAC API, or STAC on this machine. Several sources are an
+ordered fallback.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import shapely
 from shapely.geometry import shape
@@ -20,6 +19,9 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap.errors import InputError
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
+from subpixmap.scenes.hrefs import resolve
+from subpixmap.scenes.local import read_local
+from subpixmap.scenes.search import search
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,22 @@ CATALOGUES = {
 
 
 def find_items(
-    source: str, geometry: BaseGeometry, periods: Sequence[Period], *, collection: str | None = None
+    source: str | Sequence[str],
+    geometry: BaseGeometry,
+    periods: Sequence[Period],
+    *,
+    collection: str | None = None,
 ) -> list[dict[str, Any]]:
     """Ask a source for the items that touch a region in some periods.
 
     Parameters
     ----------
     source
-        A name of `CATALOGUES`, the URL of a STAC API, the path of an ItemCollection (JSON), or of a static catalogue
-        (`catalog.json` or its folder).
+        A name of `CATALOGUES`, the URL of a STAC API, the path of an ItemCollection (JSON), a static catalogue
+        (`catalog.json` or its folder), a stac-geoparquet, or a folder of .SAFE products. Of several, a later one gives
+        only the acquisitions and tiles that the earlier ones lack.
     geometry
-        Region in EPSG:4326.
+        Region in EPSG:4326; parts on both sides of the date line, not across it.
     periods
         Periods; months that do not count are left out.
     collection
@@ -60,123 +67,92 @@ def find_items(
     Returns
     -------
     list of dict
-        STAC items in the source's order.
+        STAC items in the source's order, with the assets that we know. What is wrong with one of them is said by
+        `lock_items`.
 
     Raises
     ------
     InputError
         An unknown source, an unreadable file, or what is no STAC.
+    SourceFailed
+        A catalogue does not answer.
     """
-    if source in CATALOGUES:
-        known = CATALOGUES[source]
-        found = _search(known.url, collection or known.collection, geometry, periods)
-    elif urlsplit(source).scheme in ("http", "https"):
-        found = _search(source, collection or "sentinel-2-l2a", geometry, periods)
-    elif Path(source).exists():
-        found = _local(Path(source))
-    else:
-        raise InputError(
-            f"source {source!r} is neither a file, a URL nor one of {', '.join(CATALOGUES)}; "
-            "give one of these, or the path of an ItemCollection or catalog.json"
-        )
+    sources = [source] if isinstance(source, str) else list(source)
+    for name in sources:
+        _require_known(name)
     shapely.prepare(geometry)
-    return [item for item in found if _wanted(item, geometry, periods)]
+    found: list[dict[str, Any]] = []
+    have: set[tuple[str, str]] = set()
+    for name in sources:
+        new = [item for item in _ask(name, geometry, periods, collection) if _wanted(item, geometry, periods)]
+        found += [item for item in new if _key(item) not in have]
+        have |= {key for item in new if (key := _key(item))}
+    return found
+
+
+def _require_known(source: str) -> None:
+    if source in CATALOGUES or urlsplit(source).scheme in ("http", "https") or Path(source).exists():
+        return
+    raise InputError(
+        f"source {source!r} is neither a file, a URL nor one of {', '.join(CATALOGUES)}; "
+        "give one of these, or the path of an ItemCollection or catalog.json"
+    )
+
+
+def _ask(
+    source: str, geometry: BaseGeometry, periods: Sequence[Period], collection: str | None
+) -> Iterable[dict[str, Any]]:
+    """Items of one source."""
+    known = CATALOGUES.get(source)
+    if known is None and Path(source).exists():
+        return [_absolute(item, base) for item, base in read_local(Path(source))]
+    url = known.url if known else source
+    name = collection or (known.collection if known else "sentinel-2-l2a")
+    return [_absolute(item, url.rstrip("/") + "/") for item in search(url, name, geometry, periods)]
 
 
 def _wanted(item: dict[str, Any], geometry: BaseGeometry, periods: Sequence[Period]) -> bool:
-    when = dialect.observed_at(item)
-    return any(period.holds(when) for period in periods) and geometry.intersects(_footprint(item))
-
-
-def _footprint(item: dict[str, Any]) -> BaseGeometry:
-    """Where the item lies (EPSG:4326), from its geometry."""
+    """Whether an item lies in the region and periods; one that does not say so is kept, for the lock to name it."""
     try:
-        return shape(item["geometry"])
+        when = dialect.observed_at(item)
+    except InputError:
+        return True
+    return any(period.holds(when) for period in periods) and _touches(item, geometry)
+
+
+def _touches(item: dict[str, Any], geometry: BaseGeometry) -> bool:
+    try:
+        footprint = shape(item["geometry"])
+        west, _, east, _ = footprint.bounds
+        if east - west < 180:
+            return bool(geometry.intersects(footprint))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, shapely.errors.ShapelyError):
-        raise InputError(f"item {dialect.item_id(item)} has no readable geometry") from None
+        return True
+    # A tile on the date line, written as a shape around the globe: it lies on both sides.
+    south, north = footprint.bounds[1], footprint.bounds[3]
+    sides = shapely.union(shapely.box(-180, south, -174, north), shapely.box(174, south, 180, north))
+    return bool(geometry.intersects(sides))
 
 
-def _search(url: str, collection: str, geometry: BaseGeometry, periods: Sequence[Period]) -> list[dict[str, Any]]:
-    """Ask a STAC API, period by period."""
-    import pystac_client
-
-    client = pystac_client.Client.open(url)
-    found: dict[str, dict[str, Any]] = {}
-    for period in periods:
-        search = client.search(
-            collections=[collection],
-            bbox=list(geometry.bounds),
-            datetime=f"{period.start}T00:00:00Z/{period.end}T23:59:59.999Z",
-            limit=100,
-        )
-        for item in search.items_as_dicts():
-            found.setdefault(dialect.item_id(item), _absolute(item, url.rstrip("/") + "/"))
-    return list(found.values())
-
-
-def _local(path: Path) -> list[dict[str, Any]]:
-    """Items of a local ItemCollection, item, or static catalogue."""
-    if path.is_dir():
-        found = [path / name for name in ("catalog.json", "collection.json") if (path / name).exists()]
-        if not found:
-            raise InputError(f"source {path} is a folder without catalog.json: it is no STAC catalogue")
-        path = found[0]
-    content = _read_json(path)
-    kind = content.get("type")
-    if kind == "FeatureCollection" and isinstance(content.get("features"), list):
-        items = content["features"]
-        if not all(isinstance(item, dict) and "assets" in item for item in items):
-            raise InputError(f"source {path} is GeoJSON but not STAC: its features have no assets")
-        return [_absolute(item, str(path)) for item in items]
-    if kind == "Feature" and "assets" in content:
-        return [_absolute(content, str(path))]
-    if kind in ("Catalog", "Collection") or ("links" in content and "stac_version" in content):
-        return list(_walk(path, content, set()))
-    raise InputError(f"source {path} is no STAC: neither an ItemCollection, an item nor a catalogue")
-
-
-def _walk(path: Path, content: dict[str, Any], seen: set[Path]) -> Iterator[dict[str, Any]]:
-    """Items of a static catalogue, depth first; a file is visited once."""
-    seen.add(path.resolve())
-    for link in content.get("links", []):
-        if not isinstance(link, dict) or link.get("rel") not in ("child", "item"):
-            continue
-        target = path.parent / str(link.get("href"))
-        if target.resolve() in seen:
-            continue
-        child = _read_json(target)
-        if link["rel"] == "item":
-            seen.add(target.resolve())
-            yield _absolute(child, str(target))
-        else:
-            yield from _walk(target, child, seen)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _key(item: dict[str, Any]) -> tuple[str, str] | None:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"source {path} is no STAC: it cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"source {path} is no STAC: it holds no JSON object")
-    return content
+        return dialect.acquisition(item)[:20], dialect.tile(item)
+    except InputError:
+        return None
 
 
 def _absolute(item: dict[str, Any], base: str) -> dict[str, Any]:
-    """The item with absolute hrefs; `base` is the file or URL that it was read from."""
+    """The item with absolute hrefs, and only the assets that we may read.
+
+    An href that must not be opened is replaced by the reason, so that the lock refuses the item by name.
+    """
     assets = item.get("assets")
-    if not isinstance(assets, dict):
-        raise InputError(f"item {dialect.item_id(item)} has no assets")
-    moved = {
-        name: asset | {"href": _join(base, asset["href"])} if isinstance(asset, dict) and "href" in asset else asset
-        for name, asset in assets.items()
-    }
-    return item | {"assets": moved}
-
-
-def _join(base: str, href: str) -> str:
-    if "://" in href or os.path.isabs(href):
-        return href
-    if "://" in base:
-        return urljoin(base, href)
-    return os.path.abspath(os.path.join(os.path.dirname(base), href))
+    moved: dict[str, Any] = {}
+    for name in dialect.ASSET_NAMES:
+        asset = assets.get(name) if isinstance(assets, dict) else None
+        if isinstance(asset, dict) and isinstance(asset.get("href"), str):
+            try:
+                moved[name] = asset | {"href": resolve(asset["href"], base)}
+            except InputError as error:
+                moved[name] = {"refused": str(error)}
+    return item | {"assets": moved, "links": []}

@@ -1,0 +1,183 @@
+"""pystac-client against a real server on localhost: paging, faults, and what is said about them."""
+
+import json
+import time
+from datetime import date
+
+import pytest
+import shapely
+import stac_server
+
+from subpixmap.errors import InputError
+from subpixmap.periods import make_periods
+from subpixmap.scenes import search as search_module
+from subpixmap.scenes.search import SourceFailed, month_spans, search, zone_boxes
+from subpixmap.scenes.source import find_items
+
+REGION = shapely.box(119.0, 10.0, 121.0, 11.0)
+PERIODS = make_periods(2021, "quarter")
+TODAY = date(2026, 1, 1)
+
+
+def item(number: int) -> dict:
+    month = number % 12 + 1
+    west = 119.0 + number % 5 * 0.3
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": f"item-{number:04d}",
+        "collection": "s2",
+        "bbox": [west, 10.0, west + 0.1, 10.1],
+        "geometry": shapely.geometry.mapping(shapely.box(west, 10.0, west + 0.1, 10.1)),
+        "properties": {"datetime": f"2021-{month:02d}-{number % 28 + 1:02d}T02:00:00Z"},
+        "links": [],
+        "assets": {"red": {"href": f"data/{number}/B04.tif"}},
+    }
+
+
+ITEMS = [item(number) for number in range(300)]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(search_module, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(search_module, "RETRIES", 4)
+    monkeypatch.setattr(search_module, "PAGE_SIZES", (7, 3))
+
+
+def ask(server, **options):
+    return search(server.url, "s2", REGION, PERIODS, today=TODAY, **options)
+
+
+def test_all_items_are_found_once_in_small_questions():
+    with stac_server.serve(ITEMS) as server:
+        found = ask(server)
+        assert sorted(i["id"] for i in found) == [i["id"] for i in ITEMS]
+        assert len({(tuple(s["bbox"]), s["datetime"]) for s in server.searches}) == 2 * 12
+        assert all(s["limit"] == 7 for s in server.searches)
+        hrefs = {i["assets"]["red"]["href"] for i in find_items(server.url, REGION, PERIODS, collection="s2")}
+        assert f"{server.url}/data/299/B04.tif" in hrefs
+
+
+def test_months_that_do_not_count_are_not_asked_for():
+    spans = month_spans(make_periods("2020-2021", months=(1, 2)), date(2021, 1, 20))
+    assert spans == [(date(2020, m, 1), date(2020, m, e)) for m, e in ((1, 31), (2, 29))] + [
+        (date(2021, 1, 1), date(2021, 1, 31))
+    ]
+
+
+def test_boxes_of_zones():
+    fiji = shapely.union(shapely.box(177, -19, 180, -16), shapely.box(-180, -19, -178, -16))
+    assert zone_boxes(fiji) == [(-180.0, -19.0, -178.0, -16.0), (177.0, -19.0, 180.0, -16.0)]
+    assert [b[0::2] for b in zone_boxes(shapely.box(116, 5, 127, 20))] == [(116, 120), (120, 126), (126, 127)]
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_passing_faults_are_retried_for_get_and_post(status):
+    def fault(server, method, path, body):
+        server.requests[(method, status)] += 1
+        return (status, {"Retry-After": "0"}, b"busy") if server.requests[(method, status)] <= 3 else None
+
+    with stac_server.serve(ITEMS) as server:
+        server.fault = fault
+        assert len(ask(server)) == len(ITEMS)
+        assert server.requests[("POST", status)] > 3
+
+
+def on_search(answer):
+    return lambda server, method, path, body: answer(server, body) if path == "/search" else None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (503, {}, b"down"),
+        (200, {"Content-Type": "text/html"}, b"<html>gateway</html>"),
+        (200, {}, b'{"type": "FeatureCollection", "features": [{"id": "a"'),
+        (200, {"Content-Length": "5000"}, b'{"type": "FeatureCollection", "features": ['),
+        (200, {}, b'{"type": "FeatureCollection", "features": [1, 2]}'),
+        (200, {}, b"[" * 100_000),
+    ],
+    ids=["503", "html", "truncated json", "truncated body", "no items", "deep"],
+)
+def test_lasting_faults_are_named_with_the_url(answer):
+    with stac_server.serve(ITEMS) as server:
+        server.fault = on_search(lambda *_: answer)
+        with pytest.raises(SourceFailed, match=server.url):
+            ask(server)
+
+
+def test_a_refused_question_is_bad_input():
+    with stac_server.serve(ITEMS) as server:
+        server.fault = on_search(lambda *_: (400, {}, b"unknown collection s2"))
+        with pytest.raises(InputError, match="400: unknown collection s2"):
+            ask(server)
+
+
+@pytest.mark.parametrize("page", ["same", "growing"])
+def test_paging_ends(page):
+    def loop(server, body):
+        server.requests["loop"] += 1
+        assert server.requests["loop"] < 100, "it goes on for ever"
+        items = ITEMS[:3] if page == "same" else [item(server.requests["loop"])]
+        link = {"rel": "next", "href": f"{server.url}/search", "method": "POST", "body": body}
+        return stac_server.StacServer.json({"type": "FeatureCollection", "features": items, "links": [link]})
+
+    with stac_server.serve(ITEMS) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_module, "MAX_PAGES", 20)
+        server.fault = on_search(loop)
+        with pytest.raises(SourceFailed, match="repeats its pages"):
+            ask(server)
+
+
+def test_duplicates_over_pages_are_dropped():
+    def twice(server, body):
+        page = server.page(body)
+        return server.json({**page, "features": page["features"] * 2})
+
+    with stac_server.serve(ITEMS) as server:
+        server.fault = on_search(twice)
+        assert len(ask(server)) == len(ITEMS)
+
+
+def test_a_failing_page_size_is_made_smaller():
+    def large_fails(server, body):
+        return (502, {}, b"too large") if body["limit"] > 3 else None
+
+    with stac_server.serve(ITEMS[:20]) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_module, "RETRIES", 1)
+        server.fault = on_search(large_fails)
+        assert len(ask(server)) == 20
+
+
+def test_a_stalled_server_does_not_hang(monkeypatch):
+    monkeypatch.setattr(search_module, "TIMEOUT_S", (0.2, 0.2))
+    monkeypatch.setattr(search_module, "RETRIES", 1)
+    with stac_server.serve(ITEMS) as server:
+        server.fault = lambda *_: time.sleep(1)
+        start = time.monotonic()
+        with pytest.raises(SourceFailed, match=server.url):
+            ask(server)
+        assert time.monotonic() - start < 3
+
+
+def test_what_is_no_api_is_said():
+    with stac_server.serve() as server:
+        for content in (b"<html>", b"{}", b'{"type": "Feature"}', json.dumps({"type": "Catalog"}).encode()):
+            server.fault = lambda *_, content=content: (200, {}, content)
+            with pytest.raises(InputError, match=server.url):
+                ask(server)
+        server.fault = lambda *_: (404, {}, b"nothing here")
+        with pytest.raises(InputError, match="404"):
+            ask(server)
+    with pytest.raises(SourceFailed, match=r"127\.0\.0\.1"):
+        ask(server)  # it is gone
+
+
+def test_a_key_in_the_url_is_not_told():
+    with stac_server.serve() as server:
+        server.fault = lambda *_: (500, {}, b"failed for ?key=SECRETTOKEN")
+        url = server.url.replace("http://", "http://user:SECRETTOKEN@") + "/?key=SECRETTOKEN"
+        with pytest.raises(SourceFailed) as error:
+            search(url, "s2", REGION, PERIODS, today=TODAY)
+        assert "SECRETTOKEN" not in str(error.value)
