@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import shapely
 
+from subpixmap.counts.count import count_blocks
+from subpixmap.counts.fractions import unit_fractions, zonal_sums
 from subpixmap.counts.polygons import prepare_units
-from subpixmap.counts.table import COLUMNS, FLAGS, Facts, count_blocks
-from subpixmap.counts.zonal import MapBlock, unit_fractions, zonal_sums
+from subpixmap.counts.table import COLUMNS, FLAGS, Facts
+from subpixmap.counts.zonal import MapBlock
 from subpixmap.errors import InputError
 from subpixmap.grid import Block, Lattice, Window, blocks_touching, chunks_touching, owned, project
 from subpixmap.periods import Period

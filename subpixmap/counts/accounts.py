@@ -1,0 +1,111 @@
+"""Sums -> what stands beside the published rows: comparable series, what lies outside, and whether all adds up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from subpixmap.counts.polygons import Units
+from subpixmap.counts.table import SEEN_PX, SERIES_COLUMNS, Facts, ratio
+from subpixmap.counts.zonal import Sums
+
+
+def series(units: Units, sums: Sums, facts: Facts) -> pd.DataFrame:
+    """What may be compared over the periods: densities on the pixels that every period observed."""
+    n = len(units)
+    variance, acquisitions = (a[:n] for a in sums.noise.variance(n + 2, len(facts.periods), len(facts.objects)))
+    area, common, observed = sums.area[:n, None, None], sums.common[:n, None, None], sums.observed[:n, :, None]
+    informed = sums.informed[:n, :, None]
+    seen = common > SEEN_PX
+    total = ratio(sums.common_total[:n], np.where(seen, common, 0)) * area
+    # Where only one acquisition saw a place its noise is not known; it is taken to be that of the rest, fully shared.
+    noise = np.sqrt(variance) * ratio(area, np.where(informed >= observed / 2, informed, 0))
+    shape = total.shape
+    count = np.broadcast_to(acquisitions[:, :, None], shape)
+    columns = {
+        "unit_id": np.broadcast_to(units.table["unit_id"].to_numpy()[:, None, None], shape),
+        "object": np.broadcast_to(np.array(list(facts.objects), object), shape),
+        "period": np.broadcast_to(np.array([period.label for period in facts.periods], object)[:, None], shape),
+        "common_frac": np.broadcast_to(np.minimum(ratio(common, area), 1), shape),
+        "common_total": total,
+        "noise_se": np.where(count >= 2, noise, np.nan),
+        "n_acquisitions": count,
+    }
+    rows = {name: np.swapaxes(values, 1, 2).ravel() for name, values in columns.items()}
+    return pd.DataFrame(rows).astype(SERIES_COLUMNS)
+
+
+def outside(sums: Sums, facts: Facts) -> pd.DataFrame:
+    """What the map holds outside all units, and how much of it within 1 km of one."""
+    area, observed = sums.area[-2:].sum(), sums.observed[-2:].sum(axis=0)
+    return pd.DataFrame(
+        [
+            {
+                "object": name,
+                "period": period.label,
+                "map_total": sums.total[-2:, p, o].sum() if observed[p] > SEEN_PX else np.nan,
+                "near_total": sums.total[-2, p, o] if sums.observed[-2, p] > SEEN_PX else np.nan,
+                "area_ha": area * facts.px_ha,
+                "near_ha": sums.area[-2] * facts.px_ha,
+                "observed_ha": observed[p] * facts.px_ha,
+                "observed_frac": min(observed[p] / area, 1.0) if area > 0 else np.nan,
+            }
+            for o, name in enumerate(facts.objects)
+            for p, period in enumerate(facts.periods)
+        ]
+    )
+
+
+def topmost(units: Units) -> NDArray[np.int64]:
+    """Positions of the units whose parent is not a unit itself."""
+    ids = set(units.table["unit_id"])
+    return np.flatnonzero([parent not in ids for parent in units.table["parent_id"]])
+
+
+def balance(sums: Sums, facts: Facts, top: NDArray[np.int64]) -> pd.DataFrame:
+    """Objects of the whole map, of the topmost units and outside them."""
+    inside, outside = sums.total[top].sum(axis=0), sums.total[-2:].sum(axis=0)
+    return pd.DataFrame(
+        [
+            {
+                "object": name,
+                "period": period.label,
+                "map": sums.whole[p, o],
+                "units": inside[p, o],
+                "outside": outside[p, o],
+                "counted_twice": inside[p, o] + outside[p, o] - sums.whole[p, o],
+            }
+            for o, name in enumerate(facts.objects)
+            for p, period in enumerate(facts.periods)
+        ]
+    )
+
+
+def parents(table: pd.DataFrame) -> pd.DataFrame:
+    """Each parent that is a unit itself, against the sum of its children."""
+    plain = pd.DataFrame(table)[["unit_id", "parent_id", "object", "period", "map_total", "area_ha"]]
+    keys = ["parent_id", "object", "period"]
+    sums = plain.groupby(keys, sort=False, dropna=True)[["map_total", "area_ha"]].sum(min_count=1)
+    children = sums.rename(columns={"map_total": "children_total", "area_ha": "children_ha"}).reset_index()
+    own = plain.drop(columns="parent_id").rename(columns={"unit_id": "parent_id", "map_total": "parent_total"})
+    both = own.rename(columns={"area_ha": "parent_ha"}).merge(children, on=keys)
+    both["difference"] = both["parent_total"] - both["children_total"].fillna(0)
+    order = [*keys, "parent_total", "children_total", "difference", "parent_ha", "children_ha"]
+    return both[order].reset_index(drop=True)
+
+
+def background(sums: Sums, facts: Facts) -> pd.DataFrame:
+    """What the map counts where, by its own presence, there is nothing in any period."""
+    return pd.DataFrame(
+        [
+            {
+                "object": name,
+                "period": period.label,
+                "density_per_ha": sums.empty_total[p, o] / (sums.empty[o] * facts.px_ha) if sums.empty[o] else np.nan,
+                "area_ha": sums.empty[o] * facts.px_ha,
+            }
+            for o, name in enumerate(facts.objects)
+            for p, period in enumerate(facts.periods)
+        ]
+    )
