@@ -134,19 +134,26 @@ def acquisition(item: dict[str, Any]) -> str:
 
 
 def baseline(item: dict[str, Any]) -> str | None:
-    """Processing baseline such as 05.09; None when the item does not say it."""
+    """Processing baseline such as 05.09; None when the item does not say it.
+
+    The first of the item's property, the product's name and the datatake's name counts: the datatake may keep the
+    baseline of Level 1C, which can be a little older. Property and product on two sides of 04.00, where the offset
+    begins, are a contradiction.
+    """
     props = properties(item)
-    told, version = props.get("s2:processing_baseline"), props.get("processing:version")
-    datatake = _DATATAKE.fullmatch(str(props.get("s2:datatake_id") or ""))
-    texts = [version if told is None else told, datatake["baseline"] if datatake else None]
-    if code := product(item).get("baseline"):
-        texts.append(f"{code[:2]}.{code[2:]}")
-    found = {str(text).zfill(5) for text in texts if text is not None and _BASELINE.fullmatch(str(text))}
-    if len(found) > 1:
-        raise InputError(f"item {item_id(item)} names several processing baselines: {', '.join(sorted(found))}")
+    told = props.get("s2:processing_baseline")
     if told is not None and not _BASELINE.fullmatch(str(told)):
         raise InputError(f"item {item_id(item)}: s2:processing_baseline is {told!r}, not a number such as 05.09")
-    return found.pop() if found else None
+    code = product(item).get("baseline")
+    named = f"{code[:2]}.{code[2:]}" if code else None
+    if told is not None and named is not None and (float(told) < 4) != (float(named) < 4):
+        raise InputError(
+            f"item {item_id(item)} has baseline {told} in its properties but {named} in its product's name"
+        )
+    datatake = _DATATAKE.fullmatch(str(props.get("s2:datatake_id") or ""))
+    version = props.get("processing:version")
+    texts = (told, named, version, datatake["baseline"] if datatake else None)
+    return next((str(t).zfill(5) for t in texts if t is not None and _BASELINE.fullmatch(str(t))), None)
 
 
 def relative_orbit(item: dict[str, Any]) -> int | None:
