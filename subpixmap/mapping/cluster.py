@@ -1,0 +1,243 @@
+"""Where tasks run: in this process, on local worker processes, on local GPUs, or on any Dask scheduler.
+
+The driver sees one small interface (`Pool`): how many tasks may be in flight, submit one, wait for one. Dask is the
+only scheduler; nothing here knows what a task does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from subpixmap.errors import Incomplete, InputError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+    from subpixmap.model.checkpoint import Model
+
+_MODELS: dict[str, Model] = {}
+"""Models of this worker process, by hash; filled once, when the worker starts."""
+IN_FLIGHT = 2
+"""Tasks in flight for each worker: one that runs and one that waits for it."""
+
+
+class Pool(Protocol):
+    """Something that runs tasks."""
+
+    address: str
+    """For people: where it runs, with the dashboard if there is one."""
+
+    @property
+    def slots(self) -> int:
+        """Tasks that may be in flight."""
+
+    def submit(self, task: Any) -> None:
+        """Start a task."""
+
+    def wait(self, seconds: float) -> tuple[Any, Any] | None:
+        """The next finished task with its result or its exception; None if none finished in time."""
+
+
+@contextlib.contextmanager
+def open_pool(
+    run: Callable[[Any, Model], Any],
+    model: Model,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    client: Client | None = None,
+    device: str = "cpu",
+    memory_limit: str | int | None = None,
+) -> Iterator[Pool]:
+    """Open what runs `run(task, model)`.
+
+    Parameters
+    ----------
+    run
+        A module-level function.
+    model
+        Sent to every worker once, also to workers that start later.
+    workers
+        0: in this process, one task after the other. Otherwise worker processes; one for each core (or GPU) when None.
+    scheduler
+        Address (`tcp://...`) or scheduler file of a running Dask cluster, which is used instead.
+    client
+        A connected `distributed.Client`, which is used instead; it stays open.
+    device
+        "cuda" starts one process for each GPU.
+    memory_limit
+        Of each local worker process, as Dask writes it; an equal share of the machine's memory when None.
+
+    Raises
+    ------
+    InputError
+        The scheduler does not answer, or there is no GPU.
+    """
+    if workers == 0 and scheduler is None and client is None:
+        yield _InProcess(run, model)
+        return
+    with contextlib.ExitStack() as stack:
+        if client is None:
+            client = stack.enter_context(_connect(workers, scheduler, device, memory_limit))
+        plugin = _plugin(model)
+        client.register_plugin(plugin, name=plugin.name)
+        try:
+            yield _OnDask(run, client, model.sha256)
+        finally:
+            with contextlib.suppress(Exception):  # a scheduler that is gone has forgotten it anyway
+                client.unregister_worker_plugin(plugin.name)
+
+
+class _InProcess:
+    """Runs a task when it is waited for."""
+
+    slots = 1
+
+    def __init__(self, run: Callable[[Any, Model], Any], model: Model) -> None:
+        self.run, self.model, self.address = run, model, "this process"
+        self.tasks: deque[Any] = deque()
+
+    def submit(self, task: Any) -> None:
+        self.tasks.append(task)
+
+    def wait(self, seconds: float) -> tuple[Any, Any] | None:
+        if not self.tasks:
+            return None
+        task = self.tasks.popleft()
+        try:
+            return task, self.run(task, self.model)
+        except Exception as error:
+            return task, error
+
+
+class _OnDask:
+    """Futures of a client; results come through a queue, so that waiting can time out."""
+
+    def __init__(self, run: Callable[[Any, Model], Any], client: Client, sha256: str) -> None:
+        self.run, self.client, self.sha256 = run, client, sha256
+        self.finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self.tasks: dict[Any, tuple[Any, Future]] = {}
+        self.known_slots, self.known_at = IN_FLIGHT, -math.inf
+        self.address = f"{client.scheduler.address}, dashboard {client.dashboard_link}"
+
+    @property
+    def slots(self) -> int:
+        """Follows the number of workers, which may change; asked every few seconds."""
+        if time.monotonic() - self.known_at > 2:
+            self.known_at = time.monotonic()
+            with contextlib.suppress(OSError):  # a lost scheduler is told by `wait`
+                self.known_slots = IN_FLIGHT * max(len(self.client.scheduler_info(n_workers=-1)["workers"]), 1)
+        return self.known_slots
+
+    def submit(self, task: Any) -> None:
+        future = self.client.submit(run_with_cached_model, self.run, task, self.sha256, pure=False)
+        self.tasks[future.key] = task, future
+        future.add_done_callback(self.finished.put)
+
+    def wait(self, seconds: float) -> tuple[Any, Any] | None:
+        try:
+            future = self.finished.get(timeout=seconds)
+        except queue.Empty:
+            self._require_scheduler()
+            return None
+        task, _ = self.tasks.pop(future.key)
+        if future.status == "finished":
+            return task, future.result()
+        if future.status == "cancelled":
+            self._require_scheduler(lost=True)
+        return task, future.exception()
+
+    def _require_scheduler(self, *, lost: bool = False) -> None:
+        if lost or self.client.status not in ("running", "connecting"):
+            raise Incomplete(f"the scheduler at {self.address} is lost")
+
+
+def run_with_cached_model(run: Callable[[Any, Model], Any], task: Any, sha256: str) -> Any:
+    """What a Dask worker executes."""
+    if sha256 not in _MODELS:
+        raise RuntimeError(f"this worker has no model {sha256[:12]}: it started without the plugin that brings it")
+    return run(task, _MODELS[sha256])
+
+
+def _plugin(model: Model) -> Any:
+    from distributed import WorkerPlugin
+
+    class BringModel(WorkerPlugin):
+        """Puts the model into every worker process before its first task; one torch thread there."""
+
+        def __init__(self) -> None:
+            self.model, self.name = model, f"subpixmap-model-{model.sha256}"
+
+        def setup(self, worker: Any) -> None:
+            import torch
+
+            from subpixmap.mapping import cluster
+
+            torch.set_num_threads(1)
+            cluster._MODELS[self.model.sha256] = self.model
+
+    return BringModel()
+
+
+@contextlib.contextmanager
+def _connect(
+    workers: int | None, scheduler: str | None, device: str, memory_limit: str | int | None
+) -> Iterator[Client]:
+    import dask
+    from distributed import Client
+
+    if scheduler is not None:
+        where = {"scheduler_file": scheduler} if os.path.exists(scheduler) else {"address": scheduler}
+        try:
+            client = Client(**where, timeout="20s", set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise InputError(f"no scheduler answers at {scheduler} ({error}); check --scheduler") from error
+        with client:
+            yield client
+        return
+    settings = {
+        "distributed.worker.memory.target": False,  # tasks return little; nothing is worth spilling
+        "distributed.worker.memory.spill": False,
+        "distributed.admin.tick.limit": "1h",
+    }
+    with dask.config.set(settings), _local_cluster(workers, device, memory_limit) as cluster:
+        with Client(cluster, set_as_default=False) as client:
+            yield client
+
+
+def _local_cluster(workers: int | None, device: str, memory_limit: str | int | None) -> Any:
+    if device == "cuda":
+        return _cuda_cluster(workers)
+    from distributed import LocalCluster
+
+    return LocalCluster(
+        n_workers=workers or len(os.sched_getaffinity(0)),
+        threads_per_worker=1,
+        processes=True,
+        memory_limit=memory_limit or "auto",
+        dashboard_address=":0",
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def _cuda_cluster(workers: int | None) -> Any:
+    """One process for each GPU; imported here only, because the package does not load without a driver."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError("no GPU is found on this machine; use --device cpu, or --scheduler of a cluster that has some")
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise InputError(f"GPUs need dask-cuda ({error}); install subpixmap[cuda]") from error
+    return LocalCUDACluster(
+        n_workers=workers or torch.cuda.device_count(), threads_per_worker=1, dashboard_address=":0"
+    )

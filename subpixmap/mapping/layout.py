@@ -1,0 +1,158 @@
+"""A region -> the blocks and chunks of each UTM zone that are computed.
+
+A block is planned where the region touches it and the zone owns a pixel of it; of a block, the inner chunks for which
+the same holds. From coarse to fine and thousands at a time: a country takes a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
+
+from subpixmap.grid import CHUNK, Block, Lattice, Window, project, transformer, utm_epsg
+
+_CLIP_DEGREES = 10.0  # a region is cut this far from a zone's central meridian: beyond, UTM is meaningless
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """A block and the part of it that is computed."""
+
+    block: Block
+    chunks: tuple[Window, ...]
+    """Inner chunks that touch the region and hold a pixel that the zone owns."""
+
+    @property
+    def window(self) -> Window:
+        """The smallest window that holds the chunks."""
+        top, left = min(c.row for c in self.chunks), min(c.col for c in self.chunks)
+        bottom = max(c.row + c.height for c in self.chunks)
+        right = max(c.col + c.width for c in self.chunks)
+        return Window(top, left, bottom - top, right - left)
+
+
+@dataclass(frozen=True)
+class Zone:
+    """The blocks of one UTM zone."""
+
+    lattice: Lattice
+    blocks: tuple[BlockPlan, ...]
+    """In row-major order."""
+
+    @property
+    def extent(self) -> Window:
+        """The smallest window of whole blocks that holds all blocks: the map's x and y."""
+        first = self.blocks[0].block
+        rows, cols = {b.block.row for b in self.blocks}, {b.block.col for b in self.blocks}
+        height, width = (max(rows) - min(rows) + 1) * first.size, (max(cols) - min(cols) + 1) * first.size
+        return Window(min(rows) * first.size, min(cols) * first.size, height, width)
+
+
+def plan_zones(geometry: BaseGeometry, found: Mapping[int, Lattice], resolution: float, block: int) -> dict[int, Zone]:
+    """Blocks of each UTM zone that owns a part of the region.
+
+    Parameters
+    ----------
+    geometry
+        EPSG:4326.
+    found
+        Lattices of the zones that have items. A zone without any is planned on the phase of the others: its places are
+        not observed, which is not the same as outside the region.
+    resolution, block
+        Metres; pixels.
+    """
+    common = next(iter(found.values()), Lattice(32601, resolution))
+    zones = {}
+    for epsg in _zones_of(geometry):
+        lattice = found.get(epsg) or replace(common, epsg=epsg)
+        if blocks := _plan_blocks(_near_zone(geometry, epsg), lattice, block):
+            zones[epsg] = Zone(lattice, tuple(blocks))
+    return zones
+
+
+def _plan_blocks(geometry: BaseGeometry, lattice: Lattice, size: int) -> list[BlockPlan]:
+    """Blocks with their chunks, row by row; from coarse to fine, thousands at a time."""
+    if geometry.is_empty:
+        return []
+    coarse: NDArray[np.int64] = np.empty((0, 2), np.int64)
+    for part in getattr(geometry, "geoms", [geometry]):  # one by one: far islands stay cheap
+        extent = lattice.window(part.bounds).aligned(size)
+        rows, cols = np.mgrid[
+            extent.row // size : (extent.row + extent.height) // size,
+            extent.col // size : (extent.col + extent.width) // size,
+        ]
+        cells = np.column_stack([rows.ravel(), cols.ravel()])
+        coarse = np.concatenate([coarse, cells[_touched(part, lattice, cells, size)]])
+    coarse = np.unique(coarse, axis=0)
+    coarse = coarse[_owned_somewhere(lattice, coarse, size)]
+    k = size // CHUNK
+    inside = np.argwhere(np.ones((k, k), bool))
+    fine = (coarse[:, None] * k + inside).reshape(-1, 2)
+    fine = fine[_touched(geometry, lattice, fine, CHUNK)]
+    fine = fine[_owned_somewhere(lattice, fine, CHUNK)]
+    chunks: dict[tuple[int, int], list[Window]] = {}
+    for row, col in fine.tolist():
+        chunks.setdefault((row // k, col // k), []).append(Window(row * CHUNK, col * CHUNK, CHUNK, CHUNK))
+    return [BlockPlan(Block(lattice, row, col, size), tuple(found)) for (row, col), found in sorted(chunks.items())]
+
+
+def _touched(geometry: BaseGeometry, lattice: Lattice, cells: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
+    """Which cells (row, col), in units of `size` pixels, a geometry of the lattice's CRS touches."""
+    shapely.prepare(geometry)
+    side = size * lattice.resolution
+    west = lattice.x_phase + cells[:, 1] * side
+    north = lattice.top - cells[:, 0] * side
+    hit: NDArray[np.bool_] = shapely.intersects(geometry, shapely.box(west, north - side, west + side, north))
+    return hit
+
+
+def _owned_somewhere(lattice: Lattice, cells: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
+    """Which cells hold a pixel that the zone owns.
+
+    Looks at pixels of the outline, at most 256 px apart: a zone's border (a meridian or a parallel) bends by less than
+    2 cm over that distance, and cannot pass between them to own a pixel inside.
+    """
+    at = np.unique(np.append(np.arange(0, size, CHUNK // 2), size - 1))
+    lower, upper = np.zeros_like(at), np.full_like(at, size - 1)
+    rows, cols = np.concatenate([at, at, lower, upper]), np.concatenate([lower, upper, at, at])
+    x = lattice.x_phase + (cells[:, 1, None] * size + cols + 0.5) * lattice.resolution
+    y = lattice.top - (cells[:, 0, None] * size + rows + 0.5) * lattice.resolution
+    codes = utm_epsg(*transformer(lattice.epsg, 4326).transform(x, y))
+    hit: NDArray[np.bool_] = (codes == lattice.epsg).any(axis=1)
+    return hit
+
+
+def _zones_of(geometry: BaseGeometry) -> list[int]:
+    """UTM zones that may own a part of the geometry."""
+    codes: set[int] = set()
+    for west, south, east, north in shapely.bounds(np.array(getattr(geometry, "geoms", [geometry]))):
+        lon = np.append(np.arange(west, east, 1.0), east)
+        lat = np.append(np.arange(south, north, 1.0), north)
+        codes |= set(utm_epsg(*np.meshgrid(lon, lat)).ravel().tolist())
+    return sorted(codes)
+
+
+def _near_zone(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
+    """The geometry in a zone's CRS, without what lies far from the zone."""
+    middle = (epsg % 100) * 6 - 183
+    reach = shapely.box(middle - _CLIP_DEGREES, -90, middle + _CLIP_DEGREES, 90)
+    if not reach.contains(geometry):
+        geometry = shapely.segmentize(shapely.intersection(geometry, reach), 0.1)
+    return project(geometry, 4326, epsg)
+
+
+def chunk_bits(plan: BlockPlan) -> str:
+    """The computed chunks as a hexadecimal number: bit i is the i-th chunk, row by row."""
+    wanted = set(plan.chunks)
+    return f"{sum(1 << i for i, chunk in enumerate(plan.block.chunks()) if chunk in wanted):x}"
+
+
+def chunks_of_bits(block: Block, bits: str) -> tuple[Window, ...]:
+    """The chunks that `chunk_bits` wrote."""
+    number = int(bits, 16)
+    return tuple(chunk for i, chunk in enumerate(block.chunks()) if number >> i & 1)

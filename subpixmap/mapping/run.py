@@ -1,0 +1,266 @@
+"""A plan, its items and a model -> the map: the driver that keeps a window of block tasks in flight."""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import math
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from subpixmap.errors import Incomplete, InputError, Refused, VerificationFailed
+from subpixmap.mapping.block import Outcome, Task, map_block
+from subpixmap.mapping.cluster import Pool, open_pool
+from subpixmap.mapping.ledger import read_records
+from subpixmap.mapping.plan import Plan, items_by_period, write_plan
+from subpixmap.mapping.store import create_map
+from subpixmap.scenes.lock import Item, items_sha256
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from subpixmap.model.checkpoint import Model
+
+_PAUSE_S = 0.5  # before a failed block is tried again; doubled every time
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A block that is given up for this run; the next run tries it again."""
+
+    block_id: str
+    period: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    done: int
+    """Blocks x periods with a valid record, those of earlier runs too."""
+    total: int
+    failed: int
+    rate: float
+    """Done in this run, each second."""
+    seconds_left: float
+    """At the pace of this run so far, by computed chunks; infinite before the first."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did."""
+
+    total: int
+    """Blocks x periods of the plan."""
+    earlier: int
+    """Of these, done before this run."""
+    done: int
+    """Done in this run."""
+    failed: tuple[Failure, ...]
+    retries: int
+    """Attempts that failed and were repeated."""
+    seconds: float
+    """Wall time of this run."""
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds over all workers: read (in the readers' threads), wait (for the readers), network, write."""
+    peak_rss: int = 0
+    """Largest of any worker process, bytes."""
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that took most of the workers' time; reading counts by the time that was waited for it."""
+        return max(("wait", "network", "write"), key=lambda name: self.stages.get(name, 0.0))
+
+
+class BlocksFailed(Incomplete):
+    """Some blocks failed; all others are done."""
+
+    def __init__(self, summary: Summary) -> None:
+        shown = "; ".join(f"block {f.block_id}, period {f.period}: {f.reason}" for f in summary.failed[:3])
+        more = f" (and {len(summary.failed) - 3} more)" if len(summary.failed) > 3 else ""
+        done = summary.earlier + summary.done
+        super().__init__(
+            f"{len(summary.failed)} of {summary.total} blocks x periods failed, {done} are done: {shown}{more}; "
+            "the same command tries them again, --allow-partial goes on without them"
+        )
+        self.summary = summary
+
+
+def map_region(
+    out: str | os.PathLike[str],
+    plan: Plan,
+    items: Sequence[Item],
+    model: Model,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    client: Client | None = None,
+    memory_limit: str | int | None = None,
+    attempts: int = 3,
+    allow_partial: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """Map every block of a plan that has no valid ledger record; a run that was interrupted goes on where it stopped.
+
+    Parameters
+    ----------
+    out
+        The run's folder; its plan is extended by the plan's periods.
+    plan
+        From `make_plan` or `read_plan`.
+    items
+        The lock.
+    model
+        The plan's.
+    workers, scheduler, client, memory_limit
+        Where it runs, see `open_pool`. `workers=0` is this process.
+    attempts
+        Times a block is tried before it is given up.
+    allow_partial
+        Return although blocks failed.
+    progress
+        Called after every block.
+
+    Raises
+    ------
+    BlocksFailed
+        After all others are done; carries the summary.
+    Incomplete
+        The disk is full or the scheduler is lost; the same command resumes.
+    Refused
+        The folder holds another recipe, or the model is not the plan's.
+    """
+    if model.sha256 != plan.recipe.model_sha256:
+        raise Refused(f"model {model.sha256[:12]} is not the plan's ({plan.recipe.model_sha256[:12]})")
+    started = time.monotonic()
+    plan = write_plan(out, plan)
+    create_map(out, plan)
+    tasks = pending_tasks(out, plan, items)
+    earlier = plan.n_tasks - len(tasks)
+    summary = Summary(plan.n_tasks, earlier, 0, (), 0, 0.0)
+    if tasks:
+        where = {"workers": workers, "scheduler": scheduler, "client": client, "memory_limit": memory_limit}
+        with open_pool(map_block, model, device=plan.recipe.numerics["device"], **where) as pool:  # type: ignore[arg-type]
+            summary = _Drive(pool, tasks, summary, attempts, progress).run()
+    summary = replace(summary, seconds=time.monotonic() - started)
+    if summary.failed and not allow_partial:
+        raise BlocksFailed(summary)
+    return summary
+
+
+def pending_tasks(out: str | os.PathLike[str], plan: Plan, items: Iterable[Item]) -> list[Task]:
+    """Tasks without a valid record, period by period, in row-major order.
+
+    Raises
+    ------
+    Refused
+        A block was made from other items than the lock's.
+    """
+    records = read_records(out, plan)
+    tasks = []
+    for period, locked in items_by_period(plan, items).items():
+        digest = items_sha256(locked)
+        for epsg, zone in plan.zones.items():
+            limit = plan.recipe.max_cloud
+            usable = [i for i in locked if i.epsg == epsg and (limit is None or (i.cloud_cover or 0) <= limit)]
+            bounds = np.array([next(iter(i.assets.values())).bounds for i in usable]).reshape(-1, 4)
+            for one in zone.blocks:
+                if (record := records.get((one.block.id, period))) is not None:
+                    if record.items_sha256 != digest:
+                        raise Refused(
+                            f"block {one.block.id}, period {period} was made from other items than items.parquet "
+                            "holds; restore the lock, or use another --out"
+                        )
+                    continue
+                west, south, east, north = zone.lattice.bounds(one.window.padded(plan.model.halo + 1))
+                near = (bounds[:, 0] < east) & (bounds[:, 2] > west) & (bounds[:, 1] < north) & (bounds[:, 3] > south)
+                found = tuple(usable[i] for i in np.flatnonzero(near))
+                tasks.append(
+                    Task(os.fspath(out), one, period, plan.recipe, plan.run_id, found, digest, plan.model.halo)
+                )
+    return tasks
+
+
+class _Drive:
+    """Keeps a window of tasks in flight; repeats what fails, with growing pauses, and gives up what fails for good."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        tasks: Sequence[Task],
+        summary: Summary,
+        attempts: int,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.pool, self.summary, self.attempts, self.progress = pool, summary, attempts, progress
+        self.todo: deque[Task] = deque(tasks)
+        self.delayed: list[tuple[float, int, Task]] = []  # a heap: when, a tie breaker, what
+        self.tried: Counter[tuple[str, str]] = Counter()
+        self.stages: Counter[str] = Counter()
+        self.in_flight = self.chunks_done = 0
+        self.chunks_total = sum(len(task.plan.chunks) for task in tasks)
+        self.started = time.monotonic()
+
+    def run(self) -> Summary:
+        """Until nothing is left."""
+        while self.todo or self.delayed or self.in_flight:
+            while self.in_flight < self.pool.slots and (task := self._next()):
+                self.pool.submit(task)
+                self.in_flight += 1
+            if not self.in_flight:
+                time.sleep(max(0.0, self.delayed[0][0] - time.monotonic()))
+            elif event := self.pool.wait(1.0):
+                self.in_flight -= 1
+                self._settle(*event)
+                self._report()
+        failed = sorted(self.summary.failed, key=lambda one: (one.period, one.block_id))
+        return replace(self.summary, failed=tuple(failed), stages=dict(self.stages))
+
+    def _next(self) -> Task | None:
+        if self.delayed and self.delayed[0][0] <= time.monotonic():
+            return heapq.heappop(self.delayed)[2]
+        return self.todo.popleft() if self.todo else None
+
+    def _settle(self, task: Task, result: Outcome | BaseException) -> None:
+        now = self.summary
+        if isinstance(result, Outcome):
+            self.summary = replace(now, done=now.done + 1, peak_rss=max(now.peak_rss, result.peak_rss))
+            self.stages.update(result.seconds)
+            self.chunks_done += len(task.plan.chunks)
+            return
+        if _stops_everything(result):
+            raise Incomplete(f"{_reason(result)} ({task.label}); make room, then the same command resumes") from result
+        self.tried[task.key] += 1
+        if self.tried[task.key] >= self.attempts or isinstance(result, InputError | VerificationFailed):
+            self.summary = replace(now, failed=(*now.failed, Failure(*task.key, _reason(result))))
+            return
+        self.summary = replace(now, retries=now.retries + 1)
+        pause = _PAUSE_S * 2 ** self.tried[task.key]
+        heapq.heappush(self.delayed, (time.monotonic() + pause, self.summary.retries, task))
+
+    def _report(self) -> None:
+        if self.progress is None:
+            return
+        now, elapsed = self.summary, time.monotonic() - self.started
+        left = elapsed / self.chunks_done * (self.chunks_total - self.chunks_done) if self.chunks_done else math.inf
+        rate = now.done / elapsed if elapsed else 0.0
+        self.progress(Progress(now.earlier + now.done, now.total, len(now.failed), rate, left))
+
+
+def _stops_everything(error: BaseException) -> bool:
+    """A full disk stays full for the next block too."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    if type(error).__name__ == "KilledWorker":
+        return "its worker process was killed again and again, most likely for want of memory; try a smaller --block"
+    return text[0] if text and isinstance(error, InputError | Incomplete) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,327 @@
+"""The map on disk: a Zarr v3 group per UTM zone; one shard is one block and one period, with all objects.
+
+NaN is "not observed", empty chunks are written, and every chunk carries a checksum: what is missing, what is zero and
+what is damaged can be told apart. What is *done* stands in the ledger, never in the arrays.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+from subpixmap.errors import VerificationFailed
+from subpixmap.grid import CHUNK, Block, Window
+from subpixmap.mapping.files import sync_file, sync_folder
+from subpixmap.mapping.plan import Plan, Zone, read_plan
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+PER_OBJECT = {
+    "count": "expected objects per pixel, unclipped; NaN where not observed",
+    "presence": "probability that the pixel holds an object; NaN where not observed",
+    "sd_over_dates": "standard deviation of the predictions of single acquisitions; NaN below two observations",
+}
+"""Arrays (object, period, y, x) float32."""
+N_OBS = "n_obs"
+"""Array (period, y, x) uint16: clear observations that were used."""
+_CODEC = ZstdCodec(level=3, checksum=True)  # without the checksum, no flipped bit is ever noticed
+_GRID_MAPPING = "spatial_ref"
+_FORMAT: Any = 3
+
+
+def map_path(out: str | os.PathLike[str]) -> Path:
+    """OUT/map.zarr."""
+    return Path(out) / "map.zarr"
+
+
+def create_map(out: str | os.PathLike[str], plan: Plan) -> None:
+    """Create the arrays, or append the plan's new periods to those that are there. Repeating it changes nothing."""
+    path = map_path(out)
+    labels = [period.label for period in plan.periods]
+    root = zarr.open_group(path, mode="a", zarr_format=_FORMAT, use_consolidated=False)
+    changed = [_create_zone(root, epsg, zone, plan, labels) for epsg, zone in plan.zones.items()]
+    for partial in path.rglob("*.partial*"):  # left by a killed writer
+        partial.unlink(missing_ok=True)
+    if any(changed):
+        _consolidate(path, plan)
+
+
+def _create_zone(root: zarr.Group, epsg: int, zone: Zone, plan: Plan, labels: list[str]) -> bool:
+    """Whether anything changed. The period names are written last: they say how long the other arrays are."""
+    place = [zone.extent.row, zone.extent.col, zone.extent.height, zone.extent.width]
+    facts: dict[str, Any] = {"run_id": plan.run_id, "evidence": plan.model.evidence, "lattice_window": place}
+    group = root.require_group(str(epsg))
+    if dict(group.attrs) != facts:
+        group.attrs.put(facts)
+    known = _labels(group)
+    labels = known + [label for label in labels if label not in known]
+    if labels == known and N_OBS in group:
+        return False
+    n, rows, cols = len(plan.objects), zone.extent.height, zone.extent.width
+    side = plan.recipe.block
+    for name, meaning in PER_OBJECT.items():
+        shape, shard = (n, len(labels), rows, cols), (n, 1, side, side)
+        attributes = {"long_name": meaning, "grid_mapping": _GRID_MAPPING}
+        _array(group, name, shape, shard, "float32", np.float32("nan"), ("object", "period", "y", "x"), attributes)
+    attributes = {"long_name": "clear observations used", "grid_mapping": _GRID_MAPPING}
+    _array(group, N_OBS, (len(labels), rows, cols), (1, side, side), "uint16", 0, ("period", "y", "x"), attributes)
+    x, y = zone.lattice.coords(zone.extent)
+    _coordinate(group, "x", x, {"standard_name": "projection_x_coordinate", "units": "m", "axis": "X"})
+    _coordinate(group, "y", y, {"standard_name": "projection_y_coordinate", "units": "m", "axis": "Y"})
+    _coordinate(group, "object", np.array(plan.objects, object), {})
+    _write_crs(group, epsg)
+    _coordinate(group, "period", np.array(labels, object), {})
+    return True
+
+
+def _array(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    shard: tuple[int, ...],
+    dtype: str,
+    fill: Any,
+    dims: tuple[str, ...],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Create an array of whole shards, or lengthen it along `period`."""
+    if name in group:
+        array = group[name]
+        if isinstance(array, zarr.Array) and array.shape != shape:
+            array.resize(shape)
+        return
+    group.create_array(
+        name,
+        shape=shape,
+        shards=shard,
+        chunks=(1,) * (len(shape) - 2) + (CHUNK, CHUNK),
+        dtype=dtype,
+        fill_value=fill,
+        compressors=[_CODEC],
+        dimension_names=dims,
+        attributes=dict(attributes),
+    )
+
+
+def _coordinate(group: zarr.Group, name: str, values: NDArray[Any], attributes: Mapping[str, Any]) -> None:
+    # One chunk, rewritten whole (zarr renames it into place).
+    dtype: Any = str if values.dtype == object else values.dtype
+    size = 4096 if name == "period" else len(values)
+    if name in group and (array := group[name]) and isinstance(array, zarr.Array) and array.chunks == (size,):
+        if array.shape != values.shape:
+            array.resize(values.shape)
+            array[:] = values
+        return
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=(size,),
+        dtype=dtype,
+        compressors=[_CODEC],
+        dimension_names=(name,),
+        attributes=dict(attributes),
+        overwrite=True,
+    )
+    array[:] = values
+
+
+def _write_crs(group: zarr.Group, epsg: int) -> None:
+    """The CF grid mapping variable by which rioxarray finds the CRS."""
+    import pyproj
+
+    if _GRID_MAPPING not in group:
+        attributes = pyproj.CRS.from_epsg(epsg).to_cf()
+        attributes["spatial_ref"] = attributes["crs_wkt"]
+        group.create_array(_GRID_MAPPING, shape=(), dtype="int64", attributes=attributes)
+
+
+def _labels(group: zarr.Group) -> list[str]:
+    """Periods in the order in which they were appended."""
+    if "period" not in group:
+        return []
+    # A run that was killed between lengthening this array and filling it leaves empty names.
+    return [str(label) for label in np.asarray(group["period"][:]) if str(label)]  # type: ignore[index]
+
+
+def _consolidate(path: Path, plan: Plan) -> None:
+    with warnings.catch_warnings():
+        # Zarr says that other libraries may not know consolidated metadata; without it xarray warns at every open.
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        for group in [*map(str, plan.zones), None]:
+            zarr.consolidate_metadata(path, path=group, zarr_format=_FORMAT)
+
+
+def write_block(out: str | os.PathLike[str], block: Block, period: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write the shards of one block and period, and force them to disk.
+
+    Parameters
+    ----------
+    out
+        The run's folder.
+    block, period
+        The place; label of the period.
+    arrays
+        `count`, `presence`, `sd_over_dates` (object, y, x) float32 and `n_obs` (y, x) uint16 of the whole block.
+    """
+    group, at, rows, cols = _place(out, block, period)
+    folders = set()
+    for name, values in arrays.items():
+        array = group[name]
+        assert isinstance(array, zarr.Array)
+        array = array.with_config({"write_empty_chunks": True})
+        if name == N_OBS:
+            _require_shape(name, values, block.window.shape)
+            array[at, rows, cols] = values
+        else:
+            _require_shape(name, values, (array.shape[0], *block.window.shape))
+            array[:, at, rows, cols] = values
+        shard = _shard(array, at, rows, cols)
+        sync_file(shard)
+        folders |= {shard.parent, shard.parent.parent}
+    for folder in folders:
+        sync_folder(folder)
+
+
+def read_block(out: str | os.PathLike[str], block: Block, period: str) -> dict[str, NDArray[Any]]:
+    """The arrays of one block and period, as `write_block` takes them.
+
+    Raises
+    ------
+    VerificationFailed
+        A shard is missing or damaged.
+    """
+    group, at, rows, cols = _place(out, block, period)
+    found = {}
+    for name in (*PER_OBJECT, N_OBS):
+        values = _read(group, name, at, rows, cols, f"block {block.id}, period {period}")
+        found[name] = values[0] if name == N_OBS else values[:, 0]
+    return found
+
+
+def _read(group: zarr.Group, name: str, at: int, rows: slice, cols: slice, told: str) -> NDArray[Any]:
+    """One shard, with its period axis: (object, 1, y, x) or (1, y, x)."""
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    shard = _shard(array, at, rows, cols)
+    if not shard.is_file():
+        raise VerificationFailed(f"{shard} is missing ({told}); run subpixmap verify --repair")
+    try:
+        one = slice(at, at + 1)
+        return np.asarray(array[(one, rows, cols) if name == N_OBS else (slice(None), one, rows, cols)])
+    except Exception as error:  # codecs raise errors of many kinds over damaged bytes
+        raise VerificationFailed(f"{shard} is damaged ({told}): {error}; run subpixmap verify --repair") from error
+
+
+def shard_paths(out: str | os.PathLike[str], block: Block, period: str) -> list[Path]:
+    """The files that hold a block and period."""
+    group, at, rows, cols = _place(out, block, period)
+    return [_shard(group[name], at, rows, cols) for name in (*PER_OBJECT, N_OBS)]
+
+
+def _shard(array: Any, at: int, rows: slice, cols: slice) -> Path:
+    side = array.shards[-1]
+    place = (*((0,) if array.ndim == 4 else ()), at, rows.start // side, cols.start // side)
+    return Path(array.store.root) / array.path / "c" / "/".join(map(str, place))
+
+
+def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
+    """The map of each UTM zone, lazily; a block without a valid ledger record is NaN (and `n_obs` 0).
+
+    Returns
+    -------
+    dict
+        EPSG code -> `count`, `presence`, `sd_over_dates` (object, period, y, x) and `n_obs` (period, y, x), periods in
+        order of time; one dask chunk is one shard.
+    """
+    import rioxarray  # noqa: F401  (registers .rio)
+    import xarray as xr
+
+    from subpixmap.mapping.ledger import read_records
+
+    plan = read_plan(out)
+    done = read_records(out, plan).keys()
+    labels = [period.label for period in plan.periods]
+    found = {}
+    for epsg, zone in plan.zones.items():
+        there = xr.open_zarr(map_path(out), group=str(epsg), decode_coords="all", chunks=None)
+        stored = [str(label) for label in there["period"].values]
+        there = there.isel(period=[stored.index(label) for label in labels if label in stored])
+        coords = {name: there[name] for name in ("object", "y", "x", _GRID_MAPPING)}
+        coords["period"] = [label for label in labels if label in stored]
+        arrays = {
+            name: (there[name].dims, _lazy(out, zone, coords["period"], done, name, there[name]), there[name].attrs)
+            for name in (*PER_OBJECT, N_OBS)
+        }
+        dataset = xr.Dataset(arrays, coords=coords, attrs={"run_id": plan.run_id, "evidence": plan.model.evidence})
+        found[epsg] = dataset.rio.write_crs(epsg)
+    return found
+
+
+def _lazy(
+    out: str | os.PathLike[str],
+    zone: Zone,
+    labels: list[str],
+    done: Iterable[tuple[str, str]],
+    name: str,
+    like: xr.DataArray,
+) -> Any:
+    """One array as dask chunks of whole shards; a shard that the ledger does not know is never opened."""
+    import dask.array as da
+
+    side = zone.blocks[0].block.size
+    row0, col0 = zone.extent.row // side, zone.extent.col // side
+    rows, cols = zone.extent.height // side, zone.extent.width // side
+    known = set(done)
+    mask = np.zeros((len(labels), rows, cols), bool)
+    for (p, label), one in itertools.product(enumerate(labels), zone.blocks):
+        mask[p, one.block.row - row0, one.block.col - col0] = (one.block.id, label) in known
+    lead: tuple[int, ...] = like.shape[:1] if name != N_OBS else ()
+    chunks = (*((size,) for size in lead), (1,) * len(labels), (side,) * rows, (side,) * cols)
+    lazy_mask = da.from_array(mask, chunks=1, name=False)
+    empty = np.zeros((), like.dtype) if name == N_OBS else np.full((), np.nan, like.dtype)
+
+    def load(wanted: NDArray[np.bool_], block_id: tuple[int, ...] = ()) -> NDArray[Any]:
+        p, r, c = block_id[-3:]
+        if not wanted.all():
+            return np.full((*lead, 1, side, side), empty)
+        block = Block(zone.lattice, row0 + r, col0 + c, side)
+        group, at, y, x = _place(out, block, labels[p])
+        return _read(group, name, at, y, x, f"block {block.id}, period {labels[p]}")
+
+    return da.map_blocks(
+        load,
+        lazy_mask,
+        chunks=chunks,
+        new_axis=[0] if lead else [],
+        dtype=like.dtype,
+        meta=np.empty((0,) * len(chunks), like.dtype),
+    )
+
+
+def _open_zone(out: str | os.PathLike[str], epsg: int) -> zarr.Group:
+    return zarr.open_group(map_path(out), path=str(epsg), mode="r+", zarr_format=_FORMAT, use_consolidated=False)
+
+
+def _place(out: str | os.PathLike[str], block: Block, period: str) -> tuple[zarr.Group, int, slice, slice]:
+    """The zone's group, and where a block and period lie in its arrays."""
+    group = _open_zone(out, block.lattice.epsg)
+    labels = _labels(group)
+    if period not in labels:
+        raise VerificationFailed(f"{map_path(out)} has no period {period}; it has {', '.join(labels)}")
+    extent = Window(*(int(v) for v in group.attrs["lattice_window"]))  # type: ignore[union-attr, arg-type]
+    return group, labels.index(period), *block.window.slices(extent)
+
+
+def _require_shape(name: str, values: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if values.shape != shape:
+        raise ValueError(f"{name} has shape {values.shape}; a whole block is {shape}")

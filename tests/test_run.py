@@ -1,0 +1,216 @@
+"""The block task against a plain computation over the whole image, and the driver: resume, failures, retries."""
+
+import numpy as np
+import pytest
+from mapping_data import hashes, tiny, tiny_model
+
+from subpixmap.errors import Refused
+from subpixmap.mapping import run
+from subpixmap.mapping.ledger import read_records, record_path
+from subpixmap.mapping.plan import read_plan
+from subpixmap.mapping.run import BlocksFailed, map_region
+from subpixmap.mapping.store import open_map, read_block
+from subpixmap.model.predict import predict_block
+from subpixmap.scenes.cube import read_reflectance, read_valid
+from subpixmap.scenes.lock import by_acquisition
+from subpixmap.scenes.radiometry import MaskRule
+
+
+@pytest.fixture(scope="module")
+def country(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("scenes"), dates=7)
+
+
+@pytest.fixture(scope="module")
+def mapped(country, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    summary = map_region(out, country.plan(max_scenes=7), country.items, country.model, workers=0)
+    assert (summary.done, summary.earlier, summary.failed) == (18, 0, ())
+    return out
+
+
+def plainly(country, plan, period, window):
+    """The whole window at once, every acquisition kept in memory."""
+    (zone,) = plan.zones.values()
+    halo = country.model.halo
+    counts = []
+    for group in by_acquisition([i for i in country.items if i.period == period]).values():
+        reflectance = read_reflectance(group, zone.lattice, window.padded(halo), plan.recipe.bands)
+        count, _ = predict_block(country.model, reflectance)
+        inner = reflectance[:, halo:-halo, halo:-halo]
+        valid = read_valid(group, zone.lattice, window, MaskRule()) & np.isfinite(inner).all(axis=0)
+        counts.append(np.where(valid, count, np.nan).astype(np.float64))
+    return np.array(counts)
+
+
+def test_blocks_are_what_the_whole_image_gives(country, mapped):
+    plan = read_plan(mapped)
+    (zone,) = plan.zones.values()
+    whole = open_map(mapped)[zone.lattice.epsg]
+    for p, period in enumerate(("2021", "2022")):
+        counts = plainly(country, plan, period, zone.extent)
+        n = np.isfinite(counts[:, 0]).sum(axis=0)
+        planned = np.zeros(zone.extent.shape, bool)
+        for one in zone.blocks:
+            for chunk in one.chunks:
+                planned[chunk.slices(zone.extent)] = True
+        n = np.where(planned, n, 0)
+        np.testing.assert_array_equal(whole["n_obs"].values[p], n)
+        assert set(np.unique(n)) >= {0, 5, 6, 7}
+        with np.errstate(invalid="ignore"):
+            ordered = np.sort(counts, axis=0)  # NaN last
+            total = np.nansum(counts, axis=0)
+            trimmed = (total - ordered[0] - np.nanmax(np.where(np.isnan(counts), -np.inf, counts), axis=0)) / (n - 2)
+            expected = np.where(n >= 6, trimmed, total / n)
+            expected[:, n == 0] = np.nan
+            spread = np.sqrt(np.nansum((counts - total / n) ** 2, axis=0) / (n - 1))
+            spread[:, n < 2] = np.nan
+        np.testing.assert_allclose(whole["count"].values[:, p], expected, rtol=2e-6, atol=1e-7)
+        np.testing.assert_allclose(whole["sd_over_dates"].values[:, p], spread, rtol=1e-4, atol=1e-6)
+        assert np.isnan(whole["count"].values[:, p]).any(axis=0).sum() == (n == 0).sum()
+
+
+def test_the_block_size_does_not_change_a_bit(country, mapped, tmp_path):
+    map_region(tmp_path, country.plan(max_scenes=7, block=512), country.items, country.model, workers=0)
+    (small,), (large,) = open_map(mapped).values(), open_map(tmp_path).values()
+    large = large.sel(x=small.x, y=small.y)
+    for name in ("count", "presence", "sd_over_dates", "n_obs"):
+        np.testing.assert_array_equal(small[name].values, large[name].values)
+
+
+def test_a_halo_one_pixel_too_small_would_show(country, mapped):
+    plan = read_plan(mapped)
+    (zone,) = plan.zones.values()
+    group = next(iter(by_acquisition(country.items).values()))
+    window, halo = zone.blocks[0].block.window, country.model.halo
+    full = read_reflectance(group, zone.lattice, window.padded(halo), plan.recipe.bands)
+    short = full.copy()
+    short[:, 0] = short[:, -1] = short[:, :, 0] = short[:, :, -1] = np.nan
+    assert not np.array_equal(predict_block(country.model, full)[0], predict_block(country.model, short)[0])
+
+
+def test_records_say_what_went_in(country, mapped):
+    plan = read_plan(mapped)
+    records = read_records(mapped, plan)
+    (zone,) = plan.zones.values()
+    assert len(records) == 18
+    for one in zone.blocks:
+        record = records[one.block.id, "2021"]
+        arrays = read_block(mapped, one.block, "2021")
+        assert record.observed_px == np.isfinite(arrays["count"][0]).sum()
+        assert record.total["coconut"] == pytest.approx(np.nansum(arrays["count"][0], dtype=np.float64), rel=1e-12)
+        cells = record.cells
+        assert cells["observed_px"].sum() == record.observed_px
+        per_acquisition = [used.observed_px for used in record.acquisitions]
+        assert cells["acquisition_observed_px"].sum(axis=(1, 2)).tolist() == per_acquisition
+        assert sum(per_acquisition) == arrays["n_obs"].sum()
+        # A third of the values lie above the card's 0.75, in one of three bands or more.
+        assert 0 < cells["out_of_domain_px"].sum() < record.observed_px or not record.observed_px
+        assert [u.time for u in record.acquisitions] == sorted(u.time for u in record.acquisitions)
+
+
+def test_resume_does_only_what_is_missing(country, mapped, tmp_path):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(mapped, out)
+    before = hashes(out)
+    plan = country.plan(max_scenes=7)
+    seen = []
+    summary = map_region(out, plan, country.items, country.model, workers=0, progress=seen.append)
+    assert (summary.earlier, summary.done, seen) == (18, 0, [])
+    key = sorted(before)[3]
+    record_path(out, *key).unlink()
+    summary = map_region(out, plan, country.items, country.model, workers=0, progress=seen.append)
+    assert (summary.earlier, summary.done) == (17, 1)
+    assert (seen[-1].done, seen[-1].total, seen[-1].seconds_left) == (18, 18, 0)
+    assert hashes(out) == before
+
+
+def test_years_added_later_equal_a_run_made_at_once(country, mapped, tmp_path):
+    late, early = country.years("2022"), country.years("2021")
+    map_region(tmp_path, late.plan(max_scenes=7), late.items, country.model, workers=0)
+    map_region(tmp_path, early.plan(max_scenes=7), country.items, country.model, workers=0)
+    assert read_plan(tmp_path).run_id == read_plan(mapped).run_id
+    assert hashes(tmp_path) == hashes(mapped)
+    (one,), (other,) = open_map(tmp_path).values(), open_map(mapped).values()
+    assert one.period.values.tolist() == ["2021", "2022"]
+    assert one.equals(other)
+
+
+def test_another_recipe_is_refused_by_name(country, mapped):
+    with pytest.raises(Refused, match=r"max_scenes is 7 there and 3 here"):
+        map_region(mapped, country.plan(max_scenes=3), country.items, country.model, workers=0)
+    plan = country.plan(max_scenes=7, mask=MaskRule(dilate_m=50.0))
+    with pytest.raises(Refused, match=r"mask.dilate_m is 100.0 there and 50.0 here"):
+        map_region(mapped, plan, country.items, country.model, workers=0)
+    other = tiny_model(seed=1)
+    with pytest.raises(Refused, match="model"):
+        map_region(mapped, country.plan(max_scenes=7), country.items, other, workers=0)
+
+
+def test_other_items_are_refused(country, mapped):
+    fewer = [item for item in country.items if not item.datetime.startswith("2021-01")]
+    with pytest.raises(Refused, match="other items"):
+        map_region(mapped, country.plan(max_scenes=7), fewer, country.model, workers=0)
+
+
+def test_a_damaged_file_fails_its_blocks_and_no_others(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    monkeypatch.setattr(run, "_PAUSE_S", 0.0)
+    monkeypatch.setattr("subpixmap.scenes.reader.time.sleep", lambda _: None)
+    country = tiny(tmp_path / "scenes", dates=2, years="2021")
+    broken = country.items[0]
+    href = Path(broken.assets["B08"].href)
+    data = href.read_bytes()
+    href.write_bytes(data[: len(data) // 2])
+    out = tmp_path / "run"
+    plan = country.plan()
+    with pytest.raises(BlocksFailed, match=r"block 32651-r\d+-c\d+, period 2021: .*B08.tif") as caught:
+        map_region(out, plan, country.items, country.model, workers=0)
+    summary = caught.value.summary
+    assert summary.done + len(summary.failed) == summary.total == 9
+    assert 0 < len(summary.failed) < 9
+    assert summary.retries == 2 * len(summary.failed)
+    (dataset,) = open_map(out).values()
+    done = read_records(out, plan)
+    assert {(f.block_id, f.period) for f in summary.failed}.isdisjoint(done)
+    assert dataset["n_obs"].sum() == sum(
+        sum(used.observed_px for used in record.acquisitions) for record in done.values()
+    )
+    href.write_bytes(data)
+    from subpixmap.scenes import reader
+
+    reader._threads.__dict__.clear()
+    summary = map_region(out, plan, country.items, country.model, workers=0)
+    assert (summary.earlier, summary.failed) == (len(done), ())
+
+
+def test_min_obs_hides_pixels_seen_too_rarely(country, mapped, tmp_path):
+    early = country.years("2021")
+    map_region(tmp_path, early.plan(max_scenes=7, min_obs=6), early.items, country.model, workers=0)
+    (strict,), (loose,) = open_map(tmp_path).values(), open_map(mapped).values()
+    loose = loose.sel(period=["2021"])
+    np.testing.assert_array_equal(strict["n_obs"].values, loose["n_obs"].values)
+    seen = (loose["n_obs"].values >= 6)[None]
+    np.testing.assert_array_equal(
+        strict["count"].values, np.where(np.broadcast_to(seen, strict["count"].shape), loose["count"].values, np.nan)
+    )
+
+
+def test_only_the_chosen_objects_are_mapped(country, mapped, tmp_path):
+    early = country.years("2021")
+    map_region(tmp_path, early.plan(max_scenes=7, objects=["car"]), early.items, country.model, workers=0)
+    (one,), (both,) = open_map(tmp_path).values(), open_map(mapped).values()
+    assert one.object.values.tolist() == ["car"]
+    np.testing.assert_array_equal(one["count"].values[0], both["count"].sel(object="car", period=["2021"]).values)
+
+
+def test_worker_processes_give_the_same_bits(country, mapped, tmp_path):
+    summary = map_region(tmp_path, country.plan(max_scenes=7), country.items, country.model, workers=2)
+    assert summary.done == 18
+    assert hashes(tmp_path) == hashes(mapped)
+    assert 50e6 < summary.peak_rss < 2e9
+    assert set(summary.stages) == {"read", "wait", "network", "write"}
+    assert summary.bottleneck in summary.stages
