@@ -1,5 +1,5 @@
 # Everything a newcomer types. Each target makes .venv first (pip, from pyproject.toml + constraints.txt).
-PYTHON ?= python3
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 

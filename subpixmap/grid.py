@@ -1,7 +1,7 @@
 """The lattice of a UTM zone, its blocks and windows, and which zone owns a pixel.
 
-In: an EPSG code, a resolution and the phase read from the items. Out: pixel windows that are the same for any region, so
-that a place is computed once and counts are never resampled.
+In: an EPSG code, a resolution and the phase read from the items. Out: pixel windows that are the same for any region,
+so that a place is computed once and counts are never resampled.
 """
 
 from __future__ import annotations

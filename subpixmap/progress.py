@@ -59,12 +59,12 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, done: int, note: str = "") -> None:
-        """Say that `done` pieces are finished, with a short note."""
-        self.done = done
+    def update(self, done: int, total: int | None = None, *, note: str = "") -> None:
+        """Say that `done` pieces (of a total that became known) are finished, with a short note."""
+        self.done, self.total = done, total or self.total
         now = time.monotonic()
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, note=note)
+            self._bar.update(self._task, completed=done, total=self.total, note=note)
         elif not self.quiet and (now - self.last_line >= _LINE_EVERY_S or done >= self.total):
             self.last_line = now
             rate = (done - self.first) / max(now - self.started, 1e-9)

@@ -96,7 +96,21 @@ def resolve_region(
         region, named = _named_region(text), True
     if admin is None:
         return region
-    return _with_units(region, _read_admin(admin, columns), str(admin), whole=named and "/" not in text)
+    return _with_units(region, *given_units(admin, **columns), whole=named and "/" not in text)
+
+
+def given_units(
+    admin: str | Path,
+    *,
+    id_column: str | None = None,
+    name_column: str | None = None,
+    parent_column: str | None = None,
+) -> tuple[gpd.GeoDataFrame, str, str]:
+    """Units of a file, with the source and version of the boundaries that the tables name."""
+    if str(admin).lower().startswith("geoboundaries:"):
+        raise InputError(f"--admin {admin}: geoBoundaries cannot be fetched yet; download the file and pass its path")
+    units = read_units(admin, id_column=id_column, name_column=name_column, parent_column=parent_column)
+    return units, Path(admin).name, f"sha256:{sha256(admin)[:16]}"
 
 
 def region_names(country: str | None = None) -> list[str]:
@@ -184,25 +198,19 @@ def _named_region(text: str) -> Region:
     return Region(name, geometry, units[COLUMNS], _SHIPPED_SOURCE, _SHIPPED_VERSION)
 
 
-def _with_units(region: Region, units: gpd.GeoDataFrame, source: str, *, whole: bool) -> Region:
+def _with_units(region: Region, units: gpd.GeoDataFrame, source: str, version: str, *, whole: bool) -> Region:
     shapes = units.geometry.to_numpy()
     shapely.prepare(region.geometry)
     near = shapely.intersects(region.geometry, shapes) & ~shapely.touches(region.geometry, shapes)
     if not near.any():
         west, south, east, north = units.total_bounds
         raise InputError(
-            f"no unit of {Path(source).name} lies in region {region.name}: the units span {west:.2f},{south:.2f},"
+            f"no unit of {source} lies in region {region.name}: the units span {west:.2f},{south:.2f},"
             f"{east:.2f},{north:.2f} (west,south,east,north)"
         )
     inside = units if whole else units[near]
     geometry = polygons(shapely.union_all([region.geometry, union(inside)]))
-    return Region(region.name, geometry, units, Path(source).name, f"sha256:{sha256(source)[:16]}")
-
-
-def _read_admin(admin: str | Path, columns: dict[str, str | None]) -> gpd.GeoDataFrame:
-    if str(admin).lower().startswith("geoboundaries:"):
-        raise InputError(f"--admin {admin}: geoBoundaries cannot be fetched yet; download the file and pass its path")
-    return read_units(admin, **columns)
+    return Region(region.name, geometry, units, source, version)
 
 
 def _names() -> pd.DataFrame:

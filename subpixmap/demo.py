@@ -1,0 +1,69 @@
+"""The demo country: simulated once, kept in the user's cache, mapped by `subpixmap run --region demo`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from subpixmap.errors import InputError
+from subpixmap.progress import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SEED = 7
+"""No training or evaluation of the shipped models uses it."""
+SIZE_KM = 6
+YEARS = (2018, 2023)
+VERSION = 1
+"""Counted up when the simulator changes: an older country in a cache is left alone."""
+
+
+def cache_folder() -> Path:
+    """The user's cache, or the folder that the environment variable SUBPIXMAP_CACHE names."""
+    import platformdirs
+
+    return Path(os.environ.get("SUBPIXMAP_CACHE") or platformdirs.user_cache_path("subpixmap"))
+
+
+def demo_country(years: tuple[int, int] = YEARS, *, quiet: bool = False) -> Path:
+    """Folder of the demo country; it is simulated when it is not in the cache.
+
+    Raises
+    ------
+    InputError
+        Years for which there is no imagery.
+    """
+    if not YEARS[0] <= years[0] <= years[1] <= YEARS[1]:
+        raise InputError(f"the demo country has imagery of {YEARS[0]}-{YEARS[1]}; choose --years among them")
+    folder = cache_folder() / f"demo-{VERSION}"
+    if not (folder / "country.json").is_file():
+        _simulate(folder, quiet=quiet)
+    return folder
+
+
+def _simulate(folder: Path, *, quiet: bool) -> None:
+    from subpixmap.simulate import simulate_country
+
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with Progress("simulate", 1, "pictures", quiet=quiet) as bar:
+            simulate_country(partial, seed=SEED, size_km=SIZE_KM, years=YEARS, progress=bar.update)
+        if folder.exists():  # half a country from elsewhere, or one that was made meanwhile
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def truth_of(source: str) -> pd.DataFrame | None:
+    """True counts of the simulated country that a catalogue belongs to; None for any other source."""
+    import pandas as pd
+
+    path = Path(source).parent / "truth.csv"
+    if not path.is_file():
+        return None
+    return pd.read_csv(path, dtype={"unit_id": str, "object": str, "period": str})

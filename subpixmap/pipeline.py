@@ -1,0 +1,378 @@
+"""Plan -> map -> count -> trend -> report. Each verb of the command line is one function here.
+
+A run is asked for by a `Request`; what it settles (region, frozen items, model, plan) is a `Job`. Everything a user can
+get wrong is refused while the job is made, before a pixel is read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from subpixmap import console, demo
+from subpixmap.errors import Incomplete, InputError, Refused
+from subpixmap.grid import CHUNK
+from subpixmap.periods import Every, Period, make_periods, parse_months, parse_years
+from subpixmap.progress import Progress
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    import pandas as pd
+
+    from subpixmap.mapping.plan import Plan
+    from subpixmap.mapping.run import Summary
+    from subpixmap.model.checkpoint import Model
+    from subpixmap.region import Region
+    from subpixmap.scenes.lock import Item
+
+DEFAULT_SOURCE = "earth-search"
+DEFAULT_MODELS = ("demo-s2", "demo-rgbn")
+"""The first whose bands the items have is used."""
+
+log = logging.getLogger("subpixmap")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks of a run; checked when it is built."""
+
+    region: str
+    """`demo`, a country, country/unit, west,south,east,north in degrees, or a polygon file."""
+    years: str
+    """`2018-2023` or `2021`."""
+    every: Every = "year"
+    months: str | None = None
+    out: Path | None = None
+    """Run folder; `runs/<region>` by default."""
+    objects: tuple[str, ...] = ()
+    """Objects to count; empty means all of the checkpoint."""
+    source: tuple[str, ...] = ()
+    """Catalogues in order of preference; empty means Earth Search."""
+    collection: str | None = None
+    model: str | None = None
+    """Shipped checkpoint or path; by default the first of `DEFAULT_MODELS` whose bands the items have."""
+    admin: Path | None = None
+    id_column: str | None = None
+    name_column: str | None = None
+    parent_column: str | None = None
+    resolution: float = 10.0
+    """Metres."""
+    block: int = 1024
+    """Pixels."""
+    max_scenes: int = 10
+    min_obs: int = 1
+    max_cloud: float | None = None
+    """Percent of the whole tile."""
+    scheduler: str | None = None
+    workers: int | None = None
+    device: str = "auto"
+    allow_partial: bool = False
+    force: bool = False
+    yes: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        self.periods()
+        checks = {
+            f"--resolution {self.resolution:g}: give a positive number of metres": self.resolution > 0,
+            f"--block {self.block}: give a positive multiple of {CHUNK}": self.block > 0 and self.block % CHUNK == 0,
+            f"--max-scenes {self.max_scenes}: at least 1 is needed": self.max_scenes >= 1,
+            f"--min-obs {self.min_obs}: must lie between 1 and --max-scenes ({self.max_scenes})": (
+                1 <= self.min_obs <= self.max_scenes
+            ),
+            f"--max-cloud {self.max_cloud}: must lie between 0 and 100 percent": (
+                self.max_cloud is None or 0 <= self.max_cloud <= 100
+            ),
+            f"--workers {self.workers}: give 0 or more": self.workers is None or self.workers >= 0,
+            f"--device {self.device!r} is unknown; choose cpu, cuda or auto": self.device in ("cpu", "cuda", "auto"),
+        }
+        if wrong := [text for text, fine in checks.items() if not fine]:
+            raise InputError("; ".join(wrong))
+
+    def periods(self) -> list[Period]:
+        """Periods that are mapped."""
+        return make_periods(self.years, self.every, parse_months(self.months))
+
+    @property
+    def folder(self) -> Path:
+        """Where the run leaves its files."""
+        if self.out is not None:
+            return self.out
+        name = Path(self.region).stem if Path(self.region).suffix else self.region
+        return Path("runs") / name.strip().lower().replace("/", "-").replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is settled: everything is known and checked, nothing has been mapped by it."""
+
+    out: Path
+    plan: Plan
+    items: list[Item]
+    """The lock of all periods of the folder."""
+    model: Model
+
+
+def run(request: Request) -> Job:
+    """Plan, map, count, trend and report into one folder; resumes where it stopped, extends with more years."""
+    from subpixmap.mapping.needs import needs
+
+    job = prepare(request)
+    needed = needs(job.plan, job.items, job.model, workers=request.workers)
+    console.show_plan(job.plan, job.items, needed, quiet=request.quiet)
+    console.require_consent(needed, yes=request.yes)
+    with console.run_log(job.out):
+        map_job(
+            job,
+            scheduler=request.scheduler,
+            workers=request.workers,
+            allow_partial=request.allow_partial,
+            quiet=request.quiet,
+        )
+        count(job.out, allow_partial=request.allow_partial, quiet=True)
+        trend(job.out, quiet=True)
+        report(job.out, quiet=True)
+    console.show_results(job.out, quiet=request.quiet)
+    return job
+
+
+def plan(request: Request) -> Job:
+    """What a run would read, compute and need. Freezes its items and its plan; maps nothing."""
+    from subpixmap.mapping.needs import needs
+
+    job = prepare(request)
+    needed = needs(job.plan, job.items, job.model, workers=request.workers)
+    console.show_plan(job.plan, job.items, needed, quiet=request.quiet, to_stdout=True)
+    return job
+
+
+def prepare(request: Request) -> Job:
+    """Settle region, model, items and plan; freeze plan, items and units in the run folder."""
+    from subpixmap.mapping.plan import make_plan, write_plan
+    from subpixmap.region import resolve_region
+    from subpixmap.scenes.lock import write_lock
+
+    if request.region.strip().lower() == "demo":
+        request = _demo(request)
+    models = _load_models(request)
+    region = resolve_region(
+        request.region,
+        admin=request.admin,
+        id_column=request.id_column,
+        name_column=request.name_column,
+        parent_column=request.parent_column,
+    )
+    model, items = _lock(request, region, models)
+    _require_like_card(model, request)
+    made = make_plan(
+        region,
+        request.periods(),
+        items,
+        model,
+        block=request.block,
+        resolution=request.resolution,
+        max_scenes=request.max_scenes,
+        min_obs=request.min_obs,
+        max_cloud=request.max_cloud,
+        every=request.every,
+        months=parse_months(request.months),
+        objects=request.objects or None,
+        source=", ".join(request.source),
+        device=_device(request.device),
+    )
+    out = request.folder
+    made = write_plan(out, made)
+    write_lock(out / "items.parquet", items)
+    _write_units(out, region.units, region.boundary_source, region.boundary_version)
+    return Job(out, made, items, model)
+
+
+def map_planned(
+    out: Path,
+    *,
+    model: str | None = None,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    allow_partial: bool = False,
+    quiet: bool = False,
+) -> Summary:
+    """Do the planned blocks of a run folder that are not done yet."""
+    from subpixmap.mapping.plan import read_plan
+    from subpixmap.model.checkpoint import load_model
+    from subpixmap.scenes.lock import read_lock
+
+    planned = read_plan(out)
+    job = Job(out, planned, read_lock(out / "items.parquet"), load_model(model or planned.model.name))
+    with console.run_log(out):
+        return map_job(job, scheduler=scheduler, workers=workers, allow_partial=allow_partial, quiet=quiet)
+
+
+def map_job(
+    job: Job, *, scheduler: str | None = None, workers: int | None = None, allow_partial: bool, quiet: bool
+) -> Summary:
+    """Map what is settled, with a progress bar."""
+    from subpixmap.mapping.run import map_region
+
+    with Progress("map", job.plan.n_tasks, "blocks x periods", quiet=quiet) as bar:
+        summary = map_region(
+            job.out,
+            job.plan,
+            job.items,
+            job.model,
+            workers=workers,
+            scheduler=scheduler,
+            allow_partial=allow_partial,
+            progress=lambda now: bar.update(now.done, note=f"{now.failed} failed" if now.failed else ""),
+        )
+    console.show_map_summary(summary, quiet=quiet)
+    return summary
+
+
+def count(
+    out: Path,
+    *,
+    admin: Path | None = None,
+    id_column: str | None = None,
+    name_column: str | None = None,
+    parent_column: str | None = None,
+    allow_partial: bool = False,
+    quiet: bool = False,
+) -> gpd.GeoDataFrame:
+    """Sum the map per unit, object and period into counts.csv and counts.parquet.
+
+    Units that are given replace those of the run for this and later counts.
+    """
+    from subpixmap.counts.source import count_run, write_counts
+    from subpixmap.region import given_units
+
+    _require_complete(out, allow_partial)
+    if admin is not None:
+        units, source, version = given_units(
+            admin, id_column=id_column, name_column=name_column, parent_column=parent_column
+        )
+        _write_units(out, units, source, version)
+    units, source, version = _read_units(out)
+    counted = count_run(out, units, boundary_source=source, boundary_version=version)
+    paths = write_counts(out, counted)
+    log.info("counted", extra={"units": len(units), "rows": len(counted.table)})
+    console.say_files(paths, quiet=quiet)
+    return counted.table
+
+
+def trend(out: Path, *, quiet: bool = False) -> pd.DataFrame:
+    """Follow the counts over the periods into trend.csv and trend.parquet."""
+    from subpixmap.counts.export import read_table, write_table
+    from subpixmap.counts.table import COLUMNS
+    from subpixmap.counts.trend import TREND_COLUMNS
+    from subpixmap.counts.trend import trend as follow
+
+    table = follow(read_table(out / "counts.parquet", COLUMNS))
+    console.say_files(write_table(table, out / "trend", TREND_COLUMNS), quiet=quiet)
+    return table
+
+
+def report(out: Path, *, quiet: bool = False) -> Path:
+    """Write report.html, then manifest.json over everything that was made."""
+    from subpixmap.mapping.plan import read_plan
+    from subpixmap.report.page import write_report
+
+    path = write_report(out, truth=demo.truth_of(read_plan(out).source))
+    console.say_files([path], quiet=quiet)
+    return path
+
+
+# What the verbs are made of ------------------------------------------------------------------------------------------
+
+
+def _demo(request: Request) -> Request:
+    """The demo country in place of the word `demo`."""
+    country = demo.demo_country(parse_years(request.years), quiet=request.quiet)
+    return replace(
+        request,
+        region=str(country / "region.geojson"),
+        out=request.folder,
+        source=request.source or (str(country / "catalog.json"),),
+        admin=request.admin or country / "admin.parquet",
+    )
+
+
+def _load_models(request: Request) -> list[Model]:
+    """The model that was asked for, or the defaults in order of preference."""
+    from subpixmap.model.checkpoint import load_model
+
+    models = [load_model(name) for name in ([request.model] if request.model else DEFAULT_MODELS)]
+    for name in request.objects:
+        if not any(name in model.card.objects for model in models):
+            known = ", ".join(dict.fromkeys(n for model in models for n in model.card.objects))
+            raise InputError(f"--object {name!r} is unknown to model {models[0].card.name!r}; it counts {known}")
+    return models
+
+
+def _lock(request: Request, region: Region, models: Sequence[Model]) -> tuple[Model, list[Item]]:
+    """The model that the items fit, and the frozen items of all periods; only new periods ask the catalogue."""
+    from subpixmap.mapping.plan import read_plan
+    from subpixmap.scenes.cube import common_bands
+    from subpixmap.scenes.lock import lock_items, read_lock
+    from subpixmap.scenes.source import find_items
+
+    new, known = request.periods(), []
+    if (request.folder / "plan.json").is_file():
+        planned = read_plan(request.folder)
+        models = [model for model in models if model.sha256 == planned.recipe.model_sha256] or models
+        new = [p for p in new if not any(p.start <= q.start <= p.end for q in planned.periods)]
+        labels = {p.label for p in new}
+        known = [item for item in read_lock(request.folder / "items.parquet") if item.period not in labels]
+    found = find_items(request.source, region.geometry, new, collection=request.collection) if new else []
+    if not found and not known:
+        raise InputError(f"no item of {', '.join(request.source)} touches region {region.name} in {request.years}")
+    model = models[0]
+    if len(models) > 1:
+        offered = set(common_bands(found))
+        model = next((one for one in models if offered >= set(one.card.bands)), model)
+    return model, known + lock_items(found, new, model.card.bands)
+
+
+def _require_like_card(model: Model, request: Request) -> None:
+    """Refuse input unlike the model's card, unless it is forced."""
+    if model.card.resolution != request.resolution and not request.force:
+        raise Refused(
+            f"model {model.card.name!r} was trained at {model.card.resolution:g} m, --resolution is "
+            f"{request.resolution:g}: its counts mean nothing there; --force maps all the same and marks every row"
+        )
+
+
+def _require_complete(out: Path, allow_partial: bool) -> None:
+    """Refuse to count a map with holes, unless that is allowed."""
+    from subpixmap.mapping.ledger import read_records
+    from subpixmap.mapping.plan import read_plan
+
+    plan = read_plan(out)
+    done = len(read_records(out, plan))
+    if done < plan.n_tasks and not allow_partial:
+        raise Incomplete(
+            f"{plan.n_tasks - done} of {plan.n_tasks} blocks x periods of {out} are not mapped: `subpixmap map {out}` "
+            "goes on, --allow-partial counts what is there"
+        )
+
+
+def _device(asked: str) -> str:
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+def _write_units(out: Path, units: gpd.GeoDataFrame, source: str, version: str) -> None:
+    """OUT/units.parquet: the units that are counted in, with where they come from."""
+    told = units.assign(boundary_source=source, boundary_version=version)
+    told.to_parquet(out / "units.parquet", index=False)
+
+
+def _read_units(out: Path) -> tuple[gpd.GeoDataFrame, str, str]:
+    from subpixmap.counts.source import read_run_units
+
+    units = read_run_units(out)
+    source, version = units[["boundary_source", "boundary_version"]].iloc[0]
+    return units.drop(columns=["boundary_source", "boundary_version"]), source, version
