@@ -2,6 +2,7 @@
 
 from subpixmap.simulate.build import simulate_country
 from subpixmap.simulate.patches import Patch, patches
+from subpixmap.simulate.truth import summarise
 from subpixmap.simulate.worlds import OBJECTS, VISIBLE_AGE
 
-__all__ = ["OBJECTS", "VISIBLE_AGE", "Patch", "patches", "simulate_country"]
+__all__ = ["OBJECTS", "VISIBLE_AGE", "Patch", "patches", "simulate_country", "summarise"]

@@ -1,66 +1,76 @@
-"""Simulates a whole country into a folder: truth first, then the imagery tile by tile, then the catalogue.
+"""Simulates a whole country into a folder: truth first, then the imagery, then the catalogue.
 
 In: a seed and options. Out: the folder of DESIGN section 5. Memory is bounded because the country is rendered in tiles
-of at most 256 pixels, and each acquisition's pixels wait in one array until they are written.
+of at most 256 pixels, and what is too much for memory waits in files until it is written.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
+import psutil
 import shapely
-from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 from threadpoolctl import threadpool_limits
 
 from subpixmap.errors import InputError
-from subpixmap.simulate.catalogue import Tile, mgrs_square, write_catalogue, write_item, write_json
-from subpixmap.simulate.country import (
-    Country,
-    car_table,
-    make_country,
-    point_table,
-    truth_by_scene,
-    truth_by_year,
-    unit_table,
+from subpixmap.grid import transformer
+from subpixmap.simulate.canvas import (
+    IN_MEMORY,
+    Canvas,
+    Extent,
+    blank,
+    extents,
+    landscape_bounds,
+    paint,
+    threads,
+    tiles_of,
+    windows,
 )
-from subpixmap.simulate.ground import Frame
-from subpixmap.simulate.placement import Lots, Trees, join_lots, join_trees, place_lots, place_trees
-from subpixmap.simulate.render import make_place, render
+from subpixmap.simulate.catalogue import COLLECTION, Tile, write_catalogue, write_item, write_json
+from subpixmap.simulate.country import Country, make_country
+from subpixmap.simulate.delivery import DIALECTS, Delivery, deliveries
+from subpixmap.simulate.highres import write_highres
+from subpixmap.simulate.placement import Bounds, Lots, Trees, join_lots, join_trees, place_lots, place_trees
 from subpixmap.simulate.schedule import schedule
 from subpixmap.simulate.sensor import Acquisition
-from subpixmap.simulate.sky import digital_numbers
 from subpixmap.simulate.spectra import BAND_FACTS, BANDS
+from subpixmap.simulate.truth import write_truth
 from subpixmap.simulate.worlds import OBJECTS, VISIBLE_AGE, get_world
 
-CHUNK = 256
-"""Largest side of a rendered tile, pixels."""
 _CELL = 5000.0
 """Side of the cells in which trees are placed, metres."""
+_BYTES_PER_TREE = 400
+"""Memory for a tree while the truth is written."""
+_TREES_PER_KM2 = 6000
 
 Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all)."""
 
 
-@dataclass(frozen=True)
-class Canvas:
-    """The rectangle of one UTM zone that is rendered, with the pixels of every acquisition."""
+@dataclass
+class _Ticker:
+    """Counts steps from several threads."""
 
-    epsg: int
-    west: float
-    north: float
-    width: int
-    height: int
-    pixels: dict[str, NDArray[np.uint16]]
-    """Band -> (acquisition, rows, columns)."""
-    scl: NDArray[np.uint8]
-    """(acquisition, rows, columns) at 20 m."""
+    total: int
+    progress: Progress | None
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            self.done += 1
+            if self.progress:
+                self.progress(self.done, self.total)
 
 
 def simulate_country(
@@ -85,7 +95,7 @@ def simulate_country(
     seed
         Another seed is another country; the same seed gives the same bytes.
     size_km
-        Side of the country, kilometres (2 to 50).
+        Side of the country, kilometres (1 to 50).
     years
         First and last year.
     objects
@@ -93,11 +103,11 @@ def simulate_country(
     acquisitions
         Overpasses a year.
     center
-        Longitude and latitude, degrees.
+        Longitude and latitude, degrees; anywhere between 70 S and 70 N, zone seams and the date line included.
     world
-        `base` or `shifted`.
+        `base`, in which models are trained, or `shifted`.
     dialect
-        `earth-search`: names and fields of its items.
+        `earth-search` or `planetary-computer`: names, fields and offsets of the items.
     progress
         Called with (done, total) steps.
 
@@ -109,41 +119,48 @@ def simulate_country(
     Raises
     ------
     InputError
-        An option is out of range; nothing was written.
+        An option is out of range, or memory or disk would not suffice; nothing was written.
     """
-    names = _check(size_km, years, objects, acquisitions, center, dialect)
+    out = Path(out_dir)
+    names = _check(seed, size_km, years, tuple(objects), acquisitions, center, dialect)
     the_world = get_world(world)
     country = make_country(seed, size_km=size_km, center=center, world=the_world, objects=names)
     dates = schedule(
         seed, years=years, per_year=acquisitions, lon=center[0], lat=center[1], world=the_world, half_m=size_km * 500
     )
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    trees, lots = _plant(country)
-    _write_truth(out, country, trees, lots, dates, years)
-    canvas = _canvas(country, len(dates))
+    parts = extents(country)
+    _check_room(out, size_km, parts, len(dates))
+    sent = deliveries(dates, dialect)
+    tick = _Ticker(sum(len(windows(e)) * len(dates) + 2 * len(sent) for e in parts), progress)
+    _clear(out)
     with threadpool_limits(1):
-        _paint(canvas, country, dates, trees, lots, progress)
-    items = _write_items(out, canvas, country, dates)
+        trees, lots = _plant(country, landscape_bounds(country, parts))
+        write_truth(out, country, trees, lots, dates, years)
+        write_highres(out / "highres", country, trees, lots, dates)
+        items = [
+            item for extent in parts for item in _image(out, country, extent, dates, sent, dialect, trees, lots, tick)
+        ]
     write_catalogue(out, items, f"A simulated country, seed {seed}, world {world}")
     parameters = {
         "seed": seed, "size_km": size_km, "years": list(years), "objects": list(names), "acquisitions": acquisitions,
         "center": list(center), "world": world, "dialect": dialect, "epsg": country.epsg,
-        "visible_age": {name: VISIBLE_AGE[name] for name in names if name in VISIBLE_AGE},
-        "origin": list(country.origin), "change": "on 1 January",
+        "zones": [extent.epsg for extent in parts], "origin": list(country.origin),
+        "visible_age": {name: VISIBLE_AGE[name] for name in names if name in VISIBLE_AGE}, "change": "on 1 January",
     }  # fmt: skip
     write_json(out / "country.json", parameters)
     return out
 
 
 def _check(
-    size_km: float, years: tuple[int, int], objects: tuple[str, ...], acquisitions: int, center: tuple[float, float],
-    dialect: str,
+    seed: int, size_km: float, years: tuple[int, int], objects: tuple[str, ...], acquisitions: int,
+    center: tuple[float, float], dialect: str,
 ) -> tuple[str, ...]:  # fmt: skip
     """Refuse what cannot be simulated; the objects come back in canonical order."""
     unknown = sorted(set(objects) - set(OBJECTS))
     if unknown or not objects:
         raise InputError(f"object {', '.join(unknown) or '(none)'} is unknown; choose from {', '.join(OBJECTS)}")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed {seed} is outside 0 to 4294967295")
     if not 1 <= size_km <= 50:
         raise InputError(f"size {size_km} km is outside 1 to 50 km")
     if not 2016 <= years[0] <= years[1] <= 2030:
@@ -151,133 +168,99 @@ def _check(
     if not 1 <= acquisitions <= 24:
         raise InputError(f"{acquisitions} acquisitions a year is outside 1 to 24")
     if not (-180 <= center[0] <= 180 and -70 <= center[1] <= 70):
-        raise InputError(f"center {center} is not a longitude and a latitude between 70 S and 70 N")
-    if dialect != "earth-search":
-        raise InputError(f"dialect {dialect!r} is unknown; choose earth-search")
+        raise InputError(f"center {center[0]},{center[1]} is not a longitude and a latitude between 70 S and 70 N")
+    if dialect not in DIALECTS:
+        raise InputError(f"dialect {dialect!r} is unknown; choose {' or '.join(DIALECTS)}")
     return tuple(name for name in OBJECTS if name in objects)
 
 
-def _plant(country: Country) -> tuple[Trees, Lots]:
+def _clear(out: Path) -> None:
+    """Make the folder; an older country in it goes, anything else is left alone and refused."""
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()) and not (out / "truth.csv").is_file():
+        raise InputError(f"{out} is not empty and holds no simulated country; give a new folder")
+    (out / "country.json").unlink(missing_ok=True)  # written last: where it is, the country is whole
+    for folder in (COLLECTION, "highres", ".scratch"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+
+
+def _check_room(out: Path, size_km: float, parts: list[Extent], dates: int) -> None:
+    """Refuse a country that would not fit the disk or the memory."""
+    pixels = sum(extent.nbytes(dates) for extent in parts)
+    disk = 1.2 * pixels + (pixels if pixels > IN_MEMORY else 0)
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if disk > free:
+        raise InputError(
+            f"a country of {size_km} km with {dates} acquisitions needs {disk / 1e9:.1f} GB of disk, "
+            f"{there} has {free / 1e9:.1f} GB; take a smaller size or fewer acquisitions"
+        )
+    memory = 300e6 * threads() + size_km**2 * _TREES_PER_KM2 * _BYTES_PER_TREE + min(pixels, IN_MEMORY)
+    available = psutil.virtual_memory().available
+    if memory > available:
+        raise InputError(
+            f"a country of {size_km} km needs {memory / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; "
+            "take a smaller size"
+        )
+
+
+def _plant(country: Country, bounds: Bounds) -> tuple[Trees, Lots]:
     """All trees and stalls of the country and its surroundings, cell by cell."""
-    reach = country.reach() + 200
-    edges = np.append(np.arange(-reach, reach, _CELL), reach)
+    west, south, east, north = bounds
+    columns = np.append(np.arange(west, east, _CELL), east)
+    rows = np.append(np.arange(south, north, _CELL), north)
     cells = [
-        (west, south, east, north)
-        for south, north in itertools.pairwise(edges)
-        for west, east in itertools.pairwise(edges)
+        (columns[c], rows[r], columns[c + 1], rows[r + 1])
+        for r in range(len(rows) - 1)
+        for c in range(len(columns) - 1)
     ]
     landscape = country.landscape
     return join_trees([place_trees(landscape, c) for c in cells]), join_lots([place_lots(landscape, c) for c in cells])
 
 
-def _write_truth(
-    out: Path, country: Country, trees: Trees, lots: Lots, dates: list[Acquisition], years: tuple[int, int]
-) -> None:
-    truth_by_year(country, trees, years).to_csv(out / "truth.csv", index=False, lineterminator="\n")
-    truth_by_scene(country, lots, dates).to_csv(out / "truth_scene.csv", index=False, lineterminator="\n")
-    point_table(country, trees, years).to_parquet(out / "points.parquet", index=False)
-    if "car" in country.landscape.objects:
-        car_table(country, lots, dates).to_parquet(out / "cars.parquet", index=False)
-    unit_table(country).to_parquet(out / "admin.parquet", index=False)
-    outline = shapely.geometry.mapping(country.polygon_lonlat(country.outline))
-    feature = {"type": "Feature", "properties": {"name": "demo"}, "geometry": outline}
-    write_json(out / "region.geojson", {"type": "FeatureCollection", "features": [feature]})
+def _image(
+    out: Path, country: Country, extent: Extent, dates: list[Acquisition], sent: list[Delivery], dialect: str,
+    trees: Trees, lots: Lots, tick: _Ticker,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Render one zone and write its items."""
+    scratch = out / ".scratch"
+    canvas = blank(extent, len(dates), scratch)
+    paint(canvas, country, dates, trees, lots, tick)
+    jobs = [(delivery, tile) for delivery in sent for tile in tiles_of(extent)]
 
+    def write(job: tuple[Delivery, Tile]) -> dict[str, Any] | None:
+        found = _write_one(out, country, canvas, dates, *job, dialect)
+        tick()
+        return found
 
-def _canvas(country: Country, number: int) -> Canvas:
-    reach = country.reach()
-    side = round(2 * reach / 10)
-    shapes = {band: (number, side * 10 // BAND_FACTS[band].gsd, side * 10 // BAND_FACTS[band].gsd) for band in BANDS}
-    return Canvas(
-        country.epsg, country.origin[0] - reach, country.origin[1] + reach, side, side,
-        {band: np.zeros(shape, np.uint16) for band, shape in shapes.items()},
-        np.zeros((number, side // 2, side // 2), np.uint8),
-    )  # fmt: skip
-
-
-def _windows(canvas: Canvas) -> Iterator[tuple[int, int, int, int]]:
-    """(row, column, height, width) of tiles of even size, at most CHUNK."""
-    rows, cols = (_cuts(n) for n in (canvas.height, canvas.width))
-    for top, bottom in itertools.pairwise(rows):
-        for left, right in itertools.pairwise(cols):
-            yield top, left, bottom - top, right - left
-
-
-def _cuts(pixels: int) -> list[int]:
-    parts = -(-pixels // CHUNK)
-    return [round(pixels / 2 * k / parts) * 2 for k in range(parts + 1)]
-
-
-def _paint(
-    canvas: Canvas, country: Country, dates: list[Acquisition], trees: Trees, lots: Lots, progress: Progress | None
-) -> None:
-    """Render every tile of the canvas, all dates of a tile together."""
-    windows = list(_windows(canvas))
-    total, done = len(windows) * len(dates), 0
-    ox, oy = country.origin
-
-    def paint(window: tuple[int, int, int, int]) -> None:
-        nonlocal done
-        row, col, height, width = window
-        frame = Frame(
-            canvas.west + 10 * col, canvas.north - 10 * row, width, height,
-            lambda x, y: (x - ox, y - oy), lambda x, y: (x + ox, y + oy),
-        )  # fmt: skip
-        place = make_place(country.landscape, frame, trees, lots)
-        for number, picture in enumerate(render(place, dates)):
-            for band, rho in picture.bands.items():
-                k = BAND_FACTS[band].gsd // 10
-                target = canvas.pixels[band][number]
-                target[row // k : (row + height) // k, col // k : (col + width) // k] = digital_numbers(rho)
-            canvas.scl[number, row // 2 : (row + height) // 2, col // 2 : (col + width) // 2] = picture.scl
-            done += 1
-            if progress:
-                progress(done, total)
-
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        list(pool.map(paint, windows))
-
-
-def _tiles(canvas: Canvas) -> list[Tile]:
-    """Two tiles that overlap by a tenth of the width."""
-    middle, overlap = canvas.width // 4 * 2, max(canvas.width // 40 * 2, 20)
-    x = canvas.west + 10 * middle
-    y = canvas.north - 5 * canvas.height
-    east = 1 if x < 8e5 else 0
-    return [
-        Tile(mgrs_square(canvas.epsg, x, y, east - 1), canvas.epsg, canvas.west, canvas.north, middle + overlap,
-             canvas.height),
-        Tile(mgrs_square(canvas.epsg, x, y, east), canvas.epsg, x - 10 * overlap, canvas.north,
-             canvas.width - middle + overlap, canvas.height),
-    ]  # fmt: skip
-
-
-def _write_items(out: Path, canvas: Canvas, country: Country, dates: list[Acquisition]) -> list[dict[str, Any]]:
-    """Cut every acquisition into its tiles and write them; a tile without data has no item."""
-    jobs = [(number, date, tile) for number, date in enumerate(dates) for tile in _tiles(canvas)]
-
-    def write(job: tuple[int, Acquisition, Tile]) -> dict[str, Any] | None:
-        number, date, tile = job
-        col = round((tile.west - canvas.west) / 10)
-        scl = canvas.scl[number, :, col // 2 : (col + tile.width) // 2]
-        if not scl.any():
-            return None
-        bands = {}
-        for band in BANDS:
-            k = BAND_FACTS[band].gsd // 10
-            bands[band] = canvas.pixels[band][number][:, col // k : (col + tile.width) // k]
-        return write_item(out, tile, date, bands, scl, _footprint(tile, country, date))
-
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(threads()) as pool:
         found = list(pool.map(write, jobs))
+    shutil.rmtree(scratch, ignore_errors=True)
     return [item for item in found if item is not None]
+
+
+def _write_one(
+    out: Path, country: Country, canvas: Canvas, dates: list[Acquisition], delivery: Delivery, tile: Tile, dialect: str
+) -> dict[str, Any] | None:
+    """Cut one tile out of one acquisition and write it; a tile without data has no item."""
+    date, number = dates[delivery.acquisition], delivery.acquisition
+    col = round((tile.west - canvas.extent.west) / 10)
+    scl = canvas.scl[number, :, col // 2 : (col + tile.width) // 2]
+    if not scl.any():
+        return None
+    bands = {}
+    for band in BANDS:
+        k = BAND_FACTS[band].gsd // 10
+        bands[band] = canvas.pixels[band][number][:, col // k : (col + tile.width) // k]
+    return write_item(out, tile, date, delivery, dialect, bands, scl, _footprint(tile, country, date))
 
 
 def _footprint(tile: Tile, country: Country, date: Acquisition) -> BaseGeometry:
     """The part of a tile inside the swath, degrees."""
     ox, oy = country.origin
-    west, south, east, north = tile.bounds
-    shape = shapely.box(west - ox, south - oy, east - ox, north - oy)
+    move = transformer(tile.epsg, country.epsg).transform
+    shape = shapely.segmentize(shapely.box(*tile.bounds), 2000)
+    shape = shapely.transform(shape, lambda xy: np.column_stack(move(xy[:, 0], xy[:, 1])) - (ox, oy))
     if date.edge is not None:
         far = 1e6
         inside = shapely.Polygon(
@@ -285,4 +268,4 @@ def _footprint(tile: Tile, country: Country, date: Acquisition) -> BaseGeometry:
         )
         cut = shapely.intersection(shape, inside)
         shape = cut if cut.area > 0 else shape
-    return country.polygon_lonlat(shapely.segmentize(shape, 2000))
+    return country.polygon_lonlat(shape)

@@ -1,16 +1,13 @@
-"""A country: its place on the Earth, its outline, its nested units, and the truth about what stands in them.
+"""A country: its place on the Earth, its outline and its nested units.
 
-In: a seed and a size. Out: `Country`, and tables of truth. Change happens on 1 January; an object younger than its
-visible age is in the imagery but not in the truth.
+In: a seed, a size and a place. Out: `Country`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import geopandas as gpd
 import numpy as np
-import pandas as pd
 import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
@@ -18,9 +15,7 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap.grid import transformer, utm_epsg
 from subpixmap.simulate.landcover import Landscape
 from subpixmap.simulate.noise import FloatArray, fractal
-from subpixmap.simulate.placement import KIND, STANDING, Lots, Trees, parked
-from subpixmap.simulate.sensor import Acquisition
-from subpixmap.simulate.worlds import VISIBLE_AGE, World
+from subpixmap.simulate.worlds import World
 
 PROVINCES, MUNICIPALITIES = 3, 3
 HALO_M = 400.0
@@ -64,8 +59,20 @@ class Country:
         return lon, lat
 
     def polygon_lonlat(self, polygon: BaseGeometry) -> BaseGeometry:
-        """A polygon in degrees, vertex by vertex."""
-        return shapely.transform(polygon, lambda xy: np.column_stack(self.to_lonlat(xy[:, 0], xy[:, 1])))
+        """A polygon in degrees, vertex by vertex; cut in two where it crosses the date line (RFC 7946)."""
+
+        def move(xy: NDArray[np.floating]) -> NDArray[np.floating]:
+            lon, lat = self.to_lonlat(xy[:, 0], xy[:, 1])
+            return np.column_stack([(lon - self.center[0] + 180) % 360 - 180 + self.center[0], lat])
+
+        whole = shapely.transform(polygon, move)
+        if -180 <= whole.bounds[0] and whole.bounds[2] <= 180:
+            return whole
+        parts = []
+        for turn in (-360, 0, 360):
+            cut = shapely.intersection(whole, shapely.box(turn - 180, -90, turn + 180, 90))
+            parts += [shapely.transform(p, lambda xy, t=turn: xy - (t, 0)) for p in shapely.get_parts(cut)]
+        return shapely.multipolygons([part for part in parts if part.area > 0])
 
 
 def make_country(
@@ -106,100 +113,3 @@ def _bend(xy: NDArray[np.floating], seed: int, half: float) -> NDArray[np.floati
     parts = [xy[:, k] + 0.022 * half * fractal(xy[:, 0], xy[:, 1], seed=seed * 97 + 81 + k, scale=half / 2.5, octaves=4)
              for k in (0, 1)]  # fmt: skip
     return np.round(np.column_stack(parts), 2)
-
-
-def leaf_of(country: Country, x: FloatArray, y: FloatArray) -> NDArray[np.int16]:
-    """Index of the lowest unit that holds each place, or -1."""
-    found = np.full(len(x), -1, np.int16)
-    for number, (_, polygon) in enumerate(country.leaves):
-        shapely.prepare(polygon)
-        found[shapely.contains_xy(polygon, x, y)] = number
-    return found
-
-
-def counted(trees: Trees, name: str, year: int) -> NDArray[np.bool_]:
-    """Which trees are objects of that name that count in a year."""
-    old = trees.age(year) >= VISIBLE_AGE[name]
-    result: NDArray[np.bool_] = (trees.kind == KIND[name]) & trees.standing(year) & old
-    return result
-
-
-def truth_by_year(country: Country, trees: Trees, years: tuple[int, int]) -> pd.DataFrame:
-    """Trees per unit, object and year: columns unit_id, object, period, count."""
-    leaf = leaf_of(country, trees.x, trees.y)
-    rows = []
-    for name in country.landscape.objects:
-        if name == "car":
-            continue
-        for year in range(years[0], years[1] + 1):
-            counts = _per_leaf(country, leaf[counted(trees, name, year)])
-            rows += [(unit, name, str(year), count) for unit, count in _per_unit(country, counts)]
-    return pd.DataFrame(rows, columns=["unit_id", "object", "period", "count"])
-
-
-def truth_by_scene(country: Country, lots: Lots, acquisitions: list[Acquisition]) -> pd.DataFrame:
-    """Cars per unit and acquisition: columns unit_id, object, acquisition, datetime, count."""
-    leaf = leaf_of(country, lots.x, lots.y)
-    rows = []
-    for acquisition in acquisitions if "car" in country.landscape.objects else []:
-        taken = parked(lots, country.seed, acquisition.number)
-        for unit, count in _per_unit(country, _per_leaf(country, leaf[taken])):
-            rows.append((unit, "car", acquisition.name, acquisition.iso, count))
-    return pd.DataFrame(rows, columns=["unit_id", "object", "acquisition", "datetime", "count"])
-
-
-def _per_leaf(country: Country, leaf: NDArray[np.int16]) -> dict[str, int]:
-    counts = np.bincount(leaf[leaf >= 0], minlength=len(country.leaves))
-    return {unit: int(n) for (unit, _), n in zip(country.leaves, counts, strict=True)}
-
-
-def _per_unit(country: Country, leaves: dict[str, int]) -> list[tuple[str, int]]:
-    """Counts of every unit: a parent's is the sum of its members."""
-    parent_of = {unit: parent for unit, _, parent, _ in country.units}
-    return [
-        (u, leaves[u] if u in leaves else sum(n for v, n in leaves.items() if parent_of[v] == u)) for u in parent_of
-    ]
-
-
-def unit_table(country: Country) -> gpd.GeoDataFrame:
-    """unit_id, unit_name, parent_id, geometry (EPSG:4326)."""
-    columns = {
-        "unit_id": [unit for unit, *_ in country.units],
-        "unit_name": [name for _, name, *_ in country.units],
-        "parent_id": [parent for *_, parent, _ in country.units],
-    }
-    shapes = [country.polygon_lonlat(polygon) for *_, polygon in country.units]
-    return gpd.GeoDataFrame(columns, geometry=shapes, crs=4326)
-
-
-def point_table(country: Country, trees: Trees, years: tuple[int, int]) -> gpd.GeoDataFrame:
-    """Every counted kind of tree that stands in one of the years: object, year_planted, year_removed, geometry."""
-    wanted = [KIND[name] for name in country.landscape.objects if name != "car"]
-    trees = trees[np.isin(trees.kind, wanted) & (trees.planted <= years[1]) & (trees.removed > years[0])]
-    names = {code: name for name, code in KIND.items()}
-    lon, lat = country.to_lonlat(trees.x, trees.y)
-    # What happens after the last year is nobody's business yet.
-    gone = pd.array(np.where(trees.removed > years[1], -1, trees.removed), dtype="Int16")
-    gone[trees.removed > years[1]] = pd.NA
-    table = {
-        "object": [names[k] for k in trees.kind],
-        "year_planted": trees.planted,
-        "year_removed": gone,
-    }
-    assert STANDING > years[1]
-    return gpd.GeoDataFrame(table, geometry=shapely.points(lon, lat), crs=4326)
-
-
-def car_table(country: Country, lots: Lots, acquisitions: list[Acquisition]) -> gpd.GeoDataFrame:
-    """Every parked car of every acquisition: object, acquisition, datetime, geometry."""
-    name: list[str] = []
-    when: list[str] = []
-    shapes = []
-    for acquisition in acquisitions:
-        taken = parked(lots, country.seed, acquisition.number)
-        shapes.append(shapely.points(*country.to_lonlat(lots.x[taken], lots.y[taken])))
-        name += [acquisition.name] * int(taken.sum())
-        when += [acquisition.iso] * int(taken.sum())
-    table = {"object": ["car"] * len(name), "acquisition": name, "datetime": when}
-    geometry = np.concatenate(shapes)
-    return gpd.GeoDataFrame(table, geometry=geometry, crs=4326)

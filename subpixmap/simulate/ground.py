@@ -231,16 +231,19 @@ def grow_canopy(trees: Trees, frame: Frame, year: int, scale: float) -> Canopy:
         tinted = draw_discs(col[at], row[at], radius[at] / (FINE / 2), 1 + trees.tint[at], shape)
         one = np.minimum(full, 1)
         cover += _halve(one) * opacity[kind]
-        lit[kind] = _halve(tinted * one / np.maximum(full, np.float32(1e-6))) * opacity[kind]
+        tinted *= one
+        tinted /= np.maximum(full, np.float32(1e-6))
+        lit[kind] = _halve(tinted) * opacity[kind]
     excess = np.maximum(cover, 1)  # crowns of different kinds that overlap
     lit /= excess
+    cover /= excess
     tall = []
     for low, high in itertools.pairwise(_HEIGHT_EDGES):
         at = (height >= low) & (height < high)
         if at.any():
             share = draw_discs(col[at], row[at], radius[at] / (FINE / 2), opacity[trees.kind[at]], shape)
             tall.append((float(0.8 * height[at].mean()), _halve(np.minimum(share, 0.95))))
-    return Canopy(cover / excess, lit, tuple(tall))
+    return Canopy(cover, lit, tuple(tall))
 
 
 def park_cars(lots: Lots, taken: NDArray[np.bool_], seed: int, scene: int, frame: Frame) -> Canopy | None:

@@ -14,7 +14,6 @@ from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
 from subpixmap.errors import InputError
-from subpixmap.simulate.country import counted
 from subpixmap.simulate.ground import Frame
 from subpixmap.simulate.landcover import Landscape
 from subpixmap.simulate.noise import FloatArray
@@ -23,6 +22,7 @@ from subpixmap.simulate.render import Picture, Place, make_place, render
 from subpixmap.simulate.schedule import schedule
 from subpixmap.simulate.sky import QUANTUM, digital_numbers
 from subpixmap.simulate.spectra import BAND_FACTS, BANDS
+from subpixmap.simulate.truth import counted
 from subpixmap.simulate.worlds import OBJECTS, get_world
 
 _INVALID = (0, 1, 3, 8, 9, 10, 11)

@@ -46,7 +46,7 @@ class Trees:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, keep: NDArray[np.bool_]) -> Trees:
+    def __getitem__(self, keep: NDArray[np.bool_ | np.integer]) -> Trees:
         return Trees(*(getattr(self, field.name)[keep] for field in fields(self)))
 
     def age(self, year: int) -> NDArray[np.int16]:
@@ -133,11 +133,11 @@ _SCATTER_CELL = 25.0
 def _scattered_trees(landscape: Landscape, bounds: Bounds) -> Trees:
     """Candidates of lone trees: a fixed number per cell and kind, to be thinned by cover."""
     west, south, east, north = bounds
-    j, i = np.meshgrid(
+    columns, rows = np.meshgrid(
         np.arange(west // _SCATTER_CELL, east // _SCATTER_CELL + 1, dtype=np.int64),
         np.arange(south // _SCATTER_CELL, north // _SCATTER_CELL + 1, dtype=np.int64),
     )
-    j, i, seed = j.ravel(), i.ravel(), landscape.seed
+    j, i, seed = columns.ravel(), rows.ravel(), landscape.seed
     number = _SCATTER_PER_HA * _SCATTER_CELL**2 / 1e4
     parts = []
     for kind in (KIND["broadleaf"], KIND["coconut"], KIND["other_palm"]):
@@ -291,9 +291,9 @@ def _stems(plan: Planting, rng: Rng) -> tuple[FloatArray, FloatArray]:
     angle = rng.uniform(0, np.pi)
     rows = np.arange(-reach, reach, plan.across) + rng.uniform(0, plan.across)
     places = np.arange(-reach, reach, plan.along) + rng.uniform(0, plan.along)
-    u, v = np.meshgrid(places, rows)
-    u = u + (np.arange(rows.size) % 2 * plan.stagger * plan.along)[:, None]
-    u, v = u.ravel(), v.ravel()
+    along, across = np.meshgrid(places, rows)
+    along = along + (np.arange(rows.size) % 2 * plan.stagger * plan.along)[:, None]
+    u, v = along.ravel(), across.ravel()
     return u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)
 
 
@@ -348,6 +348,11 @@ def place_lots(landscape: Landscape, bounds: Bounds) -> Lots:
 def lot_size(rng: Rng) -> tuple[float, float, float]:
     """(half length, half depth, direction) of a lot, metres and radians; the first draws of a lot's generator."""
     return rng.uniform(35, 75), rng.uniform(30, 60), rng.uniform(0, np.pi)
+
+
+def lot_direction(seed: int, row: int, col: int) -> float:
+    """Direction of the rows of a lot, radians from east, counterclockwise."""
+    return lot_size(_generator(seed, row, col))[2]
 
 
 def _stalls(rng: Rng) -> tuple[FloatArray, FloatArray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from subpixmap.errors import InputError
-from subpixmap.simulate.spectra import Palette, base_palette
+from subpixmap.simulate.spectra import Palette, base_palette, shifted_palette
 
 OBJECTS = ("coconut", "oil_palm", "olive", "car")
 """What is counted, in canonical order."""
@@ -50,8 +50,19 @@ _BASE_SHARE = {
 }  # fmt: skip
 
 
+_SHIFTED_SHARE = {
+    "coconut": 0.17, "coconut_sparse": 0.20, "oil_palm": 0.13, "olive": 0.07, "field": 0.17, "shrub": 0.10,
+    "grass": 0.05, "bare": 0.03, "orchard": 0.05, "nipa": 0.03,
+}  # fmt: skip
+
+
 def get_world(name: str) -> World:
     """`base` or `shifted`."""
     if name == "base":
         return World("base", base_palette(), _BASE_SHARE)
+    if name == "shifted":
+        return World(
+            "shifted", shifted_palette(), _SHIFTED_SHARE, wild_above=0.7, urban_above=1.2, parking_share=0.2,
+            spacing=1.05, crown=0.95, haze=0.018, gain_sd=0.045, shift_sd=4.0, scl_error=1.7,
+        )  # fmt: skip
     raise InputError(f"world {name!r} is unknown; choose base or shifted")

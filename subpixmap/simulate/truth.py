@@ -1,0 +1,174 @@
+"""The truth about a country: what stands in its units in each year, and what was parked in them in each acquisition.
+
+In: a `Country` and its trees and stalls. Out: the tables of DESIGN section 5, and their summary. Change happens on 1
+January; an object younger than its visible age is in the imagery but not in the truth.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+from numpy.typing import NDArray
+from pyproj import CRS
+
+from subpixmap.errors import InputError
+from subpixmap.simulate.catalogue import write_json
+from subpixmap.simulate.country import Country
+from subpixmap.simulate.noise import FloatArray
+from subpixmap.simulate.placement import KIND, Lots, Trees, parked
+from subpixmap.simulate.sensor import Acquisition
+from subpixmap.simulate.worlds import OBJECTS, VISIBLE_AGE
+
+
+def write_truth(
+    out: Path, country: Country, trees: Trees, lots: Lots, dates: list[Acquisition], years: tuple[int, int]
+) -> None:
+    """Write truth.csv, truth_scene.csv, points.parquet, cars.parquet, admin.parquet and region.geojson."""
+    truth_by_year(country, trees, years).to_csv(out / "truth.csv", index=False, lineterminator="\n")
+    truth_by_scene(country, lots, dates).to_csv(out / "truth_scene.csv", index=False, lineterminator="\n")
+    _write_trees(out / "points.parquet", country, trees, years)
+    if "car" in country.landscape.objects:
+        _write_cars(out / "cars.parquet", country, lots, dates)
+    unit_table(country).to_parquet(out / "admin.parquet", index=False)
+    outline = shapely.geometry.mapping(country.polygon_lonlat(country.outline))
+    feature = {"type": "Feature", "properties": {"name": "demo"}, "geometry": outline}
+    write_json(out / "region.geojson", {"type": "FeatureCollection", "features": [feature]})
+
+
+def summarise(folder: str | Path) -> pd.DataFrame:
+    """The truth of a simulated country in a few lines.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per object and a column per year: objects in the whole country; cars are the mean over the year's
+        acquisitions.
+
+    Raises
+    ------
+    InputError
+        The folder holds no simulated country.
+    """
+    folder = Path(folder)
+    if not (folder / "truth.csv").is_file():
+        raise InputError(f"{folder} holds no simulated country (no truth.csv)")
+    top = set(gpd.read_parquet(folder / "admin.parquet").query("parent_id.isna()")["unit_id"])
+    trees = pd.read_csv(folder / "truth.csv", dtype={"unit_id": str, "period": str})
+    scenes = pd.read_csv(folder / "truth_scene.csv", dtype={"unit_id": str, "datetime": str})
+    scenes = scenes[scenes["unit_id"].isin(top)].assign(period=scenes["datetime"].str[:4])
+    cars = scenes.groupby(["object", "period", "acquisition"], as_index=False)["count"].sum()
+    by_year = cars.groupby(["object", "period"])["count"].mean().round().astype("int64")
+    whole = trees[trees["unit_id"].isin(top)].groupby(["object", "period"])["count"].sum()
+    table = pd.concat([whole, by_year]).unstack("period")
+    return table.loc[[name for name in OBJECTS if name in table.index]]
+
+
+def leaf_of(country: Country, x: FloatArray, y: FloatArray) -> NDArray[np.int16]:
+    """Index of the lowest unit that holds each place, or -1."""
+    found = np.full(len(x), -1, np.int16)
+    for number, (_, polygon) in enumerate(country.leaves):
+        shapely.prepare(polygon)
+        found[shapely.contains_xy(polygon, x, y)] = number
+    return found
+
+
+def counted(trees: Trees, name: str, year: int) -> NDArray[np.bool_]:
+    """Which trees are objects of that name that count in a year."""
+    old = trees.age(year) >= VISIBLE_AGE[name]
+    result: NDArray[np.bool_] = (trees.kind == KIND[name]) & trees.standing(year) & old
+    return result
+
+
+def truth_by_year(country: Country, trees: Trees, years: tuple[int, int]) -> pd.DataFrame:
+    """Trees per unit, object and year: columns unit_id, object, period, count."""
+    leaf = leaf_of(country, trees.x, trees.y)
+    rows = []
+    for name in country.landscape.objects:
+        if name == "car":
+            continue
+        for year in range(years[0], years[1] + 1):
+            counts = _per_leaf(country, leaf[counted(trees, name, year)])
+            rows += [(unit, name, str(year), count) for unit, count in _per_unit(country, counts)]
+    return pd.DataFrame(rows, columns=["unit_id", "object", "period", "count"])
+
+
+def truth_by_scene(country: Country, lots: Lots, acquisitions: list[Acquisition]) -> pd.DataFrame:
+    """Cars per unit and acquisition: columns unit_id, object, acquisition, datetime, count."""
+    leaf = leaf_of(country, lots.x, lots.y)
+    rows = []
+    for acquisition in acquisitions if "car" in country.landscape.objects else []:
+        taken = parked(lots, country.seed, acquisition.number)
+        for unit, count in _per_unit(country, _per_leaf(country, leaf[taken])):
+            rows.append((unit, "car", acquisition.name, acquisition.iso, count))
+    return pd.DataFrame(rows, columns=["unit_id", "object", "acquisition", "datetime", "count"])
+
+
+def _per_leaf(country: Country, leaf: NDArray[np.int16]) -> dict[str, int]:
+    counts = np.bincount(leaf[leaf >= 0], minlength=len(country.leaves))
+    return {unit: int(n) for (unit, _), n in zip(country.leaves, counts, strict=True)}
+
+
+def _per_unit(country: Country, leaves: dict[str, int]) -> list[tuple[str, int]]:
+    """Counts of every unit: a parent's is the sum of its members."""
+    parent_of = {unit: parent for unit, _, parent, _ in country.units}
+    return [
+        (u, leaves[u] if u in leaves else sum(n for v, n in leaves.items() if parent_of[v] == u)) for u in parent_of
+    ]
+
+
+def unit_table(country: Country) -> gpd.GeoDataFrame:
+    """unit_id, unit_name, parent_id, geometry (EPSG:4326)."""
+    columns = {
+        "unit_id": [unit for unit, *_ in country.units],
+        "unit_name": [name for _, name, *_ in country.units],
+        "parent_id": [parent for *_, parent, _ in country.units],
+    }
+    shapes = [country.polygon_lonlat(polygon) for *_, polygon in country.units]
+    return gpd.GeoDataFrame(columns, geometry=shapes, crs=4326)
+
+
+def _write_trees(path: Path, country: Country, trees: Trees, years: tuple[int, int]) -> None:
+    """Every counted kind of tree that stands in one of the years: object, year_planted, year_removed, geometry."""
+    wanted = [KIND[name] for name in country.landscape.objects if name != "car"]
+    trees = trees[np.isin(trees.kind, wanted) & (trees.planted <= years[1]) & (trees.removed > years[0])]
+    kinds = pa.array(list(KIND))
+    columns = {
+        "object": pa.DictionaryArray.from_arrays(pa.array(trees.kind), kinds).dictionary_decode(),
+        "year_planted": pa.array(trees.planted),
+        # What happens after the last year is nobody's business yet.
+        "year_removed": pa.array(trees.removed, mask=trees.removed > years[1]),
+    }
+    _write_points(path, columns, *country.to_lonlat(trees.x, trees.y))
+
+
+def _write_cars(path: Path, country: Country, lots: Lots, dates: list[Acquisition]) -> None:
+    """Every parked car of every acquisition: object, acquisition, datetime, geometry."""
+    taken = [parked(lots, country.seed, date.number) for date in dates]
+    each = np.repeat(np.arange(len(dates), dtype=np.int32), [int(t.sum()) for t in taken])
+    stall = np.concatenate([np.flatnonzero(t) for t in taken])
+    columns = {
+        "object": pa.array(["car"] * each.size, pa.string()),
+        "acquisition": pa.array(np.array([date.name for date in dates])[each]),
+        "datetime": pa.array(np.array([date.iso for date in dates])[each]),
+    }
+    _write_points(path, columns, *country.to_lonlat(lots.x[stall], lots.y[stall]))
+
+
+def _write_points(path: Path, columns: dict[str, pa.Array], lon: FloatArray, lat: FloatArray) -> None:
+    """A GeoParquet of points in EPSG:4326, without an object per point in memory."""
+    wkb = np.zeros(len(lon), np.dtype([("order", "u1"), ("type", "<u4"), ("x", "<f8"), ("y", "<f8")]))
+    wkb["order"], wkb["type"], wkb["x"], wkb["y"] = 1, 1, lon, lat
+    geometry = pa.Array.from_buffers(pa.binary(21), len(lon), [None, pa.py_buffer(wkb.tobytes())]).cast(pa.binary())
+    table = pa.table({**columns, "geometry": geometry})
+    geo = {
+        "version": "1.1.0", "primary_column": "geometry",
+        "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"], "crs": CRS(4326).to_json_dict()}},
+    }  # fmt: skip
+    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), path)
