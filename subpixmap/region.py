@@ -172,7 +172,9 @@ def _box_region(text: str) -> Region:
 
 def _file_region(path: Path, columns: dict[str, str | None]) -> Region:
     units = read_area(path, **columns)
-    return Region(_slug(path.stem), union(units), units, path.name, f"sha256:{sha256(path)[:16]}")
+    named = len(units) == 1 and units.unit_name.iloc[0] != units.unit_id.iloc[0]
+    name = _slug(units.unit_name.iloc[0] if named else path.stem)
+    return Region(name, union(units), units, path.name, f"sha256:{sha256(path)[:16]}")
 
 
 def _named_region(text: str) -> Region:

@@ -298,6 +298,9 @@ def test_region_file_is_region_and_unit(tmp_path):
     assert (region.name, region.units.unit_id.tolist()) == ("my-area", ["0"])
     assert region.geometry.area == pytest.approx(0.01)
     assert region.boundary_version.startswith("sha256:")
+    named = {"type": "Feature", "properties": {"name": "Demo"}, "geometry": shapely.geometry.mapping(squares(1)[0])}
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [named]}))
+    assert resolve_region(str(path)).name == "demo"
     region = resolve_region(save(table(id=["x", "x", "y"]), tmp_path / "dup.gpkg"))
     assert region.units.unit_id.tolist() == ["0", "1", "2"]
     assert region.geometry.area == pytest.approx(0.03)
