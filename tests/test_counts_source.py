@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import shapely
 
-from subpixmap.counts.count import count_by_unit, count_run, write_counts
 from subpixmap.counts.export import read_table
+from subpixmap.counts.source import count_by_unit, count_run, write_counts
 from subpixmap.counts.table import COLUMNS, SERIES_COLUMNS
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.grid import Lattice, owned

@@ -31,6 +31,7 @@ def series(units: Units, sums: Sums, facts: Facts) -> pd.DataFrame:
         "common_total": total,
         "noise_se": np.where(count >= 2, noise, np.nan),
         "n_acquisitions": count,
+        "background_per_ha": np.broadcast_to(ratio(sums.empty_total, sums.empty * facts.px_ha), shape),
     }
     rows = {name: np.swapaxes(values, 1, 2).ravel() for name, values in columns.items()}
     return pd.DataFrame(rows).astype(SERIES_COLUMNS)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from subpixmap.counts import accounts
-from subpixmap.counts.export import write_parquet, write_table
 from subpixmap.counts.polygons import prepare_units
-from subpixmap.counts.source import read_blocks, read_facts, read_run_units
-from subpixmap.counts.table import COLUMNS, SERIES_COLUMNS, Facts, unit_rows
+from subpixmap.counts.table import Facts, unit_rows
 from subpixmap.counts.walk import sum_blocks
 from subpixmap.counts.zonal import MapBlock
-from subpixmap.mapping.plan import read_plan
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -91,68 +86,3 @@ def count_blocks(
         background=accounts.background(sums, facts),
         overlap_ha=max(0.0, float(sums.mapped[top].sum() + sums.mapped[-2:].sum() - sums.extent[0]) * facts.px_ha),
     )
-
-
-def count_run(
-    out: str | os.PathLike[str],
-    units: gpd.GeoDataFrame | None = None,
-    *,
-    boundary_source: str | None = None,
-    boundary_version: str | None = None,
-    assign_nearest: bool = False,
-    client: Client | None = None,
-) -> Counted:
-    """Totals of a run folder, with all that the report tells about them.
-
-    Parameters
-    ----------
-    out
-        The run's folder.
-    units
-        Polygons with a CRS and `unit_id`, `unit_name`, `parent_id`; those of the run when not given.
-    boundary_source, boundary_version
-        Where the units come from; known for those of the run.
-    assign_nearest
-        Count what lies outside all units, within 1 km of one, in the nearest.
-    client
-        A Dask client whose workers see the folder; without one, the blocks are summed in this process.
-    """
-    plan = read_plan(out)
-    facts = read_facts(out, plan)
-    if units is None:
-        units = read_run_units(out)
-    else:
-        facts = replace(facts, boundary_source=boundary_source, boundary_version=boundary_version)
-    return count_blocks(
-        read_blocks(out, plan), units, facts, size=plan.recipe.block, assign_nearest=assign_nearest, client=client
-    )
-
-
-def count_by_unit(
-    out: str | os.PathLike[str],
-    units: gpd.GeoDataFrame | None = None,
-    *,
-    boundary_source: str | None = None,
-    boundary_version: str | None = None,
-    assign_nearest: bool = False,
-    client: Client | None = None,
-) -> gpd.GeoDataFrame:
-    """Totals of a run folder per unit, object and period: the columns of counts.parquet and the units' polygons.
-
-    The parameters are those of `count_run`, which also tells what lies outside all units.
-    """
-    return count_run(
-        out,
-        units,
-        boundary_source=boundary_source,
-        boundary_version=boundary_version,
-        assign_nearest=assign_nearest,
-        client=client,
-    ).table
-
-
-def write_counts(out: str | os.PathLike[str], counted: Counted) -> list[Path]:
-    """Write counts.csv, counts.parquet and series.parquet into a run folder; returns their paths."""
-    folder = Path(out)
-    paths = list(write_table(counted.table, folder / "counts", COLUMNS))
-    return [*paths, write_parquet(counted.series, folder / "series.parquet", SERIES_COLUMNS)]

@@ -1,26 +1,31 @@
-"""A run folder -> its blocks and what its rows say of it. Only blocks with a valid ledger record hold numbers."""
+"""A run folder -> its counts and trends. Only blocks with a valid ledger record hold numbers."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from numpy.typing import NDArray
 
-from subpixmap.counts.table import Facts
+from subpixmap.counts.count import Counted, count_blocks
+from subpixmap.counts.export import read_table, write_parquet, write_table
+from subpixmap.counts.table import COLUMNS, SERIES_COLUMNS, Facts
+from subpixmap.counts.trend import TREND_COLUMNS, trend
 from subpixmap.counts.zonal import MapBlock
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.grid import Block
 from subpixmap.mapping.ledger import Record, record_path
-from subpixmap.mapping.plan import Plan, items_by_period
+from subpixmap.mapping.plan import Plan, items_by_period, read_plan
 from subpixmap.mapping.store import read_block
 from subpixmap.scenes.lock import items_sha256, read_lock
 
 if TYPE_CHECKING:
     import geopandas as gpd
+    from distributed import Client
 
 
 def read_facts(out: str | os.PathLike[str], plan: Plan) -> Facts:
@@ -94,3 +99,80 @@ def read_run_units(out: str | os.PathLike[str]) -> gpd.GeoDataFrame:
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the units (subpixmap count {out} --admin FILE)")
     return gpd.read_parquet(path)
+
+
+def count_run(
+    out: str | os.PathLike[str],
+    units: gpd.GeoDataFrame | None = None,
+    *,
+    boundary_source: str | None = None,
+    boundary_version: str | None = None,
+    assign_nearest: bool = False,
+    client: Client | None = None,
+) -> Counted:
+    """Totals of a run folder, with all that the report tells about them.
+
+    Parameters
+    ----------
+    out
+        The run's folder.
+    units
+        Polygons with a CRS and `unit_id`, `unit_name`, `parent_id`; those of the run when not given.
+    boundary_source, boundary_version
+        Where the units come from; known for those of the run.
+    assign_nearest
+        Count what lies outside all units, within 1 km of one, in the nearest.
+    client
+        A Dask client whose workers see the folder; without one, the blocks are summed in this process.
+    """
+    plan = read_plan(out)
+    facts = read_facts(out, plan)
+    if units is None:
+        units = read_run_units(out)
+    else:
+        facts = replace(facts, boundary_source=boundary_source, boundary_version=boundary_version)
+    return count_blocks(
+        read_blocks(out, plan), units, facts, size=plan.recipe.block, assign_nearest=assign_nearest, client=client
+    )
+
+
+def count_by_unit(
+    out: str | os.PathLike[str],
+    units: gpd.GeoDataFrame | None = None,
+    *,
+    boundary_source: str | None = None,
+    boundary_version: str | None = None,
+    assign_nearest: bool = False,
+    client: Client | None = None,
+) -> gpd.GeoDataFrame:
+    """Totals of a run folder per unit, object and period: the columns of counts.parquet and the units' polygons.
+
+    The parameters are those of `count_run`, which also tells what lies outside all units.
+    """
+    return count_run(
+        out,
+        units,
+        boundary_source=boundary_source,
+        boundary_version=boundary_version,
+        assign_nearest=assign_nearest,
+        client=client,
+    ).table
+
+
+def write_counts(out: str | os.PathLike[str], counted: Counted) -> list[Path]:
+    """Write counts.csv, counts.parquet and series.parquet into a run folder; returns their paths."""
+    folder = Path(out)
+    paths = list(write_table(counted.table, folder / "counts", COLUMNS))
+    return [*paths, write_parquet(counted.series, folder / "series.parquet", SERIES_COLUMNS)]
+
+
+def follow_run(out: str | os.PathLike[str], *, level: float = 0.95) -> pd.DataFrame:
+    """Trends of a run's counts, on the pixels that every period observed; needs counts.parquet and series.parquet."""
+    folder = Path(out)
+    counts = read_table(folder / "counts.parquet", COLUMNS)
+    return trend(counts, read_table(folder / "series.parquet", SERIES_COLUMNS), level=level)
+
+
+def write_trend(out: str | os.PathLike[str], table: pd.DataFrame) -> list[Path]:
+    """Write trend.csv and trend.parquet into a run folder; returns their paths."""
+    return list(write_table(table, Path(out) / "trend", TREND_COLUMNS))

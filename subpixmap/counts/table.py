@@ -82,9 +82,11 @@ SERIES_COLUMNS: dict[str, str] = {
     "common_total": "float64",
     "noise_se": "float64",
     "n_acquisitions": "Int64",
+    "background_per_ha": "float64",
 }
 """Columns of series.parquet: share of the unit that every period observed; density there x area of the unit; standard
-error of `map_total_full` from the differences between acquisitions of the period, and how many these were."""
+error of `map_total_full` from the differences between acquisitions of the period, and how many these were; what the map
+counts, in the whole region, where the object is present in no period."""
 
 TINY_PX, OUTSIDE, PARTLY, STRANGE = 100.0, 0.001, 0.9, 0.1
 SEEN_PX = 1e-3  # less is the rounding of a border between two units (1e-9 m), not an observation

@@ -1,13 +1,13 @@
 """Counts over periods -> slopes and changes with what can be said of their significance.
 
-In: the rows of counts. Out: one row per unit and object. The statistics are scipy's; what is decided here is which
-numbers may be compared, and with how many periods nothing can be said.
+In: the rows of counts and, if there, the comparable series. Out: one row per unit and object. The statistics are those
+of scipy and pymannkendall; what is decided here is which numbers may be compared, and when nothing can be said.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from subpixmap.errors import InputError
+from subpixmap.counts.slopes import change_test, seasonal, smallest_p, theil_sen
+from subpixmap.errors import InputError, Refused
 
 TREND_COLUMNS: dict[str, str] = {
     "unit_id": "string",
@@ -23,6 +24,8 @@ TREND_COLUMNS: dict[str, str] = {
     "parent_id": "string",
     "object": "string",
     "measure": "string",
+    "basis": "string",
+    "common_frac": "float64",
     "n_periods": "Int64",
     "first_period": "string",
     "last_period": "string",
@@ -30,6 +33,10 @@ TREND_COLUMNS: dict[str, str] = {
     "last_total": "float64",
     "change": "float64",
     "change_percent": "float64",
+    "change_se": "float64",
+    "change_p": "float64",
+    "change_q": "float64",
+    "min_detectable_change": "float64",
     "slope_per_year": "float64",
     "slope_low": "float64",
     "slope_high": "float64",
@@ -37,141 +44,199 @@ TREND_COLUMNS: dict[str, str] = {
     "tau": "float64",
     "p_value": "float64",
     "p_method": "string",
+    "q_value": "float64",
+    "significant": "boolean",
+    "persistent": "boolean",
+    "year_effect": "string",
     "note": "string",
     "evidence": "string",
     "boundary_version": "string",
     "model_id": "string",
     "run_id": "string",
 }
-"""Columns of trend.csv and trend.parquet, in order, and their pandas types."""
+"""Columns of trend.csv and trend.parquet, in order, and their pandas types.
 
-_EVIDENCE = ["evidence", "boundary_version", "model_id", "run_id"]
+`basis` is what was followed: `common_pixels` (density on the pixels that every period observed x area of the unit) or
+`map_total_full`. `change_se` and `change_p` set the change between first and last against the differences between
+acquisitions within these two periods; `min_detectable_change` is what would be found in 4 of 5 cases. `q_value` and
+`change_q` are false discovery rates over the units of an object (Benjamini-Hochberg); `significant` means `q_value` is
+at most 1 - level. `persistent` means that the last two periods lie on one side of the first two."""
 
-
-@dataclass(frozen=True)
-class Slope:
-    """A monotonic trend of one series."""
-
-    per_year: float
-    """Theil-Sen slope."""
-    low: float
-    high: float
-    """Ends of its interval; NaN below three values."""
-    level: float
-    """Confidence of the interval: 0.95, or the highest that so few values allow."""
-    tau: float
-    """Kendall's tau."""
-    p_value: float
-    """Of the two-sided Mann-Kendall test."""
-    p_method: str
-    """`exact`, or `asymptotic` where values are equal."""
+_ALIKE = ["object_definition", "measure", "model_sha256", "run_id", "boundary_source", "boundary_version", "evidence"]
+_LEAST_COMMON = 0.5
 
 
-def theil_sen(years: NDArray[np.floating], values: NDArray[np.floating], *, level: float = 0.95) -> Slope:
-    """Theil-Sen slope with its interval, and the Mann-Kendall test.
-
-    Parameters
-    ----------
-    years
-        (n,) decimal years, n >= 2.
-    values
-        (n,) finite.
-    level
-        Confidence wanted. The interval rests on the Mann-Kendall test, so n values allow no more than `1 - 2 / n!`.
-
-    Returns
-    -------
-    Slope
-
-    References
-    ----------
-    Sen 1968, doi:10.1080/01621459.1968.10480934; Kendall 1975, Rank Correlation Methods.
-    """
-    from scipy.stats import kendalltau, theilslopes
-
-    n = len(values)
-    reached = min(level, 1 - smallest_p(n))
-    if np.all(values == values[0]):
-        return Slope(0.0, 0.0 if n > 2 else math.nan, 0.0 if n > 2 else math.nan, reached, 0.0, 1.0, "exact")
-    method = "exact" if np.unique(values).size == n else "asymptotic"
-    test = kendalltau(years, values, method=method)
-    slope, _, low, high = theilslopes(values, years, alpha=max(reached, 0.5))
-    if n < 3:
-        low = high = math.nan
-    return Slope(float(slope), float(low), float(high), reached, float(test[0]), float(test[1]), method)
-
-
-def smallest_p(n: int) -> float:
-    """Smallest p that a two-sided Mann-Kendall test of n different values can reach: 2 / n!."""
-    return min(1.0, 2 / math.factorial(n)) if n >= 2 else 1.0
-
-
-def trend(counts: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def trend(
+    counts: pd.DataFrame,
+    series: pd.DataFrame | None = None,
+    *,
+    level: float = 0.95,
+    year_effect: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """Slope and change of every unit and object over the periods.
 
     Parameters
     ----------
     counts
-        Rows as `count_by_unit` returns them. `map_total_full` is followed, over the periods where it is known.
+        Rows as `count_by_unit` returns them.
+    series
+        `series` of the same count: totals on the pixels observed in every period, and their noise. Without it
+        `map_total_full` is followed, where a cloud over the palms of one year may look like felling.
     level
-        Confidence of the slope's interval.
+        Confidence of the slope's interval; 1 - level is the false discovery rate of `significant`.
+    year_effect
+        Shared effects of single periods to take out, from `unchanged_effect` or `background_effect`.
 
     Returns
     -------
     pandas.DataFrame
         `TREND_COLUMNS`, a row per unit and object in the order of `counts`; `note` says what cannot be said.
+
+    Raises
+    ------
+    InputError
+        Columns are missing.
+    Refused
+        Rows of one object come from different models, recipes, boundaries or definitions.
     """
-    needed = {"unit_id", "object", "measure", "period", "period_start", "period_end", "map_total_full"}
+    needed = {"unit_id", "object", "measure", "period", "period_start", "period_end", "map_total_full", "area_ha"}
     if missing := sorted(needed - set(counts.columns)):
         raise InputError(f"the counts lack the columns {', '.join(missing)}; give the rows of count_by_unit")
+    _refuse_unlike(counts)
+    followed = _followed(counts, series)
+    if year_effect is not None:
+        followed = _without(followed, year_effect)
     rows = [
         _one(group.sort_values("period_start", kind="stable"), level)
-        for _, group in counts.groupby(["unit_id", "object"], sort=False)
+        for _, group in followed.groupby(["unit_id", "object"], sort=False)
     ]
-    return pd.DataFrame(rows, columns=list(TREND_COLUMNS)).astype(TREND_COLUMNS)
+    table = pd.DataFrame(rows, columns=list(TREND_COLUMNS)).astype(TREND_COLUMNS)
+    for p, q in (("p_value", "q_value"), ("change_p", "change_q")):
+        table[q] = table.groupby("object", sort=False)[p].transform(_false_discovery_rates)
+    known = table["q_value"].notna()
+    table.loc[known, "significant"] = table.loc[known, "q_value"] <= 1 - level
+    return table
+
+
+def _refuse_unlike(counts: pd.DataFrame) -> None:
+    for name, rows in counts.groupby("object", sort=False):
+        for column in _ALIKE:
+            if column not in rows:
+                continue
+            values = rows[column].drop_duplicates()
+            if len(values) > 1:
+                raise Refused(
+                    f"the counts of {name} are not comparable: {column} is {values.iloc[0]!r} in some rows and "
+                    f"{values.iloc[1]!r} in others; count all periods with one model, recipe and set of units"
+                )
+    keys = counts.duplicated(["unit_id", "object", "period"])
+    if keys.any():
+        first = counts[keys].iloc[0]
+        raise InputError(f"unit {first['unit_id']!r} has two rows of {first['object']} in period {first['period']}")
+
+
+def _followed(counts: pd.DataFrame, series: pd.DataFrame | None) -> pd.DataFrame:
+    """The rows with `total`, `noise`, `n_acquisitions`, `common_frac` and `basis`."""
+    plain = pd.DataFrame(counts).drop(columns="geometry", errors="ignore")
+    if series is None:
+        unknown = {"noise": np.nan, "n_acquisitions": 0, "common_frac": np.nan}
+        return plain.assign(total=plain["map_total_full"].astype(float), basis="map_total_full", **unknown)
+    keys = ["unit_id", "object", "period"]
+    both = plain.merge(series, on=keys, how="left", validate="one_to_one", indicator=True)
+    if (both["_merge"] != "both").any():
+        row = both[both["_merge"] != "both"].iloc[0]
+        raise Refused(
+            f"series.parquet does not belong to these counts: unit {row['unit_id']!r}, {row['object']}, period "
+            f"{row['period']} is missing there; count again (subpixmap count)"
+        )
+    return both.assign(total=both["common_total"], noise=both["noise_se"], basis="common_pixels").drop(columns="_merge")
+
+
+def _without(rows: pd.DataFrame, effect: pd.DataFrame) -> pd.DataFrame:
+    """Take shared effects of the periods out: total / factor - offset x area."""
+    both = rows.merge(effect, on=["object", "period"], how="left", validate="many_to_one")
+    both["total"] = both["total"] / both["factor"].fillna(1) - both["offset_per_ha"].fillna(0) * both["area_ha"]
+    both["year_effect"] = both["source"]
+    return both
 
 
 def _one(group: pd.DataFrame, level: float) -> dict[str, Any]:
-    known = group[group["map_total_full"].notna()]
+    known = group[group["total"].notna()]
     first = group.iloc[0]
-    row: dict[str, Any] = {name: first.get(name) for name in ("unit_id", "unit_name", "parent_id", "object", "measure")}
-    row |= {name: first.get(name) for name in _EVIDENCE}
+    names = ("unit_id", "unit_name", "parent_id", "object", "measure", "basis", "common_frac", "year_effect")
+    row: dict[str, Any] = {name: first.get(name) for name in names}
+    row |= {name: first.get(name) for name in ("evidence", "boundary_version", "model_id", "run_id")}
     row["n_periods"] = n = len(known)
     if first["measure"] != "count":
-        return row | {"note": f"a measure of {first['measure']} has no trend"}
+        return row | {"basis": None, "note": f"a measure of {first['measure']} has no trend"}
     if n < 2:
-        return row | {"note": f"observed in {n} of {len(group)} periods: no trend"}
-    years = np.array([_middle(*span) for span in zip(known["period_start"], known["period_end"], strict=True)])
-    totals = known["map_total_full"].to_numpy(float)
-    slope = theil_sen(years, totals, level=level)
+        common = first["basis"] == "common_pixels" and group["map_total_full"].notna().sum() >= 2
+        reason = "no pixel was observed in all periods" if common else f"observed in {n} of {len(group)} periods"
+        return row | {"note": f"{reason}: no trend"}
+    middles = [_middle(*span) for span in zip(known["period_start"], known["period_end"], strict=True)]
+    totals = known["total"].to_numpy(float)
+    row |= _change(known, totals, level) | _slope(np.array(middles), totals, level)
+    row["persistent"] = _persistent(totals) if n >= 4 else None
+    return row | {"note": _note(row, n, len(group), 1 - level)}
+
+
+def _change(known: pd.DataFrame, totals: NDArray, level: float) -> dict[str, Any]:
     change = totals[-1] - totals[0]
-    return row | {
+    ends = known.iloc[[0, -1]]
+    se, p, least = change_test(change, ends["noise"].to_numpy(float), ends["n_acquisitions"].to_numpy(float), level)
+    return {
         "first_period": known["period"].iloc[0],
         "last_period": known["period"].iloc[-1],
         "first_total": totals[0],
         "last_total": totals[-1],
         "change": change,
         "change_percent": 100 * change / totals[0] if totals[0] > 0 else math.nan,
-        "slope_per_year": slope.per_year,
-        "slope_low": slope.low,
-        "slope_high": slope.high,
-        "slope_level": slope.level if n > 2 else math.nan,
-        "tau": slope.tau,
-        "p_value": slope.p_value,
-        "p_method": slope.p_method,
-        "note": _note(n, len(group), 1 - level),
+        "change_se": se,
+        "change_p": p,
+        "min_detectable_change": least,
     }
 
 
-def _note(n: int, periods: int, alpha: float) -> str | None:
+def _slope(middles: NDArray, totals: NDArray, level: float) -> dict[str, Any]:
+    several_a_year = np.diff(middles).min() < 0.75 and middles[-1] - middles[0] >= 1
+    slope = (seasonal if several_a_year else theil_sen)(middles, totals, level=level)
+    return {
+        "slope_per_year": slope.per_year,
+        "slope_low": slope.low,
+        "slope_high": slope.high,
+        "slope_level": slope.level if math.isfinite(slope.low) else math.nan,
+        "tau": slope.tau,
+        "p_value": slope.p_value,
+        "p_method": slope.p_method,
+    }
+
+
+def _persistent(totals: NDArray) -> bool:
+    before, after = totals[:2], totals[-2:]
+    return bool(after.min() > before.max() or after.max() < before.min())
+
+
+def _note(row: Mapping[str, Any], n: int, periods: int, alpha: float) -> str | None:
     notes = []
     if n < periods:
         notes.append(f"observed in {n} of {periods} periods")
-    if smallest_p(n) > alpha:
+    if row["basis"] == "common_pixels" and row["common_frac"] < _LEAST_COMMON:
+        notes.append(f"only {row['common_frac']:.0%} of the unit was observed in all periods")
+    if row["p_method"] != "seasonal" and smallest_p(n) > alpha:
         notes.append(
             f"{n} periods cannot show a significant trend (smallest possible p: {smallest_p(n):.2g}; 5 are needed)"
         )
     return "; ".join(notes) or None
+
+
+def _false_discovery_rates(p: pd.Series) -> pd.Series:
+    from scipy.stats import false_discovery_control
+
+    found = p.copy()
+    known = p.notna()
+    if known.any():
+        found[known] = false_discovery_control(p[known].to_numpy(float))
+    return found
 
 
 def _middle(start: str, end: str) -> float:

@@ -1,0 +1,123 @@
+"""Statistics of one series: numbers in, numbers out. The tests are those of scipy and pymannkendall."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+POWER = 0.8
+"""Share of cases in which the minimum detectable change is found."""
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A monotonic trend of one series."""
+
+    per_year: float
+    """Theil-Sen slope."""
+    low: float
+    high: float
+    """Ends of its interval; NaN where there is none."""
+    level: float
+    """Confidence of the interval: the one wanted, or the highest that so few values allow."""
+    tau: float
+    """Kendall's tau."""
+    p_value: float
+    """Of the two-sided Mann-Kendall test."""
+    p_method: str
+    """`exact`; `asymptotic` where values are equal; `seasonal` for the seasonal test."""
+
+
+def theil_sen(years: Array, values: Array, *, level: float = 0.95) -> Slope:
+    """Theil-Sen slope with its interval, and the Mann-Kendall test.
+
+    Parameters
+    ----------
+    years
+        (n,) decimal years, n >= 2.
+    values
+        (n,) finite.
+    level
+        Confidence wanted. The interval rests on the Mann-Kendall test, so n values allow no more than `1 - 2 / n!`.
+
+    Returns
+    -------
+    Slope
+
+    References
+    ----------
+    Sen 1968, doi:10.1080/01621459.1968.10480934; Kendall 1975, Rank Correlation Methods.
+    """
+    from scipy.stats import kendalltau, theilslopes
+
+    n = len(values)
+    reached = min(level, 1 - smallest_p(n))
+    if np.all(values == values[0]):
+        end = 0.0 if n > 2 else math.nan
+        return Slope(0.0, end, end, reached, 0.0, 1.0, "exact")
+    method = "exact" if np.unique(values).size == n else "asymptotic"
+    test = kendalltau(years, values, method=method)
+    slope, _, low, high = theilslopes(values, years, alpha=max(reached, 0.5))
+    if n < 3:
+        low = high = math.nan
+    return Slope(float(slope), float(low), float(high), reached, float(test[0]), float(test[1]), method)
+
+
+def seasonal(years: Array, values: Array, *, level: float = 0.95) -> Slope:
+    """Seasonal Mann-Kendall test and slope of a series with several values a year; without an interval.
+
+    Values are compared with those of the same season only.
+
+    References
+    ----------
+    Hirsch, Slack & Smith 1982, doi:10.1029/WR018i001p00107.
+    """
+    from pymannkendall import seasonal_test
+
+    step = 1 / round(1 / float(np.min(np.diff(years))))  # of a quarter or a month
+    at = np.round((years - years[0]) / step).astype(int)
+    complete = np.full(at[-1] + 1, np.nan)  # seasons that were not observed stay empty
+    complete[at] = values
+    result = seasonal_test(complete, period=round(1 / step), alpha=1 - level)
+    return Slope(
+        float(result.slope), math.nan, math.nan, math.nan, float(result.Tau), float(result.p), "seasonal"
+    )  # pymannkendall's slope is per year: the step between values of one season
+
+
+def change_test(change: float, noise: Array, acquisitions: Array, level: float = 0.95) -> tuple[float, float, float]:
+    """(standard error, p, minimum detectable change) of a change between two periods.
+
+    Parameters
+    ----------
+    change
+        Last less first.
+    noise
+        (2,) standard errors of the two totals.
+    acquisitions
+        (2,) how many acquisitions each standard error comes from.
+    level
+        Confidence of the test.
+
+    Returns
+    -------
+    tuple of float
+        Of the two-sided t test; the minimum is found at this level in 80 % of cases. NaN where the noise is not known.
+    """
+    from scipy.stats import t
+
+    se = float(np.hypot(*noise))
+    freedom = float(np.sum(acquisitions) - 2)
+    if not (se > 0 and freedom >= 1):
+        return (se if se >= 0 else math.nan), math.nan, math.nan
+    p = 2 * float(t.sf(abs(change) / se, freedom))
+    return se, p, se * float(t.ppf((1 + level) / 2, freedom) + t.ppf(POWER, freedom))
+
+
+def smallest_p(n: int) -> float:
+    """Smallest p that a two-sided Mann-Kendall test of n different values can reach: 2 / n!."""
+    return min(1.0, 2 / math.factorial(n)) if n >= 2 else 1.0

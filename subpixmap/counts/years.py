@@ -1,0 +1,140 @@
+"""What all units share in a period is not a trend of any: effects of single years, and steps where the sensor changed.
+
+In: counts and their comparable series. Out: small tables that `trend` can take out, or that a reader should see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from subpixmap.errors import InputError
+
+JOINS: dict[str, date] = {
+    "processing baseline 04.00": date(2022, 1, 25),
+    "Sentinel-2C replaces Sentinel-2A": date(2025, 1, 21),
+}
+"""Days on which the input changed everywhere at once."""
+
+_STANDS_OUT = 3.0  # times the median of the other shared steps
+_MATTERS = 1.0  # percent
+
+
+def unchanged_effect(series: pd.DataFrame, unchanged: Sequence[str]) -> pd.DataFrame:
+    """Shared effect of each period, from units that are known not to have changed.
+
+    Parameters
+    ----------
+    series
+        `series` of a count.
+    unchanged
+        Ids of the units, many enough that their own small changes cancel.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `object, period, factor, offset_per_ha, source`: their total in the period over its mean over the periods.
+    """
+    missing = sorted(set(unchanged) - set(series["unit_id"]))
+    if missing or not unchanged:
+        raise InputError(f"unchanged units {missing[:3] or '(none given)'} are not among the units of the counts")
+    mine = series[series["unit_id"].isin(unchanged)]
+    totals = mine.groupby(["object", "period"], sort=False)["common_total"].sum(min_count=len(set(unchanged)))
+    if totals.isna().any():
+        raise InputError("the unchanged units share no pixel that was observed in all periods")
+    factor = totals / totals.groupby(level="object").transform("mean")
+    effect = factor.rename("factor").reset_index()
+    return effect.assign(offset_per_ha=0.0, source=f"{len(set(unchanged))} unchanged units")
+
+
+def background_effect(series: pd.DataFrame) -> pd.DataFrame:
+    """Shared effect of each period, from places where the map never sees the object.
+
+    What the map counts there should be nothing; what it counts more in one period than on average is taken off every
+    hectare of that period. Young objects below the threshold look like background too, so a real increase that begins
+    everywhere at once is taken off as well: look at the effect before using it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `object, period, factor, offset_per_ha, source`.
+    """
+    density = series.groupby(["object", "period"], sort=False)["background_per_ha"].first()
+    offset = density - density.groupby(level="object").transform("mean")
+    effect = offset.rename("offset_per_ha").reset_index()
+    return effect.assign(factor=1.0, source="background")[["object", "period", "factor", "offset_per_ha", "source"]]
+
+
+def shared_steps(
+    counts: pd.DataFrame, series: pd.DataFrame | None = None, *, joins: Mapping[str, date] = JOINS
+) -> pd.DataFrame:
+    """Steps that most units make together between two neighbouring periods.
+
+    A country does not plant everywhere in the same year: a step that most units share is rather the sensor's, the
+    processor's or the season's. It is most suspicious where the input is known to have changed.
+
+    Parameters
+    ----------
+    counts, series
+        Of the same count.
+    joins
+        What -> day on which the input changed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `object, before, after, join, n_units, shared_step_percent` (median over units), `p_value` (signed-rank test
+        over units that it is zero) and `stands_out`: more than 1 % and three times the median of the other steps, with p below
+        0.01.
+    """
+    from scipy.stats import wilcoxon
+
+    rows = pd.DataFrame(counts).drop(columns="geometry", errors="ignore")
+    rows = rows[rows["measure"] == "count"].assign(total=rows["map_total_full"].astype(float))
+    if series is not None:
+        rows = rows.merge(series, on=["unit_id", "object", "period"], validate="one_to_one")
+        rows["total"] = rows["common_total"]
+    found = []
+    for name, mine in rows.groupby("object", sort=False):
+        wide = mine.pivot(index="unit_id", columns="period_start", values="total").sort_index(axis=1)
+        spans = mine.drop_duplicates("period").sort_values("period_start").to_dict("records")
+        for i, (before, after) in enumerate(pairwise(spans)):
+            first, second = wide.iloc[:, i], wide.iloc[:, i + 1]
+            both = first.notna() & second.notna() & (first + second > 0)
+            step = (2 * (second - first) / (first + second))[both].to_numpy(float)
+            inside = [k for k, day in joins.items() if _middle(before) < day <= _middle(after)]
+            found.append(
+                {
+                    "object": name,
+                    "before": before["period"],
+                    "after": after["period"],
+                    "join": "; ".join(inside) or None,
+                    "n_units": step.size,
+                    "shared_step_percent": 100 * float(np.median(step)) if step.size else np.nan,
+                    "p_value": float(wilcoxon(step).pvalue) if np.count_nonzero(step) >= 6 else np.nan,
+                }
+            )
+    table = pd.DataFrame(found)
+    if len(table):
+        table["stands_out"] = _stand_out(table)
+    return table
+
+
+def _stand_out(table: pd.DataFrame) -> list[bool]:
+    marks = []
+    for i, row in table.iterrows():
+        others = table[(table["object"] == row["object"]) & (table.index != i)]["shared_step_percent"].abs()
+        usual = float(others.median()) if len(others) else 0.0
+        large = abs(row["shared_step_percent"]) > max(_MATTERS, _STANDS_OUT * usual)
+        marks.append(bool(row["p_value"] < 0.01 and large))
+    return marks
+
+
+def _middle(span: Mapping[Any, Any]) -> date:
+    first, last = date.fromisoformat(span["period_start"][:10]), date.fromisoformat(span["period_end"][:10])
+    return first + (last - first) / 2
