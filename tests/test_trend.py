@@ -220,7 +220,7 @@ def test_a_step_that_all_units_share_stands_out_where_the_processor_changed():
     assert found.loc["2022", "join"] == "processing baseline 04.00"
     assert found.loc["2022", "shared_step_percent"] == pytest.approx(14, abs=1)
     assert found.drop("2022")["join"].isna().all()
-    assert shared_steps(table, joins={"x": date(2019, 7, 1)})["join"].tolist() == [None, "x", None, None, None]
+    assert shared_steps(table, joins={"x": date(2020, 1, 1)})["join"].tolist() == [None, "x", None, None, None]
 
 
 # Many simulations -----------------------------------------------------------------------------------------------------

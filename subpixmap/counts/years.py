@@ -89,8 +89,8 @@ def shared_steps(
     -------
     pandas.DataFrame
         `object, before, after, join, n_units, shared_step_percent` (median over units), `p_value` (signed-rank test
-        over units that it is zero) and `stands_out`: more than 1 % and three times the median of the other steps, with p below
-        0.01.
+        over units that it is zero) and `stands_out`: more than 1 % and three times the median of the other
+        steps, with p below 0.01.
     """
     from scipy.stats import wilcoxon
 
