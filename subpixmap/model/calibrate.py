@@ -1,0 +1,61 @@
+"""Calibration: two numbers per object, from places of their own, that make empty land empty and the total right.
+
+A network trained on squared error shrinks towards the mean, and 0.01 false objects a pixel over a country are millions.
+Both are linear at first order, and a linear correction keeps sums of means equal to means of sums.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subpixmap.errors import InputError
+from subpixmap.model.checkpoint import Model
+from subpixmap.model.evaluate import block_means, predict_patches
+from subpixmap.reference.patches import Patches
+
+FloatArray = NDArray[np.floating]
+
+
+def fit_calibration(raw: FloatArray, reference: FloatArray, *, side: int = 10) -> tuple[float, float]:
+    """Background and slope of one object: count = (raw - background) * slope.
+
+    Parameters
+    ----------
+    raw, reference
+        (place, y, x) objects per pixel, uncalibrated and reference; NaN where not observed.
+    side
+        Pixels of a block side; blocks of at least 1 ha, as pixels are noisy and blurred.
+
+    Returns
+    -------
+    tuple
+        `background` is the mean of raw over blocks where the reference holds nothing (0 if there are none); `slope`
+        makes the total over the other blocks right.
+
+    Raises
+    ------
+    InputError
+        There are no objects to calibrate on, or raw does not rise with the reference.
+    """
+    p, number = block_means(raw, side)
+    r, _ = block_means(reference, side)
+    known = np.isfinite(p) & np.isfinite(r)
+    empty, full = known & (r == 0), known & (r > 0)
+    background = float(np.average(p[empty], weights=number[empty])) if empty.any() else 0.0
+    above, truth = (number * (p - background))[full].sum(), (number * r)[full].sum()
+    if not (truth > 0 and above > 0):
+        raise InputError(
+            f"cannot calibrate: {truth:.1f} objects in the calibration places, {above:.1f} predicted there"
+        )
+    return background, float(truth / above)
+
+
+def calibrate(model: Model, patches: Patches) -> Model:
+    """The same model with a calibration fitted on places that were in neither training nor test."""
+    plain = Model.of(model.net, dataclasses.replace(model.card, calibration={}))
+    raw, _, reference = predict_patches(plain, patches)
+    fits = {name: fit_calibration(raw[:, i], reference[:, i]) for i, name in enumerate(model.card.objects)}
+    return Model.of(model.net, dataclasses.replace(model.card, calibration=fits))

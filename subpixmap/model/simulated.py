@@ -1,0 +1,200 @@
+"""Checkpoints trained on the simulator alone: one call renders, trains, calibrates, evaluates and writes one.
+
+They show that the code is right. On real imagery their numbers are not estimates, and every row says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, TextIO
+
+from subpixmap.errors import InputError
+from subpixmap.model.calibrate import calibrate
+from subpixmap.model.checkpoint import Card, Model, save_model
+from subpixmap.model.evaluate import evaluate, table
+from subpixmap.model.train import TrainConfig, input_statistics, train
+from subpixmap.reference.patches import Patches, join, make_patches
+
+BANDS = {
+    "demo-s2": ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"),
+    "demo-rgbn": ("B02", "B03", "B04", "B08"),
+}
+"""Shipped checkpoint -> its bands."""
+DEFINITIONS = {
+    "coconut": "coconut palm, planted 4 or more years ago",
+    "oil_palm": "oil palm, planted 3 or more years ago",
+    "olive": "olive tree, planted 5 or more years ago",
+    "car": "car parked in a parking lot at the time of the acquisition",
+}
+MEASURES = {"coconut": "count", "oil_palm": "count", "olive": "count", "car": "occupancy"}
+LIMITS = (
+    "Trained and measured on simulated imagery only: on real imagery its numbers are not estimates.",
+    "The measured error is that of unseen places of the same simulated world.",
+)
+SEEDS = {"training": 2000, "calibration": 2001, "test": 2002}
+"""Seeds of simulated places; the landscapes of countries are never among them."""
+
+_SIZE = 112  # pixels a side of a rendered place
+_ACQUISITIONS = 4
+_PART = 25  # places a worker renders at a time
+
+
+def simulated_patches(
+    seed: int,
+    n_places: int,
+    *,
+    objects: Sequence[str] = tuple(DEFINITIONS),
+    world: str = "base",
+    halo: int = 8,
+    size: int = _SIZE,
+    cache: str | Path | None = None,
+    workers: int = 2,
+) -> Patches:
+    """Render places of the simulator with all ten bands.
+
+    Parameters
+    ----------
+    seed, n_places, objects, world
+        As in `simulate.patches`.
+    halo
+        Context of a patch, pixels.
+    size
+        Pixels a side, with the context.
+    cache
+        Folder in which finished sets are kept and found again.
+    workers
+        Processes that render; the result does not depend on it.
+    """
+    folder = Path(cache) / f"{world}-{seed}-{n_places}x{size}-{'+'.join(objects)}" if cache is not None else None
+    if folder is not None and (folder / "patches.json").is_file():
+        return Patches.load(folder)
+    starts = range(0, n_places, _PART)
+    jobs = [(seed, start, min(_PART, n_places - start), tuple(objects), world, halo, size) for start in starts]
+    if workers > 1 and len(jobs) > 1:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            parts = list(pool.map(_render, *zip(*jobs, strict=True)))
+    else:
+        parts = [_render(*job) for job in jobs]
+    whole = join(parts)
+    if folder is not None:
+        whole.save(folder)
+        return Patches.load(folder)
+    return whole
+
+
+def train_simulated(
+    name: str,
+    path: str | Path,
+    *,
+    bands: Sequence[str] | None = None,
+    objects: Sequence[str] = tuple(DEFINITIONS),
+    places: int = 1200,
+    held_out: int = 300,
+    config: TrainConfig | None = None,
+    width: int = 128,
+    mid: int = 32,
+    blocks: int = 6,
+    cache: str | Path | None = None,
+    state: str | Path | None = None,
+    curves: str | Path | None = None,
+    workers: int = 2,
+    progress: TextIO | None = sys.stderr,
+) -> Model:
+    """Make a checkpoint from simulated places; `demo-s2` and `demo-rgbn` reproduce the shipped ones.
+
+    Parameters
+    ----------
+    name
+        Of the card; for the shipped ones it decides the bands.
+    path
+        FILE.safetensors to write.
+    bands, objects
+        What goes in and what is counted.
+    places, held_out
+        Places for training, and for calibration and test each.
+    config
+        Recipe; default `TrainConfig()`.
+    width, mid, blocks
+        Of `DensityNet`.
+    cache
+        Folder for rendered places.
+    state, curves, progress
+        As in `train`.
+    workers
+        Processes that render.
+
+    Returns
+    -------
+    Model
+        As written, with calibration and measured errors in its card.
+    """
+    config = config or TrainConfig()
+    bands = tuple(bands or BANDS.get(name, ()))
+    if not bands:
+        raise InputError(f"{name!r} is no shipped checkpoint ({', '.join(BANDS)}): say which bands it has")
+    if unknown := set(objects) - set(DEFINITIONS):
+        raise InputError(f"the simulator has no {', '.join(sorted(unknown))}; it has {', '.join(DEFINITIONS)}")
+    numbers = {"training": places, "calibration": held_out, "test": held_out}
+    split = {
+        part: simulated_patches(SEEDS[part], n, objects=objects, halo=blocks + 2, cache=cache, workers=workers)
+        for part, n in numbers.items()
+    }
+    card = Card(
+        name=name,
+        bands=bands,
+        objects={o: DEFINITIONS[o] for o in objects},
+        measure={o: MEASURES[o] for o in objects},
+        evidence="simulated",
+        **input_statistics(split["training"].select_bands(bands)),
+        width=width,
+        mid=mid,
+        blocks=blocks,
+        halo=blocks + 2,
+        mask={"drop": [0, 1, 3, 8, 9, 10, 11], "dilate": [3, 8, 9], "dilate_m": 100.0},
+        training=_facts(name, config, numbers),
+        limits=LIMITS,
+    )
+    model = train(split["training"], card, config, state=state, curves=curves, progress=progress)
+    model = calibrate(model, split["calibration"])
+    errors = evaluate(model, split["test"])
+    if progress is not None:
+        print(table(errors), file=progress, flush=True)
+    return save_model(path, model.net, dataclasses.replace(model.card, error=rounded(errors)))
+
+
+def rounded(errors: Any) -> Any:
+    """Nested numbers to 4 digits, as a card keeps them; what is not a number becomes None."""
+    if isinstance(errors, dict):
+        return {key: rounded(value) for key, value in errors.items()}
+    if isinstance(errors, float):
+        return float(f"{errors:.4g}") if errors == errors else None
+    return errors
+
+
+def _facts(name: str, config: TrainConfig, numbers: dict[str, int]) -> dict[str, Any]:
+    recipe = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("log_every", "save_every", "threads")}
+    return {
+        "data": f"simulated world 'base', places of {_SIZE} px with {_ACQUISITIONS} acquisitions",
+        "seeds": SEEDS,
+        "places": numbers,
+        "command": f"subpixmap train --simulated {name} -o {name}.safetensors",
+        "present_above": config.present_above,
+        "recipe": recipe,
+    }
+
+
+def _render(seed: int, start: int, n: int, objects: tuple[str, ...], world: str, halo: int, size: int) -> Patches:
+    """Some places of a set; in a worker."""
+    # The simulator stands below the model; only this function looks down.
+    from subpixmap.simulate.patches import patches
+    from subpixmap.simulate.spectra import BANDS as RENDERED
+
+    places = patches(
+        seed, n_places=n, size_px=size, acquisitions=_ACQUISITIONS, objects=objects, world=world, start=start
+    )
+    return make_patches(places, bands=RENDERED, objects=objects, halo=halo)

@@ -1,0 +1,169 @@
+"""Patches: small windows of several acquisitions with the count map under them, and splits of places without leaks.
+
+All acquisitions of a place are samples of that one place: a split never puts them on both sides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from subpixmap.errors import InputError
+from subpixmap.grid import Lattice, Window
+from subpixmap.reference.countmap import count_map
+
+_ARRAYS = ("reflectance", "valid", "count", "labelled")
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Places of equal size. Outermost `halo` pixels are context: reflectance has them, the reference has not."""
+
+    reflectance: NDArray[np.float16]
+    """(place, acquisition, band, y + 2 halo, x + 2 halo), 0-1, NaN where there is none."""
+    valid: NDArray[np.bool_]
+    """(place, acquisition, y, x): clear and with data."""
+    count: NDArray[np.float32]
+    """(place, acquisition, object, y, x): expected objects per pixel; of what cannot move, the same each time."""
+    labelled: NDArray[np.bool_]
+    """(place, y, x): every object of the pixel is in the reference; elsewhere the count is not known, not zero."""
+    bands: tuple[str, ...]
+    objects: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        places, acquisitions = self.reflectance.shape[:2]
+        y, x = self.count.shape[3:]
+        halo = self.halo
+        expected = {
+            "reflectance": (len(self.count), acquisitions, len(self.bands), y + 2 * halo, x + 2 * halo),
+            "valid": (places, acquisitions, y, x),
+            "count": (places, acquisitions, len(self.objects), y, x),
+            "labelled": (places, y, x),
+        }
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape or halo < 0:
+                raise InputError(f"patches: {name} has shape {getattr(self, name).shape}, want {shape}")
+
+    def __len__(self) -> int:
+        return len(self.count)
+
+    @property
+    def halo(self) -> int:
+        """Pixels of context on every side."""
+        return (self.reflectance.shape[-1] - self.count.shape[-1]) // 2
+
+    @property
+    def size(self) -> int:
+        """Rows of the reference, pixels."""
+        return int(self.count.shape[-2])
+
+    def take(self, places: slice | ArrayLike) -> Patches:
+        """Some of the places."""
+        index = places if isinstance(places, slice) else np.asarray(places)
+        arrays = {name: getattr(self, name)[index] for name in _ARRAYS}
+        return Patches(**arrays, bands=self.bands, objects=self.objects)
+
+    def select_bands(self, bands: Sequence[str]) -> Patches:
+        """The same with some bands only, in the order given."""
+        if missing := set(bands) - set(self.bands):
+            raise InputError(f"patches lack bands {', '.join(sorted(missing))}; they have {', '.join(self.bands)}")
+        if tuple(bands) == self.bands:
+            return self
+        index = [self.bands.index(band) for band in bands]
+        return Patches(self.reflectance[:, :, index], self.valid, self.count, self.labelled, tuple(bands), self.objects)
+
+    def save(self, folder: str | Path) -> None:
+        """Write one .npy for each array and patches.json, which is written last."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name))
+        (folder / "patches.json").write_text(json.dumps({"bands": self.bands, "objects": self.objects}))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Patches:
+        """Open what `save` wrote; arrays stay on disk until they are touched."""
+        folder = Path(folder)
+        if not (folder / "patches.json").is_file():
+            raise InputError(f"{folder}: no patches here (patches.json is missing)")
+        names = json.loads((folder / "patches.json").read_text())
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        return cls(**arrays, bands=tuple(names["bands"]), objects=tuple(names["objects"]))
+
+
+class Place(Protocol):
+    """One place before it is cut to a patch: what a simulator or a reader of reference data hands over."""
+
+    @property
+    def reflectance(self) -> NDArray[np.float32]:
+        """(acquisition, band, y, x), NaN where there is none."""
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(acquisition, y, x)."""
+
+    @property
+    def points(self) -> dict[str, tuple[NDArray[np.float64], ...]]:
+        """Object -> for each acquisition (n, 2): x, y in pixels from the upper left corner, with those just outside."""
+
+
+def make_patches(
+    places: Iterable[Place], *, bands: Sequence[str], objects: Sequence[str], halo: int, k: int = 10
+) -> Patches:
+    """Count maps under places; all of a place is labelled.
+
+    Parameters
+    ----------
+    places
+        Of equal size, larger than the halo.
+    bands, objects
+        Names; an object without points in a place is absent there.
+    halo
+        Pixels along the edge that become context.
+    k
+        Of `count_map`.
+    """
+    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in _ARRAYS}
+    for place in places:
+        rows, cols = place.reflectance.shape[2:]
+        inner = (slice(halo, rows - halo), slice(halo, cols - halo))
+        counts = [_counts_of(place, name, k)[:, *inner] for name in objects]
+        valid = place.valid & np.isfinite(place.reflectance).all(axis=1)
+        columns["reflectance"].append(place.reflectance.astype(np.float16))
+        columns["valid"].append(valid[:, *inner])
+        columns["count"].append(np.stack(counts, axis=1))
+        columns["labelled"].append(np.ones((rows - 2 * halo, cols - 2 * halo), bool))
+    if not columns["count"]:
+        raise InputError("no places to make patches of")
+    arrays = {name: np.stack(parts) for name, parts in columns.items()}
+    return Patches(**arrays, bands=tuple(bands), objects=tuple(objects))
+
+
+def join(parts: Sequence[Patches]) -> Patches:
+    """Places of several sets, which must agree in bands, objects and sizes."""
+    if len({(p.bands, p.objects, p.reflectance.shape[1:], p.count.shape[1:]) for p in parts}) != 1:
+        raise InputError("these patches differ in bands, objects, acquisitions or size, or there are none")
+    arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _ARRAYS}
+    return Patches(**arrays, bands=parts[0].bands, objects=parts[0].objects)
+
+
+def _counts_of(place: Place, name: str, k: int) -> NDArray[np.float32]:
+    """(acquisition, y, x) of one object."""
+    acquisitions, _, rows, cols = place.reflectance.shape
+    # Any lattice will do: pixel coordinates are laid on one of 10 m.
+    lattice, window = Lattice(32601), Window(100, 100, rows, cols)
+    west, _, _, north = lattice.bounds(window)
+    counts = np.zeros((acquisitions, rows, cols), np.float32)
+    points = place.points.get(name, ())
+    for i, xy in enumerate(points):
+        if i and xy is points[i - 1]:
+            counts[i] = counts[i - 1]
+        elif len(xy):
+            counts[i] = count_map(west + 10 * xy[:, 0], north - 10 * xy[:, 1], lattice, window, k=k)
+    return counts

@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+from test_checkpoint import small_card
+from test_net import lively
+from test_patches import BANDS, HALO, OBJECTS, some_patches
+
+from subpixmap.errors import InputError
+from subpixmap.model.calibrate import fit_calibration
+from subpixmap.model.checkpoint import Model
+from subpixmap.model.evaluate import (
+    block_means,
+    density_errors,
+    errors_by_object,
+    evaluate,
+    predict_patches,
+    presence_errors,
+    table,
+)
+
+
+def a_model() -> Model:
+    torch.manual_seed(0)
+    card = small_card(
+        bands=BANDS,
+        objects=dict.fromkeys(OBJECTS, ""),
+        input_mean=(0.1,) * 3,
+        input_std=(0.1,) * 3,
+        input_low=(0.0,) * 3,
+        input_high=(1.0,) * 3,
+        calibration={},
+    )
+    return Model.of(lively(card.build_net()), card)
+
+
+def test_block_means_ignore_what_is_not_observed() -> None:
+    values = np.arange(48.0).reshape(1, 6, 8)
+    values[0, 0, 0] = np.nan
+    mean, number = block_means(values, 4)
+    assert mean.shape == (1, 1, 2)
+    assert number.tolist() == [[[15, 16]]]
+    assert mean[0, 0, 0] == pytest.approx(np.nanmean(values[0, :4, :4]))
+    values[0, :3, :4] = np.nan
+    assert np.isnan(block_means(values, 4)[0][0, 0, 0])
+    assert np.isfinite(block_means(values, 4, least=0.2)[0][0, 0, 0])
+
+
+def test_errors_of_known_numbers() -> None:
+    reference = np.array([0.0, 1.0, 2.0, 3.0, np.nan])
+    errors = density_errors(2 * reference + 0.5, reference, per_ha=1)
+    assert errors["n"] == 4
+    assert errors["bias"] == errors["mae"] == pytest.approx(2.0)
+    assert errors["rmse"] == pytest.approx(np.sqrt(np.mean([0.25, 2.25, 6.25, 12.25])))
+    assert errors["slope"] == pytest.approx(0.5)
+    assert errors["intercept"] == pytest.approx(-0.25)
+    assert errors["r2"] == pytest.approx(1 - 21 / 5)
+    perfect = density_errors(reference, reference)
+    assert (perfect["mae"], perfect["r2"], perfect["slope"]) == (0, 1, pytest.approx(1))
+    assert density_errors(reference[4:], reference[4:]) == {"n": 0}
+
+
+def test_presence() -> None:
+    a, b = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 1, 0, 1], bool)
+    assert presence_errors(a, b) == {"iou": 0.5, "precision": 2 / 3, "recall": 2 / 3}
+    assert np.isnan(presence_errors(a & ~a, b & ~b)["iou"])
+
+
+def test_a_mean_over_dates_uses_valid_pixels_only() -> None:
+    model, patches = a_model(), some_patches(2)
+    count, presence, reference = predict_patches(model, patches)
+    both = [
+        predict_patches(model, type(patches)(**{**vars(patches), "valid": patches.valid & keep}))[0]
+        for keep in (np.array([1, 0], bool)[:, None, None], np.array([0, 1], bool)[:, None, None])
+    ]
+    assert np.allclose(count, np.nanmean(both, axis=0), atol=1e-6)
+    assert np.isfinite(count).all()
+    first_only = ~patches.valid[:, 0]
+    assert first_only.any()
+    cars = reference[:, 1]
+    assert np.allclose(cars[first_only], patches.count[:, 1, 1][first_only])
+    assert np.isnan(both[0]).any()
+    assert presence.shape == count.shape == reference.shape
+
+
+def test_a_perfect_prediction_has_no_error() -> None:
+    reference = some_patches(3, size=40).count[:, 0]
+    errors = errors_by_object(OBJECTS, reference, reference, presence=(reference > 0.25).astype(float))
+    for name in OBJECTS:
+        assert errors[name]["total"]["error_pct"] == 0
+        assert errors[name]["1 ha"]["r2"] == 1
+        assert errors[name]["presence"]["iou"] == 1
+        assert "1 km2" not in errors[name]
+    assert errors["car"]["empty_land"]["n_ha"] > 0
+    assert errors["car"]["empty_land"]["mean_per_ha"] == 0
+
+
+def test_calibration_undoes_background_and_shrinkage() -> None:
+    reference = some_patches(4, size=40).count[:, 0, 1].astype(float)
+    raw = 0.02 + reference / 1.25
+    background, slope = fit_calibration(raw, reference)
+    assert background == pytest.approx(0.02, rel=1e-6)
+    assert slope == pytest.approx(1.25, rel=1e-6)
+    assert ((raw - background) * slope).sum() == pytest.approx(reference.sum(), rel=1e-6)
+    with pytest.raises(InputError, match=r"0\.0 objects"):
+        fit_calibration(raw, 0 * reference)
+
+
+def test_evaluate_and_its_table() -> None:
+    model, patches = a_model(), some_patches(2, size=24)
+    errors = evaluate(model, patches)
+    assert errors["places"] == 2
+    assert set(errors["coconut"]) == {"total", "empty_land", "pixel", "1 ha", "4 ha", "presence"}
+    assert len(table(errors).splitlines()) == 3
+    assert HALO == model.halo

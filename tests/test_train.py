@@ -1,0 +1,194 @@
+import csv
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_checkpoint import small_card
+from test_patches import BANDS, OBJECTS, some_patches
+
+from subpixmap.errors import InputError
+from subpixmap.model.calibrate import calibrate
+from subpixmap.model.checkpoint import Card, load_model
+from subpixmap.model.evaluate import evaluate
+from subpixmap.model.simulated import simulated_patches, train_simulated
+from subpixmap.model.train import (
+    Batch,
+    TrainConfig,
+    draw_batch,
+    input_statistics,
+    loss_terms,
+    rate_factor,
+    train,
+)
+from subpixmap.reference.patches import Patches
+
+SMALL = TrainConfig(steps=6, batch=4, crop=16, warmup=2, threads=1, log_every=2, save_every=3)
+
+
+def a_card(patches: Patches, **changes: object) -> Card:
+    return small_card(
+        bands=BANDS, objects=dict.fromkeys(OBJECTS, ""), calibration={}, **input_statistics(patches), **changes
+    )
+
+
+def weights(model: object) -> list[torch.Tensor]:
+    return [v.clone() for k, v in model.net.state_dict().items() if "num_batches" not in k]  # type: ignore[attr-defined]
+
+
+def test_it_learns_and_calibration_makes_totals_right() -> None:
+    patches, others, unseen = (some_patches(12, seed=s, size=40) for s in (0, 1, 2))
+    card = a_card(patches, width=16, mid=8)
+    config = dataclasses.replace(SMALL, steps=300, rate=0.01, log_every=100, average=0.97, warmup=20)
+    model = calibrate(train(patches, card, config, progress=None), others)
+    errors = evaluate(model, unseen)
+    for name in OBJECTS:
+        assert abs(errors[name]["total"]["error_pct"]) < 8
+        assert errors[name]["1 ha"]["r2"] > 0.9
+        assert errors[name]["presence"]["iou"] > 0.4
+    assert abs(errors["car"]["empty_land"]["mean_per_ha"]) < 0.5
+
+
+def test_a_seed_decides_every_bit(tmp_path: Path) -> None:
+    patches = some_patches()
+    card = a_card(patches)
+    one, two = (weights(train(patches, card, SMALL, progress=None)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    other = weights(train(patches, card, dataclasses.replace(SMALL, seed=1), progress=None))
+    assert not torch.equal(one[0], other[0])
+
+
+def test_resume_ends_as_if_never_stopped(tmp_path: Path) -> None:
+    patches, state = some_patches(), tmp_path / "state.pt"
+    card = a_card(patches)
+    whole = weights(train(patches, card, SMALL, progress=None))
+
+    class Stop(io.StringIO):
+        def write(self, text: str) -> int:
+            if text.startswith("step 4"):
+                raise KeyboardInterrupt
+            return len(text)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(patches, card, SMALL, state=state, progress=Stop())
+    log = io.StringIO()
+    resumed = weights(train(patches, card, SMALL, state=state, progress=log))
+    assert "step 4/6" in log.getvalue()
+    assert "step 2/6" not in log.getvalue()
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+    with pytest.raises(InputError, match="another training recipe"):
+        train(patches, card, dataclasses.replace(SMALL, rate=1e-3), state=state, progress=None)
+    state.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="not a training state"):
+        train(patches, card, SMALL, state=state, progress=None)
+
+
+def test_curves(tmp_path: Path) -> None:
+    patches = some_patches()
+    train(patches, a_card(patches), SMALL, curves=tmp_path / "c.csv", progress=None)
+    with (tmp_path / "c.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
+    assert all(np.isfinite(float(row[key])) for row in rows for key in ("loss", "mse", "ce", "block"))
+
+
+def test_unlabelled_pixels_do_not_count() -> None:
+    torch.manual_seed(0)
+    config = TrainConfig(block=4)
+    output, scale = torch.randn(2, 2, 2, 16, 16), torch.ones(2)
+    weight = torch.ones(2, 1, 16, 16)
+    weight[:, :, :5] = 0
+    count = torch.rand(2, 2, 16, 16)
+    absurd = torch.where(weight > 0, count, torch.tensor(1e3))
+    x = torch.zeros(1)
+    a = loss_terms(output, Batch(x, count, weight), scale, config)
+    b = loss_terms(output, Batch(x, absurd, weight), scale, config)
+    assert {k: v.item() for k, v in a.items()} == pytest.approx({k: v.item() for k, v in b.items()})
+    nothing = loss_terms(output, Batch(x, count, 0 * weight), scale, config)
+    assert nothing["loss"].item() == 0
+
+
+def test_batches_keep_reflectance_and_reference_together() -> None:
+    patches = some_patches(4)
+    quiet = dataclasses.replace(SMALL, jitter_gain=0.0, jitter_offset=0.0, batch=32, crop=12)
+    batch = draw_batch(patches, quiet, np.random.default_rng(0))
+    h = patches.halo
+    palms = (batch.reflectance[:, 2, h:-h, h:-h] - 0.2).flatten() / 0.1
+    r = np.corrcoef(palms.numpy(), batch.count[:, 0].flatten().numpy())[0, 1]
+    assert r > 0.6
+    noisy = draw_batch(patches, dataclasses.replace(quiet, jitter_gain=0.1), np.random.default_rng(0))
+    assert torch.equal(noisy.count, batch.count)
+    assert not torch.equal(noisy.reflectance, batch.reflectance)
+
+
+def test_rate_warms_up_and_anneals() -> None:
+    config = TrainConfig(steps=100, warmup=10)
+    factors = [rate_factor(step, config) for step in range(100)]
+    assert factors[0] < 0.1
+    assert max(factors) == factors[10] == 1
+    assert factors[-1] < 0.02
+    assert np.all(np.diff(factors[10:]) < 0)
+
+
+def test_input_statistics_are_of_valid_pixels() -> None:
+    patches = some_patches()
+    broken = dataclasses.replace(patches, reflectance=patches.reflectance.copy())
+    broken.reflectance[:, 0, :, : 4 + 4] = 9.0  # the part that is not valid
+    assert input_statistics(broken) == input_statistics(patches)
+    assert input_statistics(patches)["input_low"][0] < 0.1 < input_statistics(patches)["input_high"][0]
+
+
+def test_patches_that_do_not_fit_are_refused() -> None:
+    patches = some_patches()
+    card = a_card(patches)
+    with pytest.raises(InputError, match="smaller than a crop of 64"):
+        train(patches, card, dataclasses.replace(SMALL, crop=64), progress=None)
+    with pytest.raises(InputError, match="halo of 4 px, the network needs 5"):
+        train(patches, dataclasses.replace(card, halo=5, blocks=3), SMALL, progress=None)
+    with pytest.raises(InputError, match="hold no car"):
+        train(
+            dataclasses.replace(patches, count=patches.count * np.array([1, 0]).reshape(2, 1, 1)),
+            card,
+            SMALL,
+            progress=None,
+        )
+    with pytest.raises(InputError, match="mse_weight"):
+        TrainConfig(mse_weight=2)
+
+
+def test_simulated_places_do_not_depend_on_workers_and_are_kept(tmp_path: Path) -> None:
+    one = simulated_patches(5, 2, size=40, workers=1, cache=tmp_path)
+    again = simulated_patches(5, 2, size=40, workers=1, cache=tmp_path)
+    assert isinstance(again.reflectance, np.memmap)
+    assert np.array_equal(one.count, again.count)
+    assert one.bands[0] == "B02"
+    assert one.reflectance.shape == (2, 4, 10, 40, 40)
+
+
+def test_train_simulated_writes_a_whole_card(tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, steps=3, crop=32)
+    path = tmp_path / "tiny.safetensors"
+    train_simulated(
+        "demo-rgbn",
+        path,
+        objects=("coconut",),
+        places=3,
+        held_out=2,
+        config=config,
+        width=8,
+        mid=4,
+        blocks=1,
+        workers=1,
+        progress=None,
+    )
+    card = load_model(path).card
+    assert card.bands == ("B02", "B03", "B04", "B08")
+    assert card.training["command"].startswith("subpixmap train --simulated demo-rgbn")
+    assert card.error["coconut"]["total"]["reference"] > 0
+    assert set(card.calibration) == {"coconut"}
+    with pytest.raises(InputError, match="say which bands"):
+        train_simulated("nope", path)
+    with pytest.raises(InputError, match="the simulator has no maize"):
+        train_simulated("demo-s2", path, objects=("maize",))
