@@ -15,9 +15,9 @@ from pyproj import Geod
 import subpixmap
 from subpixmap.errors import InputError
 from subpixmap.grid import project, utm_epsg
-from subpixmap.outline import densify, polygons, unfold, widen, wrap
-from subpixmap.region import plain, region_names, resolve_region
-from subpixmap.units import read_units
+from subpixmap.region import read_units, region_names, resolve_region
+from subpixmap.region.outline import densify, polygons, unfold, widen, wrap
+from subpixmap.region.resolve import plain
 
 GEOD = Geod(ellps="WGS84")
 

@@ -19,7 +19,7 @@ import pyogrio
 import shapely
 
 from subpixmap.errors import InputError
-from subpixmap.outline import densify, polygons, unfold, wrap
+from subpixmap.region.outline import densify, polygons, unfold, wrap
 
 COLUMNS = ["unit_id", "unit_name", "parent_id", "geometry"]
 SUFFIXES = (

