@@ -412,3 +412,59 @@ def test_numbers_are_for_people():
     assert compact(347_412_000) == "347.41 million"
     assert percent(0.123, sign=True) == "+12\u202f%"
     assert percent(-0.001, sign=True) == "0\u202f%"
+
+
+# ---- a real run folder -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny run with an untrained network: every file of the contract, made by the stages themselves."""
+    from mapping_data import tiny
+
+    from subpixmap.counts.source import count_run, follow_run, write_counts, write_trend
+    from subpixmap.mapping.run import map_region
+    from subpixmap.scenes.lock import write_lock
+
+    out = tmp_path_factory.mktemp("run")
+    country = tiny(tmp_path_factory.mktemp("scenes"))
+    map_region(out, country.plan(), country.items, country.model, workers=0)
+    write_lock(out / "items.parquet", country.items)
+    country.region.units.to_parquet(out / "units.parquet")
+    write_counts(out, count_run(out))
+    write_trend(out, follow_run(out))
+    return out
+
+
+def test_report_of_a_run_folder(folder):
+    from subpixmap.report import write_report
+
+    path = write_report(folder)
+    page = path.read_text(encoding="utf-8")
+    read(page)
+    assert path == folder / "report.html"
+    assert (
+        "These numbers are not estimates" in page
+    )  # a simulated-only model on imagery that is not said to be simulated
+    assert write_report(folder).read_text(encoding="utf-8") == page
+
+
+def test_outside_is_what_the_counts_say(folder):
+    """The ledger's totals less the units' equal what the count finds in the polygon around all units."""
+    from subpixmap.counts.source import count_run
+    from subpixmap.report.run import read_run
+
+    run = read_run(folder)
+    found = region_totals(run).set_index(["object", "period"]).outside
+    expected = count_run(folder).outside.set_index(["object", "period"]).map_total
+    assert len(found) == len(expected) == 4
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value, rel=1e-4, abs=1e-3)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    from subpixmap.errors import InputError
+    from subpixmap.report import write_report
+
+    with pytest.raises(InputError, match="holds no run"):
+        write_report(tmp_path)
