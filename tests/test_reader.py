@@ -28,7 +28,7 @@ def make(asset, bounds):
     return reader.AlignedReader(
         rasters={asset.href: (asset, asset)},
         url=asset.href,
-        spec=SimpleNamespace(bounds=bounds),
+        spec=SimpleNamespace(bounds=bounds, epsg=32651),
         dtype=np.dtype(np.uint16),
         fill_value=0,
     )
@@ -58,12 +58,12 @@ def test_a_file_is_opened_once_and_the_pool_is_bounded(raster, tmp_path, monkeyp
     )
     monkeypatch.setattr(reader, "OPEN_FILES", 2)
     for _ in range(5):
-        reader.read_window(asset, RasterWindow(0, 0, 10, 10))
+        reader.read_window(asset, RasterWindow(0, 0, 10, 10), 32651)
     assert opened == [asset.href]
     for name in "abc":
         path = tmp_path / f"{name}.tif"
         scenes_data.write_raster(path, values, asset.transform)
-        reader.read_window(Asset(str(path), asset.transform, asset.shape), RasterWindow(0, 0, 10, 10))
+        reader.read_window(Asset(str(path), asset.transform, asset.shape), RasterWindow(0, 0, 10, 10), 32651)
     assert len(reader._threads.pool) == 2
 
 
@@ -75,7 +75,7 @@ def test_a_missing_or_broken_file_is_an_error_and_no_nodata(raster, tmp_path, mo
     for name in ("missing.tif", "cut.tif"):
         broken = Asset(str(tmp_path / name), asset.transform, asset.shape)
         with pytest.raises(reader.ReadFailed, match=name):
-            reader.read_window(broken, RasterWindow(0, 0, 300, 300))
+            reader.read_window(broken, RasterWindow(0, 0, 300, 300), 32651)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_missing_or_broken_file_is_an_error_and_no_nodata(raster, tmp_path, mo
 )
 def test_the_header_of_the_file_is_the_truth(raster, transform, shape):
     with pytest.raises(InputError, match="but its item declares"):
-        reader.read_window(Asset(raster[0].href, transform, shape), RasterWindow(0, 0, 10, 10))
+        reader.read_window(Asset(raster[0].href, transform, shape), RasterWindow(0, 0, 10, 10), 32651)
 
 
 def test_only_rasters_are_opened(raster, tmp_path):
@@ -95,4 +95,4 @@ def test_only_rasters_are_opened(raster, tmp_path):
     (tmp_path / "B04.vrt").write_text(vrt)
     for href in (vrt, str(tmp_path / "B04.vrt"), "WMS:http://127.0.0.1/", "/etc/passwd"):
         with pytest.raises(InputError, match="is not opened"):
-            reader.read_window(Asset(href, raster[0].transform, (300, 300)), RasterWindow(0, 0, 10, 10))
+            reader.read_window(Asset(href, raster[0].transform, (300, 300)), RasterWindow(0, 0, 10, 10), 32651)

@@ -99,16 +99,19 @@ def _mosaic(
 ) -> NDArray[Any]:
     """Bands of one acquisition, (band, y, x); each pixel from the first tile with data, `empty` where there is none."""
     _require_one_acquisition(items, lattice, bands)
-    out = np.full((len(bands), *window.shape), empty)
-    holes: dict[int, Any] = dict.fromkeys(range(len(bands)), True)  # where each band is still empty
-    for item in sorted(items, key=lambda item: item.tile):
-        if not _overlap(item, lattice, window):
-            continue
+    out = np.empty((len(bands), *window.shape), empty.dtype)
+    holes: dict[int, Any] = dict.fromkeys(range(len(bands)))  # bands that have empty pixels, and where (None: all)
+    tiles = [item for item in sorted(items, key=lambda item: item.tile) if _overlap(item, lattice, window)]
+    for number, item in enumerate(tiles, 1):
         for native, around, indices, dn in _read_native(item, lattice, window, bands, list(holes)):
             for index, part in zip(indices, dn, strict=True):
                 values = _to_lattice(convert(part, item), native, around, lattice, window)
-                np.copyto(out[index], values, where=holes[index])
-        holes = {index: hole for index in holes if (hole := _is_empty(out[index])).any()}
+                hole = holes[index]
+                np.copyto(out[index], values, where=True if hole is None else hole)
+        if number < len(tiles):
+            holes = {index: hole for index in holes if (hole := _is_empty(out[index])).any()}
+    if not tiles:
+        out[:] = empty
     return out
 
 
@@ -254,7 +257,7 @@ def open_cube(
     found = find_items(source, geometry, periods, collection=collection)
     if not found:
         raise InputError(f"no item of {source} touches the region {geometry.bounds} in {years}")
-    names = list(bands) if bands else _common_bands(found)
+    names = list(bands) if bands else common_bands(found)
     epsg, items = _main_zone(geometry, lock_items(found, periods, names))
     lattice = lattices(items, resolution)[epsg]
     window = lattice.window(project(geometry, 4326, epsg).bounds)
@@ -323,7 +326,7 @@ def _geometry(region_or_bounds: Any) -> BaseGeometry:
     return shapely.box(west, south, east, north)
 
 
-def _common_bands(found: Sequence[dict[str, Any]]) -> list[str]:
+def common_bands(found: Sequence[dict[str, Any]]) -> list[str]:
     """Bands that every found item has."""
     names = [b for b in BANDS if all(any(n in item["assets"] for n in asset_names(b)) for item in found)]
     if not names:

@@ -20,27 +20,19 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from subpixmap.errors import Incomplete, InputError
-from subpixmap.scenes.hrefs import driver
+from subpixmap.scenes.access import gdal_env, gdal_path
+from subpixmap.scenes.hrefs import driver, is_remote, redact, without_secrets
 from subpixmap.scenes.lock import Asset
 
-GDAL_OPTIONS: dict[str, Any] = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_HTTP_TIMEOUT": 60,  # GDAL has none: a stalled server would hang the read for ever
-    "GDAL_HTTP_CONNECTTIMEOUT": 10,
-    "GDAL_HTTP_LOW_SPEED_TIME": 30,
-    "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
-    "GDAL_HTTP_MAX_RETRY": 5,
-    "GDAL_HTTP_RETRY_DELAY": 1,
-    "GDAL_HTTP_MULTIRANGE": "YES",
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "GDAL_INGESTED_BYTES_AT_OPEN": 32768,
-    "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".tif,.tiff,.jp2",
-    "GDAL_CACHEMAX": 256,  # MB for each process; the default is 5 % of the machine for each
-}
 OPEN_FILES = 256
 """Files kept open by one thread."""
 ATTEMPTS = 3
-"""Times a window is asked for, from a freshly opened file."""
+"""Times a remote window is asked for, each from a freshly opened file with a fresh signature."""
+BACKOFF_S = 0.5
+MAX_SIDE = 11_000
+"""Pixels of a raster's side: a tile of 10 m has 10980. A header of a few bytes can declare far more."""
+MAX_BLOCK = 4096**2
+"""Pixels that are decoded at once."""
 
 _threads = threading.local()
 
@@ -49,8 +41,8 @@ class ReadFailed(Incomplete):
     """A raster could not be read; it is never taken for no data."""
 
 
-def read_window(asset: Asset, window: RasterWindow) -> NDArray[Any]:
-    """Read a window of a raster's first band that lies inside the raster.
+def read_window(asset: Asset, window: RasterWindow, epsg: int) -> NDArray[Any]:
+    """Read a window that lies inside a raster of one band, which its item says to be in `epsg`.
 
     Raises
     ------
@@ -59,19 +51,22 @@ def read_window(asset: Asset, window: RasterWindow) -> NDArray[Any]:
     InputError
         The file's header is not what its item declares.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    attempts = ATTEMPTS if is_remote(asset.href) else 1
+    for attempt in range(attempts):
+        renew = attempt > 0  # GDAL remembers failures: without it nothing would be asked again
         try:
-            with rasterio.Env(**GDAL_OPTIONS):
-                return _dataset(asset).read(1, window=window)
-        except RasterioError as error:
+            with gdal_env(asset.href, renew=renew):
+                return _dataset(asset, epsg, renew).read(1, window=window)
+        except (RasterioError, OSError) as error:
             _forget(asset)
-            if attempt == ATTEMPTS:
-                raise ReadFailed(f"{asset.href} could not be read after {ATTEMPTS} attempts: {error}") from error
-            time.sleep(0.5 * 2 ** (attempt - 1))
+            if attempt + 1 == attempts:
+                told = without_secrets(str(error))
+                raise ReadFailed(f"{redact(asset.href)} could not be read in {attempts} attempts: {told}") from None
+            time.sleep(BACKOFF_S * 2**attempt)
     raise AssertionError("unreachable")
 
 
-def _dataset(asset: Asset) -> rasterio.DatasetReader:
+def _dataset(asset: Asset, epsg: int, renew: bool) -> rasterio.DatasetReader:
     """The raster, opened once for each thread; the least recently used one makes room."""
     if not hasattr(_threads, "pool"):
         _threads.pool = OrderedDict()
@@ -81,14 +76,20 @@ def _dataset(asset: Asset) -> rasterio.DatasetReader:
         return pool[asset]
     while len(pool) >= OPEN_FILES:
         pool.popitem(last=False)[1].close()
-    dataset = rasterio.open(asset.href, driver=driver(asset.href), sharing=False)
+    dataset = open_raster(asset.href, renew=renew)
     try:
-        _check_header(dataset, asset)
+        check_header(dataset, asset, epsg)
     except InputError:
         dataset.close()
         raise
     pool[asset] = dataset
     return dataset
+
+
+def open_raster(href: str, *, renew: bool = False) -> rasterio.DatasetReader:
+    """Open a raster by the driver of its extension, within `gdal_env`."""
+    found = driver(href)
+    return rasterio.open(gdal_path(href, renew=renew), driver=found, sharing=False)
 
 
 def _forget(asset: Asset) -> None:
@@ -97,16 +98,23 @@ def _forget(asset: Asset) -> None:
         dataset.close()
 
 
-def _check_header(dataset: rasterio.DatasetReader, asset: Asset) -> None:
-    """The file's own header is the truth: an item that says otherwise is refused."""
+def check_header(dataset: rasterio.DatasetReader, asset: Asset, epsg: int) -> None:
+    """The file's own header is the truth: an item that says otherwise is refused, and so is an absurd header."""
+    where = redact(asset.href)
+    if max(dataset.shape) > MAX_SIDE or max(rows * cols for rows, cols in dataset.block_shapes) > MAX_BLOCK:
+        raise InputError(
+            f"{where} declares {dataset.shape} pixels in blocks of {dataset.block_shapes}: no Sentinel-2 tile"
+        )
     if dataset.shape != asset.shape or not dataset.transform.almost_equals(Affine(*asset.transform), 1e-6):
         raise InputError(
-            f"{asset.href} has {dataset.shape} pixels and transform {tuple(dataset.transform)[:6]}, "
+            f"{where} has {dataset.shape} pixels and transform {tuple(dataset.transform)[:6]}, "
             f"but its item declares {asset.shape} and {asset.transform}"
         )
+    if dataset.crs is None or dataset.crs.to_epsg() != epsg:
+        raise InputError(f"{where} lies in {dataset.crs or 'no coordinate system'}, but its item declares EPSG:{epsg}")
     if dataset.count != 1 or dataset.dtypes[0] not in ("uint8", "uint16"):
         raise InputError(
-            f"{asset.href} has {dataset.count} bands of {dataset.dtypes[0]}; one of uint8 or uint16 is expected"
+            f"{where} has {dataset.count} bands of {dataset.dtypes[0]}; one of uint8 or uint16 is expected"
         )
 
 
@@ -124,7 +132,7 @@ class AlignedReader:
         **_: Any,
     ) -> None:
         self.asset, placed = rasters[url]
-        self.dtype, self.fill_value = dtype, fill_value
+        self.dtype, self.fill_value, self.epsg = dtype, fill_value, int(spec.epsg)
         step = placed.resolution
         # Where the raster's upper left corner lies in the grid that is assembled, pixels.
         self.col = round((placed.bounds[0] - spec.bounds[0]) / step)
@@ -136,10 +144,12 @@ class AlignedReader:
         row, col = int(window.row_off) - self.row, int(window.col_off) - self.col
         top, left = max(row, 0), max(col, 0)
         bottom, right = min(row + height, self.asset.shape[0]), min(col + width, self.asset.shape[1])
+        inside = RasterWindow(left, top, right - left, bottom - top)
+        if (bottom - top, right - left) == (height, width):
+            return read_window(self.asset, inside, self.epsg).astype(self.dtype, copy=False)
         out = np.full((height, width), self.fill_value, self.dtype)
         if bottom > top and right > left:
-            inside = RasterWindow(left, top, right - left, bottom - top)
-            out[top - row : bottom - row, left - col : right - col] = read_window(self.asset, inside)
+            out[top - row : bottom - row, left - col : right - col] = read_window(self.asset, inside, self.epsg)
         return out
 
     def close(self) -> None:

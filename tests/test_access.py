@@ -1,0 +1,186 @@
+"""Hrefs: what is opened, how it is signed, and that a retry really asks again."""
+
+import os
+import time
+import warnings
+
+import numpy as np
+import pytest
+import scenes_data
+import stac_server
+from rasterio.windows import Window as RasterWindow
+
+from subpixmap.errors import InputError
+from subpixmap.periods import make_periods
+from subpixmap.scenes import access, reader
+from subpixmap.scenes.hrefs import is_private, redact, resolve, without_secrets
+from subpixmap.scenes.lock import Asset, lock_items
+from subpixmap.scenes.source import find_items
+
+TRANSFORM = (10.0, 0.0, 300000.0, 0.0, -10.0, 1200000.0)
+VALUES = np.arange(1, 90001, dtype=np.uint32).astype(np.uint16).reshape(300, 300)
+WHOLE = RasterWindow(0, 0, 300, 300)
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        '<VRTDataset rasterXSize="1" rasterYSize="1"/>',
+        "/vsizip//vsicurl/http://a.example/x.zip/B04.tif",
+        "/vsistdin/",
+        "WMS:http://a.example/B04.tif",
+        "vrt:///etc/passwd?bands=1",
+        "file:///etc/B04.tif",
+        "ftp://a.example/B04.tif",
+        "http://169.254.169.254/latest/B04.tif",
+        "http://localhost/B04.tif",
+        "http://2130706433/B04.tif",
+        "https://[::1]/B04.tif",
+        "http://metadata.google.internal/B04.tif",
+    ],
+)
+def test_a_public_catalogue_may_not_name_this(href):
+    with pytest.raises(InputError, match="not opened"):
+        resolve(href, "https://stac.example.org/v1/")
+
+
+def test_hrefs_are_made_absolute():
+    assert resolve("../x/B04.tif", "https://a.example.org/b/c.json") == "https://a.example.org/x/B04.tif"
+    assert resolve("./B04.jp2", "/data/catalog/item.json") == "/data/catalog/B04.jp2"
+    assert resolve("file:///data/B04.tif", "/data/item.json") == "/data/B04.tif"
+    assert resolve("s3://bucket/B04.tif", "https://a.example.org/") == "s3://bucket/B04.tif"
+    assert resolve("http://127.0.0.1:80/B04.tif", "http://127.0.0.1:90/") == "http://127.0.0.1:80/B04.tif"
+    assert resolve("http://127.0.0.1:80/B04.tif", "/data/item.json") == "http://127.0.0.1:80/B04.tif"
+    with pytest.raises(InputError, match="private"):
+        resolve("http://10.0.0.7/B04.tif", "/data/item.json")
+    assert not is_private("sentinel-cogs.s3.us-west-2.amazonaws.com")
+    assert redact("https://u:p@a.example.org/B04.tif?sig=1#2") == "https://a.example.org/B04.tif"
+    assert without_secrets("open https://u:p@a.example/B04.tif?sig=1 failed") == "open https://a.example/B04.tif failed"
+
+
+def test_an_item_with_a_dangerous_href_is_refused_by_name_before_any_read(tmp_path, monkeypatch):
+    item = scenes_data.make_item(tmp_path, size_px=20, bands={"B04": 10})
+    item["assets"]["red"]["href"] = "http://169.254.169.254/B04.tif"
+    path = scenes_data.write_collection(tmp_path / "items.json", [item])
+    import shapely
+
+    found = find_items(str(path), shapely.box(-180, -90, 180, 90), make_periods(2021))
+    monkeypatch.setattr(reader.rasterio, "open", None)
+    with pytest.raises(InputError, match=f"{item['id']}, asset red: .*private address"):
+        lock_items(found, make_periods(2021), ["B04"])
+
+
+@pytest.fixture
+def remote(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "BACKOFF_S", 0.01)
+    monkeypatch.setitem(access.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", 0)  # what is left is our own retry
+    scenes_data.write_raster(tmp_path / "B04.tif", VALUES, TRANSFORM)
+    with stac_server.serve() as server:
+        server.files = tmp_path
+        yield server, Asset(f"{server.url}/B04.tif", TRANSFORM, (300, 300))
+
+
+@pytest.mark.parametrize("status", [403, 404, 429, 503])
+def test_a_retry_asks_again_although_gdal_remembers_the_failure(remote, status):
+    server, asset = remote
+    server.fault = lambda *_: (status, {}, b"") if sum(server.requests.values()) <= 1 else None
+    np.testing.assert_array_equal(reader.read_window(asset, WHOLE, 32651), VALUES)
+
+
+def test_what_stays_broken_is_an_error_that_tells_no_secret(remote, caplog):
+    server, asset = remote
+    server.fault = lambda *_: (403, {}, b"denied")
+    asset = Asset(asset.href + "?sig=SECRETTOKEN", TRANSFORM, (300, 300))
+    with pytest.raises(reader.ReadFailed, match=r"B04\.tif could not be read in 3 attempts") as error:
+        reader.read_window(asset, WHOLE, 32651)
+    assert "SECRETTOKEN" not in f"{error.value} {error.value.__cause__} {caplog.text}"
+    assert "HTTP response code" in caplog.text
+    assert sum(server.requests.values()) >= 3
+
+
+def test_a_stalled_server_does_not_hang(remote, monkeypatch):
+    server, asset = remote
+    monkeypatch.setitem(access.GDAL_OPTIONS, "GDAL_HTTP_TIMEOUT", 1)
+    monkeypatch.setattr(reader, "ATTEMPTS", 1)
+    server.fault = lambda *_: time.sleep(2.5)
+    start = time.monotonic()
+    with pytest.raises(reader.ReadFailed):
+        reader.read_window(asset, WHOLE, 32651)
+    assert time.monotonic() - start < 2.4
+
+
+def test_a_page_instead_of_pixels_is_an_error(remote):
+    server, asset = remote
+    server.fault = lambda *_: (200, {"Content-Type": "text/html"}, b"<html>please log in</html>" * 100)
+    with pytest.raises(reader.ReadFailed):
+        reader.read_window(asset, WHOLE, 32651)
+
+
+def test_hrefs_are_signed_at_opening_and_again_when_refused(remote, monkeypatch):
+    """A signature that has ended is renewed, and it is nowhere but in the request."""
+    server, asset = remote
+    tokens = []
+
+    def sign(href, renew):
+        tokens.append(renew)
+        return f"{href}?sig={'fresh' if renew else 'ended'}"
+
+    monkeypatch.setitem(access.SIGNERS, "127.0.0.1", sign)
+    server.fault = lambda server, method, path, body: None if "sig=fresh" in path else (403, {}, b"")
+    np.testing.assert_array_equal(reader.read_window(asset, WHOLE, 32651), VALUES)
+    np.testing.assert_array_equal(reader.read_window(asset, WHOLE, 32651), VALUES)
+    assert tokens == [False, True]
+
+
+def test_planetary_computer_hrefs_get_a_token(monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # planetary-computer declares its models in pydantic's old way
+        from planetary_computer import sas, settings
+
+    ends = {"msft:expiry": "2999-01-01T00:00:00Z"}
+    href = "https://account.blob.core.windows.net/container/B04.tif"
+    sas.TOKEN_CACHE.clear()
+    settings.Settings.get.cache_clear()
+    with stac_server.serve() as server:
+        monkeypatch.setenv("PC_SDK_SAS_URL", f"{server.url}/token")
+        server.fault = lambda server, *_: server.json({**ends, "token": f"sig={sum(server.requests.values())}"})
+        assert access.gdal_path(href) == f"/vsicurl/{href}?sig=1"
+        assert access.gdal_path(href) == f"/vsicurl/{href}?sig=1"
+        assert access.gdal_path(href, renew=True) == f"/vsicurl/{href}?sig=2"
+    settings.Settings.get.cache_clear()
+    sas.TOKEN_CACHE.clear()
+
+
+def test_s3_is_anonymous_unless_the_user_has_keys(monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    assert access.gdal_path("s3://bucket/a/B04.tif") == "/vsis3/bucket/a/B04.tif"
+    assert access.gdal_options("s3://bucket/a/B04.tif")["AWS_NO_SIGN_REQUEST"] == "YES"
+    assert "dataspace" in access.gdal_options("s3://eodata/a/B04.jp2")["AWS_S3_ENDPOINT"]
+    monkeypatch.setitem(os.environ, "AWS_ACCESS_KEY_ID", "mine")
+    assert "AWS_NO_SIGN_REQUEST" not in access.gdal_options("s3://bucket/a/B04.tif")
+
+
+def test_an_absurd_header_is_refused(tmp_path):
+    import rasterio
+    from affine import Affine
+
+    path = tmp_path / "B04.tif"
+    options = {
+        "driver": "GTiff",
+        "count": 1,
+        "dtype": "uint16",
+        "crs": "EPSG:32651",
+        "sparse_ok": True,
+        "compress": "deflate",
+    }
+    with rasterio.open(path, "w", width=200_000, height=200_000, transform=Affine(*TRANSFORM), tiled=True, **options):
+        pass
+    assert path.stat().st_size < 10_000_000  # it declares 80 GB
+    with pytest.raises(InputError, match="no Sentinel-2 tile"):
+        reader.read_window(Asset(str(path), TRANSFORM, (200_000, 200_000)), RasterWindow(0, 0, 10, 10), 32651)
+
+
+def test_another_coordinate_system_is_refused(remote):
+    with pytest.raises(InputError, match="declares EPSG:32652"):
+        reader.read_window(remote[1], WHOLE, 32652)
