@@ -1,6 +1,9 @@
 """Regions and units: names, boxes, files; what is refused; oracles on the ground rather than in degrees."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import geopandas as gpd
@@ -389,3 +392,40 @@ def test_shipped_outline_holds_nearly_all_official_land(real_data):
     shipped = resolve_region("philippines").geometry
     outside = shapely.area(shapely.difference(units.geometry.to_numpy(), shipped)).sum()
     assert outside < 1e-3 * shapely.area(units.geometry.to_numpy()).sum()
+
+
+def test_the_philippine_workflow_plans_against_a_local_catalogue(tmp_path):
+    """`workflows/philippines.sh plan`: Palawan first, then the country in three zones; no pixel is predicted."""
+    import mapping_data
+    import scenes_data
+
+    from subpixmap.mapping.plan import read_plan
+    from subpixmap.model.checkpoint import save_model
+
+    model = mapping_data.tiny_model()
+    save_model(tmp_path / "tiny.safetensors", model.net, model.card)
+    where = {
+        "tile": "50PRS",
+        "corner": (772000.0, 1162000.0),
+        "epsg": 32650,
+        "size_px": 256,
+        "bands": mapping_data.BANDS,
+    }
+    items = [scenes_data.make_item(tmp_path / "items", start=f"{year}0305T021051", **where) for year in (2021, 2022)]
+    source = scenes_data.write_collection(tmp_path / "items.json", items)
+    script = Path(__file__).parents[1] / "workflows" / "philippines.sh"
+    environment = os.environ | {
+        "SUBPIXMAP": str(Path(sys.executable).parent / "subpixmap"), "SOURCE": str(source), "YEARS": "2021-2022",
+        "MODEL": str(tmp_path / "tiny.safetensors"), "RUNS": str(tmp_path / "runs"),
+    }  # fmt: skip
+    done = subprocess.run(["bash", script, "plan"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    palawan, country = (read_plan(tmp_path / "runs" / name) for name in ("palawan", "philippines"))
+    assert palawan.region_name == "philippines-palawan"
+    assert list(palawan.zones) == [32650, 32651]
+    assert list(country.zones) == [32650, 32651, 32652]
+    assert country.objects == ("coconut",)
+    assert not (tmp_path / "runs" / "palawan" / "ledger").exists()
+    wrong = subprocess.run(["bash", script, "nonsense"], env=environment, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "philippines.sh" in wrong.stderr
