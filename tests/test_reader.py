@@ -26,7 +26,7 @@ def raster(tmp_path):
 
 def make(asset, bounds):
     return reader.AlignedReader(
-        rasters={asset.href: (asset, asset)},
+        rasters=reader.Rasters({asset.href: (asset, asset)}),
         url=asset.href,
         spec=SimpleNamespace(bounds=bounds, epsg=32651),
         dtype=np.dtype(np.uint16),

@@ -22,7 +22,7 @@ from subpixmap.periods import ALL_MONTHS, Every, make_periods
 from subpixmap.scenes.dialect import BANDS, SCL, asset_names
 from subpixmap.scenes.lock import Asset, Item, by_acquisition, lattices, lock_items, snap
 from subpixmap.scenes.radiometry import MaskRule, scl_valid, to_reflectance
-from subpixmap.scenes.reader import AlignedReader
+from subpixmap.scenes.reader import AlignedReader, Rasters
 from subpixmap.scenes.source import find_items
 
 if TYPE_CHECKING:
@@ -179,9 +179,10 @@ def _stack(
         properties=False,
         band_coords=False,
         errors_as_nodata=(),
-        reader=partial(AlignedReader, rasters={asset.href: (asset, placed) for asset, placed in rasters.values()}),
+        reader=partial(AlignedReader, rasters=Rasters({pair[0].href: pair for pair in rasters.values()})),
     )
-    found: NDArray[np.unsignedinteger] = cube.data[0].compute(scheduler="synchronous")
+    # The graph is one task or two: there is nothing to optimise.
+    found: NDArray[np.unsignedinteger] = cube.data.compute(scheduler="synchronous", optimize_graph=False)[0]
     return found
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -118,13 +117,20 @@ def check_header(dataset: rasterio.DatasetReader, asset: Asset, epsg: int) -> No
         )
 
 
+class Rasters(dict[str, tuple[Asset, Asset]]):
+    """By href: the file, and the same with its corner where it is placed on the lattice (see `snap`)."""
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return tuple((href, placed.transform) for href, (_, placed) in self.items())  # ten times as fast as dask's own
+
+
 class AlignedReader:
     """Reads one asset for stackstac (see `stackstac.reader_protocol.Reader`)."""
 
     def __init__(
         self,
         *,
-        rasters: Mapping[str, tuple[Asset, Asset]],
+        rasters: Rasters,
         url: str,
         spec: Any,
         dtype: np.dtype[Any],
