@@ -110,6 +110,7 @@ def make_run(periods: list[str] | None = None, *, evidence: str = "simulated", s
     region, units = island()
     maps = fake_map(region, periods)
     counts = count_rows(units, maps, evidence)
+    noise = counts[["unit_id", "object", "period"]].astype(str).assign(noise_se=counts.map_total.astype(float) * 0.03)
     rng = np.random.default_rng(1)
     truth = counts[counts.object == "coconut"][["unit_id", "object", "period"]].astype(str)
     truth["count"] = counts.map_total_full[truth.index] * rng.normal(1.02, 0.05, len(truth))
@@ -131,7 +132,7 @@ def make_run(periods: list[str] | None = None, *, evidence: str = "simulated", s
     return Run(
         name="demo", geometry=region, periods=tuple(periods), objects=DEFINITIONS,
         measures={"coconut": "count", "car": "occupancy"}, evidence=evidence, simulated=simulated, counts=counts,
-        trend=trend(counts), units=units, layers=read_layers(maps, region, size=300), map_totals=whole,
+        trend=trend(counts), units=units, series=noise, layers=read_layers(maps, region, size=300), map_totals=whole,
         acquisitions=acquisitions, items=items,
         facts={"Region": "demo", "Model": "demo-s2", "Run id": "0123456789abcdef", "Software": "subpixmap 0.1.0"},
         truth=truth if simulated else None, expected_blocks=6, done_blocks=6,

@@ -131,14 +131,15 @@ def plot_series(
     label: str = "mapped",
     truth: pd.DataFrame | None = None,
     observed: bool = True,
-    figsize: tuple[float, float] = (5.0, 2.9),
+    figsize: tuple[float, float] = (4.6, 2.7),
 ) -> Figure:
     """Totals over the periods, with the share that was observed below.
 
     Parameters
     ----------
     table
-        Rows of one object in order of time: period, `value`, observed_frac; optionally ci_low and ci_high.
+        Rows of one object in order of time: period, `value`, observed_frac; optionally ci_low and ci_high (a band)
+        and noise_se (whiskers).
     truth
         Rows period, truth, drawn as rings.
     observed
@@ -156,6 +157,9 @@ def plot_series(
             axes.fill_between(
                 x, table.ci_low.to_numpy(float), table.ci_high.to_numpy(float), color=ACCENT, alpha=0.15, lw=0
             )
+        if "noise_se" in table.columns and table.noise_se.notna().any():
+            noise = np.nan_to_num(table.noise_se.to_numpy(float))
+            axes.errorbar(x, totals, yerr=noise, fmt="none", ecolor=ACCENT, elinewidth=1.2, capsize=3)
         if truth is not None and len(truth):
             at = {period: i for i, period in enumerate(table.period)}
             known = truth[truth.period.isin(at)]
@@ -176,7 +180,7 @@ def plot_units(
     *,
     value: str = "map_total_full",
     top: int = 6,
-    figsize: tuple[float, float] = (5.0, 2.9),
+    figsize: tuple[float, float] = (4.6, 2.7),
 ) -> Figure:
     """Totals of the units with the most objects, each labelled at the end of its line.
 

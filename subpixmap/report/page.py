@@ -113,6 +113,7 @@ class ObjectPart:
     first: str
     """The first period in which anything was observed."""
     has_estimates: bool
+    has_noise: bool
     spark: str
     series: str
     by_unit: str
@@ -142,6 +143,7 @@ def _object(run: Run, name: str, totals: pd.DataFrame) -> ObjectPart:
         latest=latest,
         change=float(known.map_total_full.iloc[-1]) / first - 1 if counted and first > 0 else None,
         first=str(known.period.iloc[0]) if len(known) else "",
+        has_noise=bool(mine.noise_se.notna().any()),
         has_estimates=bool(counts.estimate.notna().any()),
         spark=picture.sparkline(mine.map_total_full.tolist()),
         series=picture.svg(plot_series(mine, truth=truth), f"{title(name)}: total of the region by period"),

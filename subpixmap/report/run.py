@@ -50,6 +50,8 @@ class Run:
     """Rows of trend.parquet."""
     units: gpd.GeoDataFrame
     """unit_id, unit_name, parent_id, geometry."""
+    series: pd.DataFrame | None
+    """unit_id, object, period, noise_se: standard error of a total from the differences between acquisitions."""
     layers: Layers | None
     """The map for display."""
     map_totals: pd.DataFrame
@@ -111,6 +113,7 @@ def read_run(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 
         counts=pd.DataFrame(counts),
         trend=None if trend is None else pd.DataFrame(trend),
         units=units,
+        series=_noise(out / "series.parquet"),
         layers=read_layers(open_map(out), plan.geometry, size=size),
         map_totals=_map_totals(records, plan.recipe.resolution),
         acquisitions=_acquisitions(records),
@@ -120,6 +123,13 @@ def read_run(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 
         expected_blocks=plan.n_tasks,
         done_blocks=len(records),
     )
+
+
+def _noise(path: Path) -> pd.DataFrame | None:
+    if not path.is_file():
+        return None
+    table = pd.read_parquet(path, columns=["unit_id", "object", "period", "noise_se"])
+    return table.astype({"noise_se": float, "unit_id": str, "object": str, "period": str})
 
 
 def is_simulated(source: str) -> bool:

@@ -70,12 +70,13 @@ def region_totals(run: Run) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        object, period, map_total, map_total_full, area_ha, observed_ha, observed_frac, density_per_ha, outside;
-        NaN where nothing was observed.
+        object, period, map_total, map_total_full, noise_se, area_ha, observed_ha, observed_frac, density_per_ha,
+        outside, outside_ha; NaN where nothing was observed. Units share their acquisitions: errors add up fully.
     """
     top = run.counts[run.counts.unit_id.isin(roots(run.units))]
     columns = ["map_total", "map_total_full", "area_ha", "observed_ha"]
     found = top.groupby(["object", "period"], sort=False)[columns].sum(min_count=1).astype(float).reset_index()
+    found["noise_se"] = _noise(run, found)
     found["observed_frac"] = (found.observed_ha / found.area_ha.where(found.area_ha > 0)).fillna(0.0)
     found["density_per_ha"] = found.map_total / found.observed_ha.where(found.observed_ha > 0)
     whole = run.map_totals.rename(columns={"map_total": "whole", "observed_ha": "whole_ha"})
@@ -83,6 +84,15 @@ def region_totals(run: Run) -> pd.DataFrame:
     found["outside"] = found.whole - found.map_total.fillna(0.0)
     found["outside_ha"] = (found.whole_ha - found.observed_ha).clip(lower=0)
     return ordered(found.drop(columns=["whole", "whole_ha"]), run)
+
+
+def _noise(run: Run, table: pd.DataFrame) -> pd.Series:
+    keys = ["object", "period"]
+    if run.series is None:
+        return pd.Series(np.nan, index=table.index)
+    top = run.series[run.series.unit_id.isin(roots(run.units))]
+    sums = top.groupby(keys).noise_se.agg(lambda errors: errors.sum() if errors.notna().all() else np.nan)
+    return table.join(sums, on=keys).noise_se
 
 
 def ordered(table: pd.DataFrame, run: Run) -> pd.DataFrame:
