@@ -1,12 +1,21 @@
 """The sensor: mixing, point spread, place, noise, numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from subpixmap.simulate.ground import FINE, MARGIN, Frame, draw_discs
-from subpixmap.simulate.sensor import sample
-from subpixmap.simulate.spectra import BAND_FACTS, BANDS
+from subpixmap.simulate.ground import FINE, MARGIN, Frame, Ground, crown_radius, draw_discs, grow_canopy
+from subpixmap.simulate.landcover import Landscape
+from subpixmap.simulate.noise import fractal
+from subpixmap.simulate.placement import KIND, Trees
+from subpixmap.simulate.render import Place, make_place, render
+from subpixmap.simulate.schedule import schedule
+from subpixmap.simulate.sensor import Acquisition, reflectance, sample, season_palette
+from subpixmap.simulate.sky import digital_numbers, make_sky, observe
+from subpixmap.simulate.spectra import BAND_FACTS, BANDS, GROUND, SHADE, Palette, base_palette
+from subpixmap.simulate.worlds import OBJECTS, get_world
 
 
 def frame(size: int = 32) -> Frame:
@@ -43,3 +52,136 @@ def test_discs_have_their_area_wherever_they_lie() -> None:
     col, row = rng.uniform(8, 120, (2, 200))
     drawn = draw_discs(col, row, radius, None, (128, 128))
     assert drawn.sum() == pytest.approx((np.pi * radius**2).sum(), rel=1e-4)
+
+
+def one_place(size: int = 32, seed: int = 5, objects: tuple[str, ...] = OBJECTS) -> Place:
+    f = Frame(0.0, 0.0, size, size, lambda x, y: (x, y), lambda x, y: (x, y))
+    return make_place(Landscape(seed, get_world("base"), objects), f)
+
+
+def overhead(**changes: object) -> Acquisition:
+    """A day without sky, gain, shift or shadows."""
+    first = schedule(
+        1, years=(2020, 2020), per_year=1, lon=119.5, lat=10.5, world=get_world("base"), half_m=3000.0
+    )[0]  # fmt: skip
+    plain = {"sun_zenith": 0.0, "gain": (1.0,) * 10, "shift": (0.0, 0.0), "cloud_share": 0.0, "edge": None, "haze": 0.0}
+    return replace(first, **(plain | changes))
+
+
+def test_mean_over_a_plantation_is_the_cover_weighted_mean_of_its_materials() -> None:
+    place, date = one_place(), overhead()
+    layers = np.zeros_like(place.ground.layers)
+    layers[GROUND.index("bare")] = 1
+    n = 40  # 9 m apart, far beyond the frame
+    x, y = (a.ravel() for a in np.meshgrid(np.arange(n) * 9.0 - 20, -np.arange(n) * 9.0 + 20))
+    one = np.ones(x.size)
+    trees = Trees(
+        x, y, np.full(x.size, KIND["coconut"], np.int8), (one * 1980).astype(np.int16), (one * 9999).astype(np.int16),
+        one.astype(np.float32) * 0.9, (one * 0).astype(np.float32),
+    )  # fmt: skip
+    place = replace(place, ground=Ground(layers), trees=trees)
+    canopy = replace(grow_canopy(trees, place.frame, 2020, 1.0), tall=())  # without shadows
+    palette = base_palette()
+    bands = reflectance(place.ground, canopy, None, place.frame, date, palette)
+    radius = crown_radius(trees.kind[:1], trees.age(2020)[:1], trees.size[:1], 1.0)[0]
+    cover = 0.68 * np.pi * radius**2 / 81
+    crowns = season_palette(palette, date)[1][:, KIND["coconut"]]
+    for k, band in enumerate(BANDS):
+        expected = cover * crowns[k] + (1 - cover) * palette.of["bare"][k]
+        assert bands[band].mean() == pytest.approx(expected, rel=0.01)
+
+
+def test_shadows_darken_by_the_area_that_they_cover() -> None:
+    place, palette = one_place(), base_palette()
+    layers = np.zeros_like(place.ground.layers)
+    layers[GROUND.index("grass")] = 1
+    x, y = (a.ravel() for a in np.meshgrid(np.arange(9) * 30.0 + 45, -np.arange(9) * 30.0 - 45))
+    one = np.ones(x.size)
+    trees = Trees(
+        x, y, np.full(x.size, KIND["coconut"], np.int8), (one * 1960).astype(np.int16), (one * 9999).astype(np.int16),
+        one.astype(np.float32), (one * 0).astype(np.float32),
+    )  # fmt: skip
+    canopy = grow_canopy(trees, place.frame, 2020, 1.0)
+    date = overhead(sun_zenith=45.0, sun_azimuth=90.0)
+    a, b = (
+        reflectance(Ground(layers), crowns, None, place.frame, date, palette)["B04"]
+        for crowns in (replace(canopy, tall=()), canopy)
+    )
+    inside = slice(int(MARGIN * 10 / FINE), -int(MARGIN * 10 / FINE))
+    cover = float(canopy.cover[inside, inside].mean())
+    grass = season_palette(palette, date)[0][BANDS.index("B04"), GROUND.index("grass")]
+    assert a.mean() - b.mean() == pytest.approx(cover * grass * (1 - SHADE[BANDS.index("B04")]), rel=0.05)
+
+
+@pytest.mark.parametrize("band", ["B04", "B08", "B11"])
+def test_a_lone_tree_appears_at_its_point(band: str) -> None:
+    place = one_place()
+    one = np.ones(1)
+    grown = Trees(
+        one * 163.7, one * -151.2, np.zeros(1, np.int8), (one * 1980).astype(np.int16), (one * 9999).astype(np.int16),
+        one.astype(np.float32), (one * 0).astype(np.float32),
+    )  # fmt: skip
+    bare = replace(place, trees=place.trees[np.zeros(len(place.trees), bool)], lots=place.lots[place.lots.x > 1e9])
+    date = overhead()
+    with_tree, without = (
+        reflectance(p.ground, grow_canopy(p.trees, p.frame, 2020, 1.0), None, p.frame, date, base_palette())[band]
+        for p in (replace(bare, trees=grown), bare)
+    )
+    change = np.abs(with_tree - without).astype(float)
+    gsd = BAND_FACTS[band].gsd
+    at = (np.arange(change.shape[0]) + 0.5) * gsd
+    col, row = (change.sum(axis=0) * at).sum() / change.sum(), (change.sum(axis=1) * at).sum() / change.sum()
+    assert abs(col - grown.x[0]) < 0.1 * gsd
+    assert abs(row + grown.y[0]) < 0.1 * gsd
+
+
+def test_a_place_is_the_same_however_it_is_tiled() -> None:
+    landscape = Landscape(9, get_world("base"), OBJECTS)
+    date = replace(overhead(), sun_zenith=35.0, sun_azimuth=130.0, cloud_share=0.3, haze=0.02, shift=(4.0, -3.0))
+
+    def numbers(west: float, width: int) -> dict[str, np.ndarray]:
+        f = Frame(west, 0.0, width, 64, lambda x, y: (x, y), lambda x, y: (x, y))
+        picture = next(iter(render(make_place(landscape, f), [date])))
+        return {b: digital_numbers(rho) for b, rho in picture.bands.items()} | {"SCL": picture.scl}
+
+    whole, left, right = numbers(0, 96), numbers(0, 60), numbers(600, 36)
+    for name, image in whole.items():
+        parts = np.concatenate([left[name], right[name]], axis=1)
+        if name == "SCL":
+            assert (image != parts).mean() < 0.001
+        else:
+            assert np.abs(image.astype(int) - parts.astype(int)).max() <= 2
+
+
+def test_noise_has_the_size_that_the_facts_say() -> None:
+    f = frame(64)
+    sky = make_sky(f, overhead())
+    flat = {b: np.full((64 * 10 // BAND_FACTS[b].gsd,) * 2, 0.2, np.float32) for b in BANDS}
+    seen = observe(flat, sky, f, overhead())
+    for band in BANDS:
+        assert seen[band].std() == pytest.approx(BAND_FACTS[band].noise, rel=0.08)
+        assert seen[band].mean() == pytest.approx(0.2, abs=3e-4)
+
+
+def test_digital_numbers_keep_dark_pixels_and_nodata_apart() -> None:
+    rho = np.array([-0.02, 0.0, 0.00004, 0.1234, 9.0, np.nan], np.float32)
+    np.testing.assert_array_equal(digital_numbers(rho), [1, 1, 1, 1234, 65535, 0])
+
+
+def test_noise_fields_have_unit_variance_and_no_seams() -> None:
+    x, y = np.meshgrid(np.arange(0, 60000, 50.0), np.arange(0, 60000, 50.0))
+    field = fractal(x, y, seed=4, scale=1000, octaves=4)
+    assert abs(field.mean()) < 0.03
+    assert field.std() == pytest.approx(1, abs=0.05)
+    part = fractal(x[100:200, 300:400], y[100:200, 300:400], seed=4, scale=1000, octaves=4)
+    np.testing.assert_array_equal(part, field[100:200, 300:400])
+
+
+def test_worlds_differ_and_spectra_are_possible() -> None:
+    base, shifted = get_world("base"), get_world("shifted")
+    for name, values in base.palette.of.items():
+        assert not np.allclose(values, shifted.palette.of[name], rtol=0.01)
+        np.testing.assert_allclose(values, shifted.palette.of[name], rtol=0.4)
+    assert shifted.palette.psf_scale != base.palette.psf_scale
+    with pytest.raises(ValueError, match="reflectance of sand"):
+        Palette({"sand": np.full(10, 1.5, np.float32)})

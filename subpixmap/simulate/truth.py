@@ -61,7 +61,7 @@ def summarise(folder: str | Path) -> pd.DataFrame:
         raise InputError(f"{folder} holds no simulated country (no truth.csv)")
     top = set(gpd.read_parquet(folder / "admin.parquet").query("parent_id.isna()")["unit_id"])
     trees = pd.read_csv(folder / "truth.csv", dtype={"unit_id": str, "period": str})
-    scenes = pd.read_csv(folder / "truth_scene.csv", dtype={"unit_id": str, "datetime": str})
+    scenes = pd.read_csv(folder / "truth_scene.csv", dtype={"unit_id": str, "datetime": str, "count": "int64"})
     scenes = scenes[scenes["unit_id"].isin(top)].assign(period=scenes["datetime"].str[:4])
     cars = scenes.groupby(["object", "period", "acquisition"], as_index=False)["count"].sum()
     by_year = cars.groupby(["object", "period"])["count"].mean().round().astype("int64")

@@ -1,0 +1,366 @@
+"""A simulated country: what its folder holds, its truth, its places on the Earth, its offsets, its bytes."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import shapely
+from pyproj import Transformer
+from scipy.ndimage import map_coordinates
+
+from subpixmap.errors import InputError
+from subpixmap.grid import utm_epsg
+from subpixmap.scenes.radiometry import decide_offset, to_reflectance
+from subpixmap.simulate import OBJECTS, VISIBLE_AGE, simulate_country, summarise
+from subpixmap.simulate import build as build_module
+from subpixmap.simulate.build import _check_room
+from subpixmap.simulate.canvas import Extent
+
+YEARS = (2020, 2022)
+
+
+@pytest.fixture(scope="module")
+def country(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate_country(tmp_path_factory.mktemp("base") / "c", seed=3, size_km=2, years=YEARS, acquisitions=2)
+
+
+@pytest.fixture(scope="module")
+def seam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("seam") / "c"
+    return simulate_country(where, seed=5, size_km=1, years=(2019, 2019), acquisitions=1, center=(120.0, 10.5))
+
+
+def items_of(folder: Path) -> list[dict]:
+    """Items as a reader of the catalogue finds them: by the links alone."""
+    child = next(link for link in json.loads((folder / "catalog.json").read_text())["links"] if link["rel"] == "child")
+    collection = folder / child["href"]
+    found = []
+    for link in json.loads(collection.read_text())["links"]:
+        if link["rel"] == "item":
+            path = collection.parent / link["href"]
+            found.append(json.loads(path.read_text()) | {"_folder": path.parent})
+    return found
+
+
+def read(item: dict, key: str) -> np.ndarray:
+    with rasterio.open(item["_folder"] / item["assets"][key]["href"]) as source:
+        return source.read(1)
+
+
+def test_the_folder_holds_what_is_promised(country: Path) -> None:
+    names = {path.name for path in country.iterdir()}
+    assert names == {
+        "catalog.json", "sentinel-2-l2a", "region.geojson", "admin.parquet", "truth.csv", "truth_scene.csv",
+        "points.parquet", "cars.parquet", "highres", "country.json",
+    }  # fmt: skip
+    units = gpd.read_parquet(country / "admin.parquet")
+    assert list(units.columns) == ["unit_id", "unit_name", "parent_id", "geometry"]
+    assert len(units) == 12
+    assert units.geometry.is_valid.all()
+    assert set(units["parent_id"].dropna()) <= set(units["unit_id"])
+    assert len(items_of(country)) == 2 * (6 + 1)  # two tiles; one scene was reprocessed
+
+
+def test_children_fill_their_parents_and_the_country(country: Path) -> None:
+    units = gpd.read_parquet(country / "admin.parquet").to_crs(32650)
+    region = gpd.read_file(country / "region.geojson").to_crs(32650)
+    top = units[units["parent_id"].isna()]
+    assert units[units["parent_id"].notna()].area.sum() == pytest.approx(region.area.sum(), rel=1e-6)
+    assert top.area.sum() == pytest.approx(region.area.sum(), rel=1e-6)
+    for _, parent in top.iterrows():
+        members = units[units["parent_id"] == parent["unit_id"]]
+        assert members.union_all().symmetric_difference(parent.geometry).area < 1.0
+
+
+def test_truth_equals_points_in_every_unit_and_year(country: Path) -> None:
+    units = gpd.read_parquet(country / "admin.parquet")
+    points = gpd.read_parquet(country / "points.parquet")
+    assert points.crs == units.crs
+    truth = pd.read_csv(country / "truth.csv", dtype={"period": str}).set_index(["unit_id", "object", "period"])[
+        "count"
+    ]
+    joined = points.sjoin(units[["unit_id", "geometry"]], predicate="within")
+    expected = 0
+    for year in range(YEARS[0], YEARS[1] + 1):
+        age = year - joined["year_planted"]
+        stands = (age >= joined["object"].map(VISIBLE_AGE)) & ~(joined["year_removed"] <= year)
+        counts = joined[stands].groupby(["unit_id", "object"]).size()
+        for unit in units["unit_id"]:
+            for name in OBJECTS[:3]:
+                assert truth[unit, name, str(year)] == counts.get((unit, name), 0)
+                expected += 1
+    assert expected == len(truth)
+    assert truth.groupby("period").sum().nunique() > 1  # the years differ
+
+
+def test_cars_are_counted_in_every_acquisition(country: Path) -> None:
+    units = gpd.read_parquet(country / "admin.parquet")
+    cars = gpd.read_parquet(country / "cars.parquet")
+    scenes = pd.read_csv(country / "truth_scene.csv")
+    datatakes = {item["properties"]["s2:datatake_id"].rsplit("_N", 1)[0] for item in items_of(country)}
+    assert set(scenes["acquisition"]) == datatakes
+    counts = cars.sjoin(units[["unit_id", "geometry"]], predicate="within").groupby(["unit_id", "acquisition"]).size()
+    for row in scenes.itertuples():
+        assert row.count == counts.get((row.unit_id, row.acquisition), 0)
+
+
+def test_summary_is_the_sum_over_the_country(country: Path) -> None:
+    table = summarise(country)
+    truth = pd.read_csv(country / "truth.csv", dtype={"period": str})
+    leaves = truth[truth["unit_id"].str.count(r"\.") == 2]
+    for name in OBJECTS[:3]:
+        total = leaves[(leaves["object"] == name) & (leaves["period"] == "2021")]["count"].sum()
+        assert table.loc[name, "2021"] == total
+    with pytest.raises(InputError, match="no simulated country"):
+        summarise(country / "highres")
+
+
+def test_assets_are_cloud_optimised_on_the_lattice_of_the_items(country: Path) -> None:
+    for item in items_of(country):
+        for name, asset in item["assets"].items():
+            with rasterio.open(item["_folder"] / asset["href"]) as source:
+                assert source.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+                assert source.compression.name == "deflate"
+                assert list(source.shape) == asset["proj:shape"]
+                assert list(source.transform)[:6] == asset["proj:transform"]
+                assert source.crs.to_epsg() == item["properties"]["proj:epsg"]
+                assert source.nodata == 0
+                assert source.transform.c % 20 == 0
+                assert source.transform.f % 20 == 0
+                gsd = 10 if name in ("blue", "green", "red", "nir") else 20
+                assert source.res == (gsd, gsd)
+                assert source.dtypes[0] == ("uint8" if name == "scl" else "uint16")
+
+
+def test_large_assets_have_overviews(tmp_path: Path) -> None:
+    from subpixmap.simulate.catalogue import Tile, write_cog
+
+    tile = Tile("50PPT", 32650, 600000, 1200000, 1200, 1100)
+    write_cog(tmp_path / "a.tif", np.full((1100, 1200), 700, np.uint16), tile, 10)
+    with rasterio.open(tmp_path / "a.tif") as source:
+        assert source.block_shapes == [(512, 512)]
+        assert source.overviews(1) == [2, 4]
+
+
+def test_overlapping_tiles_of_a_datatake_agree(country: Path) -> None:
+    by_take: dict[str, list[dict]] = {}
+    for item in items_of(country):
+        by_take.setdefault(item["properties"]["s2:datatake_id"], []).append(item)
+    for pair in by_take.values():
+        west, east = sorted(pair, key=lambda item: item["assets"]["nir"]["proj:transform"][2])
+        apart = round((east["assets"]["nir"]["proj:transform"][2] - west["assets"]["nir"]["proj:transform"][2]) / 10)
+        a, b = read(west, "nir"), read(east, "nir")
+        shared = a.shape[1] - apart
+        assert shared >= 20
+        np.testing.assert_array_equal(a[:, apart:], b[:, :shared])
+
+
+def test_imagery_reaches_beyond_the_country(country: Path) -> None:
+    region = gpd.read_file(country / "region.geojson").to_crs(32650).total_bounds
+    tiles = [item["assets"]["nir"] for item in items_of(country)]
+    west = min(a["proj:transform"][2] for a in tiles)
+    east = max(a["proj:transform"][2] + 10 * a["proj:shape"][1] for a in tiles)
+    assert region[0] - west > 300
+    assert east - region[2] > 300
+    points = gpd.read_parquet(country / "points.parquet").to_crs(32650)
+    outside = (points.geometry.x < region[0] - 50) | (points.geometry.x > region[2] + 50)
+    assert outside.sum() > 50
+
+
+def test_offset_variants_give_the_same_reflectance(country: Path) -> None:
+    versions = [item for item in items_of(country) if item["properties"]["s2:datatake_id"].endswith("N05.00")]
+    assert versions
+    originals = {item["id"]: item for item in items_of(country)}
+    for new in versions:
+        old = originals[new["id"].replace("_1_L2A", "_0_L2A")]
+        assert (decide_offset(old).dn, decide_offset(new).dn) == (0, -1000)
+        for name in ("blue", "swir22"):
+            a = to_reflectance(read(old, name), 0)
+            b = to_reflectance(read(new, name), -1000)
+            np.testing.assert_allclose(a, b, atol=1e-7)
+            assert np.nanmedian(np.abs(to_reflectance(read(new, name), 0) - a)) == pytest.approx(0.1, abs=1e-6)
+    kept = [item for item in items_of(country) if item["properties"]["datetime"] > "2022-01-25"]
+    assert {decide_offset(item).dn for item in kept} == {0, -1000}
+
+
+def test_planetary_computer_delivers_the_same_ground(country: Path, tmp_path: Path) -> None:
+    other = simulate_country(
+        tmp_path / "pc", seed=3, size_km=2, years=(2022, 2022), acquisitions=2, dialect="planetary-computer"
+    )
+    one = {item["properties"]["datetime"] + item["properties"]["grid:code"][5:]: item for item in items_of(country)}
+    for item in items_of(other):
+        properties = item["properties"]
+        assert "raster:bands" not in item["assets"]["B04"]
+        assert decide_offset(item).dn == -1000
+        same = one[properties["datetime"] + properties["s2:mgrs_tile"]]
+        a = to_reflectance(read(item, "B04"), decide_offset(item).dn)
+        b = to_reflectance(read(same, "red"), decide_offset(same).dn)
+        np.testing.assert_allclose(a, b, atol=1e-7)
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_same_seed_same_bytes_through_memory_or_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"size_km": 1, "years": (2021, 2021), "acquisitions": 1}
+    first = digest(simulate_country(tmp_path / "a", seed=11, **options))
+    other = digest(simulate_country(tmp_path / "b", seed=12, **options))
+    assert other["points.parquet"] != first["points.parquet"]
+    monkeypatch.setattr("subpixmap.simulate.canvas.IN_MEMORY", 0)
+    assert digest(simulate_country(tmp_path / "b", seed=11, **options)) == first  # in place of the other country
+
+
+def test_objects_that_are_left_out_change_nothing_for_the_others(tmp_path: Path, country: Path) -> None:
+    alone = simulate_country(
+        tmp_path / "c", seed=3, size_km=2, years=(2020, 2020), acquisitions=1, objects=("coconut",)
+    )
+    truth = pd.read_csv(alone / "truth.csv")
+    assert set(truth["object"]) == {"coconut"}
+    assert not (alone / "cars.parquet").exists()
+    # Parcels of other objects become fields and shrub, with a few lone palms more: none is lost.
+    one, all_of_them = (
+        set(
+            gpd.read_parquet(folder / "points.parquet")
+            .query("object == 'coconut' and not year_removed <= 2020")
+            .to_wkb()["geometry"]
+        )
+        for folder in (alone, country)
+    )
+    born_later = set(gpd.read_parquet(country / "points.parquet").query("year_planted > 2020").to_wkb()["geometry"])
+    assert all_of_them - born_later <= one
+    assert len(one) < 1.1 * len(all_of_them)
+
+
+def test_both_zones_agree_on_a_seam(seam: Path) -> None:
+    items = items_of(seam)
+    assert {item["properties"]["proj:epsg"] for item in items} == {32650, 32651}
+    assert len({item["properties"]["s2:datatake_id"] for item in items}) == 1
+    lon, lat = (a.ravel() for a in np.meshgrid(np.linspace(119.9985, 120.0015, 40), np.linspace(10.497, 10.503, 60)))
+    values = {}
+    for epsg in (32650, 32651):
+        x, y = Transformer.from_crs(4326, epsg, always_xy=True).transform(lon, lat)
+        found = np.full(lon.shape, np.nan)
+        for item in items:
+            if item["properties"]["proj:epsg"] == epsg:
+                step, _, west, _, _, north = item["assets"]["nir"]["proj:transform"]
+                image = np.where(read(item, "nir") == 0, np.nan, read(item, "nir").astype(float))
+                part = map_coordinates(image, [(north - y) / step - 0.5, (x - west) / step - 0.5], order=1, cval=np.nan)
+                found = np.where(np.isnan(found), part, found)
+        values[epsg] = found
+    both = np.isfinite(values[32650]) & np.isfinite(values[32651])
+    assert both.mean() > 0.95
+    a, b = values[32650][both], values[32651][both]
+    assert np.corrcoef(a, b)[0, 1] > 0.97
+    assert a.mean() == pytest.approx(b.mean(), rel=0.005)
+    # The check can fail: half a pixel of displacement is seen.
+    assert np.corrcoef(a[:-40], b[40:])[0, 1] < 0.97
+
+
+def test_every_place_of_a_seam_country_has_imagery_of_its_own_zone(seam: Path) -> None:
+    region = shapely.geometry.shape(json.loads((seam / "region.geojson").read_text())["features"][0]["geometry"])
+    west, south, east, north = region.bounds
+    lon, lat = (a.ravel() for a in np.meshgrid(np.linspace(west, east, 50), np.linspace(south, north, 50)))
+    inside = shapely.contains_xy(region, lon, lat)
+    zone = utm_epsg(lon, lat)
+    for epsg in (32650, 32651):
+        own = inside & (zone == epsg)
+        assert own.any()
+        x, y = Transformer.from_crs(4326, epsg, always_xy=True).transform(lon[own], lat[own])
+        covered = np.zeros(x.shape, bool)
+        for item in items_of(seam):
+            if item["properties"]["proj:epsg"] == epsg:
+                step, _, left, _, _, top = item["assets"]["nir"]["proj:transform"]
+                rows, cols = item["assets"]["nir"]["proj:shape"]
+                covered |= (x > left) & (x < left + step * cols) & (y < top) & (y > top - step * rows)
+        assert covered.all()
+
+
+def test_a_country_on_the_date_line_south_of_the_equator(tmp_path: Path) -> None:
+    folder = simulate_country(
+        tmp_path / "c", seed=5, size_km=1, years=(2019, 2019), acquisitions=1, center=(180, -16.5), world="shifted"
+    )
+    items = items_of(folder)
+    assert {item["properties"]["proj:epsg"] for item in items} == {32760, 32701}
+    crossing = [item for item in items if item["bbox"][0] > item["bbox"][2]]
+    assert crossing
+    assert all(item["geometry"]["type"] == "MultiPolygon" for item in crossing)
+    units = gpd.read_parquet(folder / "admin.parquet")
+    assert units.geometry.is_valid.all()
+    bounds = units.bounds
+    assert bounds["minx"].min() >= -180
+    assert bounds["maxx"].max() <= 180
+    area = sum(units[units["parent_id"].isna()].clip(box).to_crs(epsg).area.sum() for box, epsg in (
+        ((-180, -17, -179, -16), 32701), ((179, -17, 180, -16), 32760),
+    ))  # fmt: skip
+    assert area == pytest.approx(1e6, rel=0.05)
+    truth = pd.read_csv(folder / "truth.csv").query("object == 'coconut' and unit_id.str.count('[.]') == 1")
+    points = gpd.read_parquet(folder / "points.parquet").query("object == 'coconut'")
+    stands = (2019 - points["year_planted"] >= 4) & ~(points["year_removed"] <= 2019)
+    assert len(points[stands].sjoin(units[units["parent_id"].isna()])) == truth["count"].sum()
+
+
+def test_high_resolution_labels_are_the_points_of_their_areas(country: Path) -> None:
+    areas = gpd.read_parquet(country / "highres" / "areas.parquet")
+    labels = gpd.read_parquet(country / "highres" / "labels.parquet")
+    points = gpd.read_parquet(country / "points.parquet")
+    assert len(areas) >= 4
+    stands = (2022 - points["year_planted"] >= points["object"].map(VISIBLE_AGE)) & ~(points["year_removed"] <= 2022)
+    for area in areas.itertuples():
+        inside = points[stands & points.within(area.geometry)]
+        mine = labels[(labels["place"] == area.place) & (labels["object"] != "car")]
+        assert abs(len(mine) - len(inside)) <= 1  # a point on the edge
+        with rasterio.open(country / "highres" / f"{area.place}.tif") as source:
+            assert source.shape == (400, 400)
+            assert source.res == (0.5, 0.5)
+            near = mine.to_crs(source.crs)
+            x, y = (near.geometry.x - source.bounds.left) / 0.5, (source.bounds.top - near.geometry.y) / 0.5
+            red = source.read(1)
+            if area.place.startswith("coconut"):  # crowns are darker in the red than what is between them
+                assert red[np.clip(y.astype(int), 0, 399), np.clip(x.astype(int), 0, 399)].mean() < 0.8 * red.mean()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"objects": ("mango",)}, "mango is unknown; choose from coconut"),
+        ({"objects": ()}, "choose from coconut"),
+        ({"size_km": 80}, "outside 1 to 50 km"),
+        ({"years": (2022, 2018)}, "ascending range"),
+        ({"acquisitions": 0}, "acquisitions a year"),
+        ({"center": (119.5, 88)}, "between 70 S and 70 N"),
+        ({"world": "mirror"}, "choose base or shifted"),
+        ({"dialect": "mars"}, "choose earth-search or planetary-computer"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(tmp_path: Path, options: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        simulate_country(tmp_path / "c", **options)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        simulate_country(tmp_path, size_km=1, years=(2021, 2021), acquisitions=1)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_a_country_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    huge = Extent(32650, 0, 0, 5000, 5000)
+    with pytest.raises(InputError, match="GB of disk"):
+        _check_room(tmp_path / "not" / "there", 50, [huge], 10**6)
+
+    class Little:
+        available = 10**8
+
+    monkeypatch.setattr(build_module.psutil, "virtual_memory", Little)
+    with pytest.raises(InputError, match="GB of memory"):
+        _check_room(tmp_path, 50, [huge], 1)
