@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
+from subpixmap.counts.cover import NEAR
 from subpixmap.counts.fractions import unmapped_area
 from subpixmap.counts.polygons import Units, cells_of, clipped
 from subpixmap.counts.table import Facts
-from subpixmap.counts.zonal import NEAR, MapBlock, Sums, block_sums
+from subpixmap.counts.zonal import MapBlock, Sums, block_sums
 from subpixmap.grid import Lattice, Window
 
 if TYPE_CHECKING:

@@ -7,27 +7,20 @@ needs the memory of its own pixels whatever the size of the country. `table` tur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.counts.fractions import Fractions, unit_fractions, zonal_sums
+from subpixmap.counts.cover import Cover, cover_block
 from subpixmap.counts.noise import Noise, cell_noise
-from subpixmap.counts.polygons import clipped, polygonal
 from subpixmap.errors import VerificationFailed
-from subpixmap.grid import Lattice, Window, owned
+from subpixmap.grid import Lattice, Window
 
-CELL = 128
-"""Side of a ledger cell, pixels."""
-NEAR = 1000.0
-"""Metres from a unit within which what lies outside all units is told apart: a coarse coastline loses such places."""
 _KEEP = 256 << 20  # bytes of counts of all periods that may stay in memory
-_SIDE = 1024  # windows of a block that are summed at once, pixels: fractions of more would only cost memory
 
 Array = NDArray[np.float64]
 
@@ -160,176 +153,88 @@ def block_sums(
         `len(units) + 2` rows. The last two are the map's extent (its computed chunks) less the union of the units: the
         part within 1 km of a unit, and the rest.
     """
-    sums = Sums.zeros(len(units) + 2, len(periods), objects, max_obs)
-    pieces = [_piece(units, block, window, assign_nearest) for window in _windows(block.window)]
-    for piece in pieces:
-        area, mapped = zonal_sums(piece.fractions, [piece.owned, piece.mapped], len(sums.area)).T
-        sums.area[:] += area
-        sums.mapped[:] += mapped
-        sums.extent[:] += np.count_nonzero(piece.mapped)
+    cover = cover_block(units, block.lattice, block.window, block.chunks, assign_nearest=assign_nearest)
+    sums = Sums.zeros(cover.n_units, len(periods), objects, max_obs)
+    sums.area[:] = cover.area
+    sums.mapped[:] = cover.sums(cover.mapped).sum(axis=1)
+    sums.extent[0] = np.count_nonzero(cover.mapped)
     records = [block.record(period) for period in periods]
-    common = np.full(block.window.shape, all(record is not None for record in records))
+    common = cover.mapped & all(record is not None for record in records)
     ever = np.zeros((objects, *block.window.shape), bool)
     observed_px = [0] * len(periods)
     keep = len(periods) * ever.size * 4 <= _KEEP  # else every period is read once more
-    counts: dict[str, NDArray] = {}
+    counts: dict[int, NDArray] = {}
     for p, (period, record) in enumerate(zip(periods, records, strict=True)):
         if record is None:
             sums.n_obs[:, p, 0] += sums.mapped
             continue
         arrays = block.read(period)
-        n_obs = arrays["n_obs"]
-        observed = n_obs >= block.min_obs
-        present = arrays["presence"] >= presence_threshold
-        if keep:
-            counts[period] = arrays["count"]
+        observed = cover.mapped & (arrays["n_obs"] >= block.min_obs)
+        present = (arrays["presence"] >= presence_threshold) & observed
+        observed_px[p] = int(np.count_nonzero(observed))
         common &= observed
         ever |= present
-        by_cell, observed_px[p] = _add_coverage(sums, p, pieces, block.window, n_obs, observed, present)
-        _add_cells(sums, p, record, by_cell)
-    again = ((p, counts.pop(label, None)) for p, label in enumerate(periods) if records[p] is not None)
-    reread = ((p, block.read(periods[p])["count"] if count is None else count) for p, count in again)
-    found = _add_counts(sums, pieces, block.window, reread, common, ever)
-    for p, seen in found.items():
-        if seen != observed_px[p]:
-            raise VerificationFailed(
-                f"block {block.name}, period {periods[p]}: {seen} pixels hold a count, but by n_obs "
-                f"{observed_px[p]} were observed; look with subpixmap verify"
-            )
+        _add_coverage(sums, p, cover, arrays["n_obs"], observed, present, record)
+        if keep:
+            counts[p] = arrays["count"]
+    _add_common(sums, cover, common, ever)
+    for p, period in enumerate(periods):
+        if records[p] is not None:
+            count = counts.pop(p) if keep else block.read(period)["count"]
+            found_px = _add_counts(sums, p, cover, count, common, ever)
+            if found_px != observed_px[p]:
+                raise VerificationFailed(
+                    f"block {block.name}, period {period}: {found_px} pixels hold a count, but by n_obs "
+                    f"{observed_px[p]} were observed; look with subpixmap verify"
+                )
     return sums
-
-
-class _Piece(NamedTuple):
-    """A window of a block with what does not depend on the period."""
-
-    window: Window
-    fractions: Fractions
-    owned: NDArray[np.bool_]
-    mapped: NDArray[np.bool_]
-    """Owned, and in a chunk that the run computes."""
-
-
-def _piece(units: Sequence[BaseGeometry], block: MapBlock, window: Window, assign_nearest: bool) -> _Piece:
-    lattice = block.lattice
-    own = owned(lattice, window)
-    computed = np.zeros(window.shape, bool)
-    inside = [chunk for chunk in block.chunks if _overlaps(chunk, window)]
-    for chunk in inside:
-        computed[chunk.slices(window)] = True
-    reach = int(np.ceil(NEAR / lattice.resolution)) + 2
-    around = [clipped(unit, lattice.bounds(window.padded(reach))) for unit in units]
-    extent = shapely.union_all([shapely.box(*lattice.bounds(chunk)) for chunk in inside])
-    everything = shapely.union_all(around)
-    outside = polygonal(shapely.difference(extent, everything))
-    near = far = shapely.Polygon()
-    if not outside.is_empty:
-        # The border of "near" carries no number of its own, so it may be drawn coarsely.
-        belt = shapely.buffer(shapely.simplify(everything, lattice.resolution), NEAR, quad_segs=4)
-        near, far = polygonal(shapely.intersection(outside, belt)), polygonal(shapely.difference(outside, belt))
-    fractions = unit_fractions([*around, near, far], lattice, window)
-    if assign_nearest and not near.is_empty:
-        fractions = _nearest(fractions, around, lattice, window)
-    return _Piece(window, fractions, own, own & computed)
-
-
-def _nearest(fractions: Fractions, units: Sequence[BaseGeometry], lattice: Lattice, window: Window) -> Fractions:
-    """Give the pixels of the first row after the units to the unit nearest to each pixel's centre."""
-    moved = fractions.unit == len(units)
-    rows, cols = np.divmod(fractions.pixel[moved], window.width)
-    x, y = lattice.coords(window)
-    places = np.array([i for i, unit in enumerate(units) if not unit.is_empty])
-    tree = shapely.STRtree([units[i] for i in places])
-    unit = fractions.unit.copy()
-    unit[moved] = places[tree.nearest(shapely.points(x[cols], y[rows]))]
-    order = np.lexsort((fractions.pixel, unit))
-    return Fractions(unit[order], fractions.pixel[order], fractions.fraction[order])
 
 
 def _add_coverage(
     sums: Sums,
     p: int,
-    pieces: Sequence[_Piece],
-    block: Window,
+    cover: Cover,
     n_obs: NDArray,
     observed: NDArray[np.bool_],
     present: NDArray[np.bool_],
-) -> tuple[Array, int]:
-    """Add what was observed in one period, in place.
-
-    Returns observed pixels by (unit, ledger cell), and how many pixels of the block were observed.
-    """
-    n_units, bins = len(sums.area), sums.n_obs.shape[2]
-    across = -(-block.width // CELL)
-    by_cell, observed_px = np.zeros((n_units, across * -(-block.height // CELL))), 0
-    for piece in pieces:
-        rows, cols = piece.window.slices(block)
-        seen = observed[rows, cols] & piece.owned
-        observed_px += int(np.count_nonzero(seen))
-        found = zonal_sums(piece.fractions, [seen, *(present[:, rows, cols] & seen)], n_units)
-        sums.observed[:, p] += found[:, 0]
-        sums.present[:, p] += found[:, 1:]
-        unit, pixel, fraction = piece.fractions
-        clear = np.where(piece.mapped, np.minimum(n_obs[rows, cols], bins - 1), bins).reshape(-1)[pixel]
-        histogram = np.bincount(unit * (bins + 1) + clear, weights=fraction, minlength=n_units * (bins + 1))
-        sums.n_obs[:, p] += histogram.reshape(n_units, bins + 1)[:, :bins]
-        row, col = np.divmod(pixel, piece.window.width)
-        cell = (row + rows.start) // CELL * across + (col + cols.start) // CELL
-        weights = np.where(seen.reshape(-1)[pixel], fraction, 0)
-        by_cell += np.bincount(unit * by_cell.shape[1] + cell, weights, by_cell.size).reshape(by_cell.shape)
-    return by_cell, observed_px
-
-
-def _add_cells(sums: Sums, p: int, record: Mapping[str, Any], by_cell: Array) -> None:
-    """Add what the ledger knows of a period on its 128 px grid, in place."""
+    record: Mapping[str, Any],
+) -> None:
+    """Add what was observed in one period, in place, and what the ledger knows of it on its 128 px grid."""
+    bins = sums.n_obs.shape[2]
+    sums.n_obs[:, p] += cover.histogram(n_obs, bins)
+    by_cell = cover.sums(observed)
+    sums.observed[:, p] += by_cell.sum(axis=1)
+    for o, layer in enumerate(present):
+        sums.present[:, p, o] += cover.sums(layer).sum(axis=1)
     if "out_of_domain_px" in record:
         known = np.asarray(record["observed_px"], float).reshape(-1)
         strange = np.asarray(record["out_of_domain_px"], float).reshape(-1)
         share = np.divide(strange, known, out=np.zeros_like(known), where=known > 0)
-        sums.strange[:, p] += by_cell @ share
+        sums.strange[:, p] += (by_cell * share).sum(axis=1)
     if "acquisition_total" in record:
         deviations, informed = cell_noise(record["acquisition_observed_px"], record["acquisition_total"], by_cell)
         sums.informed[:, p] += informed
         sums.noise.note(p, [str(one) for one in record["acquisitions"]], deviations)
 
 
+def _add_common(sums: Sums, cover: Cover, common: NDArray[np.bool_], ever: NDArray[np.bool_]) -> None:
+    """Add what every period observed, in place."""
+    sums.common[:] += cover.sums(common).sum(axis=1)
+    for o, layer in enumerate(ever):
+        sums.empty[o] += np.count_nonzero(common & ~layer)
+
+
 def _add_counts(
-    sums: Sums,
-    pieces: Sequence[_Piece],
-    block: Window,
-    counts: Iterable[tuple[int, NDArray]],
-    common: NDArray[np.bool_],
-    ever: NDArray[np.bool_],
-) -> dict[int, int]:
-    """Add the objects of each (period, count), in place; returns how many pixels hold a count in each."""
-    n_units, objects = len(sums.area), len(ever)
-    for piece in pieces:
-        rows, cols = piece.window.slices(block)
-        both = common[rows, cols] & piece.owned
-        sums.common[:] += zonal_sums(piece.fractions, [both], n_units)[:, 0]
-        sums.empty[:] += (both & ~ever[:, rows, cols]).sum(axis=(1, 2))
-    found_px = {}
-    for p, count in counts:
-        found_px[p] = 0
-        for piece in pieces:
-            rows, cols = piece.window.slices(block)
-            known = np.isfinite(count[:, rows, cols]).all(axis=0) & piece.owned
-            both = common[rows, cols] & piece.owned
-            values = np.where(known, count[:, rows, cols], 0).astype(np.float64)
-            found = zonal_sums(piece.fractions, [*values, *(values * both)], n_units)
-            sums.total[:, p] += found[:, :objects]
-            sums.common_total[:, p] += found[:, objects:]
-            sums.whole[p] += values.sum(axis=(1, 2))
-            sums.empty_total[p] += (values * (both & ~ever[:, rows, cols])).sum(axis=(1, 2))
-            found_px[p] += int(np.count_nonzero(known))
-    return found_px
-
-
-def _windows(block: Window) -> Iterator[Window]:
-    for row in range(block.row, block.row + block.height, _SIDE):
-        for col in range(block.col, block.col + block.width, _SIDE):
-            height = min(_SIDE, block.row + block.height - row)
-            yield Window(row, col, height, min(_SIDE, block.col + block.width - col))
-
-
-def _overlaps(a: Window, b: Window) -> bool:
-    return a.row < b.row + b.height and b.row < a.row + a.height and a.col < b.col + b.width and b.col < a.col + a.width
+    sums: Sums, p: int, cover: Cover, count: NDArray, common: NDArray[np.bool_], ever: NDArray[np.bool_]
+) -> int:
+    """Add the objects of one period, in place; returns how many pixels hold a count."""
+    known = np.isfinite(count).all(axis=0) & cover.mapped
+    for o, layer in enumerate(count):
+        values = np.where(known, layer, np.float32(0))
+        shared = np.where(common, values, np.float32(0))
+        everywhere = cover.by_cell(values)
+        sums.whole[p, o] += everywhere.sum()
+        sums.total[:, p, o] += cover.sums(values, everywhere).sum(axis=1)
+        sums.common_total[:, p, o] += cover.sums(shared).sum(axis=1)
+        sums.empty_total[p, o] += cover.by_cell(np.where(ever[o], np.float32(0), shared)).sum()
+    return int(np.count_nonzero(known))
