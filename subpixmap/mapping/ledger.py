@@ -7,6 +7,7 @@ A record holds the hash of what was stored (decoded, so any codec may read it), 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -75,24 +76,31 @@ class Record:
         return self.block_id, self.period
 
     def to_json(self) -> str:
-        """Canonical text with the record's own hash."""
+        """Canonical text, one line, with the record's own hash."""
         raw: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         raw["acquisitions"] = [vars(used) for used in self.acquisitions]
         raw["cells"] = {name: _pack(values) for name, values in self.cells.items()}
-        text = json.dumps(raw, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return json.dumps({"record": json.loads(text), "record_sha256": _sha256(text.encode())}, sort_keys=True)
+        return _with_hash(raw)
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """Parse a record; ValueError if its hash differs from its content."""
-        outer = json.loads(text)
-        raw = outer["record"]
-        canonical = json.dumps(raw, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        if _sha256(canonical.encode()) != outer["record_sha256"]:
+        """Parse a record; ValueError if a single character is not as it was written."""
+        raw = json.loads(text)["record"]
+        if _with_hash(raw) != text:
             raise ValueError("the record's hash differs from its content")
         raw["acquisitions"] = tuple(Used(**used) for used in raw["acquisitions"])
         raw["cells"] = {name: _unpack(packed) for name, packed in raw["cells"].items()}
         return cls(**raw)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A block that is given up for this run; the next run tries it again."""
+
+    block_id: str
+    period: str
+    """Label."""
+    reason: str
 
 
 def array_sha256(values: NDArray[Any]) -> str:
@@ -117,11 +125,33 @@ def record_path(out: str | os.PathLike[str], block_id: str, period: str) -> Path
     return ledger_path(out) / f"{block_id}_{period.replace(':', '')}{_SUFFIX}"
 
 
+def failure_path(out: str | os.PathLike[str], block_id: str, period: str) -> Path:
+    """Where the reason is noted why a block could not be done; its record removes the note."""
+    return record_path(out, block_id, period).with_suffix(".failed")
+
+
 def write_record(out: str | os.PathLike[str], record: Record) -> None:
     """Commit a block: whole or not at all, and forced to disk."""
     path = record_path(out, *record.key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, (record.to_json() + "\n").encode())
+    write_atomic(path, record.to_json().encode())
+    failure_path(out, *record.key).unlink(missing_ok=True)
+
+
+def write_failure(out: str | os.PathLike[str], failure: Failure) -> None:
+    """Note why a block could not be done, for `status`."""
+    path = failure_path(out, failure.block_id, failure.period)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (json.dumps(vars(failure)) + "\n").encode())
+
+
+def read_failures(out: str | os.PathLike[str]) -> list[Failure]:
+    """Blocks that the last run could not do, in the order of their names."""
+    found = []
+    for path in sorted(ledger_path(out).glob("*.failed")):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            found.append(Failure(**json.loads(path.read_text(encoding="utf-8"))))
+    return found
 
 
 def read_records(out: str | os.PathLike[str], plan: Plan | None = None) -> dict[tuple[str, str], Record]:
@@ -161,5 +191,7 @@ def _unpack(packed: Mapping[str, Any]) -> NDArray[Any]:
     return np.frombuffer(data, np.dtype(packed["dtype"])).reshape(packed["shape"])
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _with_hash(raw: Mapping[str, Any]) -> str:
+    canonical = json.dumps(raw, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    return f'{{"record":{canonical},"record_sha256":"{digest}"}}\n'

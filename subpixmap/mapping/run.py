@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import heapq
 import math
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,9 @@ import numpy as np
 from subpixmap.errors import Incomplete, InputError, Refused, VerificationFailed
 from subpixmap.mapping.block import Outcome, Task, map_block
 from subpixmap.mapping.cluster import Pool, open_pool
-from subpixmap.mapping.ledger import read_records
+from subpixmap.mapping.ledger import Failure, read_records, write_failure
 from subpixmap.mapping.plan import Plan, items_by_period, write_plan
+from subpixmap.mapping.runlock import run_lock
 from subpixmap.mapping.store import create_map
 from subpixmap.scenes.lock import Item, items_sha256
 
@@ -28,15 +30,6 @@ if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Model
 
 _PAUSE_S = 0.5  # before a failed block is tried again; doubled every time
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A block that is given up for this run; the next run tries it again."""
-
-    block_id: str
-    period: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -135,20 +128,21 @@ def map_region(
     Incomplete
         The disk is full or the scheduler is lost; the same command resumes.
     Refused
-        The folder holds another recipe, or the model is not the plan's.
+        The folder holds another recipe, another live run holds the folder, or the model is not the plan's.
     """
     if model.sha256 != plan.recipe.model_sha256:
         raise Refused(f"model {model.sha256[:12]} is not the plan's ({plan.recipe.model_sha256[:12]})")
     started = time.monotonic()
-    plan = write_plan(out, plan)
-    create_map(out, plan)
-    tasks = pending_tasks(out, plan, items)
-    earlier = plan.n_tasks - len(tasks)
-    summary = Summary(plan.n_tasks, earlier, 0, (), 0, 0.0)
-    if tasks:
-        where = {"workers": workers, "scheduler": scheduler, "client": client, "memory_limit": memory_limit}
-        with open_pool(map_block, model, device=plan.recipe.numerics["device"], **where) as pool:  # type: ignore[arg-type]
-            summary = _Drive(pool, tasks, summary, attempts, progress).run()
+    where = {"workers": workers, "scheduler": scheduler, "client": client, "memory_limit": memory_limit}
+    with run_lock(out), _disk_full_is_resumable(out):
+        plan = write_plan(out, plan)
+        create_map(out, plan)
+        tasks = pending_tasks(out, plan, items)
+        summary = Summary(plan.n_tasks, plan.n_tasks - len(tasks), 0, (), 0, 0.0)
+        if tasks:
+            device = plan.recipe.numerics["device"]
+            with open_pool(map_block, model, device=device, **where) as pool:  # type: ignore[arg-type]
+                summary = _Drive(pool, tasks, summary, attempts, progress).run()
     summary = replace(summary, seconds=time.monotonic() - started)
     if summary.failed and not allow_partial:
         raise BlocksFailed(summary)
@@ -239,7 +233,9 @@ class _Drive:
             raise Incomplete(f"{_reason(result)} ({task.label}); make room, then the same command resumes") from result
         self.tried[task.key] += 1
         if self.tried[task.key] >= self.attempts or isinstance(result, InputError | VerificationFailed):
-            self.summary = replace(now, failed=(*now.failed, Failure(*task.key, _reason(result))))
+            failure = Failure(*task.key, _reason(result))
+            self.summary = replace(now, failed=(*now.failed, failure))
+            write_failure(task.out, failure)
             return
         self.summary = replace(now, retries=now.retries + 1)
         pause = _PAUSE_S * 2 ** self.tried[task.key]
@@ -252,6 +248,16 @@ class _Drive:
         left = elapsed / self.chunks_done * (self.chunks_total - self.chunks_done) if self.chunks_done else math.inf
         rate = now.done / elapsed if elapsed else 0.0
         self.progress(Progress(now.earlier + now.done, now.total, len(now.failed), rate, left))
+
+
+@contextlib.contextmanager
+def _disk_full_is_resumable(out: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not _stops_everything(error):
+            raise
+        raise Incomplete(f"{out}: {error}; make room, then the same command resumes") from error
 
 
 def _stops_everything(error: BaseException) -> bool:

@@ -6,10 +6,11 @@ what is damaged can be told apart. What is *done* stands in the ledger, never in
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from subpixmap.errors import VerificationFailed
+from subpixmap.errors import SubpixmapError, VerificationFailed
 from subpixmap.grid import CHUNK, Block, Window
 from subpixmap.mapping.files import sync_file, sync_folder
 from subpixmap.mapping.plan import Plan, Zone, read_plan
@@ -47,16 +48,75 @@ def map_path(out: str | os.PathLike[str]) -> Path:
 def create_map(out: str | os.PathLike[str], plan: Plan) -> None:
     """Create the arrays, or append the plan's new periods to those that are there. Repeating it changes nothing."""
     path = map_path(out)
-    labels = [period.label for period in plan.periods]
+    with _damage_is_told(path):
+        changed = _create_zones(path, plan)
+        if changed:
+            _consolidate(path, plan)
+    for epsg in plan.zones:
+        require_readable(out, epsg)
+
+
+def rebuild_metadata(out: str | os.PathLike[str], plan: Plan) -> None:
+    """Write the map's metadata and coordinates anew from the plan; the shards stay.
+
+    Where the order in which periods were added cannot be read any more, it becomes that of time; blocks that this puts
+    in a wrong place are found by `verify`.
+    """
+    path = map_path(out)
+    order = {}
+    for epsg in plan.zones:
+        with contextlib.suppress(Exception):  # damaged: that is why we are here
+            labels = _labels(_open_zone(out, epsg))
+            if set(labels) <= {period.label for period in plan.periods}:
+                order[epsg] = labels
+    for file in metadata_files(out):
+        file.unlink()
+    _create_zones(path, plan, order)
+    _consolidate(path, plan)
+
+
+def metadata_files(out: str | os.PathLike[str]) -> list[Path]:
+    """Files of the map that are no shards."""
+    arrays = {*PER_OBJECT, N_OBS}
+    found = []
+    for file in sorted(map_path(out).rglob("*")):
+        inside = file.relative_to(map_path(out)).parts
+        if file.is_file() and not (len(inside) > 2 and inside[1] in arrays and inside[2] == "c"):
+            found.append(file)
+    return found
+
+
+def require_readable(out: str | os.PathLike[str], epsg: int) -> None:
+    """Raise VerificationFailed if a zone's metadata or coordinates cannot be read."""
+    with _damage_is_told(map_path(out) / str(epsg)):
+        group = _open_zone(out, epsg)
+        for name in (*PER_OBJECT, N_OBS):
+            _ = group[name].shape  # type: ignore[union-attr]
+        _labels(group)
+
+
+@contextlib.contextmanager
+def _damage_is_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SubpixmapError):
+        raise
+    except Exception as error:  # zarr raises errors of many kinds over damaged metadata
+        raise VerificationFailed(f"{path} has damaged metadata ({error}); run subpixmap verify --repair") from error
+
+
+def _create_zones(path: Path, plan: Plan, order: Mapping[int, list[str]] | None = None) -> bool:
     root = zarr.open_group(path, mode="a", zarr_format=_FORMAT, use_consolidated=False)
-    changed = [_create_zone(root, epsg, zone, plan, labels) for epsg, zone in plan.zones.items()]
     for partial in path.rglob("*.partial*"):  # left by a killed writer
         partial.unlink(missing_ok=True)
-    if any(changed):
-        _consolidate(path, plan)
+    labels = [period.label for period in plan.periods]
+    changed = False
+    for epsg, zone in plan.zones.items():
+        changed |= _create_zone(root, epsg, zone, plan, (order or {}).get(epsg, []), labels)
+    return changed
 
 
-def _create_zone(root: zarr.Group, epsg: int, zone: Zone, plan: Plan, labels: list[str]) -> bool:
+def _create_zone(root: zarr.Group, epsg: int, zone: Zone, plan: Plan, first: list[str], labels: list[str]) -> bool:
     """Whether anything changed. The period names are written last: they say how long the other arrays are."""
     place = [zone.extent.row, zone.extent.col, zone.extent.height, zone.extent.width]
     facts: dict[str, Any] = {"run_id": plan.run_id, "evidence": plan.model.evidence, "lattice_window": place}
@@ -64,6 +124,7 @@ def _create_zone(root: zarr.Group, epsg: int, zone: Zone, plan: Plan, labels: li
     if dict(group.attrs) != facts:
         group.attrs.put(facts)
     known = _labels(group)
+    labels = [*first, *(label for label in labels if label not in first)]
     labels = known + [label for label in labels if label not in known]
     if labels == known and N_OBS in group:
         return False
@@ -210,8 +271,7 @@ def read_block(out: str | os.PathLike[str], block: Block, period: str) -> dict[s
 
 def _read(group: zarr.Group, name: str, at: int, rows: slice, cols: slice, told: str) -> NDArray[Any]:
     """One shard, with its period axis: (object, 1, y, x) or (1, y, x)."""
-    array = group[name]
-    assert isinstance(array, zarr.Array)
+    array: Any = group[name]
     shard = _shard(array, at, rows, cols)
     if not shard.is_file():
         raise VerificationFailed(f"{shard} is missing ({told}); run subpixmap verify --repair")

@@ -1,0 +1,147 @@
+"""OUT/run.lock: one live run in a folder.
+
+The file names its owner and is touched every few seconds. A second run is refused while the owner lives. A dead owner
+on the same host is taken over at once; one on another host when its heartbeat has stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from subpixmap.errors import Refused
+
+NAME = "run.lock"
+BEAT_S = 5.0
+"""Between heartbeats."""
+STALE_S = 120.0
+"""Without a heartbeat for so long, an owner on another host counts as dead."""
+
+_held: dict[Path, int] = {}  # folders this process holds, and the thread that does
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a folder."""
+
+    host: str
+    pid: int
+    born: str
+    """When its process started, as the kernel tells: a number that is used again is another process."""
+    since: float
+    """When it took the folder, seconds since 1970."""
+    token: str
+
+    def __str__(self) -> str:
+        taken = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
+        return f"process {self.pid} on {self.host}, since {taken}"
+
+
+@contextlib.contextmanager
+def run_lock(out: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a folder while the body runs; the thread that holds it may take it again.
+
+    Raises
+    ------
+    Refused
+        Another live run holds it; names host, process and time.
+    """
+    folder = Path(out).resolve()
+    if _held.get(folder) == threading.get_ident():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    mine = _take(path)
+    _held[folder] = threading.get_ident()
+    stop = threading.Event()
+    beats = threading.Thread(target=_beat, args=(path, mine, stop), name="subpixmap-heartbeat", daemon=True)
+    beats.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beats.join()
+        del _held[folder]
+        if (now := read_owner(path)) is not None and now.token == mine.token:
+            path.unlink(missing_ok=True)
+
+
+def read_owner(path: Path) -> Owner | None:
+    """Who is named in the file; None if there is none, or it says nothing."""
+    try:
+        return Owner(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_alive(owner: Owner, path: Path) -> bool:
+    """Whether the owner may still write: its process lives (same host), or it gave a sign lately."""
+    if owner.host == socket.gethostname():
+        return _born(owner.pid) == owner.born
+    with contextlib.suppress(OSError):  # by the file system's clock, not by the other host's
+        return time.time() - path.stat().st_mtime < STALE_S
+    return False
+
+
+def _take(path: Path) -> Owner:
+    """Make the file our own; of several that try at once, one succeeds."""
+    mine = Owner(socket.gethostname(), os.getpid(), _born(os.getpid()), time.time(), secrets.token_hex(8))
+    draft = path.with_name(f".{NAME}.{mine.token}")
+    draft.write_text(json.dumps(asdict(mine)), encoding="utf-8")
+    try:
+        with _one_at_a_time(path.parent):
+            owner = read_owner(path)
+            if owner is not None and is_alive(owner, path):
+                raise Refused(f"{path.parent} is held by a live run ({owner}); wait for it, or use another --out")
+            path.unlink(missing_ok=True)
+            os.link(draft, path)  # fails if the file exists, and shows it only whole
+    except FileExistsError as error:
+        raise Refused(f"{path.parent} is being taken by another run; wait for it, or use another --out") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return mine
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Held by one process of this host at a time, and let go by the kernel when it dies."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _beat(path: Path, mine: Owner, stop: threading.Event) -> None:
+    while not stop.wait(BEAT_S):
+        now = read_owner(path)
+        if now is None or now.token != mine.token:
+            return
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _born(pid: int) -> str:
+    """When a process started, as text; empty if there is no such process."""
+    with contextlib.suppress(OSError, IndexError):
+        # Clock ticks since boot, the 22nd field; the name before may hold blanks. A set clock does not change it.
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if state in "ZX" else rest[18]
+    import psutil
+
+    try:
+        return str(round(psutil.Process(pid).create_time()))
+    except psutil.NoSuchProcess:
+        return ""

@@ -1,0 +1,197 @@
+"""kill -9 of workers and drivers, I/O calls that fail, a full disk: the map ends with the same bits."""
+
+import contextlib
+import errno
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mapping_data import hashes, region_of, tiny
+
+from subpixmap.errors import Incomplete
+from subpixmap.grid import Window
+from subpixmap.mapping.run import map_region
+from subpixmap.mapping.verify import status, verify
+
+OPTIONS = {"max_scenes": 7}
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    country = tiny(folder, dates=2)
+    (folder / "country.pickle").write_bytes(pickle.dumps((country, OPTIONS)))
+    return folder, country
+
+
+@pytest.fixture(scope="module")
+def truth(scenes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed")
+    _, country = scenes
+    map_region(out, country.plan(**OPTIONS), country.items, country.model, workers=0)
+    return hashes(out)
+
+
+def start_driver(folder, out, workers=0):
+    command = [sys.executable, "-W", "error", str(HERE / "map_once.py"), str(folder), str(out), str(workers)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def kill_drivers(scenes, truth, out, kills, seed, longest_s):
+    """Start, kill at a random moment, start again; then a run to the end."""
+    folder, country = scenes
+    rng, done = random.Random(seed), []
+    for _ in range(kills):
+        process = start_driver(folder, out)
+        time.sleep(rng.uniform(0, longest_s))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        done.append(status(out).done if (out / "plan.json").exists() else 0)
+        assert done == sorted(done)  # what was committed stays
+    map_region(out, country.plan(**OPTIONS), country.items, country.model, workers=0)
+    assert hashes(out) == truth
+    assert not verify(out).damaged
+    assert not list(out.rglob("*.partial*"))
+
+
+def test_a_killed_driver_resumes_to_the_same_bits(scenes, truth, tmp_path):
+    kill_drivers(scenes, truth, tmp_path / "run", kills=2, seed=1, longest_s=1.5)
+
+
+@pytest.mark.slow
+def test_many_killed_drivers(scenes, truth, tmp_path):
+    for seed in range(10):
+        kill_drivers(scenes, truth, tmp_path / str(seed), kills=3, seed=seed, longest_s=2.5)
+
+
+def kill_workers(client, country, truth, out, seed, *, pause_s):
+    """Kill a random worker process again and again while a map is made; how often."""
+    rng, stop, kills = random.Random(seed), threading.Event(), [0]
+
+    def killer():
+        while not stop.wait(rng.uniform(0.1, pause_s)):
+            workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
+            pids = client.run(os.getpid, on_error="return") if workers else {}
+            alive = [pid for pid in pids.values() if isinstance(pid, int)]
+            if alive:
+                os.kill(rng.choice(alive), signal.SIGKILL)
+                kills[0] += 1
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    try:
+        map_region(out, country.plan(**OPTIONS), country.items, country.model, client=client, attempts=6)
+    finally:
+        stop.set()
+        thread.join()
+    assert hashes(out) == truth
+    return kills[0]
+
+
+@pytest.fixture(scope="module")
+def client():
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def test_killed_workers_cost_no_bit(scenes, truth, client, tmp_path):
+    assert kill_workers(client, scenes[1], truth, tmp_path, 3, pause_s=3.0) >= 1
+
+
+@pytest.mark.slow
+def test_many_killed_workers(scenes, truth, client, tmp_path):
+    kills, run = 0, 0
+    while kills < 100:
+        kills += kill_workers(client, scenes[1], truth, tmp_path / str(run), run, pause_s=4.0)
+        run += 1
+    print(f"{kills} kills in {run} runs, all bit-identical")
+
+
+class Failing:
+    """Lets the N-th call of fsync, replace or rename fail, and all calls after it."""
+
+    def __init__(self, monkeypatch, nth):
+        self.left = nth
+        for name in ("fsync", "replace", "rename"):
+            monkeypatch.setattr(os, name, self.wrap(getattr(os, name)))
+
+    def wrap(self, call):
+        def wrapped(*args, **kwargs):
+            self.left -= 1
+            if self.left <= 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(args[0]))
+            return call(*args, **kwargs)
+
+        return wrapped
+
+
+def test_the_nth_io_call_fails_for_every_n(tmp_path):
+    country = tiny(tmp_path / "scenes", dates=1, years="2021")
+    (zone,) = country.plan().zones.values()
+    first = zone.blocks[0].block.window
+    country = replace(country, region=region_of(Window(first.row + 100, first.col + 100, 99, 99), zone.lattice))
+    small = country.plan()
+    assert small.n_tasks == 1
+    reference = tmp_path / "reference"
+    map_region(reference, small, country.items, country.model, workers=0)
+    expected = hashes(reference)
+    nth, failures = 1, 0
+    while True:
+        out = tmp_path / str(nth)
+        with pytest.MonkeyPatch.context() as patch:
+            failing = Failing(patch, nth)
+            finished = False
+            with contextlib.suppress(Incomplete):
+                map_region(out, small, country.items, country.model, workers=0)
+                finished = True
+        assert finished == (failing.left > 0)
+        failures += not finished
+        map_region(out, small, country.items, country.model, workers=0)
+        assert hashes(out) == expected
+        assert not verify(out).damaged
+        if finished:
+            break
+        nth += 1
+    assert failures > 20
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("a small tmpfs cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_the_run_and_room_resumes_it(scenes, truth, tiny_disk):
+    _, country = scenes
+    with pytest.raises(Incomplete, match=r"No space left.*the same command resumes"):
+        map_region(tiny_disk, country.plan(**OPTIONS), country.items, country.model, workers=0)
+    before = status(tiny_disk)
+    assert before.done < before.total
+    subprocess.run(["mount", "-o", "remount,size=100m", str(tiny_disk)], check=True)
+    summary = map_region(tiny_disk, country.plan(**OPTIONS), country.items, country.model, workers=0)
+    assert summary.earlier == before.done
+    assert hashes(tiny_disk) == truth
