@@ -167,7 +167,9 @@ def plot_series(
         axes.plot(x, totals, color=ACCENT, lw=2, marker="o", ms=5, mec="white", mew=0.8, label=label)
         _from_zero(axes, totals if truth is None else np.append(totals, truth.truth.to_numpy(float)))
         if truth is not None and len(truth):
-            axes.legend(frameon=False, loc="lower left", ncols=2, handlelength=1.4, borderaxespad=0)
+            axes.legend(
+                frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, handlelength=1.4, borderaxespad=0
+            )
         if observed:
             _observed_strip(strip, x, table.observed_frac.to_numpy(float))
         _period_ticks(strip, list(table.period))
@@ -236,8 +238,9 @@ def plot_reliability(
         axes.scatter(x, y, s=18, color=ACCENT, alpha=0.55, lw=0)
         axes.set(xlim=(low, top), ylim=(low, top), aspect="equal", xlabel=f"reference, {unit}", ylabel="mapped")
         axes.grid(True, axis="both")
-        _thousands(axes.xaxis)
-        _thousands(axes.yaxis)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
+            _thousands(axis)
         if x.size:
             bias, absolute = np.mean(y - x), np.mean(np.abs(y - x))
             told = f"n = {x.size}\nmean error {bias:+,.1f}\nmean abs. error {absolute:,.1f}".replace("-", "\u2212")
@@ -321,6 +324,7 @@ def _label_ends(axes: Axes, ends: list[tuple[float, str, str]], last: int) -> No
         close = np.maximum(gap - np.diff(at), 0) / 2
         at[:-1] -= close
         at[1:] += close
+    at += max(low + gap / 2 - at.min(), 0) - max(at.max() - high, 0)
     for y, (value, colour, name) in zip(at, ends, strict=True):
         place = last + 0.02 * (last + 1) + 0.05, y
         axes.annotate(

@@ -114,6 +114,10 @@ class ObjectPart:
     """The first period in which anything was observed."""
     has_estimates: bool
     has_noise: bool
+    common_flags: list[str]
+    """Flags of every row; said once."""
+    common_note: str
+    """What every trend says it cannot say."""
     spark: str
     series: str
     by_unit: str
@@ -135,6 +139,9 @@ def _object(run: Run, name: str, totals: pd.DataFrame) -> ObjectPart:
     pairs = None if pairs is None else pairs[(pairs.object == name) & pairs.unit_id.isin(leaves(run.units))]
     several = len(run.units) > 1 and counts.map_total_full.notna().any()
     shown = counts[counts.unit_id.isin(leaves(run.units))]
+    rows = _unit_rows(run, counts, latest["period"] if latest else run.periods[-1])
+    trends = _trend_rows(run, name) if counted else []
+    notes = {row["note"] or "" for row in trends}
     return ObjectPart(
         name=name,
         definition=run.objects[name],
@@ -150,8 +157,10 @@ def _object(run: Run, name: str, totals: pd.DataFrame) -> ObjectPart:
         by_unit=picture.svg(plot_units(shown, run.periods), f"{title(name)}: total of the largest units by period")
         if several
         else "",
-        units=_unit_rows(run, counts, latest["period"] if latest else run.periods[-1]),
-        trends=_trend_rows(run, name) if counted else [],
+        common_flags=[flag for flag in FLAGS if rows and all(flag in row["flags"] for row in rows)],
+        common_note=notes.pop() if len(notes) == 1 else "",
+        units=rows,
+        trends=trends,
         truth=[] if truth is None else [_known(row) for row in truth.to_dict("records")],
         reliability=picture.svg(
             plot_reliability(pairs.truth.to_numpy(float), pairs.mapped.to_numpy(float), unit="per unit and period"),
