@@ -77,6 +77,15 @@ def test_missing_bands_are_named(found):
     assert "no asset for SCL" in str(error.value)
 
 
+def test_refused_items_can_be_told_instead(found):
+    del found[0]["assets"]["blue"]
+    refused = {}
+    items = lock_items(found, PERIODS, list(SMALL), refused=refused)
+    assert len(items) == 3
+    assert list(refused) == [found[0]["id"]]
+    assert "no asset for B02" in refused[found[0]["id"]]
+
+
 def test_lattices(found, tmp_path):
     items = lock_items(found, PERIODS, list(SMALL))
     (lattice,) = lattices(items, 10.0).values()

@@ -241,6 +241,8 @@ def raster(item: dict[str, Any], band: str, asset: dict[str, Any]) -> tuple[Tran
     a, b, c, d, e, f = (float(v) for v in transform[:6])
     if b or d or a <= 0 or e != -a:
         raise InputError(f"{where}: proj:transform {transform[:6]} is not north-up with square pixels")
+    if not (1 <= c <= 1e6 and 1 <= f <= 1.1e7):
+        raise InputError(f"{where}: proj:transform {transform[:6]} has a corner outside the UTM zone")
     return (a, b, c, d, e, f), (int(shape[0]), int(shape[1]))
 
 

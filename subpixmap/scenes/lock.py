@@ -86,6 +86,7 @@ def lock_items(
     bands: Sequence[str],
     *,
     offset_rule: OffsetRule = "auto",
+    refused: dict[str, str] | None = None,
 ) -> list[Item]:
     """Freeze found items.
 
@@ -99,6 +100,9 @@ def lock_items(
         Canonical band names that must be there; SCL is added.
     offset_rule
         See `decide_offset`.
+    refused
+        If given, items that cannot be taken are left out and written here, {id: reason}, for the caller to tell; an
+        older version of the same tile does not stand in for one that is refused. By default they raise.
 
     Returns
     -------
@@ -111,7 +115,7 @@ def lock_items(
         Names the first items that lack bands or contradict themselves, and says how many there are.
     """
     newest: dict[tuple[str, str], tuple[tuple[str, str], dict[str, Any], Period]] = {}
-    problems = []
+    problems: dict[str, str] = {}
     for raw in found:
         try:
             when = dialect.observed_at(raw)
@@ -121,7 +125,7 @@ def lock_items(
             key = dialect.acquisition(raw)[:20], dialect.tile(raw)
             rank = dialect.baseline(raw) or "", dialect.item_id(raw)
         except InputError as error:
-            problems.append(str(error))
+            problems[str(raw.get("id"))] = str(error)
             continue
         if key not in newest or rank > newest[key][0]:
             newest[key] = rank, raw, period
@@ -130,9 +134,11 @@ def lock_items(
         try:
             items.append(_freeze(raw, period, bands, offset_rule))
         except InputError as error:
-            problems.append(str(error))
-    if problems:
-        raise _several(problems)
+            problems[dialect.item_id(raw)] = str(error)
+    if refused is not None:
+        refused.update(problems)
+    elif problems:
+        raise _several(list(problems.values()))
     return sort_items(items)
 
 
@@ -143,14 +149,20 @@ def _freeze(raw: dict[str, Any], period: Period, bands: Sequence[str], rule: Off
     codes = {dialect.epsg(raw, asset) for asset in found.values()}
     if len(codes) > 1:
         raise InputError(f"item {dialect.item_id(raw)}: its assets lie in several coordinate systems: {sorted(codes)}")
+    code, tile = codes.pop(), dialect.tile(raw)
+    if code != (32600 if tile[2] >= "N" else 32700) + int(tile[:2]):
+        raise InputError(f"item {dialect.item_id(raw)} names EPSG:{code}, but its tile {tile} lies in another zone")
     assets = {band: Asset(asset["href"], *dialect.raster(raw, band, asset)) for band, asset in found.items()}
+    if len({asset.bounds for asset in assets.values()}) > 1:
+        told = ", ".join(f"{band} {asset.bounds}" for band, asset in assets.items())
+        raise InputError(f"item {dialect.item_id(raw)}: its assets cover different places: {told}")
     return Item(
         id=dialect.item_id(raw),
-        tile=dialect.tile(raw),
+        tile=tile,
         acquisition=dialect.acquisition(raw),
         datetime=dialect.observed_at(raw).isoformat().replace("+00:00", "Z"),
         period=period.label,
-        epsg=codes.pop(),
+        epsg=code,
         baseline=dialect.baseline(raw) or "",
         offset_dn=offset.dn,
         offset_reason=offset.reason,

@@ -6,12 +6,14 @@ ordered fallback.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import shapely
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
@@ -122,14 +124,17 @@ def _wanted(item: dict[str, Any], geometry: BaseGeometry, periods: Sequence[Peri
 
 def _touches(item: dict[str, Any], geometry: BaseGeometry) -> bool:
     try:
-        footprint = shape(item["geometry"])
-        west, _, east, _ = footprint.bounds
-        if east - west < 180:
-            return bool(geometry.intersects(footprint))
+        with np.errstate(invalid="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            footprint = shape(item["geometry"])
+            west, south, east, north = footprint.bounds
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, shapely.errors.ShapelyError):
         return True
+    if not np.isfinite([west, south, east, north]).all():
+        return True
+    if east - west < 180:
+        return bool(geometry.intersects(footprint))
     # A tile on the date line, written as a shape around the globe: it lies on both sides.
-    south, north = footprint.bounds[1], footprint.bounds[3]
     sides = shapely.union(shapely.box(-180, south, -174, north), shapely.box(174, south, 180, north))
     return bool(geometry.intersects(sides))
 
