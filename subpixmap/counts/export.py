@@ -8,15 +8,27 @@ holds each polygon once; the export `geoparquet` joins both.
 from __future__ import annotations
 
 import io
+import os
 import re
+import tempfile
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from subpixmap.errors import InputError
 from subpixmap.mapping.files import write_atomic
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+VECTOR_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    "geoparquet": ("Parquet", {}),
+    "gpkg": ("GPKG", {}),
+    "geojson": ("GeoJSON", {"RFC7946": "YES", "SIGNIFICANT_FIGURES": 17, "COORDINATE_PRECISION": 9}),
+}
+"""Formats with polygons: GDAL's driver and its options."""
 
 # A spreadsheet runs a cell that starts with one of these as a formula. Such a text gets an apostrophe in front, which
 # spreadsheets do not show; `read_table` takes it off again. A text that has apostrophes there already gets one more.
@@ -72,6 +84,47 @@ def read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     if missing:
         raise InputError(f"{path} lacks the columns {', '.join(missing)}; make it again (subpixmap count or trend)")
     return table[list(columns)].astype(columns)
+
+
+def write_vector(table: pd.DataFrame, units: gpd.GeoDataFrame, folder: Path, format: str) -> Path:
+    """Write the rows with their units' polygons.
+
+    Parameters
+    ----------
+    table
+        Rows with `unit_id`.
+    units
+        `unit_id` and polygons.
+    folder
+        Where `counts.geoparquet`, `counts.gpkg` or `counts.geojson` goes.
+    format
+        `geoparquet`, `gpkg` or `geojson`.
+
+    Returns
+    -------
+    Path
+    """
+    import geopandas as gpd
+
+    if format not in VECTOR_FORMATS:
+        known = ", ".join(["csv", *VECTOR_FORMATS, "cog", "stac"])
+        raise InputError(f"--format {format!r} is unknown; choose {known}")
+    polygons = units[["unit_id", units.geometry.name]].dissolve("unit_id").geometry.to_crs(4326)
+    lost = sorted(set(table["unit_id"]) - set(polygons.index))
+    if lost:
+        raise InputError(f"unit {lost[0]!r} of the counts is not in units.parquet; count again (subpixmap count)")
+    rows = gpd.GeoDataFrame(table, geometry=gpd.GeoSeries(polygons.loc[table["unit_id"]].to_numpy(), crs=4326))
+    path = folder / f"counts.{format}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
+        partial = Path(temporary) / path.name
+        if format == "geoparquet":
+            rows.to_parquet(partial, index=False, compression="zstd")
+        else:
+            driver, options = VECTOR_FORMATS[format]
+            rows.to_file(partial, driver=driver, layer="counts", engine="pyogrio", use_arrow=True, **options)
+        os.replace(partial, path)
+    return path
 
 
 def to_csv(table: pd.DataFrame) -> bytes:

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from subpixmap.counts.count import Counted, count_blocks
-from subpixmap.counts.export import read_table, write_parquet, write_table
+from subpixmap.counts.export import read_table, write_parquet, write_table, write_vector
 from subpixmap.counts.table import COLUMNS, SERIES_COLUMNS, Facts
 from subpixmap.counts.trend import TREND_COLUMNS, trend
 from subpixmap.counts.zonal import MapBlock
@@ -176,3 +176,35 @@ def follow_run(out: str | os.PathLike[str], *, level: float = 0.95) -> pd.DataFr
 def write_trend(out: str | os.PathLike[str], table: pd.DataFrame) -> list[Path]:
     """Write trend.csv and trend.parquet into a run folder; returns their paths."""
     return list(write_table(table, Path(out) / "trend", TREND_COLUMNS))
+
+
+def export_counts(out: str | os.PathLike[str], format: str, *, to: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Write a run's counts, or its map, in another format; no pixel is summed again.
+
+    Parameters
+    ----------
+    out
+        The run's folder.
+    format
+        `csv`, `geoparquet`, `gpkg` or `geojson`: the rows of counts.parquet, the last three with the units' polygons;
+        `cog`: the map as rasters; `stac`: a catalogue of these.
+    to
+        Folder for the files; OUT/export when not given.
+
+    Returns
+    -------
+    list of Path
+    """
+    folder = Path(to) if to is not None else Path(out) / "export"
+    if format == "cog":
+        from subpixmap.counts.raster import export_cogs
+
+        return export_cogs(out, folder)
+    if format == "stac":
+        from subpixmap.counts.stac import export_stac
+
+        return export_stac(out, folder)
+    counts = read_table(Path(out) / "counts.parquet", COLUMNS)
+    if format == "csv":
+        return [write_table(counts, folder / "counts", COLUMNS)[0]]
+    return [write_vector(counts, read_run_units(out), folder, format)]
