@@ -76,50 +76,54 @@ def test_many_killed_drivers(scenes, truth, tmp_path):
         kill_drivers(scenes, truth, tmp_path / str(seed), kills=3, seed=seed, longest_s=2.5)
 
 
-def kill_workers(client, country, truth, out, seed, *, pause_s):
-    """Kill a random worker process again and again while a map is made; how often."""
-    rng, stop, kills = random.Random(seed), threading.Event(), [0]
+def kill_workers(cluster, client, country, truth, out, seed, *, at_most):
+    """Kill a random worker process, each time a moment after a block was done, while a map is made; how often."""
+    rng, stop, moved, kills = random.Random(seed), threading.Event(), threading.Event(), []
 
     def killer():
-        while not stop.wait(rng.uniform(0.1, pause_s)):
-            workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
-            pids = client.run(os.getpid, on_error="return") if workers else {}
-            alive = [pid for pid in pids.values() if isinstance(pid, int)]
-            if alive:
-                os.kill(rng.choice(alive), signal.SIGKILL)
-                kills[0] += 1
+        moved.set()
+        while len(kills) < at_most and not stop.is_set():
+            if moved.wait(0.2):
+                moved.clear()
+                stop.wait(rng.uniform(0, 0.7))
+                pids = [nanny.pid for nanny in list(cluster.workers.values()) if nanny.pid]
+                if pids:
+                    kills.append(rng.choice(pids))
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(kills[-1], signal.SIGKILL)
 
     thread = threading.Thread(target=killer)
     thread.start()
     try:
-        map_region(out, country.plan(**OPTIONS), country.items, country.model, client=client, attempts=6)
+        options = {"client": client, "attempts": 10, "progress": lambda _: moved.set()}
+        map_region(out, country.plan(**OPTIONS), country.items, country.model, **options)
     finally:
         stop.set()
         thread.join()
     assert hashes(out) == truth
-    return kills[0]
+    return len(kills)
 
 
 @pytest.fixture(scope="module")
-def client():
+def workers():
     from distributed import Client, LocalCluster
 
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        yield client
+        yield cluster, client
 
 
-def test_killed_workers_cost_no_bit(scenes, truth, client, tmp_path):
-    assert kill_workers(client, scenes[1], truth, tmp_path, 3, pause_s=3.0) >= 1
+def test_killed_workers_cost_no_bit(scenes, truth, workers, tmp_path):
+    assert kill_workers(*workers, scenes[1], truth, tmp_path, 3, at_most=2) == 2
 
 
 @pytest.mark.slow
-def test_many_killed_workers(scenes, truth, client, tmp_path):
+def test_100_killed_workers(scenes, truth, workers, tmp_path):
     kills, run = 0, 0
     while kills < 100:
-        kills += kill_workers(client, scenes[1], truth, tmp_path / str(run), run, pause_s=4.0)
+        kills += kill_workers(*workers, scenes[1], truth, tmp_path / str(run), run, at_most=100 - kills)
         run += 1
     print(f"{kills} kills in {run} runs, all bit-identical")
 

@@ -1,97 +1,158 @@
-"""A plan and its items -> what the run will read, compute and need, before anything is read.
+"""What a run needs, known before anything is read: tasks, bytes to read, arithmetic, memory of a worker, room on disk.
 
-The figures are estimates from the geometry of items and blocks: nothing is opened.
+Memory and room are upper estimates with the terms written out; a run that cannot fit is refused with the options that
+would make it fit.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
-from subpixmap.grid import Window
+from subpixmap.errors import Refused
+from subpixmap.grid import CHUNK
 from subpixmap.mapping.plan import Plan, items_by_period
 from subpixmap.scenes.lock import Item
 
-if TYPE_CHECKING:
-    from subpixmap.model.checkpoint import Model
-
-COMPRESSED = 0.8
-"""Bytes in a COG for each byte of its pixels (uint16, deflate)."""
-CPU_FLOPS = 35e9
-"""Of one core in this network, rounded down from 35-52 GF/s measured on an AMD Milan core."""
+_PROCESS = 700e6  # bytes of a worker before its first block: interpreter, torch, GDAL, zarr
+_GDAL_CACHE = 256e6  # GDAL_CACHEMAX of scenes.access
+_COMPRESSED = 0.8  # bytes in a COG for each byte of a band
+_STORED = {"count": 3.4, "presence": 3.4, "sd_over_dates": 3.4, "n_obs": 0.3}  # bytes a pixel after zstd
+_RECORD = 8e3  # bytes of a ledger record, and again for every acquisition and object below
+_RECORD_CELL = 6.0
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run needs; the acquisitions are those that touch a block, up to the number that is used."""
+    """Of a whole plan; what is done already is not taken off."""
 
     blocks: int
     tasks: int
     """Blocks x periods."""
-    pixels: int
-    """Useful pixels of one period."""
-    acquisitions: int
-    """Distinct acquisitions over all periods."""
-    predictions: int
-    """Useful pixels x acquisitions that are predicted."""
-    read_bytes: float
-    """Compressed."""
-    flops: float
+    chunks: int
+    """Inner chunks that are computed, over all periods."""
+    items: int
+    """Locked items."""
+    acquisitions: float
+    """Mean number of acquisitions that are predicted for a block and period, at most."""
+    bytes_to_read: float
+    """Compressed, an estimate."""
+    predicted_px: float
+    """Pixels x acquisitions that go through the network, at most (clouds make it fewer)."""
+    worker_memory: float
+    """Peak of a worker process, bytes."""
     map_bytes: float
-    """Upper bound: the map uncompressed."""
-    worker_bytes: float
-    """Arrays of a worker at its peak, and 600 MB for the libraries."""
-    hours: float
-    """On the workers that were given, by the arithmetic alone, without waiting for the network."""
+    """Map and ledger on disk, an estimate."""
 
 
-def needs(plan: Plan, items: Sequence[Item], model: Model, *, workers: int | None = None) -> Needs:
-    """Estimate a run; `workers` processes of one core each, one a core when None."""
-    cores = max(1, workers if workers is not None else os.cpu_count() or 1)
-    ratio = [item.assets[band].resolution / plan.recipe.resolution for item in items[:1] for band in plan.recipe.bands]
-    bytes_px = sum(2 / r**2 for r in ratio)
-    predictions, read = 0, 0.0
+def needs(plan: Plan, items: Iterable[Item]) -> Needs:
+    """What a plan needs; counts items of every block, opens none."""
+    items = list(items)
+    recipe = plan.recipe
+    tasks = chunks = predicted = 0.0
+    read = n_scenes = 0.0
+    per_px = _bytes_per_pixel(plan, items)
     for locked in items_by_period(plan, items).values():
         for epsg, zone in plan.zones.items():
-            mine = [item for item in locked if item.epsg == epsg]
-            bounds = np.array([next(iter(item.assets.values())).bounds for item in mine]).reshape(-1, 4)
-            names = np.array([item.acquisition for item in mine])
+            here = [item for item in locked if item.epsg == epsg]
+            names = np.array([item.acquisition for item in here])
+            bounds = np.array([next(iter(item.assets.values())).bounds for item in here]).reshape(-1, 4)
             for one in zone.blocks:
                 west, south, east, north = zone.lattice.bounds(one.window)
-                hit = (bounds[:, 0] < east) & (bounds[:, 2] > west) & (bounds[:, 1] < north) & (bounds[:, 3] > south)
-                n = len(np.unique(names[hit]))
-                used = min(n, plan.recipe.max_scenes)
-                predictions += used * sum(c.height * c.width for c in one.chunks)
-                read += _area(one.window.padded(model.halo)) * (used * bytes_px + n / 4)
-    pixels = sum(c.height * c.width for zone in plan.zones.values() for one in zone.blocks for c in one.chunks)
-    flops = predictions * flops_per_pixel(model)
-    side = plan.recipe.block + 2 * model.halo
-    arrays = side**2 * 4 * (3 * len(plan.recipe.bands) + 7 * len(plan.objects))
+                near = (bounds[:, 0] < east) & (bounds[:, 2] > west) & (bounds[:, 1] < north) & (bounds[:, 3] > south)
+                seen = len(np.unique(names[near])) if near.any() else 0
+                used = min(seen, recipe.max_scenes)
+                window = one.window.padded(plan.model.halo)
+                tasks, chunks, n_scenes = tasks + 1, chunks + len(one.chunks), n_scenes + used
+                predicted += used * len(one.chunks) * CHUNK**2
+                read += window.height * window.width * (used * per_px["bands"] + seen * per_px["SCL"])
+    n = len(recipe.objects)
+    stored = chunks * CHUNK**2 * (n * sum(v for k, v in _STORED.items() if k != "n_obs") + _STORED["n_obs"])
+    cells = (recipe.block / 128) ** 2 * _RECORD_CELL
     return Needs(
         blocks=sum(len(zone.blocks) for zone in plan.zones.values()),
-        tasks=plan.n_tasks,
-        pixels=pixels,
-        acquisitions=len({item.acquisition for item in items}),
-        predictions=predictions,
-        read_bytes=read * COMPRESSED,
-        flops=flops,
-        map_bytes=pixels * len(plan.periods) * (12 * len(plan.objects) + 2),
-        worker_bytes=arrays + 6e8,
-        hours=flops / CPU_FLOPS / cores / 3600,
+        tasks=int(tasks),
+        chunks=int(chunks),
+        items=len(items),
+        acquisitions=n_scenes / max(tasks, 1),
+        bytes_to_read=read * _COMPRESSED,
+        predicted_px=predicted,
+        worker_memory=worker_memory(plan),
+        map_bytes=stored + tasks * _RECORD + n_scenes * n * cells,
     )
 
 
-def flops_per_pixel(model: Model) -> float:
-    """Floating point operations of the network for one useful pixel, halo not included."""
-    card = model.card
-    block = card.width * card.mid + 9 * card.mid**2 + card.mid * card.width
-    heads = 9 * card.width * 2 * len(card.objects)
-    return 2.0 * (9 * len(card.bands) * card.width + card.blocks * block + card.width**2 + heads)
+def worker_memory(plan: Plan) -> float:
+    """Peak of a worker process, bytes: its own, GDAL's cache, and the arrays of the largest block."""
+    recipe, n = plan.recipe, len(plan.recipe.objects)
+    windows = [one.window for zone in plan.zones.values() for one in zone.blocks]
+    window = max(w.height * w.width for w in windows)
+    padded = max(p.height * p.width for p in (w.padded(plan.model.halo) for w in windows))
+    block = recipe.block**2
+    reading = padded * (2 * len(recipe.bands) * 4 + len(recipe.bands) * 6)  # this and the next acquisition, one as DN
+    running = window * (n * (3 * 8 + 2 * 4) + 4)  # sums, squares, presence; lowest, highest; counts
+    ending = window * n * 5 * 8 + block * n * 3 * 4 * 2  # temporaries of the mean; the stored arrays, and encoded
+    return _PROCESS + _GDAL_CACHE + running + max(reading, ending)
 
 
-def _area(window: Window) -> int:
-    return window.height * window.width
+def require_fit(plan: Plan, found: Needs, out: str | os.PathLike[str], *, worker_limit: float | None) -> None:
+    """Refuse a run that cannot fit into memory or on disk.
+
+    Parameters
+    ----------
+    plan, found
+        The plan and its needs.
+    out
+        The run's folder; what the map there holds already is taken off.
+    worker_limit
+        Bytes that a worker process may use; not checked when None.
+
+    Raises
+    ------
+    Refused
+        Names need, limit and the options that would make it fit.
+    """
+    if worker_limit is not None and found.worker_memory > worker_limit:
+        raise Refused(
+            f"a worker needs up to {found.worker_memory / 1e9:.1f} GB for blocks of {plan.recipe.block} px and may use "
+            f"{worker_limit / 1e9:.1f} GB; use fewer --workers or a smaller --block ({_smaller(plan, worker_limit)})"
+        )
+    folder = Path(out).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    there = sum(f.stat().st_size for f in Path(out).rglob("*") if f.is_file()) if Path(out).exists() else 0
+    free = shutil.disk_usage(folder).free + there
+    if found.map_bytes > free:
+        raise Refused(
+            f"the map needs about {found.map_bytes / 1e9:.3g} GB and {folder} has {free / 1e9:.3g} GB; "
+            "choose another --out, fewer --years or fewer --object"
+        )
+
+
+def _smaller(plan: Plan, limit: float) -> str:
+    """The largest block that would fit, in words."""
+    from dataclasses import replace
+
+    from subpixmap.mapping.layout import plan_zones
+
+    for block in sorted({plan.recipe.block // 2**k // CHUNK * CHUNK for k in range(1, 6)} - {0}, reverse=True):
+        found = {epsg: zone.lattice for epsg, zone in plan.zones.items()}
+        zones = plan_zones(plan.geometry, found, plan.recipe.resolution, block)
+        smaller = replace(plan, recipe=replace(plan.recipe, block=block), zones=zones)
+        if worker_memory(smaller) <= limit:
+            return f"{block} fits"
+    return "none fits"
+
+
+def _bytes_per_pixel(plan: Plan, items: Iterable[Item]) -> dict[str, float]:
+    """Raw bytes that one pixel of the lattice costs in the files: coarser bands cost less."""
+    item = next(iter(items), None)
+    share = (
+        {name: (plan.recipe.resolution / asset.resolution) ** 2 for name, asset in item.assets.items()} if item else {}
+    )
+    return {"bands": sum(2 * share.get(band, 1.0) for band in plan.recipe.bands), "SCL": share.get("SCL", 0.25)}
