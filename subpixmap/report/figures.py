@@ -306,7 +306,8 @@ def _thousands(axis: Axis) -> None:
 
     def told(value: float, _: object) -> str:
         top = max(abs(limit) for limit in axis.get_view_interval())
-        divisor, letter = next((d, x) for d, x in ((1e9, "bn"), (1e6, "m"), (1e3, "k"), (0, "")) if top >= 10 * d)
+        divisor, letter = next((d, x) for d, x in ((1e9, "bn"), (1e6, "m"), (1e4, "k"), (0, "")) if top >= d)
+        divisor = 1e3 if letter == "k" else divisor
         return f"{value / (divisor or 1):,.6g}{letter if value else ''}".replace("-", "\u2212")
 
     axis.set_major_formatter(FuncFormatter(told))

@@ -224,10 +224,14 @@ def _maps(run: Run) -> dict[str, Any] | None:
         "outlines": _outlines(run),
         "veil": f"M0 0H{cols}V{rows}H0Z" + picture.path_data(layers.canvas.to_pixels(run.geometry)),
         "scale_px": scale / layers.canvas.step,
-        "scale": f"{scale / 1000:g} km" if scale >= 1000 else f"{scale:g} m",
-        "step": layers.canvas.step,
-        "projection": layers.canvas.crs.name if layers.canvas.crs.to_epsg() else "equidistant cylindrical",
+        "scale": _length(scale),
+        "step": _length(layers.canvas.step),
+        "projection": layers.canvas.crs.name if layers.canvas.crs.to_epsg() else "Equidistant cylindrical",
     }
+
+
+def _length(metres: float) -> str:
+    return f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
 
 
 def _pictures(layers: Any, o: int, chosen: Sequence[int], measure: str) -> dict[str, Any]:
