@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -246,11 +246,14 @@ def snap(asset: Asset, lattice: Lattice) -> Asset:
 
 def items_sha256(items: Iterable[Item]) -> str:
     """Hash of a canonical item list, usually of one period; the folder of a local catalogue does not enter."""
-    records = [asdict(item) for item in sort_items(items)]
-    for record in records:
-        for asset in record["assets"].values():
-            if "://" not in asset["href"]:
-                asset["href"] = os.path.basename(asset["href"])
+    records = []
+    for item in sort_items(items):
+        hrefs = {
+            band: asset.href if "://" in asset.href else os.path.basename(asset.href)
+            for band, asset in item.assets.items()
+        }
+        grids = {band: [asset.transform, asset.shape] for band, asset in item.assets.items()}
+        records.append({**vars(item), "assets": hrefs, "grids": grids})
     text = json.dumps(records, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -293,7 +296,7 @@ def _to_stac(item: Item) -> dict[str, Any]:
     move = transformer(item.epsg, 4326).transform
     ring = [list(move(x, y)) for x, y in ((west, south), (east, south), (east, north), (west, north), (west, south))]
     longitudes, latitudes = zip(*ring, strict=True)
-    own = {key: value for key, value in asdict(item).items() if key not in ("id", "datetime", "assets")}
+    own = {key: value for key, value in vars(item).items() if key not in ("id", "datetime", "assets")}
     assets = {
         band: {"href": asset.href, "proj:transform": list(asset.transform), "proj:shape": list(asset.shape)}
         for band, asset in item.assets.items()

@@ -1,0 +1,146 @@
+"""What a lock lacks: places that no item reaches, months without an acquisition, tiles with holes in their series."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from subpixmap.grid import project, transformer, utm_epsg
+from subpixmap.periods import Period
+from subpixmap.scenes.lock import Item
+from subpixmap.scenes.search import month_spans
+
+_COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")
+_ROWS = "ABCDEFGHJKLMNPQRSTUV"
+_BANDS = "CDEFGHJKLMNPQRSTUVWX"
+_SQUARE = 100_000.0  # metres
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """What was found and what was not."""
+
+    acquisitions: dict[tuple[str, str], int]
+    """(tile, month such as 2021-03) -> acquisitions."""
+    baselines: dict[str, dict[str, int]]
+    """Year -> processing baseline -> items."""
+    squares_without: list[str]
+    """MGRS squares of the region in which no item reaches a part of it."""
+    months_without: list[str]
+    """Months of the periods, up to today, without any acquisition."""
+    gaps: list[tuple[str, str]]
+    """(tile, month): tiles that have acquisitions, but none in that month."""
+
+    def lines(self) -> list[str]:
+        """For people: one line for each finding."""
+        found = [
+            f"{year}: {', '.join(f'{n} of {b}' for b, n in sorted(c.items()))}" for year, c in self.baselines.items()
+        ]
+        lines = [f"items by processing baseline: {'; '.join(found)}"]
+        for what, names in (
+            ("places without any item", self.squares_without),
+            ("months without any", self.months_without),
+        ):
+            if names:
+                lines.append(f"{what}: {len(names)} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})")
+        if self.gaps:
+            tiles = {tile for tile, _ in self.gaps}
+            lines.append(f"months without an acquisition of a tile: {len(self.gaps)}, in {len(tiles)} tiles")
+        return lines
+
+
+def completeness(
+    items: Iterable[Item], geometry: BaseGeometry, periods: Sequence[Period], *, today: date | None = None
+) -> Completeness:
+    """Compare a lock with its region and periods.
+
+    Parameters
+    ----------
+    items
+        Of all periods.
+    geometry
+        Region in EPSG:4326.
+    periods
+        What was asked for.
+    today
+        Months after it are not expected.
+    """
+    locked = list(items)
+    seen = {(item.acquisition, item.tile): item for item in locked}
+    acquisitions = Counter((item.tile, item.datetime[:7]) for item in seen.values())
+    baselines: dict[str, Counter[str]] = {}
+    for item in sorted(seen.values(), key=lambda item: item.datetime):
+        baselines.setdefault(item.datetime[:4], Counter())[item.baseline or "unknown"] += 1
+    months = [f"{first:%Y-%m}" for first, _ in month_spans(periods, today or datetime.now(UTC).date())]
+    have = {month for _, month in acquisitions}
+    tiles = sorted({tile for tile, _ in acquisitions})
+    return Completeness(
+        acquisitions=dict(sorted(acquisitions.items())),
+        baselines={year: dict(counts) for year, counts in baselines.items()},
+        squares_without=squares_of(shapely.difference(geometry, _reach(locked))),
+        months_without=[month for month in months if month not in have],
+        gaps=[
+            (tile, month) for tile in tiles for month in months if month in have and (tile, month) not in acquisitions
+        ],
+    )
+
+
+def _reach(items: Sequence[Item]) -> BaseGeometry:
+    """Extents of the items' rasters, EPSG:4326; grown by some metres against rounding at their common edges."""
+    extents = {(item.epsg, next(iter(item.assets.values())).bounds) for item in items}
+    boxes = [
+        project(shapely.segmentize(shapely.box(*bounds).buffer(20, join_style="mitre"), 20_000), epsg, 4326)
+        for epsg, bounds in sorted(extents)
+    ]
+    return shapely.union_all([box for box in boxes if box.bounds[2] - box.bounds[0] < 180])
+
+
+def squares_of(geometry: BaseGeometry) -> list[str]:
+    """Names of the MGRS squares of 100 km that hold a part of a geometry in EPSG:4326, by the zone that owns them."""
+    names: set[str] = set()
+    for strip in range(60):
+        part = shapely.intersection(geometry, shapely.box(strip * 6 - 180, -80, strip * 6 - 174, 84))
+        if part.is_empty or part.area == 0:
+            continue
+        for south in (False, True):
+            side = shapely.intersection(
+                part, shapely.box(-180, -80, 180, 0) if south else shapely.box(-180, 0, 180, 84)
+            )
+            if not side.is_empty and side.area > 0:
+                names |= _squares_of_zone(side, (32700 if south else 32600) + strip + 1)
+    return sorted(names)
+
+
+def _squares_of_zone(part: BaseGeometry, epsg: int) -> set[str]:
+    there = project(shapely.segmentize(part, 0.2), 4326, epsg)
+    west, south, east, north = there.bounds
+    names = set()
+    for x in np.arange(west // _SQUARE, east // _SQUARE + 1) * _SQUARE:
+        for y in np.arange(south // _SQUARE, north // _SQUARE + 1) * _SQUARE:
+            inside = shapely.intersection(there, shapely.box(x, y, x + _SQUARE, y + _SQUARE))
+            if inside.area > 0:
+                place = inside.representative_point()
+                if int(utm_epsg(*_lonlat(epsg, place.x, place.y))) == epsg:
+                    names.add(square_name(epsg, place.x, place.y))
+    return names
+
+
+def _lonlat(epsg: int, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
+    lon, lat = transformer(epsg, 4326).transform(x, y)
+    return np.asarray(lon), np.asarray(lat)
+
+
+def square_name(epsg: int, x: float, y: float) -> str:
+    """Name of the MGRS square that holds a place of a UTM zone, such as 33TWL."""
+    zone = epsg % 100
+    lat = float(_lonlat(epsg, x, y)[1])
+    band = _BANDS[int(np.clip((lat + 80) // 8, 0, 19))]
+    column = _COLUMNS[zone % 3][int(np.clip(x // _SQUARE - 1, 0, 7))]
+    row = _ROWS[(int(y // _SQUARE) + (5 if zone % 2 == 0 else 0)) % 20]
+    return f"{zone:02d}{band}{column}{row}"
