@@ -397,3 +397,96 @@ def test_rows_and_columns_are_the_contract(island):
     assert table[blank].isna().all(axis=None)
     assert table["items_sha256"].tolist() == ["items 2018", "items 2019"] * 6
     assert table["period_end"].iloc[0] == "2018-12-31"
+
+
+# Levels, neighbours and noise ---
+
+
+def test_children_and_what_is_in_no_child_are_the_parent(island):
+    block, counts, units = island
+    parent = shapely.union_all(units)
+    everything = frame(
+        [parent, *units[:-1]], ids=["P", *[f"c{i}" for i in range(len(units) - 1)]],
+        parent_id=[None, *["P"] * (len(units) - 1)],
+    )  # fmt: skip
+    counted = count_blocks([map_block(block, counts)], everything, facts(objects=("coconut", "oil_palm")), size=512)
+    table = counted.table.set_index(["unit_id", "object", "period"])
+    assert len(counted.parents) == 4
+    lost = run(island, [units[-1]]).table["map_total"].to_numpy()
+    assert counted.parents["difference"].to_numpy() == pytest.approx(lost, rel=1e-6)
+    assert counted.parents["parent_total"].iloc[0] == table.loc[("P", "coconut", "2018"), "map_total"]
+    # The parent alone is set against the map: its children are not counted twice.
+    assert counted.balance["counted_twice"].to_numpy() == pytest.approx(0, abs=1e-4)
+
+
+def test_what_lies_outside_near_a_unit_is_told_apart_and_can_be_assigned():
+    block = Block(ZONE51, 1634, 58, 512)  # 5.12 km wide
+    west, south, _, north = ZONE51.bounds(block.window)
+    left = shapely.box(west, south, west + 1000, north)
+    right = shapely.box(west + 1800, south, west + 2000, north)
+    blocks = [map_block(block, {"2018": np.ones((1, 512, 512))})]
+    plain = count_blocks(blocks, frame([left, right]), facts(YEARS[:1]), size=512)
+    # Between them 800 m, beyond the right one 1 km: all within 1 km of a unit.
+    assert plain.outside["near_ha"].iloc[0] == pytest.approx((800 + 1000) * 5120 / 1e4, rel=2e-3)
+    assert plain.outside["near_total"].iloc[0] == pytest.approx(180 * 512, rel=2e-3)
+    given = count_blocks(blocks, frame([left, right]), facts(YEARS[:1]), size=512, assign_nearest=True)
+    assert given.table["map_total"].tolist() == pytest.approx([140 * 512, 160 * 512], rel=2e-3)
+    assert given.outside["map_total"].iloc[0] == pytest.approx(
+        plain.outside["map_total"].iloc[0] - plain.outside["near_total"].iloc[0], rel=1e-6
+    )
+    balance = given.balance.iloc[0]
+    assert balance["units"] + balance["outside"] == pytest.approx(balance["map"], rel=1e-9)
+
+
+def test_a_shared_error_of_an_acquisition_does_not_average_out_over_a_unit():
+    from subpixmap.counts.noise import Noise, cell_noise
+
+    rng = np.random.default_rng(0)
+    cells, n, px, found = 64, 6, 16384, []
+    for _ in range(200):
+        errors = rng.normal(0, 0.01, n)  # objects per pixel, the same in every cell that an acquisition saw
+        total = (0.5 + errors)[:, None, None, None] * np.full((n, 1, 8, 8), px)
+        noise = Noise()
+        deviations, informed = cell_noise(np.full((n, 8, 8), px), total, np.full((1, cells), float(px)))
+        noise.note(0, list("abcdef"), deviations)
+        found.append(noise.variance(1, 1, 1)[0][0, 0, 0])
+    assert informed[0] == cells * px
+    expected = (0.01 * cells * px) ** 2 / n  # the variance of a mean of n acquisitions, over the whole unit
+    assert np.mean(found) == pytest.approx(expected, rel=0.1)
+
+
+def test_noise_is_added_up_over_blocks_before_it_is_squared():
+    from subpixmap.counts.noise import Noise, cell_noise
+
+    total = np.array([1.0, 3.0]).reshape(2, 1, 1, 1) * 100
+    deviations, _ = cell_noise(np.full((2, 1, 1), 100), total, np.array([[100.0]]))
+    one, both = Noise(), Noise()
+    one.note(0, ["a", "b"], deviations)
+    for _ in range(2):
+        both.add(np.array([0]), one)
+    variance = one.variance(1, 1, 1)[0][0, 0, 0]
+    assert both.variance(1, 1, 1)[0][0, 0, 0] == pytest.approx(4 * variance)
+    assert variance == pytest.approx(np.var([100, 300], ddof=1) / 2)
+
+
+def test_clouds_do_not_look_like_felling():
+    """No change, more cloud over the palms every year: only the comparable series stays level."""
+    from subpixmap.counts.trend import trend
+
+    rng = np.random.default_rng(11)
+    block = Block(ZONE51, 3268, 116, 256)
+    years = tuple(Period(str(y), date(y, 1, 1), date(y, 12, 31)) for y in range(2018, 2024))
+    palms = np.zeros((256, 256))
+    palms[:, :100] = 1.0
+    counts = {}
+    for i, year in enumerate(years):
+        cloud = rng.random((256, 256)) < np.where(palms > 0, 0.12 * i, 0.05)
+        counts[year.label] = np.where(cloud, np.nan, palms + rng.normal(0, 0.05, (256, 256)))[None]
+    west, _, east, north = ZONE51.bounds(block.window)
+    units = [shapely.box(west, north - 10 * row - 160, east, north - 10 * row) for row in range(0, 256, 16)]
+    counted = count_blocks([map_block(block, counts)], frame(units), facts(years), size=256)
+    seen, common = trend(counted.table), trend(counted.table, counted.series)
+    assert seen["significant"].mean() > 0.9
+    assert (seen["slope_per_year"] < 0).all()
+    assert common["significant"].mean() == 0
+    assert (common["p_value"] <= 0.05).mean() <= 0.15
