@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from subpixmap.errors import SubpixmapError
+from subpixmap.errors import InputError, SubpixmapError
 
 if TYPE_CHECKING:
     from subpixmap.pipeline import Request
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
 # What run, plan and map share -----------------------------------------------------------------------------------------
@@ -140,9 +140,9 @@ def plan(
 @app.command("map", epilog="Example: subpixmap map runs/philippines --workers 4")
 def map_(
     out: Folder,
+    model: Annotated[str | None, typer.Option(help="the run's model, if it is not a shipped one")] = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
-    device: Device = "auto",
     allow_partial: AllowPartial = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -151,7 +151,7 @@ def map_(
     from subpixmap import pipeline
 
     pipeline.map_planned(
-        out, scheduler=scheduler, workers=workers, device=device, allow_partial=allow_partial, quiet=quiet
+        out, model=model, scheduler=scheduler, workers=workers, allow_partial=allow_partial, quiet=quiet
     )
 
 
@@ -196,14 +196,126 @@ def report(out: Folder, quiet: Quiet = False, verbose: Verbose = False) -> None:
     pipeline.report(out, quiet=quiet)
 
 
+@app.command(epilog="Example: subpixmap status runs/philippines")
+def status(out: Folder, verbose: Verbose = False) -> None:
+    """Show how far a run is: blocks done by period, what failed and why, rate and time left."""
+    from subpixmap.console import show_status
+    from subpixmap.mapping.verify import status as status_of
+
+    show_status(status_of(out))
+
+
+@app.command(epilog="Example: subpixmap verify runs/philippines --repair")
+def verify(
+    out: Folder,
+    repair: Annotated[bool, typer.Option("--repair", help="make damaged blocks, tables and page again")] = False,
+    model: Annotated[str | None, typer.Option(help="the run's model, if it is not a shipped one")] = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Hash map, ledger, lock, plan and tables again; 5 if anything is not what it was."""
+    from subpixmap import pipeline
+
+    pipeline.verify(out, repair=repair, model=model, workers=workers, quiet=quiet)
+
+
+@app.command(
+    epilog="Example: subpixmap simulate country --seed 7 --size-km 6 --years 2018-2023",
+)
+def simulate(
+    folder: Annotated[Path, typer.Argument(help="folder to make")],
+    seed: Annotated[int, typer.Option(help="another seed is another country; the same seed gives the same bytes")] = 7,
+    size_km: Annotated[float, typer.Option(help="side of the country, km (2 to 50)")] = 6.0,
+    years: Years = "2018-2023",
+    objects: Annotated[list[str] | None, typer.Option("--objects", help="objects that exist  [default: all]")] = None,
+    acquisitions: Annotated[int, typer.Option(help="overpasses a year")] = 4,
+    center: Annotated[str, typer.Option(help="longitude,latitude in degrees")] = "119.5,10.5",
+    world: Annotated[str, typer.Option(help="base or shifted (other spectra, blur, haze, spacing)")] = "base",
+    dialect: Annotated[str, typer.Option(help="earth-search or planetary-computer")] = "earth-search",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Simulate a small country with known truth: imagery, STAC catalogue, units, points, counts."""
+    from subpixmap.periods import parse_years
+    from subpixmap.progress import Progress
+    from subpixmap.simulate import OBJECTS, simulate_country, summarise
+
+    try:
+        lon, lat = (float(part) for part in center.split(","))
+    except ValueError:
+        raise InputError(f"--center {center!r} is not longitude,latitude in degrees") from None
+    with Progress("simulate", 1, "pictures", quiet=quiet) as bar:
+        simulate_country(
+            folder,
+            seed=seed,
+            size_km=size_km,
+            years=parse_years(years),
+            objects=tuple(part for text in objects or OBJECTS for part in text.split(",")),
+            acquisitions=acquisitions,
+            center=(lon, lat),
+            world=world,
+            dialect=dialect,
+            progress=bar.update,
+        )
+    if not quiet:
+        print(summarise(folder).to_string(float_format=lambda value: f"{value:,.0f}"))
+
+
+@app.command(epilog="Example: subpixmap train --simulated demo-s2 -o demo-s2.safetensors")
+def train(
+    simulated: Annotated[str, typer.Option(help="shipped checkpoint to make again from simulated places")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.safetensors; its card is written beside it")],
+    steps: Annotated[int | None, typer.Option(help="training steps  [default: those of the shipped one]")] = None,
+    cache: Annotated[Path | None, typer.Option(help="folder that keeps rendered places for the next time")] = None,
+    workers: Workers = 2,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train, calibrate and evaluate a checkpoint on simulated places."""
+    import dataclasses
+
+    from subpixmap.model.simulated import train_simulated
+    from subpixmap.model.train import TrainConfig
+
+    config = TrainConfig() if steps is None else dataclasses.replace(TrainConfig(), steps=steps)
+    train_simulated(
+        simulated,
+        output,
+        config=config,
+        cache=cache,
+        workers=2 if workers is None else workers,
+        progress=None if quiet else sys.stderr,
+    )
+    print(output)
+
+
+@app.command(epilog="Example: subpixmap models")
+def models(verbose: Verbose = False) -> None:
+    """List the shipped checkpoints: bands, objects, evidence, training, measured error, limits."""
+    from subpixmap.console import show_models
+
+    show_models()
+
+
+@app.command(epilog="Example: subpixmap regions philippines")
+def regions(
+    country: Annotated[str | None, typer.Argument(help="list this country's units")] = None, verbose: Verbose = False
+) -> None:
+    """List the countries that --region knows, or a country's first-level units."""
+    from subpixmap.region import region_names
+
+    for name in region_names(country):
+        print(name)
+
+
 def _request(arguments: dict[str, Any]) -> Request:
     """The typed request of a command's own arguments."""
-    from subpixmap.pipeline import Request
+    from subpixmap.pipeline import DEFAULT_SOURCE, Request
 
     known = {key: value for key, value in arguments.items() if key in Request.__dataclass_fields__}
-    for key in ("objects", "source"):
-        texts = known.get(key) or []
-        known[key] = tuple(part for text in texts for part in text.split(",")) if key == "objects" else tuple(texts)
+    known["objects"] = tuple(part for text in known["objects"] or [] for part in text.split(","))
+    known["source"] = tuple(known["source"] or DEFAULT_SOURCE)
     return Request(**known)
 
 

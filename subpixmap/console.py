@@ -7,17 +7,18 @@ import json
 import logging
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from subpixmap.errors import InputError
+from subpixmap.grid import CHUNK
 
 if TYPE_CHECKING:
     from subpixmap.mapping.needs import Needs
     from subpixmap.mapping.plan import Plan
     from subpixmap.mapping.run import Summary
+    from subpixmap.mapping.verify import Status
     from subpixmap.scenes.lock import Item
 
 HOURS, GIGABYTES = 24.0, 200.0
@@ -25,39 +26,40 @@ HOURS, GIGABYTES = 24.0, 200.0
 _RECORD = set(vars(logging.makeLogRecord({})))
 
 
-def show_plan(plan: Plan, items: Sequence[Item], needs: Needs, *, quiet: bool, to_stdout: bool = False) -> None:
-    """The plan as a short table: stdout for `plan`, stderr before a run."""
+def show_plan(
+    plan: Plan, items: Sequence[Item], found: Needs, *, seconds: float, quiet: bool, to_stdout: bool = False
+) -> None:
+    """The plan as a short table: stdout for `plan`, stderr before a run; `seconds` of arithmetic on all workers."""
     if quiet and not to_stdout:
         return
-    per_period = Counter(item.period for item in items)
-    acquisitions = {label: len({i.acquisition for i in items if i.period == label}) for label in per_period}
-    found = "  ".join(f"{label}: {acquisitions.get(label, 0)}" for label in sorted(acquisitions))
+    by_period = {p.label: len({i.acquisition for i in items if i.period == p.label}) for p in plan.periods}
+    km2 = found.chunks / len(plan.periods) * (CHUNK * plan.recipe.resolution / 1000) ** 2
     rows = {
-        "region": f"{plan.region_name}, {needs.pixels * plan.recipe.resolution**2 / 1e6:,.0f} km2 mapped, "
-        f"EPSG {', '.join(map(str, plan.zones))}",
+        "region": f"{plan.region_name}, {km2:,.0f} km2 to map, EPSG {', '.join(map(str, plan.zones))}",
         "model": f"{plan.model.name} ({', '.join(plan.objects)}); evidence: {plan.model.evidence}",
-        "acquisitions": f"{needs.acquisitions} in {len(items)} items  ({found})",
-        "work": f"{needs.blocks} blocks x {len(plan.periods)} periods = {needs.tasks} tasks, "
-        f"{needs.predictions / 1e6:,.1f} Mpx to predict, {needs.flops / 1e12:,.1f} TFLOP",
-        "reading": f"up to {_bytes(needs.read_bytes)}",
-        "memory": f"about {_bytes(needs.worker_bytes)} a worker",
-        "map": f"up to {_bytes(needs.map_bytes)} before compression",
-        "time": f"about {_duration(needs.hours * 3600)} of arithmetic",
+        "acquisitions": f"{len({i.acquisition for i in items})} in {len(items)} items",
+        "work": f"{found.blocks} blocks x {len(plan.periods)} periods = {found.tasks} tasks, at most "
+        f"{found.predicted_px / 1e6:,.0f} Mpx to predict",
+        "reading": f"up to {_bytes(found.bytes_to_read)}",
+        "memory": f"up to {_bytes(found.worker_memory)} a worker",
+        "map": f"about {_bytes(found.map_bytes)} on disk",
+        "time": f"at most {_duration(seconds)} of arithmetic",
+        "run": plan.run_id,
     }
-    missing = [p.label for p in plan.periods if not acquisitions.get(p.label) and plan.recipe.every != "scene"]
-    if missing:
-        rows["no items"] = ", ".join(missing)
-    rows["run"] = plan.run_id
-    text = "\n".join(f"{name:<13}{value}" for name, value in rows.items())
+    if plan.recipe.every != "scene":
+        rows["acquisitions"] += f" ({', '.join(f'{label}: {n}' for label, n in by_period.items())})"
+        if missing := [label for label, n in by_period.items() if not n]:
+            rows["no items in"] = ", ".join(missing)
+    text = "\n".join(f"{name:<14}{value}" for name, value in rows.items())
     print(text, file=sys.stdout if to_stdout else sys.stderr, flush=True)
 
 
-def require_consent(needs: Needs, *, yes: bool) -> None:
+def require_consent(found: Needs, *, seconds: float, yes: bool) -> None:
     """Refuse a very large run that was not asked for by --yes."""
-    if not yes and (needs.hours > HOURS or needs.read_bytes > GIGABYTES * 1e9):
+    if not yes and (seconds > HOURS * 3600 or found.bytes_to_read > GIGABYTES * 1e9):
         raise InputError(
-            f"this run would read up to {_bytes(needs.read_bytes)} and compute for about "
-            f"{_duration(needs.hours * 3600)}: add --yes to start it, or look at it with `subpixmap plan`"
+            f"this run would read up to {_bytes(found.bytes_to_read)} and compute for up to {_duration(seconds)}: "
+            "add --yes to start it, or look at it with `subpixmap plan`"
         )
 
 
@@ -101,6 +103,49 @@ def say_files(paths: Sequence[Path], *, quiet: bool) -> None:
     if not quiet:
         for path in paths:
             print(path)
+
+
+def show_status(found: Status) -> None:
+    """How far a run is, on stdout."""
+    print(f"{found.done} of {found.total} blocks x periods are done")
+    for label, (done, total) in found.by_period.items():
+        print(f"  {label:<12}{done}/{total}")
+    if found.owner is not None:
+        print(f"running: {found.owner}; {found.rate:.2g}/s, {_duration(found.seconds_left)} left")
+    for failure in found.failed:
+        print(f"failed: block {failure.block_id}, period {failure.period}: {failure.reason}")
+    for path in found.damaged:
+        print(f"damaged: {path}; `subpixmap verify --repair` makes its block again")
+
+
+def show_models() -> None:
+    """The shipped checkpoints, in words from their cards, on stdout."""
+    from subpixmap.model.checkpoint import load_model, shipped_models
+
+    for name in shipped_models():
+        model = load_model(name)
+        card = model.card
+        rows = {
+            "bands": f"{' '.join(card.bands)}, {card.resolution:g} m, {card.sensor} {card.level}",
+            "counts": "; ".join(f"{key} ({card.measure[key]}): {text}" for key, text in card.objects.items()),
+            "evidence": card.evidence,
+            "trained on": str(card.training.get("data", "not stated")),
+            "command": str(card.training.get("command", "not stated")),
+            "error": _errors(card.error),
+            "limits": " ".join(card.limits),
+            "network": f"{card.width}/{card.mid}, {card.blocks} blocks, halo {model.halo} px",
+            "sha256": model.sha256,
+        }
+        print(name, *(f"  {key:<12}{value}" for key, value in rows.items()), "", sep="\n")
+
+
+def _errors(measured: Mapping[str, Any]) -> str:
+    """Total error and R2 at 1 ha of each object, as far as the card has them."""
+    told = []
+    for name, values in measured.items():
+        if isinstance(values, dict) and "total_error" in values:
+            told.append(f"{name} total {values['total_error']:+.1%}, R2 at 1 ha {values['1 ha']['r2']:.2f}")
+    return "; ".join(told) or "not stated"
 
 
 @contextlib.contextmanager

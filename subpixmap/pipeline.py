@@ -7,6 +7,7 @@ get wrong is refused while the job is made, before a pixel is read.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,15 +23,19 @@ if TYPE_CHECKING:
     import geopandas as gpd
     import pandas as pd
 
+    from subpixmap.mapping.needs import Needs
     from subpixmap.mapping.plan import Plan
     from subpixmap.mapping.run import Summary
     from subpixmap.model.checkpoint import Model
     from subpixmap.region import Region
     from subpixmap.scenes.lock import Item
 
-DEFAULT_SOURCE = "earth-search"
+DEFAULT_SOURCE = ("earth-search",)
 DEFAULT_MODELS = ("demo-s2", "demo-rgbn")
 """The first whose bands the items have is used."""
+
+CPU_FLOPS = 35e9
+"""Of one core in the network, floating point operations a second; 35-52 were measured on an AMD Milan core."""
 
 log = logging.getLogger("subpixmap")
 
@@ -49,8 +54,8 @@ class Request:
     """Run folder; `runs/<region>` by default."""
     objects: tuple[str, ...] = ()
     """Objects to count; empty means all of the checkpoint."""
-    source: tuple[str, ...] = ()
-    """Catalogues in order of preference; empty means Earth Search."""
+    source: tuple[str, ...] = DEFAULT_SOURCE
+    """Catalogues in order of preference."""
     collection: str | None = None
     model: str | None = None
     """Shipped checkpoint or path; by default the first of `DEFAULT_MODELS` whose bands the items have."""
@@ -114,17 +119,22 @@ class Job:
     items: list[Item]
     """The lock of all periods of the folder."""
     model: Model
+    region: Region | None = None
+    """Where its units come from; None for a run that is only continued."""
 
 
 def run(request: Request) -> Job:
     """Plan, map, count, trend and report into one folder; resumes where it stopped, extends with more years."""
     from subpixmap.mapping.needs import needs
+    from subpixmap.mapping.runlock import run_lock
 
-    job = prepare(request)
-    needed = needs(job.plan, job.items, job.model, workers=request.workers)
-    console.show_plan(job.plan, job.items, needed, quiet=request.quiet)
-    console.require_consent(needed, yes=request.yes)
-    with console.run_log(job.out):
+    job = settle(request)
+    found = needs(job.plan, job.items)
+    seconds = _arithmetic(job, found, request.workers)
+    console.show_plan(job.plan, job.items, found, seconds=seconds, quiet=request.quiet)
+    with run_lock(job.out), console.run_log(job.out):
+        job = freeze(job)
+        console.require_consent(found, seconds=seconds, yes=request.yes)
         map_job(
             job,
             scheduler=request.scheduler,
@@ -142,22 +152,25 @@ def run(request: Request) -> Job:
 def plan(request: Request) -> Job:
     """What a run would read, compute and need. Freezes its items and its plan; maps nothing."""
     from subpixmap.mapping.needs import needs
+    from subpixmap.mapping.runlock import run_lock
 
-    job = prepare(request)
-    needed = needs(job.plan, job.items, job.model, workers=request.workers)
-    console.show_plan(job.plan, job.items, needed, quiet=request.quiet, to_stdout=True)
-    return job
+    job = settle(request)
+    found = needs(job.plan, job.items)
+    seconds = _arithmetic(job, found, request.workers)
+    console.show_plan(job.plan, job.items, found, seconds=seconds, quiet=request.quiet, to_stdout=True)
+    with run_lock(job.out):
+        return freeze(job)
 
 
-def prepare(request: Request) -> Job:
-    """Settle region, model, items and plan; freeze plan, items and units in the run folder."""
-    from subpixmap.mapping.plan import make_plan, write_plan
+def settle(request: Request) -> Job:
+    """Settle region, model, items and plan; writes nothing."""
+    from subpixmap.mapping.plan import make_plan
     from subpixmap.region import resolve_region
-    from subpixmap.scenes.lock import write_lock
 
     if request.region.strip().lower() == "demo":
         request = _demo(request)
     models = _load_models(request)
+    _require_like_card(models[0], request)
     region = resolve_region(
         request.region,
         admin=request.admin,
@@ -166,7 +179,6 @@ def prepare(request: Request) -> Job:
         parent_column=request.parent_column,
     )
     model, items = _lock(request, region, models)
-    _require_like_card(model, request)
     made = make_plan(
         region,
         request.periods(),
@@ -183,11 +195,21 @@ def prepare(request: Request) -> Job:
         source=", ".join(request.source),
         device=_device(request.device),
     )
-    out = request.folder
-    made = write_plan(out, made)
-    write_lock(out / "items.parquet", items)
-    _write_units(out, region.units, region.boundary_source, region.boundary_version)
-    return Job(out, made, items, model)
+    return Job(request.folder, made, items, model, region)
+
+
+def freeze(job: Job) -> Job:
+    """Write items, units and plan into the run folder; another recipe there is refused before anything is written."""
+    from subpixmap.mapping.plan import read_plan, require_same, write_plan
+    from subpixmap.scenes.lock import write_lock
+
+    path = job.out / "plan.json"
+    if path.is_file():
+        require_same(read_plan(job.out).recipe, job.plan.recipe, path)
+    write_lock(job.out / "items.parquet", job.items)
+    if job.region is not None:
+        _write_units(job.out, job.region.units, job.region.boundary_source, job.region.boundary_version)
+    return replace(job, plan=write_plan(job.out, job.plan))
 
 
 def map_planned(
@@ -246,6 +268,7 @@ def count(
     Units that are given replace those of the run for this and later counts.
     """
     from subpixmap.counts.source import count_run, write_counts
+    from subpixmap.mapping.verify import write_manifest
     from subpixmap.region import given_units
 
     _require_complete(out, allow_partial)
@@ -257,6 +280,7 @@ def count(
     units, source, version = _read_units(out)
     counted = count_run(out, units, boundary_source=source, boundary_version=version)
     paths = write_counts(out, counted)
+    write_manifest(out)
     log.info("counted", extra={"units": len(units), "rows": len(counted.table)})
     console.say_files(paths, quiet=quiet)
     return counted.table
@@ -268,20 +292,47 @@ def trend(out: Path, *, quiet: bool = False) -> pd.DataFrame:
     from subpixmap.counts.table import COLUMNS
     from subpixmap.counts.trend import TREND_COLUMNS
     from subpixmap.counts.trend import trend as follow
+    from subpixmap.mapping.verify import write_manifest
 
     table = follow(read_table(out / "counts.parquet", COLUMNS))
-    console.say_files(write_table(table, out / "trend", TREND_COLUMNS), quiet=quiet)
+    paths = write_table(table, out / "trend", TREND_COLUMNS)
+    write_manifest(out)
+    console.say_files(paths, quiet=quiet)
     return table
 
 
 def report(out: Path, *, quiet: bool = False) -> Path:
     """Write report.html, then manifest.json over everything that was made."""
     from subpixmap.mapping.plan import read_plan
+    from subpixmap.mapping.verify import write_manifest
     from subpixmap.report.page import write_report
 
     path = write_report(out, truth=demo.truth_of(read_plan(out).source))
+    write_manifest(out)
     console.say_files([path], quiet=quiet)
     return path
+
+
+def verify(
+    out: Path, *, repair: bool = False, model: str | None = None, workers: int | None = None, quiet: bool = False
+) -> None:
+    """Hash everything again and raise what is damaged; with `repair`, first make it again."""
+    from subpixmap.mapping import verify as checks
+
+    found = checks.verify(out)
+    if found.damaged and repair:
+        for damage in found.damaged:
+            log.warning("repairing %s", damage)
+        checks.take_back(out, found.damaged)
+        map_planned(out, model=model, workers=workers, quiet=quiet)
+        count(out, quiet=True)
+        trend(out, quiet=True)
+        report(out, quiet=True)
+        found = checks.verify(out)
+    found.require_sound()
+    if not quiet:
+        missing = f"; {found.missing} are not mapped yet" if found.missing else ""
+        print(f"sound: {found.blocks} blocks x periods and {found.files} files are what they were{missing}")
 
 
 # What the verbs are made of ------------------------------------------------------------------------------------------
@@ -294,7 +345,7 @@ def _demo(request: Request) -> Request:
         request,
         region=str(country / "region.geojson"),
         out=request.folder,
-        source=request.source or (str(country / "catalog.json"),),
+        source=(str(country / "catalog.json"),) if request.source == DEFAULT_SOURCE else request.source,
         admin=request.admin or country / "admin.parquet",
     )
 
@@ -356,6 +407,12 @@ def _require_complete(out: Path, allow_partial: bool) -> None:
             f"{plan.n_tasks - done} of {plan.n_tasks} blocks x periods of {out} are not mapped: `subpixmap map {out}` "
             "goes on, --allow-partial counts what is there"
         )
+
+
+def _arithmetic(job: Job, found: Needs, workers: int | None) -> float:
+    """Seconds that the network needs on local cores."""
+    cores = max(1, workers if workers is not None else os.cpu_count() or 1)
+    return found.predicted_px * job.model.card.flops_per_pixel / CPU_FLOPS / cores
 
 
 def _device(asked: str) -> str:

@@ -14,3 +14,55 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data folder is missing; set SUBPIXMAP_TEST_DATA to it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def country(tmp_path_factory) -> Path:
+    """A small simulated country: 2 km, two years, two acquisitions a year."""
+    from subpixmap.simulate import simulate_country
+
+    folder = tmp_path_factory.mktemp("country")
+    return simulate_country(folder, seed=3, size_km=2, years=(2020, 2021), acquisitions=2)
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory) -> Path:
+    """An untrained model of the ten bands and two objects, narrow and quick."""
+    import torch
+
+    from subpixmap.model.checkpoint import Card, save_model
+
+    bands = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+    torch.manual_seed(0)
+    card = Card(
+        name="stand-in",
+        bands=bands,
+        objects={"coconut": "an untrained stand-in", "car": "an untrained stand-in"},
+        measure={"coconut": "count", "car": "occupancy"},
+        input_mean=(0.1,) * 10,
+        input_std=(0.1,) * 10,
+        input_low=(0.0,) * 10,
+        input_high=(0.6,) * 10,
+        evidence="simulated",
+        width=16,
+        mid=8,
+    )
+    path = tmp_path_factory.mktemp("model") / "stand-in.safetensors"
+    save_model(path, card.build_net(), card)
+    return path
+
+
+@pytest.fixture
+def subpixmap(monkeypatch):
+    """The command line in this process: `subpixmap("run", ...)` -> exit code."""
+    from subpixmap.cli import main
+
+    def call(*arguments: object) -> int:
+        monkeypatch.setattr("sys.argv", ["subpixmap", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return call

@@ -95,6 +95,13 @@ class Card:
         """In the order of the network's outputs."""
         return tuple(self.objects)
 
+    @property
+    def flops_per_pixel(self) -> float:
+        """Floating point operations of the network for one output pixel."""
+        block = 2 * self.width * self.mid + 9 * self.mid**2
+        heads = 9 * self.width * 2 * len(self.objects)
+        return 2.0 * (9 * len(self.bands) * self.width + self.width**2 + self.blocks * block + heads)
+
     def to_json(self) -> str:
         """The canonical text that is hashed and stored."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
