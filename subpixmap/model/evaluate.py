@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.model.checkpoint import Model
-from subpixmap.model.predict import predict_block
+from subpixmap.model.predict import predict_patch
 from subpixmap.reference.patches import Patches
 
 SUPPORTS = {"pixel": 1, "1 ha": 10, "4 ha": 20, "1 km2": 100}
@@ -41,7 +41,7 @@ def predict_patches(model: Model, patches: Patches) -> tuple[FloatArray, FloatAr
         total = np.zeros((3, len(index), *valid.shape[1:]), np.float32)
         for scene, reference, clear in zip(scenes, patches.count[i], valid, strict=True):
             if clear.any():
-                both = predict_block(model, scene[:, inner, inner].astype(np.float32))
+                both = predict_patch(model, scene[:, inner, inner].astype(np.float32))
                 total += np.array([*both, reference[index]]) * clear
         with np.errstate(invalid="ignore"):  # 0 / 0 is not observed
             means.append(total / valid.sum(axis=0, dtype=np.float32))

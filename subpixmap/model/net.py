@@ -27,6 +27,7 @@ class Bottleneck(nn.Module):
         self.conv1, self.bn1 = nn.Conv2d(width, mid, 1, bias=False), nn.BatchNorm2d(mid)
         self.conv2, self.bn2 = nn.Conv2d(mid, mid, 3, bias=False), nn.BatchNorm2d(mid)
         self.conv3, self.bn3 = nn.Conv2d(mid, width, 1, bias=False), nn.BatchNorm2d(width)
+        nn.init.constant_(self.bn3.weight, 0.2)  # a block starts as little more than its skip
         self.conv_skip: nn.Module = nn.Conv2d(width, width, 1, bias=False) if project else nn.Identity()
         self.bn_skip: nn.Module = nn.BatchNorm2d(width) if project else nn.Identity()
 

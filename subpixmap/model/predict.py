@@ -72,12 +72,23 @@ def predict_block(
                 density, logit = net(torch.from_numpy(tile).to(device))[0, ..., :h, :w]
                 count[:, r : r + h, c : c + w] = density.cpu().numpy()
                 presence[:, r : r + h, c : c + w] = torch.sigmoid(logit).cpu().numpy()
-    for i, name in enumerate(model.card.objects):
-        background, slope = model.card.calibration.get(name, (0.0, 1.0))
-        count[i] = (count[i] - np.float32(background)) * np.float32(slope)
+    return _calibrated(model.card, count), presence
+
+
+def predict_patch(model: Model, reflectance: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """As `predict_block`, in one call of the network: for patches smaller than a tile; the same but for rounding."""
+    with _one_thread(), torch.inference_mode():
+        density, logit = model.folded(torch.from_numpy(reflectance)[None])[0]
+        return _calibrated(model.card, density.numpy()), torch.sigmoid(logit).numpy()
+
+
+def _calibrated(card: Card, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(object, y, x): from the network's density to counts."""
+    fits = np.array([card.calibration.get(name, (0.0, 1.0)) for name in card.objects], np.float32)
+    count = (raw - fits[:, 0, None, None]) * fits[:, 1, None, None]
     if not np.isfinite(count).all():
-        raise VerificationFailed(f"model {model.card.name!r} gave values that are no numbers; its weights are damaged")
-    return count, presence
+        raise VerificationFailed(f"model {card.name!r} gave values that are no numbers; its weights are damaged")
+    return count
 
 
 def out_of_domain(model: Model, reflectance: NDArray[np.float32]) -> NDArray[np.bool_]:

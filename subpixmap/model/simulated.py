@@ -94,7 +94,7 @@ def train_simulated(
     bands: Sequence[str] | None = None,
     objects: Sequence[str] = tuple(DEFINITIONS),
     places: int = 1200,
-    held_out: int = 300,
+    held_out: int = 150,
     config: TrainConfig | None = None,
     width: int = 128,
     mid: int = 32,
@@ -140,17 +140,20 @@ def train_simulated(
     if unknown := set(objects) - set(DEFINITIONS):
         raise InputError(f"the simulator has no {', '.join(sorted(unknown))}; it has {', '.join(DEFINITIONS)}")
     numbers = {"training": places, "calibration": held_out, "test": held_out}
-    split = {
-        part: simulated_patches(SEEDS[part], n, objects=objects, halo=blocks + 2, cache=cache, workers=workers)
-        for part, n in numbers.items()
-    }
+
+    def rendered(part: str) -> Patches:
+        return simulated_patches(
+            SEEDS[part], numbers[part], objects=objects, halo=blocks + 2, cache=cache, workers=workers
+        )
+
+    training = rendered("training")
     card = Card(
         name=name,
         bands=bands,
         objects={o: DEFINITIONS[o] for o in objects},
         measure={o: MEASURES[o] for o in objects},
         evidence="simulated",
-        **input_statistics(split["training"].select_bands(bands)),
+        **input_statistics(training.select_bands(bands)),
         width=width,
         mid=mid,
         blocks=blocks,
@@ -159,9 +162,9 @@ def train_simulated(
         training=_facts(name, config, numbers),
         limits=LIMITS,
     )
-    model = train(split["training"], card, config, state=state, curves=curves, progress=progress)
-    model = calibrate(model, split["calibration"])
-    errors = evaluate(model, split["test"])
+    model = train(training, card, config, state=state, curves=curves, progress=progress)
+    model = calibrate(model, rendered("calibration"))
+    errors = evaluate(model, rendered("test"))
     if progress is not None:
         print(table(errors), file=progress, flush=True)
     return save_model(path, model.net, dataclasses.replace(model.card, error=rounded(errors)))
@@ -177,7 +180,7 @@ def rounded(errors: Any) -> Any:
 
 
 def _facts(name: str, config: TrainConfig, numbers: dict[str, int]) -> dict[str, Any]:
-    recipe = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("log_every", "save_every", "threads")}
+    recipe = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("log_every", "save_every")}
     return {
         "data": f"simulated world 'base', places of {_SIZE} px with {_ACQUISITIONS} acquisitions",
         "seeds": SEEDS,

@@ -35,15 +35,17 @@ FloatArray = NDArray[np.floating]
 class TrainConfig:
     """Everything that decides the weights besides the patches."""
 
-    steps: int = 3000
+    steps: int = 1000
     batch: int = 8
     """Samples a step; a sample is one acquisition of one place."""
-    crop: int = 64
+    crop: int = 40
     """Useful pixels a side of a sample."""
-    rate: float = 4e-3
+    rate: float = 2e-3
     """Peak learning rate of AdamW."""
+    head_rate: float = 0.1
+    """That of the heads relative to `rate`: nothing normalises their output, which their many inputs all move."""
     weight_decay: float = 1e-4
-    warmup: int = 100
+    warmup: int = 40
     """Steps."""
     mse_weight: float = 0.5
     """Of the squared error; the rest is the weight of the cross-entropy."""
@@ -57,13 +59,13 @@ class TrainConfig:
     """Standard deviation of a gain per sample and band."""
     jitter_offset: float = 0.003
     """Standard deviation of a reflectance offset per sample and band."""
-    average: float = 0.995
+    average: float = 0.985
     """Decay of the exponential average of weights; 0 keeps the last weights."""
     seed: int = 0
     threads: int = 0
     """Of torch; 0 leaves its default. Another number may change the last bits."""
-    log_every: int = 50
-    save_every: int = 500
+    log_every: int = 20
+    save_every: int = 100
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.crop, self.block, self.log_every, self.save_every) < 1:
@@ -153,7 +155,7 @@ def train(
         batch = draw_batch(patches, config, np.random.default_rng([config.seed, run.step]))
         losses = loss_terms(run.net(batch.reflectance), batch, scale, config)
         for group in run.optimizer.param_groups:
-            group["lr"] = config.rate * rate_factor(run.step, config)
+            group["lr"] = group["peak"] * rate_factor(run.step, config)
         run.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(run.net.parameters(), 1.0)
@@ -314,14 +316,17 @@ class _Run:
 
 
 def _start(card: Card, config: TrainConfig, scale: Tensor) -> _Run:
-    """A fresh network whose densities have about the right size, with its optimizer and average."""
+    """A fresh network that finds next to nothing, with its optimizer and average."""
     net = card.build_net().to(memory_format=torch.channels_last).train()
     with torch.no_grad():
-        net.heads.weight[: net.n_objects] *= scale[:, None, None, None]
+        net.heads.weight[: net.n_objects] *= 0.1 * scale[:, None, None, None]
         net.heads.bias[: net.n_objects] = 0.0  # type: ignore[index]
-    weights = [p for p in net.parameters() if p.ndim > 1]
-    others = [p for p in net.parameters() if p.ndim <= 1]  # biases and normalisation do not decay
-    groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": list(part), "weight_decay": decay, "peak": peak}
+        for heads, peak in ((True, config.rate * config.head_rate), (False, config.rate))
+        for decay, matrices in ((config.weight_decay, True), (0.0, False))  # biases and normalisation do not decay
+        if (part := [p for n, p in net.named_parameters() if (p.ndim > 1, n.startswith("heads")) == (matrices, heads)])
+    ]
     kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("threads", "log_every", "save_every")}
     shape = [*card.bands, *card.objects, card.width, card.mid, card.blocks, *card.input_mean, *card.input_std]
     return _Run(net, copy.deepcopy(net), torch.optim.AdamW(groups, lr=config.rate), {"config": kept, "card": shape})
