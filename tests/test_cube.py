@@ -164,6 +164,39 @@ def test_a_cube_too_large_to_explore_is_refused(country, monkeypatch):
         open_cube(bounds, 2021, source=str(country[0]), chunk=100)
 
 
+def test_over_http_every_byte_is_asked_for_once(country, tmp_path):
+    """Each block of each file is fetched once for a window, whatever the halo; files stay open for the next window."""
+    import json
+
+    import stac_server
+
+    path = country[0]
+    text = path.read_text()
+    with stac_server.serve() as server:
+        server.files = path.parent
+        remote = tmp_path / "items.json"
+        remote.write_text(text.replace(str(path.parent), server.url))
+        assert server.url in json.loads(remote.read_text())["features"][0]["assets"]["blue"]["href"]
+        items = lock_items(find_items(str(remote), EVERYWHERE, PERIODS), PERIODS, BANDS)
+        group = next(iter(by_acquisition(items).values()))
+        (lattice,) = lattices(group).values()
+        window = lattice.window((300500.0, 1197000.0, 302900.0, 1199500.0))
+        there = read_reflectance(group, lattice, window, BANDS)
+        # Beyond the first 32 kB, which come with the header, no byte is asked for twice.
+        ranges = [(name, max(first, 32768), last) for name, first, last in server.ranges if last > 32768]
+        asked = sum(last - first for _, first, last in ranges)
+        unique = sum(
+            len(set().union(*(range(first, last) for n, first, last in ranges if n == name)))
+            for name in {name for name, _, _ in ranges}
+        )
+        assert 0 < asked <= 1.05 * unique
+        requests = sum(server.requests.values())
+        np.testing.assert_array_equal(read_reflectance(group, lattice, window, BANDS), there)
+        assert sum(server.requests.values()) == requests  # nothing is opened or fetched again
+    here = read_reflectance(next(iter(by_acquisition(country[1]).values())), lattice, window, BANDS)
+    np.testing.assert_array_equal(there, here)
+
+
 @pytest.mark.realdata
 def test_real_tiles_sampled_at_pixel_centres(real_data):
     """At 120 m the two tiles' pixels lie 60 m apart: each lattice pixel is the file's pixel that holds its centre."""

@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import scenes_data
 import shapely
 
 from subpixmap.errors import InputError
 from subpixmap.periods import make_periods
+from subpixmap.scenes.lock import lock_items
 from subpixmap.scenes.source import find_items
 
 SMALL = {"B02": 10}
@@ -50,6 +52,66 @@ def test_static_catalogue_or_its_folder(items, tmp_path):
     (tmp_path / "catalog.json").write_text(json.dumps(catalog))
     for source in (tmp_path / "catalog.json", tmp_path):
         assert find_items(str(source), EVERYWHERE, PERIODS) == items[:2]
+
+
+def test_stac_geoparquet(items, tmp_path):
+    import stac_geoparquet.arrow as stac_arrow
+
+    path = tmp_path / "items.parquet"
+    stac_arrow.to_parquet(stac_arrow.parse_stac_items_to_arrow(items).read_all(), path)
+    found = find_items(str(path), EVERYWHERE, PERIODS)
+    assert lock_items(found, PERIODS, ["B02"]) == lock_items(items, PERIODS, ["B02"])
+
+
+def test_a_later_source_gives_what_the_earlier_lacks(items, tmp_path):
+    for item in items[1:]:
+        item["properties"]["s2:processing_baseline"] = "05.11"  # newer, but from the fallback
+    newer = {**items[0], "properties": {**items[0]["properties"], "s2:processing_baseline": "05.11"}}
+    first = scenes_data.write_collection(tmp_path / "first.json", items[:1])
+    second = scenes_data.write_collection(tmp_path / "second.json", [newer, *items[1:]])
+    assert find_items([str(first), str(second)], EVERYWHERE, PERIODS) == items[:2]
+    assert find_items([str(second), str(first)], EVERYWHERE, PERIODS)[0] == newer
+
+
+def product(folder, offset):
+    """A .SAFE folder of 40 pixels."""
+    name = "S2A_MSIL2A_20210105T021051_N0500_R103_T51PTT_20210105T050000.SAFE"
+    images = folder / name / "GRANULE" / "L2A_T51PTT_A028940_20210105T021051" / "IMG_DATA"
+    for band, step in {**scenes_data.BANDS, "SCL": 20}.items():
+        path = images / f"R{step}m" / f"T51PTT_20210105T021051_{band}_{step}m.tif"
+        values = np.full((800 // step, 800 // step), 7, np.uint8 if band == "SCL" else np.uint16)
+        scenes_data.write_raster(path, values, (float(step), 0.0, 300000.0, 0.0, -float(step), 1200000.0))
+    (folder / name / "MTD_MSIL2A.xml").write_text(
+        f"""<x><Datatake datatakeIdentifier="GS2A_20210105T021051_028940_N05.00"/>
+        <PRODUCT_START_TIME>2021-01-05T02:10:51.024Z</PRODUCT_START_TIME>
+        <BOA_ADD_OFFSET band_id="0">{offset}</BOA_ADD_OFFSET><BOA_ADD_OFFSET band_id="1">{offset}</BOA_ADD_OFFSET>
+        <Cloud_Coverage_Assessment>12.5</Cloud_Coverage_Assessment></x>"""
+    )
+    return folder / name
+
+
+def test_products_as_downloaded(tmp_path):
+    folder = product(tmp_path, -1000)
+    for source in (tmp_path, folder):
+        (item,) = lock_items(find_items(str(source), EVERYWHERE, PERIODS), PERIODS, list(scenes_data.BANDS))
+        assert (item.tile, item.acquisition, item.baseline, item.offset_dn, item.orbit, item.cloud_cover) == (
+            *("51PTT", "GS2A_20210105T021051_028940", "05.00", -1000),
+            *(103, 12.5),
+        )
+        assert item.assets["B8A"].resolution == 20
+    product(tmp_path, 0)
+    with pytest.raises(InputError, match="declares offset 0"):
+        lock_items(find_items(str(folder), EVERYWHERE, PERIODS), PERIODS, ["B02"])
+    next(folder.rglob("*_B05_20m.tif")).unlink()
+    with pytest.raises(InputError, match="0 images of B05"):
+        find_items(str(folder), EVERYWHERE, PERIODS)
+
+
+def test_tiles_on_the_date_line(items, tmp_path):
+    items[0]["geometry"] = shapely.geometry.mapping(shapely.box(-179.9, 10, 179.9, 11))  # as some catalogues write them
+    path = scenes_data.write_collection(tmp_path / "items.json", items[:1])
+    for west, found in ((178, 1), (-180, 1), (120, 0)):
+        assert len(find_items(str(path), shapely.box(west, 10, west + 1.5, 11), PERIODS)) == found
 
 
 def test_what_is_no_stac_is_said(tmp_path):

@@ -69,14 +69,14 @@ def read_safe(folder: Path) -> dict[str, Any]:
 
 def _asset(folder: Path, band: str, step: int) -> dict[str, Any]:
     """The band's image at its native resolution, described by its own header."""
-    import rasterio
+    from subpixmap.scenes.reader import open_raster
 
     found = sorted(folder.glob(f"GRANULE/*/IMG_DATA/R{step}m/*_{band}_{step}m.*"))
     if len(found) != 1:
         raise InputError(
             f"{folder} has {len(found)} images of {band} at {step} m, not one: the product is not complete"
         )
-    with rasterio.open(found[0]) as dataset:
+    with open_raster(str(found[0])) as dataset:
         return {
             "href": str(found[0].resolve()),
             "proj:epsg": dataset.crs.to_epsg(),
