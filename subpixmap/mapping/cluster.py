@@ -28,6 +28,8 @@ _MODELS: dict[str, Model] = {}
 IN_FLIGHT = 2
 """Tasks in flight for each worker: one that runs and one that waits for it."""
 
+_CONNECT_S = 20.0
+
 
 class Pool(Protocol):
     """Something that runs tasks."""
@@ -197,7 +199,7 @@ def _connect(
     if scheduler is not None:
         where = {"scheduler_file": scheduler} if os.path.exists(scheduler) else {"address": scheduler}
         try:
-            client = Client(**where, timeout="20s", set_as_default=False)
+            client = Client(**where, timeout=_CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(f"no scheduler answers at {scheduler} ({error}); check --scheduler") from error
         with client:
