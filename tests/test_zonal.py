@@ -490,3 +490,26 @@ def test_clouds_do_not_look_like_felling():
     assert (seen["slope_per_year"] < 0).all()
     assert common["significant"].mean() == 0
     assert (common["p_value"] <= 0.05).mean() <= 0.15
+
+
+def test_whole_cells_and_borders_are_the_plain_fractions(island):
+    """The quick sums of a block against coverage fractions of all its pixels."""
+    from subpixmap.counts.cover import CELL, cover_block
+    from subpixmap.mapping import ledger
+
+    block, counts, units = island
+    assert CELL == ledger.CELL
+    west, south, _, _ = ZONE51.bounds(block.window)
+    units = [*units[:4], shapely.box(west, south, west + 2000, south + 2000)]
+    layer = np.nan_to_num(counts["2018"][0])
+    cover = cover_block(units, ZONE51, block.window, list(block.chunks()))
+    assert cover.whole_cell.size  # some cells lie inside one unit, or outside all
+    plain = zonal_sums(unit_fractions(units, ZONE51, block.window), layer[None], len(units))[:, 0]
+    assert cover.sums(layer).sum(axis=1)[:-2] == pytest.approx(plain, rel=1e-9)
+    values = np.arange(layer.size).reshape(layer.shape) % 7
+    histogram = cover.histogram(values, 5)
+    expected = [
+        zonal_sums(unit_fractions(units, ZONE51, block.window), [values == k], len(units))[:, 0] for k in range(4)
+    ]
+    assert histogram[:-2, :4] == pytest.approx(np.array(expected).T, rel=1e-7)
+    assert histogram[:-2].sum(axis=1) == pytest.approx(cover.area[:-2], rel=1e-12)
