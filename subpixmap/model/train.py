@@ -35,7 +35,7 @@ FloatArray = NDArray[np.floating]
 class TrainConfig:
     """Everything that decides the weights besides the patches."""
 
-    steps: int = 1000
+    steps: int = 3000
     batch: int = 8
     """Samples a step; a sample is one acquisition of one place."""
     crop: int = 40
@@ -45,7 +45,7 @@ class TrainConfig:
     head_rate: float = 0.1
     """That of the heads relative to `rate`: nothing normalises their output, which their many inputs all move."""
     weight_decay: float = 1e-4
-    warmup: int = 40
+    warmup: int = 100
     """Steps."""
     mse_weight: float = 0.5
     """Of the squared error; the rest is the weight of the cross-entropy."""
@@ -59,7 +59,7 @@ class TrainConfig:
     """Standard deviation of a gain per sample and band."""
     jitter_offset: float = 0.003
     """Standard deviation of a reflectance offset per sample and band."""
-    average: float = 0.985
+    average: float = 0.995
     """Decay of the exponential average of weights; 0 keeps the last weights."""
     seed: int = 0
     threads: int = 0
@@ -145,7 +145,7 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    scale = _density_scale(patches, config)
+    scale = _density_scale(patches)
     run = _start(card, config, scale)
     if state is not None and Path(state).exists():
         run.load(Path(state))
@@ -228,7 +228,7 @@ def loss_terms(output: Tensor, batch: Batch, scale: Tensor, config: TrainConfig)
     batch
         What it should have been.
     scale
-        (object,) objects per pixel by which errors are divided, so that dense cars do not drown sparse palms.
+        (object,) objects per pixel by which errors are divided, so that dense olives do not drown rare cars.
     config
         Weights of the parts.
     """
@@ -258,16 +258,13 @@ def _matching(patches: Patches, card: Card, config: TrainConfig) -> Patches:
     return dataclasses.replace(patches, count=patches.count[:, :, index], objects=card.object_names)
 
 
-def _density_scale(patches: Patches, config: TrainConfig) -> Tensor:
-    """Per object, root mean square of the count where it is present."""
-    scales = []
-    for i, name in enumerate(patches.objects):
-        count = patches.count[:, 0, i]
-        present = count[patches.labelled & (count > config.present_above)]
-        if present.size == 0:
+def _density_scale(patches: Patches) -> Tensor:
+    """Per object, root mean square of the count: finding nothing has an error of 1 for the rare and for the common."""
+    squares = [np.square(patches.count[:, 0, i][patches.labelled], dtype=float) for i in range(len(patches.objects))]
+    for name, square in zip(patches.objects, squares, strict=True):
+        if not square.any():
             raise InputError(f"the training patches hold no {name}")
-        scales.append(float(np.sqrt(np.mean(np.square(present, dtype=float)))))
-    return torch.tensor(scales)
+    return torch.tensor([float(np.sqrt(square.mean())) for square in squares])
 
 
 def rate_factor(step: int, config: TrainConfig) -> float:
@@ -319,7 +316,7 @@ def _start(card: Card, config: TrainConfig, scale: Tensor) -> _Run:
     """A fresh network that finds next to nothing, with its optimizer and average."""
     net = card.build_net().to(memory_format=torch.channels_last).train()
     with torch.no_grad():
-        net.heads.weight[: net.n_objects] *= 0.1 * scale[:, None, None, None]
+        net.heads.weight[: net.n_objects] *= scale[:, None, None, None]
         net.heads.bias[: net.n_objects] = 0.0  # type: ignore[index]
     groups = [
         {"params": list(part), "weight_decay": decay, "peak": peak}
