@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench notebooks format clean
+.PHONY: demo test lint bench chaos notebooks format clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -31,6 +31,9 @@ format: $(VENV)/.installed  ## rewrite the code in the house format
 
 bench: $(VENV)/.installed  ## ratios against plain loops, on this machine
 	$(BIN)/python -m pytest -m slow tests/benchmarks -s
+
+chaos: $(VENV)/.installed  ## the slow tests of the engine: kills, bit flips, failing I/O calls
+	$(BIN)/python -m pytest -m slow tests --ignore=tests/benchmarks
 
 notebooks: $(VENV)/.installed  ## execute the notebooks
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks

@@ -196,6 +196,20 @@ def report(out: Folder, quiet: Quiet = False, verbose: Verbose = False) -> None:
     pipeline.report(out, quiet=quiet)
 
 
+@app.command(epilog="Example: subpixmap export runs/philippines --format cog")
+def export(
+    out: Folder,
+    format: Annotated[str, typer.Option("--format", help="csv, geoparquet, gpkg, geojson, cog or stac")],
+    to: Annotated[Path | None, typer.Option(help="folder for the files  [default: OUT/export]")] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write counts or map in another format."""
+    from subpixmap import pipeline
+
+    pipeline.export(out, format, to=to, quiet=quiet)
+
+
 @app.command(epilog="Example: subpixmap status runs/philippines")
 def status(out: Folder, verbose: Verbose = False) -> None:
     """Show how far a run is: blocks done by period, what failed and why, rate and time left."""

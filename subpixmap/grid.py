@@ -237,8 +237,8 @@ def owned(lattice: Lattice, window: Window) -> NDArray[np.bool_]:
     outline_x = np.concatenate([x, x, np.full(y.size, x[0]), np.full(y.size, x[-1])])
     outline_y = np.concatenate([np.full(x.size, y[0]), np.full(x.size, y[-1]), y, y])
     on_outline = utm_epsg(*to_lonlat.transform(outline_x, outline_y)) == lattice.epsg
-    if on_outline.all():
-        return np.ones(window.shape, bool)
+    if on_outline.all() or not on_outline.any():  # a strip is wider than any window
+        return np.full(window.shape, on_outline[0])
     xx, yy = np.meshgrid(x, y)
     mask: NDArray[np.bool_] = utm_epsg(*to_lonlat.transform(xx, yy)) == lattice.epsg
     return mask

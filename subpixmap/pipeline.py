@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subpixmap import console, demo
-from subpixmap.errors import Incomplete, InputError, Refused
+from subpixmap.errors import Incomplete, InputError
 from subpixmap.grid import CHUNK
 from subpixmap.periods import Every, Period, make_periods, parse_months, parse_years
 from subpixmap.progress import Progress
@@ -125,13 +125,19 @@ class Job:
 
 def run(request: Request) -> Job:
     """Plan, map, count, trend and report into one folder; resumes where it stopped, extends with more years."""
-    from subpixmap.mapping.needs import needs
+    import psutil
+
+    from subpixmap.mapping.needs import needs, require_fit
     from subpixmap.mapping.runlock import run_lock
 
     job = settle(request)
     found = needs(job.plan, job.items)
     seconds = _arithmetic(job, found, request.workers)
     console.show_plan(job.plan, job.items, found, seconds=seconds, quiet=request.quiet)
+    if request.scheduler is None:
+        require_fit(
+            job.plan, found, job.out, worker_limit=psutil.virtual_memory().total / (request.workers or _cores())
+        )
     with run_lock(job.out), console.run_log(job.out):
         job = freeze(job)
         console.require_consent(found, seconds=seconds, yes=request.yes)
@@ -165,12 +171,14 @@ def plan(request: Request) -> Job:
 def settle(request: Request) -> Job:
     """Settle region, model, items and plan; writes nothing."""
     from subpixmap.mapping.plan import make_plan
+    from subpixmap.model.predict import check_input
     from subpixmap.region import resolve_region
 
     if request.region.strip().lower() == "demo":
         request = _demo(request)
     models = _load_models(request)
-    _require_like_card(models[0], request)
+    for model in models:
+        check_input(model.card, bands=model.card.bands, resolution=request.resolution, force=request.force)
     region = resolve_region(
         request.region,
         admin=request.admin,
@@ -288,14 +296,11 @@ def count(
 
 def trend(out: Path, *, quiet: bool = False) -> pd.DataFrame:
     """Follow the counts over the periods into trend.csv and trend.parquet."""
-    from subpixmap.counts.export import read_table, write_table
-    from subpixmap.counts.table import COLUMNS
-    from subpixmap.counts.trend import TREND_COLUMNS
-    from subpixmap.counts.trend import trend as follow
+    from subpixmap.counts.source import follow_run, write_trend
     from subpixmap.mapping.verify import write_manifest
 
-    table = follow(read_table(out / "counts.parquet", COLUMNS))
-    paths = write_table(table, out / "trend", TREND_COLUMNS)
+    table = follow_run(out)
+    paths = write_trend(out, table)
     write_manifest(out)
     console.say_files(paths, quiet=quiet)
     return table
@@ -335,6 +340,15 @@ def verify(
         print(f"sound: {found.blocks} blocks x periods and {found.files} files are what they were{missing}")
 
 
+def export(out: Path, format: str, *, to: Path | None = None, quiet: bool = False) -> list[Path]:
+    """Write counts or map in another format into OUT/export, or another folder."""
+    from subpixmap.counts.source import export_counts
+
+    paths = export_counts(out, format, to=to)
+    console.say_files(paths, quiet=quiet)
+    return paths
+
+
 # What the verbs are made of ------------------------------------------------------------------------------------------
 
 
@@ -366,6 +380,7 @@ def _lock(request: Request, region: Region, models: Sequence[Model]) -> tuple[Mo
     """The model that the items fit, and the frozen items of all periods; only new periods ask the catalogue."""
     from subpixmap.mapping.plan import read_plan
     from subpixmap.scenes.cube import common_bands
+    from subpixmap.scenes.darkness import check_darkness
     from subpixmap.scenes.lock import lock_items, read_lock
     from subpixmap.scenes.source import find_items
 
@@ -383,16 +398,9 @@ def _lock(request: Request, region: Region, models: Sequence[Model]) -> tuple[Mo
     if len(models) > 1:
         offered = set(common_bands(found))
         model = next((one for one in models if offered >= set(one.card.bands)), model)
-    return model, known + lock_items(found, new, model.card.bands)
-
-
-def _require_like_card(model: Model, request: Request) -> None:
-    """Refuse input unlike the model's card, unless it is forced."""
-    if model.card.resolution != request.resolution and not request.force:
-        raise Refused(
-            f"model {model.card.name!r} was trained at {model.card.resolution:g} m, --resolution is "
-            f"{request.resolution:g}: its counts mean nothing there; --force maps all the same and marks every row"
-        )
+    locked = lock_items(found, new, model.card.bands)
+    check_darkness(locked)
+    return model, known + locked
 
 
 def _require_complete(out: Path, allow_partial: bool) -> None:
@@ -411,8 +419,11 @@ def _require_complete(out: Path, allow_partial: bool) -> None:
 
 def _arithmetic(job: Job, found: Needs, workers: int | None) -> float:
     """Seconds that the network needs on local cores."""
-    cores = max(1, workers if workers is not None else os.cpu_count() or 1)
-    return found.predicted_px * job.model.card.flops_per_pixel / CPU_FLOPS / cores
+    return found.predicted_px * job.model.card.flops_per_pixel / CPU_FLOPS / (workers or _cores())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device(asked: str) -> str:

@@ -50,7 +50,21 @@ def files(tmp_path, stand_in):
     return tmp_path
 
 
-VERBS = ["run", "plan", "map", "count", "trend", "report", "status", "verify", "simulate", "train", "models", "regions"]
+VERBS = [
+    "run",
+    "plan",
+    "map",
+    "count",
+    "trend",
+    "report",
+    "status",
+    "verify",
+    "export",
+    "simulate",
+    "train",
+    "models",
+    "regions",
+]
 
 # option: value -> what the message must name
 BAD = {

@@ -3,7 +3,7 @@ from datetime import UTC, date, datetime
 import pytest
 
 from subpixmap.errors import InputError
-from subpixmap.periods import Period, make_periods, parse_months, parse_years
+from subpixmap.periods import Period, make_periods, parse_months
 
 
 def test_years_quarters_and_months():

@@ -25,6 +25,8 @@ BANDS = {
     "demo-rgbn": ("B02", "B03", "B04", "B08"),
 }
 """Shipped checkpoint -> its bands."""
+OBJECTS = {"demo-s2": ("coconut",), "demo-rgbn": ("coconut",)}
+"""Shipped checkpoint -> what it counts."""
 DEFINITIONS = {
     "coconut": "coconut palm, planted 4 or more years ago",
     "oil_palm": "oil palm, planted 3 or more years ago",
@@ -34,6 +36,7 @@ DEFINITIONS = {
 MEASURES = {"coconut": "count", "oil_palm": "count", "olive": "count", "car": "occupancy"}
 LIMITS = (
     "Trained and measured on simulated imagery only: on real imagery its numbers are not estimates.",
+    "Other objects than those it counts did not exist in training: it may take oil palms for coconut palms.",
     "The measured error is that of unseen places of the same simulated world.",
 )
 SEEDS = {"training": 2000, "calibration": 2001, "test": 2002}
@@ -114,7 +117,7 @@ def train_simulated(
     path
         FILE.safetensors to write.
     bands, objects
-        What goes in and what is counted.
+        What goes in, and what exists and is counted; by default those of the shipped checkpoint of this name.
     places, held_out
         Places for training, and for calibration and test each.
     config
@@ -135,6 +138,7 @@ def train_simulated(
     """
     config = config or TrainConfig()
     bands = tuple(bands or BANDS.get(name, ()))
+    objects = tuple(objects or OBJECTS.get(name, DEFINITIONS))
     if not bands:
         raise InputError(f"{name!r} is no shipped checkpoint ({', '.join(BANDS)}): say which bands it has")
     if unknown := set(objects) - set(DEFINITIONS):

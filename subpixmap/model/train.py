@@ -55,9 +55,9 @@ class TrainConfig:
     """Pixels a side of such a block."""
     present_above: float = 0.25
     """A reference pixel with more objects is a presence."""
-    jitter_gain: float = 0.02
+    jitter_gain: float = 0.01
     """Standard deviation of a gain per sample and band."""
-    jitter_offset: float = 0.003
+    jitter_offset: float = 0.001
     """Standard deviation of a reflectance offset per sample and band."""
     average: float = 0.995
     """Decay of the exponential average of weights; 0 keeps the last weights."""
@@ -172,6 +172,7 @@ def train(
             run.save(Path(state))
         if check is not None and progress is not None and (run.step % config.save_every == 0 or last):
             print(check(Model.of(copy.deepcopy(run.averaged), card)), file=progress, flush=True)
+    settle_statistics(run.averaged, patches, config)
     return Model.of(run.averaged.requires_grad_(False), card)
 
 
@@ -335,6 +336,22 @@ def _update_average(averaged: DensityNet, net: DensityNet, decay: float) -> None
     for mean, now in zip(averaged.state_dict().values(), net.state_dict().values(), strict=True):
         if mean.dtype.is_floating_point:
             mean.lerp_(now, 1 - decay)
+
+
+@torch.no_grad()
+def settle_statistics(net: DensityNet, patches: Patches, config: TrainConfig, *, batches: int = 64) -> None:
+    """Measure the running statistics of the averaged weights anew: those of the steps belong to other weights.
+
+    Predictions then no longer lean on the few scenes of a training batch (Wu and Johnson 2021, arXiv 2105.07576).
+    """
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over all batches
+        norm.train()
+    for k in range(batches):
+        net(draw_batch(patches, config, np.random.default_rng([config.seed, config.steps + k])).reflectance)
+    net.eval()
 
 
 def _turned(array: FloatArray, turn: int, mirror: bool) -> FloatArray:
