@@ -95,7 +95,7 @@ def train_simulated(
     path: str | Path,
     *,
     bands: Sequence[str] | None = None,
-    objects: Sequence[str] = tuple(DEFINITIONS),
+    objects: Sequence[str] | None = None,
     places: int = 1200,
     held_out: int = 150,
     config: TrainConfig | None = None,
