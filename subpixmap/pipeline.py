@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,8 +107,8 @@ class Request:
         """Where the run leaves its files."""
         if self.out is not None:
             return self.out
-        name = Path(self.region).stem if Path(self.region).suffix else self.region
-        return Path("runs") / name.strip().lower().replace("/", "-").replace(" ", "-")
+        name = Path(self.region).stem if Path(self.region).is_file() else self.region
+        return Path("runs") / re.sub(r"[^\w.-]+", "-", name.strip().lower())
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,10 @@ def run(request: Request) -> Job:
     seconds = _arithmetic(job, found, request.workers)
     console.show_plan(job.plan, job.items, found, seconds=seconds, quiet=request.quiet)
     if request.scheduler is None:
-        require_fit(
-            job.plan, found, job.out, worker_limit=psutil.virtual_memory().total / (request.workers or _cores())
-        )
+        require_fit(job.plan, found, job.out, worker_limit=psutil.virtual_memory().total / _processes(request.workers))
     with run_lock(job.out), console.run_log(job.out):
         job = freeze(job)
+        log.info("planned", extra={"run_id": job.plan.run_id, "items": len(job.items)} | asdict(found))
         console.require_consent(found, seconds=seconds, yes=request.yes)
         map_job(
             job,
@@ -257,6 +257,7 @@ def map_job(
             allow_partial=allow_partial,
             progress=lambda now: bar.update(now.done, note=f"{now.failed} failed" if now.failed else ""),
         )
+    log.info("mapped", extra=asdict(summary) | {"bottleneck": summary.bottleneck})
     console.show_map_summary(summary, quiet=quiet)
     return summary
 
@@ -419,11 +420,12 @@ def _require_complete(out: Path, allow_partial: bool) -> None:
 
 def _arithmetic(job: Job, found: Needs, workers: int | None) -> float:
     """Seconds that the network needs on local cores."""
-    return found.predicted_px * job.model.card.flops_per_pixel / CPU_FLOPS / (workers or _cores())
+    return found.predicted_px * job.model.card.flops_per_pixel / CPU_FLOPS / _processes(workers)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _processes(workers: int | None) -> int:
+    """Local worker processes: as many as asked for, one a core when not said; 0 is this process."""
+    return (os.cpu_count() or 1) if workers is None else max(1, workers)
 
 
 def _device(asked: str) -> str:

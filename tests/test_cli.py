@@ -261,3 +261,16 @@ def test_status_and_verify(finished, stand_in, subpixmap, capsys, tmp_path):
 def test_regions_are_listed(subpixmap, capsys):
     assert subpixmap("regions", "philippines") == 0
     assert "Philippines/Palawan" in capsys.readouterr().out.splitlines()
+
+
+def test_default_folders_are_named_after_the_region(country):
+    from subpixmap.pipeline import Request
+
+    names = {
+        "demo": "demo",
+        "philippines/Palawan": "philippines-palawan",
+        "15.7,45.85,16.0,46.2": "15.7-45.85-16.0-46.2",
+    }
+    names |= {str(country / "region.geojson"): "region"}
+    for region, name in names.items():
+        assert Request(region=region, years="2020").folder.as_posix() == f"runs/{name}"
