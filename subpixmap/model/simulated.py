@@ -189,7 +189,7 @@ def _facts(name: str, config: TrainConfig, numbers: dict[str, int]) -> dict[str,
         "data": f"simulated world 'base', places of {_SIZE} px with {_ACQUISITIONS} acquisitions",
         "seeds": SEEDS,
         "places": numbers,
-        "command": f"subpixmap train --simulated {name} -o {name}.safetensors",
+        "command": f"subpixmap train --simulated {name} --steps {config.steps} -o {name}.safetensors",
         "present_above": config.present_above,
         "recipe": recipe,
     }

@@ -56,8 +56,8 @@ class TrainConfig:
     present_above: float = 0.25
     """A reference pixel with more objects is a presence."""
     jitter_brightness: float = 0.1
-    """Standard deviation of the logarithm of a gain per sample, the same in all bands. View and sun change whole scenes:
-    pixels hardly feel it, totals do (without this, a gain of 3 % moved the total of a scene by 17 %)."""
+    """Standard deviation of the logarithm of a gain per sample, the same in all bands. View and sun change a scene:
+    its pixels hardly feel it, totals do (without this, a gain of 3 % moved the total of a scene by 17 %)."""
     jitter_gain: float = 0.01
     """Standard deviation of a gain per sample and band."""
     jitter_offset: float = 0.001
