@@ -138,24 +138,24 @@ def train_simulated(
     """
     config = config or TrainConfig()
     bands = tuple(bands or BANDS.get(name, ()))
-    objects = tuple(objects or OBJECTS.get(name, DEFINITIONS))
+    counted = tuple(objects or OBJECTS.get(name, DEFINITIONS))
     if not bands:
         raise InputError(f"{name!r} is no shipped checkpoint ({', '.join(BANDS)}): say which bands it has")
-    if unknown := set(objects) - set(DEFINITIONS):
+    if unknown := set(counted) - set(DEFINITIONS):
         raise InputError(f"the simulator has no {', '.join(sorted(unknown))}; it has {', '.join(DEFINITIONS)}")
     numbers = {"training": places, "calibration": held_out, "test": held_out}
 
     def rendered(part: str) -> Patches:
         return simulated_patches(
-            SEEDS[part], numbers[part], objects=objects, halo=blocks + 2, cache=cache, workers=workers
+            SEEDS[part], numbers[part], objects=counted, halo=blocks + 2, cache=cache, workers=workers
         )
 
     training = rendered("training")
     card = Card(
         name=name,
         bands=bands,
-        objects={o: DEFINITIONS[o] for o in objects},
-        measure={o: MEASURES[o] for o in objects},
+        objects={o: DEFINITIONS[o] for o in counted},
+        measure={o: MEASURES[o] for o in counted},
         evidence="simulated",
         **input_statistics(training.select_bands(bands)),
         width=width,
