@@ -138,7 +138,7 @@ def train_simulated(
     """
     config = config or TrainConfig()
     bands = tuple(bands or BANDS.get(name, ()))
-    counted = tuple(objects or OBJECTS.get(name, DEFINITIONS))
+    counted = tuple(objects or OBJECTS.get(name) or DEFINITIONS)
     if not bands:
         raise InputError(f"{name!r} is no shipped checkpoint ({', '.join(BANDS)}): say which bands it has")
     if unknown := set(counted) - set(DEFINITIONS):
