@@ -42,6 +42,7 @@ Source = Annotated[
     typer.Option(help="catalogue: name, URL or path; repeated = ordered fallback  [default: earth-search]"),
 ]
 Collection = Annotated[str | None, typer.Option(help="STAC collection, for a catalogue given by URL")]
+Offset = Annotated[str, typer.Option("--offset-rule", help="subtract 1000 from DN: auto (by evidence), subtract, none")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="shipped checkpoint or path of a .safetensors file")]
 Admin = Annotated[Path | None, typer.Option(help="administrative units: GeoParquet, GeoPackage or GeoJSON")]
 IdColumn = Annotated[str | None, typer.Option(help="column of the units' ids")]
@@ -75,6 +76,7 @@ def run(
     objects: Objects = None,
     source: Source = None,
     collection: Collection = None,
+    offset_rule: Offset = "auto",
     model: ModelOption = None,
     admin: Admin = None,
     id_column: IdColumn = None,
@@ -115,6 +117,7 @@ def plan(
     objects: Objects = None,
     source: Source = None,
     collection: Collection = None,
+    offset_rule: Offset = "auto",
     model: ModelOption = None,
     admin: Admin = None,
     id_column: IdColumn = None,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Model
     from subpixmap.region import Region
     from subpixmap.scenes.lock import Item
+    from subpixmap.scenes.radiometry import OffsetRule
 
 DEFAULT_SOURCE = ("earth-search",)
 DEFAULT_MODELS = ("demo-s2", "demo-rgbn")
@@ -58,6 +59,8 @@ class Request:
     source: tuple[str, ...] = DEFAULT_SOURCE
     """Catalogues in order of preference."""
     collection: str | None = None
+    offset_rule: OffsetRule = "auto"
+    """Whether 1000 is subtracted from the digital numbers: decided for each item, or always, or never."""
     model: str | None = None
     """Shipped checkpoint or path; by default the first of `DEFAULT_MODELS` whose bands the items have."""
     admin: Path | None = None
@@ -94,6 +97,9 @@ class Request:
             ),
             f"--workers {self.workers}: give 0 or more": self.workers is None or self.workers >= 0,
             f"--device {self.device!r} is unknown; choose cpu, cuda or auto": self.device in ("cpu", "cuda", "auto"),
+            f"--offset-rule {self.offset_rule!r} is unknown; choose auto, subtract or none": (
+                self.offset_rule in ("auto", "subtract", "none")
+            ),
         }
         if wrong := [text for text, fine in checks.items() if not fine]:
             raise InputError("; ".join(wrong))
@@ -399,8 +405,9 @@ def _lock(request: Request, region: Region, models: Sequence[Model]) -> tuple[Mo
     if len(models) > 1:
         offered = set(common_bands(found))
         model = next((one for one in models if offered >= set(one.card.bands)), model)
-    locked = lock_items(found, new, model.card.bands)
-    check_darkness(locked)
+    locked = lock_items(found, new, model.card.bands, offset_rule=request.offset_rule)
+    if request.offset_rule == "auto":
+        check_darkness(locked)
     return model, known + locked
 
 

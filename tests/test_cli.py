@@ -93,6 +93,7 @@ BAD = {
     "cloud": ({"max_cloud": "120"}, ["120"]),
     "resolution": ({"resolution": "0"}, ["--resolution"]),
     "device": ({"device": "tpu"}, ["tpu", "cuda"]),
+    "offset rule": ({"offset_rule": "always"}, ["always", "subtract"]),
 }
 
 
@@ -138,6 +139,31 @@ def test_bands_that_the_items_lack(command, country, tmp_path, subpixmap, capsys
     assert "B11" in error
     assert "B8A" in error
     assert items[0]["id"].split("_")[0] in error
+
+
+def test_an_offset_that_dark_ground_contradicts_is_refused_by_name(command, country, tmp_path, subpixmap, capsys):
+    """Items that declare an offset which their pixels do not have; with --offset-rule they are taken."""
+    from subpixmap.periods import make_periods
+    from subpixmap.scenes.source import find_items
+
+    everywhere = shapely.box(-180, -90, 180, 90)
+    items = find_items(str(country / "catalog.json"), everywhere, make_periods("2020"))
+    for item in items:
+        properties = item["properties"]
+        product = properties["s2:product_uri"]
+        properties["s2:processing_baseline"] = "05.00"
+        properties["s2:product_uri"] = re.sub(r"_N\d{4}_", "_N0500_", product)
+        properties["s2:datatake_id"] = re.sub(r"_N\d\d\.\d\d$", "_N05.00", properties["s2:datatake_id"])
+        properties["earthsearch:boa_offset_applied"] = False
+        for asset in item["assets"].values():
+            for band in asset.get("raster:bands", []):
+                band["offset"] = -0.1
+    (tmp_path / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    assert subpixmap(*command(source=tmp_path / "items.json")) == 2
+    error = capsys.readouterr().err
+    assert "contradict" in error
+    assert any(item["id"] in error for item in items)
+    assert subpixmap("plan", *command(source=tmp_path / "items.json", offset_rule="none")[1:]) == 0
 
 
 def test_usage_errors_end_with_2(subpixmap, capsys):

@@ -35,7 +35,7 @@ FloatArray = NDArray[np.floating]
 class TrainConfig:
     """Everything that decides the weights besides the patches."""
 
-    steps: int = 2600
+    steps: int = 2200
     batch: int = 8
     """Samples a step; a sample is one acquisition of one place."""
     crop: int = 40
@@ -58,9 +58,9 @@ class TrainConfig:
     jitter_brightness: float = 0.1
     """Standard deviation of the logarithm of a gain per sample, the same in all bands. View and sun change a scene:
     its pixels hardly feel it, totals do (without this, a gain of 3 % moved the total of a scene by 17 %)."""
-    jitter_gain: float = 0.01
+    jitter_gain: float = 0.04
     """Standard deviation of a gain per sample and band."""
-    jitter_offset: float = 0.001
+    jitter_offset: float = 0.003
     """Standard deviation of a reflectance offset per sample and band."""
     average: float = 0.995
     """Decay of the exponential average of weights; 0 keeps the last weights."""
