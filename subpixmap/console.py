@@ -143,8 +143,8 @@ def _errors(measured: Mapping[str, Any]) -> str:
     """Total error and R2 at 1 ha of each object, as far as the card has them."""
     told = []
     for name, values in measured.items():
-        if isinstance(values, dict) and "total_error" in values:
-            told.append(f"{name} total {values['total_error']:+.1%}, R2 at 1 ha {values['1 ha']['r2']:.2f}")
+        if isinstance(values, dict) and "total" in values:
+            told.append(f"{name} total {values['total']['error_pct']:+.1f} %, R2 at 1 ha {values['1 ha']['r2']:.2f}")
     return "; ".join(told) or "not stated"
 
 
