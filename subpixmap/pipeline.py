@@ -134,13 +134,10 @@ def run(request: Request) -> Job:
     """Plan, map, count, trend and report into one folder; resumes where it stopped, extends with more years."""
     import psutil
 
-    from subpixmap.mapping.needs import needs, require_fit
+    from subpixmap.mapping.needs import require_fit
     from subpixmap.mapping.runlock import run_lock
 
-    job = settle(request)
-    found = needs(job.plan, job.items)
-    seconds = _arithmetic(job, found, request.workers)
-    console.show_plan(job.plan, job.items, found, seconds=seconds, quiet=request.quiet)
+    job, found, seconds = _settle_and_show(request)
     if request.scheduler is None:
         require_fit(job.plan, found, job.out, worker_limit=psutil.virtual_memory().total / _processes(request.workers))
     with run_lock(job.out), console.run_log(job.out):
@@ -163,13 +160,9 @@ def run(request: Request) -> Job:
 
 def plan(request: Request) -> Job:
     """What a run would read, compute and need. Freezes its items and its plan; maps nothing."""
-    from subpixmap.mapping.needs import needs
     from subpixmap.mapping.runlock import run_lock
 
-    job = settle(request)
-    found = needs(job.plan, job.items)
-    seconds = _arithmetic(job, found, request.workers)
-    console.show_plan(job.plan, job.items, found, seconds=seconds, quiet=request.quiet, to_stdout=True)
+    job, _, _ = _settle_and_show(request, to_stdout=True)
     with run_lock(job.out):
         return freeze(job)
 
@@ -423,6 +416,17 @@ def _require_complete(out: Path, allow_partial: bool) -> None:
             f"{plan.n_tasks - done} of {plan.n_tasks} blocks x periods of {out} are not mapped: `subpixmap map {out}` "
             "goes on, --allow-partial counts what is there"
         )
+
+
+def _settle_and_show(request: Request, *, to_stdout: bool = False) -> tuple[Job, Needs, float]:
+    """The settled job, what it needs, and its seconds of arithmetic; shown before anything is written."""
+    from subpixmap.mapping.needs import needs
+
+    job = settle(request)
+    found = needs(job.plan, job.items)
+    seconds = _arithmetic(job, found, request.workers)
+    console.show_plan(job.plan, job.items, found, seconds=seconds, quiet=request.quiet, to_stdout=to_stdout)
+    return job, found, seconds
 
 
 def _arithmetic(job: Job, found: Needs, workers: int | None) -> float:
