@@ -96,7 +96,7 @@ def train_simulated(
     *,
     bands: Sequence[str] | None = None,
     objects: Sequence[str] | None = None,
-    places: int = 1200,
+    places: int = 2000,
     held_out: int = 150,
     config: TrainConfig | None = None,
     width: int = 128,

@@ -35,7 +35,7 @@ FloatArray = NDArray[np.floating]
 class TrainConfig:
     """Everything that decides the weights besides the patches."""
 
-    steps: int = 2200
+    steps: int = 7500
     batch: int = 8
     """Samples a step; a sample is one acquisition of one place."""
     crop: int = 40
@@ -53,6 +53,8 @@ class TrainConfig:
     """Of the squared error of block means, which keeps sums right where pixels are uncertain."""
     block: int = 8
     """Pixels a side of such a block."""
+    sample_weight: float = 4.0
+    """Of the squared error of sample means: a scene is seen under one sky, so its errors are shared and add up."""
     present_above: float = 0.25
     """A reference pixel with more objects is a presence."""
     jitter_brightness: float = 0.1
@@ -62,7 +64,7 @@ class TrainConfig:
     """Standard deviation of a gain per sample and band."""
     jitter_offset: float = 0.003
     """Standard deviation of a reflectance offset per sample and band."""
-    average: float = 0.995
+    average: float = 0.998
     """Decay of the exponential average of weights; 0 keeps the last weights."""
     seed: int = 0
     threads: int = 0
@@ -243,12 +245,17 @@ def loss_terms(output: Tensor, batch: Batch, scale: Tensor, config: TrainConfig)
     present = (batch.count > config.present_above).to(logit.dtype)
     entropy = F.binary_cross_entropy_with_logits(logit, present, reduction="none") * batch.weight
     mse, ce = error.square().sum() / pixels, entropy.sum() / pixels
-    # Means over what is labelled of a block; blocks hardly labelled count less.
-    share = F.avg_pool2d(batch.weight, config.block)
-    means = F.avg_pool2d(error, config.block) / share.clamp_min(1e-6)
-    blocks = (means.square() * share).sum() / (share.sum().clamp_min(1e-6) * density.shape[1])
-    loss = config.mse_weight * (mse + config.block_weight * blocks) + (1 - config.mse_weight) * ce
-    return {"loss": loss, "mse": mse.detach(), "ce": ce.detach(), "block": blocks.detach()}
+    block, sample = (_square_of_means(error, batch.weight, px) for px in (config.block, density.shape[-1]))
+    sums = config.block_weight * block + config.sample_weight * sample
+    loss = config.mse_weight * (mse + sums) + (1 - config.mse_weight) * ce
+    return {"loss": loss, "mse": mse.detach(), "ce": ce.detach(), "block": block.detach(), "sample": sample.detach()}
+
+
+def _square_of_means(error: Tensor, weight: Tensor, px: int) -> Tensor:
+    """Mean square of the errors of means over `px` x `px` pixels, where labelled; hardly labelled blocks count less."""
+    share = F.avg_pool2d(weight, px)
+    means = F.avg_pool2d(error, px) / share.clamp_min(1e-6)
+    return (means.square() * share).sum() / (share.sum().clamp_min(1e-6) * error.shape[1])
 
 
 def _matching(patches: Patches, card: Card, config: TrainConfig) -> Patches:
