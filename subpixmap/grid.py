@@ -170,42 +170,6 @@ class Block:
                 yield Window(row, col, CHUNK, CHUNK)
 
 
-def blocks_touching(geometry: BaseGeometry, lattice: Lattice, size: int) -> list[Block]:
-    """Blocks that a geometry (in the lattice's CRS) touches and the zone owns a pixel of, in row-major order."""
-    return [
-        block
-        for window in _cells(geometry, lattice, size)
-        if owned(lattice, (block := Block(lattice, window.row // size, window.col // size, size)).window).any()
-    ]
-
-
-def chunks_touching(geometry: BaseGeometry, block: Block) -> list[Window]:
-    """Inner chunks of a block that a geometry (in the lattice's CRS) touches and the zone owns a pixel of."""
-    shapely.prepare(geometry)
-    return [
-        chunk
-        for chunk in block.chunks()
-        if geometry.intersects(shapely.box(*block.lattice.bounds(chunk))) and owned(block.lattice, chunk).any()
-    ]
-
-
-def _cells(geometry: BaseGeometry, lattice: Lattice, size: int) -> Iterator[Window]:
-    """Cells of `size` pixels that a geometry touches; parts are walked one by one, so far islands stay cheap."""
-    if geometry.is_empty:
-        return
-    found: set[tuple[int, int]] = set()
-    for part in getattr(geometry, "geoms", [geometry]):
-        extent = lattice.window(part.bounds).aligned(size)
-        rows = range(extent.row, extent.row + extent.height, size)
-        cols = range(extent.col, extent.col + extent.width, size)
-        cells = [Window(row, col, size, size) for row in rows for col in cols]
-        boxes = shapely.box(*np.array([lattice.bounds(cell) for cell in cells]).T)
-        shapely.prepare(part)
-        found |= {(c.row, c.col) for c, hit in zip(cells, shapely.intersects(part, boxes), strict=True) if hit}
-    for row, col in sorted(found):
-        yield Window(row, col, size, size)
-
-
 def utm_epsg(lon: NDArray[np.floating], lat: NDArray[np.floating]) -> NDArray[np.int64]:
     """EPSG code of the UTM zone that owns each place.
 

@@ -5,18 +5,7 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subpixmap.grid import (
-    CHUNK,
-    Block,
-    Lattice,
-    Window,
-    blocks_touching,
-    chunks_touching,
-    owned,
-    project,
-    transformer,
-    utm_epsg,
-)
+from subpixmap.grid import Block, Lattice, Window, owned, project, transformer, utm_epsg
 
 ZONE_51 = Lattice(32651)
 
@@ -113,25 +102,6 @@ def test_every_place_beside_a_seam_is_owned_by_one_zone():
 def test_ownership_inside_a_strip_needs_no_mask():
     x, y = transformer(4326, 32651).transform(123.0, 10.0)
     assert owned(ZONE_51, ZONE_51.window((x, y, x + 1000, y + 1000))).all()
-
-
-def test_blocks_are_the_same_for_any_region_and_cover_it():
-    x, y = transformer(4326, 32651).transform(123.0, 10.0)
-    small = shapely.box(x, y, x + 3_000, y + 3_000)
-    large = shapely.box(x - 20_000, y - 20_000, x + 20_000, y + 20_000)
-    blocks = blocks_touching(small, ZONE_51, 512)
-    assert set(blocks) <= set(blocks_touching(large, ZONE_51, 512))
-    covered = shapely.union_all([shapely.box(*ZONE_51.bounds(b.window)) for b in blocks])
-    assert covered.contains(small)
-    chunks = [chunk for b in blocks for chunk in chunks_touching(small, b)]
-    assert shapely.union_all([shapely.box(*ZONE_51.bounds(c)) for c in chunks]).contains(small)
-    assert len(chunks) < len(blocks) * 4
-
-
-def test_far_islands_do_not_pull_in_the_sea_between_them():
-    x, y = transformer(4326, 32651).transform(123.0, 10.0)
-    islands = shapely.union_all([shapely.box(x, y, x + 100, y + 100), shapely.box(x, y + 4e5, x + 100, y + 4e5 + 100)])
-    assert len(blocks_touching(islands, ZONE_51, CHUNK)) <= 8
 
 
 def test_a_block_must_be_whole_chunks():

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import fields, replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import shapely
 from mapping_data import region_of, tiny, tiny_model
 
 from subpixmap.errors import InputError, Refused, VerificationFailed
-from subpixmap.grid import CHUNK, Block, Lattice, Window, blocks_touching, chunks_touching, owned, project
+from subpixmap.grid import CHUNK, Block, Lattice, Window, owned, project
 from subpixmap.mapping.layout import plan_zones
 from subpixmap.mapping.plan import Recipe, items_by_period, read_plan, require_same, write_plan
 from subpixmap.scenes.radiometry import MaskRule
@@ -27,15 +28,41 @@ def box(lattice, x, y, width, height):
     return project(outline, lattice.epsg, 4326)
 
 
-def test_blocks_and_chunks_are_those_of_the_grid():
+def touched(lattice, geometry, size):
+    """Squares of `size` pixels that a geometry touches and the zone owns a pixel of, looked at one by one."""
+    extent = lattice.window(geometry.bounds).aligned(size)
+    corners = product(*(range(at, at + n, size) for at, n in zip((extent.row, extent.col), extent.shape, strict=True)))
+    squares = [Window(row, col, size, size) for row, col in corners]
+    near = [w for w in squares if geometry.intersects(shapely.box(*lattice.bounds(w)))]
+    return [w for w in near if owned(lattice, w).any()]
+
+
+@pytest.mark.parametrize("x", [301000, 168000], ids=["inside", "at 120 E"])
+def test_blocks_and_chunks_are_those_that_the_region_touches(x):
     lattice = Lattice(32651)
-    geometry = shapely.union(box(lattice, 301000, 1200500, 9000, 4000), box(lattice, 330000, 1190000, 30, 30))
-    (zone,) = plan_zones(geometry, {32651: lattice}, 10.0, 512).values()
+    geometry = shapely.union(box(lattice, x, 1200500, 9000, 4000), box(lattice, x + 29000, 1190000, 30, 30))
+    zone = plan_zones(geometry, {32651: lattice}, 10.0, 512)[32651]
     local = project(geometry, 4326, 32651)
-    assert [one.block for one in zone.blocks] == blocks_touching(local, lattice, 512)
-    for one in zone.blocks:
-        assert list(one.chunks) == chunks_touching(local, one.block)
+    assert [one.block.window for one in zone.blocks] == touched(lattice, local, 512)
+    assert {chunk for one in zone.blocks for chunk in one.chunks} == set(touched(lattice, local, CHUNK))
     assert {"extent": zone.extent.aligned(512)} == {"extent": zone.extent}
+
+
+def test_blocks_are_the_same_for_any_region_and_cover_it():
+    lattice = Lattice(32651)
+    small = shapely.segmentize(shapely.box(123.0, 10.0, 123.03, 10.03), 0.01)
+    (zone,) = plan_zones(small, {}, 10.0, 512).values()
+    (larger,) = plan_zones(shapely.box(122.8, 9.8, 123.2, 10.2), {}, 10.0, 512).values()
+    assert {one.block for one in zone.blocks} < {one.block for one in larger.blocks}
+    chunks = [shapely.box(*lattice.bounds(chunk)) for one in zone.blocks for chunk in one.chunks]
+    assert shapely.union_all(chunks).contains(project(small, 4326, 32651))
+    assert len(chunks) < len(zone.blocks) * 4
+
+
+def test_far_islands_do_not_pull_in_the_sea_between_them():
+    islands = shapely.union(shapely.box(123.0, 10.0, 123.001, 10.001), shapely.box(123.0, 14.0, 123.001, 14.001))
+    (zone,) = plan_zones(islands, {}, 10.0, CHUNK).values()
+    assert len(zone.blocks) <= 8
 
 
 @pytest.mark.parametrize(("lon", "lat"), [(120.0, 10.5), (126.0, -0.03), (6.0, 45.0), (3.0, 60.0), (9.0, 78.0)])

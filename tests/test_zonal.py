@@ -13,7 +13,8 @@ from subpixmap.counts.polygons import prepare_units
 from subpixmap.counts.table import COLUMNS, FLAGS, Facts
 from subpixmap.counts.zonal import MapBlock
 from subpixmap.errors import InputError
-from subpixmap.grid import Block, Lattice, Window, blocks_touching, chunks_touching, owned, project
+from subpixmap.grid import Block, Lattice, Window, owned
+from subpixmap.mapping.layout import plan_zones
 from subpixmap.periods import Period
 
 ZONE51 = Lattice(32651, 10.0)
@@ -287,16 +288,14 @@ def seam():
     """Both zones' blocks around 120 E, each computing only what it owns; one object per pixel."""
     region = shapely.box(119.96, 10.48, 120.04, 10.54)
     blocks = []
-    for epsg in (32650, 32651):
-        lattice = Lattice(epsg, 10.0)
-        flat = project(shapely.segmentize(region, 0.005), 4326, epsg)
-        for block in blocks_touching(flat, lattice, 512):
-            chunks = chunks_touching(flat, block)
+    for zone in plan_zones(shapely.segmentize(region, 0.005), {}, 10.0, 512).values():
+        for plan in zone.blocks:
+            block = plan.block
             count = np.full((1, *block.window.shape), np.nan)
-            for chunk in chunks:
+            for chunk in plan.chunks:
                 count[0][chunk.slices(block.window)] = 1.0
-            count[0][~owned(lattice, block.window)] = np.nan
-            blocks.append(map_block(block, {"2018": count}, chunks))
+            count[0][~owned(zone.lattice, block.window)] = np.nan
+            blocks.append(map_block(block, {"2018": count}, plan.chunks))
     return blocks
 
 
