@@ -1,7 +1,16 @@
 import pytest
 import torch
 
-from subpixmap.model.net import DensityNet, fold, measure_halo, n_parameters
+from subpixmap.model.net import (
+    Averaged,
+    DensityNet,
+    StridedNet,
+    fold,
+    measure_halo,
+    n_parameters,
+    turned,
+    turned_back,
+)
 
 
 def lively(net: DensityNet, seed: int = 0) -> DensityNet:
@@ -64,3 +73,52 @@ def test_training_reaches_every_parameter() -> None:
     net = DensityNet(4, 2, width=8, mid=4, blocks=2)
     net(torch.rand(2, 4, 12, 12)).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_turns_and_members_are_averaged() -> None:
+    torch.manual_seed(4)
+    members = [lively(DensityNet(3, 2, width=8, mid=4, blocks=1), seed=k) for k in range(3)]
+    x = torch.rand(2, 3, 15, 19)
+    with torch.inference_mode():
+        plain = Averaged(members)(x)
+        assert torch.allclose(plain, sum(net(x) for net in members) / 3, atol=1e-6)
+        net = Averaged(members, turns=True)
+        there = net(x)
+        assert not torch.allclose(there, plain, atol=1e-3)
+        for turn, mirror in [(1, False), (2, True), (3, True), (0, True)]:
+            again = turned_back(net(turned(x, turn, mirror)), turn, mirror)
+            assert torch.allclose(again, there, atol=1e-5)
+        assert torch.allclose(fold(net)(x), there, atol=1e-5)
+    assert measure_halo(net) == members[0].halo
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fold(net).modules())
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(32, 32), (37, 50)])
+def test_strided_has_the_same_inputs_and_outputs(rows: int, cols: int) -> None:
+    torch.manual_seed(5)
+    net = StridedNet(4, 2, width=16, halo=5, mean=[0.1] * 4, std=[0.05] * 4)
+    x = torch.rand(2, 4, rows, cols)
+    x[:, 1, 3, 4] = torch.nan
+    out = net(x)
+    assert out.shape == (2, 2, 2, rows - 10, cols - 10) == DensityNet(4, 2, width=8, mid=4, blocks=3)(x).shape
+    assert torch.isfinite(out).all()
+    out.square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+def test_strided_output_lies_where_its_input_does() -> None:
+    # With equal weights the response to a bright pixel is symmetric about it, on the mean over the phases of a stride.
+    net = StridedNet(1, 1, width=8, halo=0).eval()
+    for weight in net.parameters():
+        if weight.ndim == 4:
+            torch.nn.init.constant_(weight, 0.01)
+    position = torch.arange(112.0)
+    offsets = []
+    for at in range(48, 56):
+        x = torch.zeros(1, 1, 112, 112)
+        x[0, 0, at, 50] = 1.0
+        with torch.inference_mode():
+            rows = (net(x) - net(0 * x))[0, 0, 0].sum(dim=1)
+        offsets.append(float((rows * position).sum() / rows.sum()) - at)
+    assert max(map(abs, offsets)) < 4
+    assert sum(offsets) / 8 == pytest.approx(0, abs=0.05)

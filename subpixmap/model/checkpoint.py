@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from subpixmap.errors import InputError
-from subpixmap.model.net import DensityNet, fold, measure_halo
+from subpixmap.model.net import Averaged, DensityNet, fold, measure_halo
 
 EVIDENCE = ("simulated", "degraded-aerial", "sentinel-2")
 MEASURES = ("count", "occupancy")
@@ -58,6 +58,10 @@ class Card:
     blocks: int = 6
     halo: int = 8
     """Receptive radius, pixels; measured again when a checkpoint is loaded."""
+    members: int = 1
+    """Networks whose mean is the prediction."""
+    turns: bool = False
+    """Whether each sees its input in all eight turns and mirrors."""
     calibration: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Object -> (background, slope): count = (raw - background) * slope. Missing: (0, 1)."""
     presence_threshold: float = 0.5
@@ -87,8 +91,8 @@ class Card:
             raise InputError(f"card {self.name!r}: calibration of objects it does not count: {sorted(unknown)}")
         if self.evidence not in EVIDENCE or not set(self.measure.values()) <= set(MEASURES):
             raise InputError(f"card {self.name!r}: evidence must be one of {EVIDENCE} and measures of {MEASURES}")
-        if not self.resolution > 0 or min(self.width, self.mid, self.blocks) < 1:
-            raise InputError(f"card {self.name!r}: resolution, width, mid and blocks must be positive")
+        if not self.resolution > 0 or min(self.width, self.mid, self.blocks, self.members) < 1:
+            raise InputError(f"card {self.name!r}: resolution, width, mid, blocks and members must be positive")
 
     @property
     def object_names(self) -> tuple[str, ...]:
@@ -100,7 +104,8 @@ class Card:
         """Floating point operations of the network for one output pixel."""
         block = 2 * self.width * self.mid + 9 * self.mid**2
         heads = 9 * self.width * 2 * len(self.objects)
-        return 2.0 * (9 * len(self.bands) * self.width + self.width**2 + self.blocks * block + heads)
+        times = self.members * (8 if self.turns else 1)
+        return 2.0 * times * (9 * len(self.bands) * self.width + self.width**2 + self.blocks * block + heads)
 
     def to_json(self) -> str:
         """The canonical text that is hashed and stored."""
@@ -123,8 +128,13 @@ class Card:
             fields["calibration"] = {k: (float(b), float(s)) for k, (b, s) in fields["calibration"].items()}
         return cls(**fields)
 
-    def build_net(self) -> DensityNet:
+    def build_net(self) -> DensityNet | Averaged:
         """An untrained network of this card's shape and scaling."""
+        members = [self.build_member() for _ in range(self.members)]
+        return members[0] if (self.members, self.turns) == (1, False) else Averaged(members, turns=self.turns)
+
+    def build_member(self) -> DensityNet:
+        """One of its networks."""
         return DensityNet(
             len(self.bands),
             len(self.objects),
@@ -140,7 +150,7 @@ class Card:
 class Model:
     """A network with its card."""
 
-    net: DensityNet
+    net: DensityNet | Averaged
     card: Card
     sha256: str
     """Over card and tensors."""
@@ -148,12 +158,12 @@ class Model:
     """Measured receptive radius, pixels."""
 
     @classmethod
-    def of(cls, net: DensityNet, card: Card) -> Model:
+    def of(cls, net: DensityNet | Averaged, card: Card) -> Model:
         """A model that is not on disk, in evaluation mode."""
         return cls(net.eval(), card, _sha256(card.to_json(), _tensors(net)), measure_halo(net))
 
     @cached_property
-    def folded(self) -> DensityNet:
+    def folded(self) -> DensityNet | Averaged:
         """The network for inference."""
         return fold(self.net)
 
@@ -161,7 +171,7 @@ class Model:
         return ("subpixmap.Model", self.sha256)
 
 
-def save_model(path: str | Path, net: DensityNet, card: Card) -> Model:
+def save_model(path: str | Path, net: DensityNet | Averaged, card: Card) -> Model:
     """Write FILE.safetensors and FILE.card.json, whole or not at all; return the model.
 
     Raises
@@ -272,7 +282,7 @@ def _json_of(path: Path) -> Any:
         raise InputError(f"{path}: not JSON ({error}); delete it, the card is inside the model file too") from error
 
 
-def _tensors(net: DensityNet) -> dict[str, torch.Tensor]:
+def _tensors(net: DensityNet | Averaged) -> dict[str, torch.Tensor]:
     return {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items() if not k.endswith(_BATCH_COUNTER)}
 
 

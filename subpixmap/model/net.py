@@ -1,7 +1,8 @@
 """The network: reflectance in, objects per pixel and presence out, at full resolution throughout.
 
-Every convolution is unpadded, so an output pixel depends on its receptive field and on nothing else: a tile computes
-exactly what a whole image would.
+Every convolution of `DensityNet` is unpadded, so an output pixel depends on its receptive field and on nothing else: a
+tile computes exactly what a whole image would. `Averaged` is the mean of several of them, over the eight turns and
+mirrors if asked. `StridedNet` is what they are compared with.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import copy
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -92,17 +94,149 @@ class DensityNet(nn.Module):
         Index 0 of the second axis is density (objects per pixel, linear, may be negative), index 1 the presence logit.
         What is not finite becomes the training mean.
         """
-        x = (reflectance - self.mean) * self.scale
-        x = torch.where(torch.isfinite(x), x, torch.zeros((), dtype=x.dtype, device=x.device))
+        x = _normalised(reflectance, self.mean, self.scale)
         x = self.bn(self.stem(x.contiguous(memory_format=torch.channels_last))).relu_()
         for block in self.blocks:
             x = block(x)
         return self.heads(x).unflatten(1, (2, self.n_objects))
 
 
-def fold(net: DensityNet) -> DensityNet:
+class Averaged(nn.Module):
+    """Mean of several networks of one shape, each over the eight turns and mirrors of its input if asked.
+
+    Parameters
+    ----------
+    members
+        Networks trained apart.
+    turns
+        Average over the four quarter turns of the input and of its mirror image, each turned back: north then means
+        nothing to the prediction, which costs eight times as much.
+    """
+
+    def __init__(self, members: Sequence[DensityNet], *, turns: bool = False) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.turns = turns
+        self.n_bands, self.n_objects, self.halo = members[0].n_bands, members[0].n_objects, members[0].halo
+
+    def forward(self, reflectance: Tensor) -> Tensor:
+        """As `DensityNet.forward`: the mean of densities and of presence logits."""
+        views = [(turn, mirror) for mirror in (False, True) for turn in range(4)] if self.turns else [(0, False)]
+        outputs = [
+            turned_back(net(turned(reflectance, turn, mirror)), turn, mirror)
+            for turn, mirror in views
+            for net in self.members
+        ]
+        return torch.stack(outputs).mean(dim=0)
+
+
+class StridedNet(nn.Module):
+    """The baseline of the article in kind: down-sampling to 1/8, an atrous pyramid, bilinear upsampling (DeepLab).
+
+    Parameters
+    ----------
+    n_bands, n_objects, mean, std
+        As in `DensityNet`, with which it shares inputs and heads.
+    width
+        Features from the second stage on; the first has half of them. 128 gives 1.2 M parameters.
+    halo
+        Pixels of context that the input has on every side; convolutions are padded, so any number does.
+    rates
+        Dilations of the pyramid, in pixels of the coarsest stage.
+
+    References
+    ----------
+    Chen et al., Rethinking atrous convolution for semantic image segmentation, 2017, arXiv 1706.05587: here with plain
+    residual blocks trained from scratch, as there are no weights for these bands.
+    """
+
+    def __init__(
+        self,
+        n_bands: int,
+        n_objects: int,
+        *,
+        width: int = 128,
+        halo: int = 8,
+        rates: Sequence[int] = (1, 2, 4),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_bands, self.n_objects, self.halo = n_bands, n_objects, halo
+        self.down = nn.Sequential(
+            _convolved(n_bands, width // 2, size=4, stride=2),
+            _convolved(width // 2, width, size=4, stride=2),
+            Residual(width),
+        )
+        self.coarse = nn.Sequential(_convolved(width, width, size=4, stride=2), Residual(width))
+        self.pyramid = nn.ModuleList([_convolved(width, width // 2, size=1)])
+        self.pyramid.extend(_convolved(width, width // 2, dilation=rate) for rate in rates)
+        self.joined = _convolved(width // 2 * (1 + len(rates)), width, size=1)
+        self.heads = nn.Conv2d(width, 2 * n_objects, 3, padding=1, padding_mode="replicate")
+        self.register_buffer("mean", _per_band(mean, 0.0, n_bands), persistent=False)
+        self.register_buffer("scale", 1 / _per_band(std, 1.0, n_bands), persistent=False)
+        self.mean: Tensor
+        self.scale: Tensor
+
+    def forward(self, reflectance: Tensor) -> Tensor:
+        """As `DensityNet.forward`."""
+        x = _normalised(reflectance, self.mean, self.scale)
+        rows, cols = x.shape[-2:]
+        x = F.pad(x, (0, -cols % 8, 0, -rows % 8), mode="replicate")
+        whole, h = x.shape[-2:], self.halo
+        x = self.coarse(self.down(x.contiguous(memory_format=torch.channels_last)))
+        x = self.heads(self.joined(torch.cat([branch(x) for branch in self.pyramid], dim=1)))
+        x = F.interpolate(x, size=whole, mode="bilinear", align_corners=False)
+        return x[:, :, h : rows - h, h : cols - h].unflatten(1, (2, self.n_objects))
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions with a skip (He et al. 2016)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = _convolved(width, width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, width, y, x) -> the same shape."""
+        return (x + self.bn2(self.conv2(self.conv1(x)))).relu()
+
+
+def turned(x: Tensor, turn: int, mirror: bool) -> Tensor:
+    """(..., y, x) by quarter turns, then mirrored."""
+    x = torch.rot90(x, turn, (-2, -1))
+    return x.flip(-1) if mirror else x
+
+
+def turned_back(x: Tensor, turn: int, mirror: bool) -> Tensor:
+    """What undoes `turned`."""
+    return torch.rot90(x.flip(-1) if mirror else x, -turn, (-2, -1))
+
+
+def fold(net: DensityNet | Averaged) -> DensityNet | Averaged:
     """A copy for inference: batch normalisation folded into the convolutions, channels last, no gradients."""
     net = copy.deepcopy(net).eval().requires_grad_(False)
+    for member in net.modules():
+        if isinstance(member, DensityNet):
+            _fold_batch_norms(member)
+    return net.to(memory_format=torch.channels_last)
+
+
+def measure_halo(net: DensityNet | Averaged) -> int:
+    """Pixels by which the output shrinks on every side; without padding this is the receptive radius."""
+    side = 2 * net.halo + 9
+    with torch.inference_mode():
+        out = copy.deepcopy(net).eval()(torch.zeros(1, net.n_bands, side, side))
+    return int(side - out.shape[-1]) // 2
+
+
+def n_parameters(net: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in net.parameters())
+
+
+def _fold_batch_norms(net: DensityNet) -> None:
     for module, pairs in [(net, [("stem", "bn")])] + [
         (block, [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("conv_skip", "bn_skip")])
         for block in net.blocks
@@ -111,20 +245,18 @@ def fold(net: DensityNet) -> DensityNet:
             if isinstance(getattr(module, bn), nn.BatchNorm2d):
                 setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, bn)))
                 setattr(module, bn, nn.Identity())
-    return net.to(memory_format=torch.channels_last)
 
 
-def measure_halo(net: DensityNet) -> int:
-    """Pixels by which the output shrinks on every side; without padding this is the receptive radius."""
-    side = 2 * net.halo + 9
-    with torch.inference_mode():
-        out = copy.deepcopy(net).eval()(torch.zeros(1, net.n_bands, side, side))
-    return (side - out.shape[-1]) // 2
+def _convolved(n_in: int, n_out: int, *, size: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Padded convolution, batch normalisation, ReLU. At a stride of 2 a size of 4 keeps the image in its place."""
+    conv = nn.Conv2d(n_in, n_out, size, stride, dilation * ((size - 1) // 2), dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(n_out), nn.ReLU(inplace=True))
 
 
-def n_parameters(net: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(p.numel() for p in net.parameters())
+def _normalised(reflectance: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Zero mean and unit variance; what is not finite becomes the training mean."""
+    x = (reflectance - mean) * scale
+    return torch.where(torch.isfinite(x), x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
 def _per_band(values: Sequence[float] | None, default: float, n_bands: int) -> Tensor:
