@@ -12,7 +12,15 @@ from mapping_data import tiny
 from subpixmap.errors import VerificationFailed
 from subpixmap.mapping.ledger import Record, array_sha256, write_record
 from subpixmap.mapping.plan import write_plan
-from subpixmap.mapping.store import create_map, map_path, open_map, read_block, shard_paths, write_block
+from subpixmap.mapping.store import (
+    create_map,
+    map_path,
+    open_map,
+    read_block,
+    read_periods,
+    shard_paths,
+    write_block,
+)
 
 # rasterio and rioxarray still multiply Affine with `*`, which the affine package announces to drop.
 affine_star = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
@@ -58,6 +66,25 @@ def test_what_is_written_is_read(made):
             np.testing.assert_array_equal(got[name], expected[name])
             assert got[name].dtype == expected[name].dtype
             assert array_sha256(got[name]) == array_sha256(expected[name])
+
+
+def test_only_the_arrays_and_chunks_that_are_wanted_are_read(made):
+    out, plan = made
+    block = next(iter(plan.zones.values())).blocks[0].block
+    for seed, period in enumerate(("2021", "2022")):
+        write_block(out, block, period, arrays_of(block, seed=seed))
+    for path in shard_paths(out, block, "2021")[1:3]:  # presence and sd_over_dates: not looked at
+        path.unlink()
+    chunks = list(block.chunks())[1:3]
+    found = list(read_periods(out, block, ["2022", "2021"], ["n_obs", "count"], chunks=chunks))
+    for arrays, seed in zip(found, (1, 0), strict=True):
+        assert list(arrays) == ["n_obs", "count"]
+        inside = np.zeros(block.window.shape, bool)
+        for chunk in chunks:
+            inside[chunk.slices(block.window)] = True
+        expected = arrays_of(block, seed=seed)
+        np.testing.assert_array_equal(arrays["count"], np.where(inside, expected["count"], np.nan))
+        np.testing.assert_array_equal(arrays["n_obs"], np.where(inside, expected["n_obs"], 0))
 
 
 def test_a_missing_block_is_not_an_empty_one(made):

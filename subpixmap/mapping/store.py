@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from subpixmap.errors import SubpixmapError, VerificationFailed
 from subpixmap.grid import CHUNK, Block, Window
 from subpixmap.mapping.files import sync_file, sync_folder
 from subpixmap.mapping.plan import Plan, Zone, read_plan
+from subpixmap.mapping.shard import read_shard
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,6 +36,8 @@ PER_OBJECT = {
 """Arrays (object, period, y, x) float32."""
 N_OBS = "n_obs"
 """Array (period, y, x) uint16: clear observations that were used."""
+ARRAYS = (*PER_OBJECT, N_OBS)
+"""All of them."""
 _CODEC = ZstdCodec(level=3, checksum=True)  # without the checksum, no flipped bit is ever noticed
 _GRID_MAPPING = "spatial_ref"
 _FORMAT: Any = 3
@@ -254,31 +257,82 @@ def write_block(out: str | os.PathLike[str], block: Block, period: str, arrays: 
         sync_folder(folder)
 
 
-def read_block(out: str | os.PathLike[str], block: Block, period: str) -> dict[str, NDArray[Any]]:
+def read_block(
+    out: str | os.PathLike[str],
+    block: Block,
+    period: str,
+    names: Sequence[str] = ARRAYS,
+    *,
+    chunks: Sequence[Window] | None = None,
+) -> dict[str, NDArray[Any]]:
     """The arrays of one block and period, as `write_block` takes them.
+
+    The parameters and errors are those of `read_periods`.
+    """
+    return next(read_periods(out, block, [period], names, chunks=chunks))
+
+
+def read_periods(
+    out: str | os.PathLike[str],
+    block: Block,
+    periods: Sequence[str],
+    names: Sequence[str] = ARRAYS,
+    *,
+    chunks: Sequence[Window] | None = None,
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Arrays of one block, period by period; the map is opened once for all of them.
+
+    Parameters
+    ----------
+    out
+        The run's folder.
+    block, periods
+        The place; labels of the periods.
+    names
+        Arrays that are read.
+    chunks
+        Inner chunks that are read, all by default; elsewhere the arrays hold NaN (`n_obs` 0).
 
     Raises
     ------
     VerificationFailed
         A shard is missing or damaged.
     """
-    group, at, rows, cols = _place(out, block, period)
-    found = {}
-    for name in (*PER_OBJECT, N_OBS):
-        values = _read(group, name, at, rows, cols, f"block {block.id}, period {period}")
-        found[name] = values[0] if name == N_OBS else values[:, 0]
-    return found
+    group, labels, rows, cols = _block_place(out, block)
+    wanted = tuple(block.chunks()) if chunks is None else tuple(chunks)
+    arrays: dict[str, Any] = {name: group[name] for name in names}
+    for period in periods:
+        at = _period_place(out, labels, period)
+        yield {
+            name: _inner_chunks(array, name, block, at, rows, cols, wanted, f"block {block.id}, period {period}")
+            for name, array in arrays.items()
+        }
+
+
+def _inner_chunks(
+    array: Any, name: str, block: Block, at: int, rows: slice, cols: slice, chunks: Sequence[Window], told: str
+) -> NDArray[Any]:
+    """(object, y, x) or (y, x): inner chunks of one shard."""
+    shard, lead = _shard(array, at, rows, cols), 1 if name == N_OBS else array.shape[0]
+    with _damaged_shard_is_told(shard, told):
+        values = read_shard(shard, lead, block.window, chunks, array.dtype, array.fill_value)
+    return values[0] if name == N_OBS else values
 
 
 def _read(group: zarr.Group, name: str, at: int, rows: slice, cols: slice, told: str) -> NDArray[Any]:
     """One shard, with its period axis: (object, 1, y, x) or (1, y, x)."""
     array: Any = group[name]
-    shard = _shard(array, at, rows, cols)
+    with _damaged_shard_is_told(_shard(array, at, rows, cols), told):
+        one = slice(at, at + 1)
+        return np.asarray(array[(one, rows, cols) if name == N_OBS else (slice(None), one, rows, cols)])
+
+
+@contextlib.contextmanager
+def _damaged_shard_is_told(shard: Path, told: str) -> Iterator[None]:
     if not shard.is_file():
         raise VerificationFailed(f"{shard} is missing ({told}); run subpixmap verify --repair")
     try:
-        one = slice(at, at + 1)
-        return np.asarray(array[(one, rows, cols) if name == N_OBS else (slice(None), one, rows, cols)])
+        yield
     except Exception as error:  # codecs raise errors of many kinds over damaged bytes
         raise VerificationFailed(f"{shard} is damaged ({told}): {error}; run subpixmap verify --repair") from error
 
@@ -323,7 +377,8 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
             name: (there[name].dims, _lazy(out, zone, coords["period"], done, name, there[name]), there[name].attrs)
             for name in (*PER_OBJECT, N_OBS)
         }
-        dataset = xr.Dataset(arrays, coords=coords, attrs={"run_id": plan.run_id, "evidence": plan.model.evidence})
+        attrs = {"run_id": plan.run_id, "evidence": plan.model.evidence, "folder": os.fspath(out)}
+        dataset = xr.Dataset(arrays, coords=coords, attrs=attrs)
         found[epsg] = dataset.rio.write_crs(epsg)
     return found
 
@@ -375,12 +430,21 @@ def _open_zone(out: str | os.PathLike[str], epsg: int) -> zarr.Group:
 
 def _place(out: str | os.PathLike[str], block: Block, period: str) -> tuple[zarr.Group, int, slice, slice]:
     """The zone's group, and where a block and period lie in its arrays."""
+    group, labels, rows, cols = _block_place(out, block)
+    return group, _period_place(out, labels, period), rows, cols
+
+
+def _block_place(out: str | os.PathLike[str], block: Block) -> tuple[zarr.Group, list[str], slice, slice]:
+    """The zone's group, its periods, and where a block lies in its arrays."""
     group = _open_zone(out, block.lattice.epsg)
-    labels = _labels(group)
+    extent = Window(*(int(v) for v in group.attrs["lattice_window"]))  # type: ignore[union-attr, arg-type]
+    return group, _labels(group), *block.window.slices(extent)
+
+
+def _period_place(out: str | os.PathLike[str], labels: Sequence[str], period: str) -> int:
     if period not in labels:
         raise VerificationFailed(f"{map_path(out)} has no period {period}; it has {', '.join(labels)}")
-    extent = Window(*(int(v) for v in group.attrs["lattice_window"]))  # type: ignore[union-attr, arg-type]
-    return group, labels.index(period), *block.window.slices(extent)
+    return labels.index(period)
 
 
 def _require_shape(name: str, values: NDArray[Any], shape: tuple[int, ...]) -> None:
