@@ -10,6 +10,7 @@ from subpixmap.model.calibrate import fit_calibration
 from subpixmap.model.checkpoint import Model
 from subpixmap.model.evaluate import (
     block_means,
+    brief,
     density_errors,
     errors_by_object,
     evaluate,
@@ -109,6 +110,10 @@ def test_evaluate_and_its_table() -> None:
     model, patches = a_model(), some_patches(2, size=24)
     errors = evaluate(model, patches)
     assert errors["places"] == 2
-    assert set(errors["coconut"]) == {"total", "empty_land", "pixel", "1 ha", "4 ha", "presence"}
+    assert set(errors["coconut"]) == {
+        *("total", "intervals_95", "gated_total", "empty_land", "background", "by_density", "presence", "calibration"),
+        *("pixel", "1 ha", "4 ha", "unit"),
+    }
     assert len(table(errors).splitlines()) == 3
+    assert set(brief(errors)["car"]) >= {"total", "1 ha", "calibration"}
     assert HALO == model.halo

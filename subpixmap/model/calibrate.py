@@ -6,15 +6,18 @@ Both are linear at first order, and a linear correction keeps sums of means equa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.errors import InputError
 from subpixmap.model.checkpoint import Model
-from subpixmap.model.evaluate import block_means, predict_patches
+from subpixmap.model.evaluate import predict_patches
 from subpixmap.reference.patches import Patches
+from subpixmap.reference.supports import block_means
 
 FloatArray = NDArray[np.floating]
 
@@ -54,8 +57,36 @@ def fit_calibration(raw: FloatArray, reference: FloatArray, *, side: int = 10) -
 
 
 def calibrate(model: Model, patches: Patches) -> Model:
-    """The same model with a calibration fitted on places that were in neither training nor test."""
+    """The same model with a calibration fitted on places that were in neither training nor test.
+
+    Its card says what it rests on: hectares with and without objects, and a 95 % interval of the slope over places.
+    """
     plain = Model.of(model.net, dataclasses.replace(model.card, calibration={}))
     raw, _, reference = predict_patches(plain, patches)
-    fits = {name: fit_calibration(raw[:, i], reference[:, i]) for i, name in enumerate(model.card.objects)}
-    return Model.of(model.net, dataclasses.replace(model.card, calibration=fits))
+    fits, facts = {}, {}
+    for i, name in enumerate(model.card.objects):
+        try:
+            fits[name] = fit_calibration(raw[:, i], reference[:, i])
+        except InputError as error:
+            raise InputError(f"{name}: {error}; label more of it, or train longer") from error
+        facts[name] = _basis(raw[:, i], reference[:, i], patches.groups)
+    training = {**model.card.training, "calibrated_on": facts}
+    return Model.of(model.net, dataclasses.replace(model.card, calibration=fits, training=training))
+
+
+def _basis(raw: FloatArray, reference: FloatArray, groups: NDArray[np.integer], *, draws: int = 100) -> dict[str, Any]:
+    """Hectares that a calibration rests on, and how far its slope moves when places are drawn anew."""
+    known = block_means(reference, 10)[0]
+    rng, kinds, slopes = np.random.default_rng(0), np.unique(groups), []
+    for _ in range(draws if len(kinds) > 1 else 0):
+        drawn = np.concatenate([np.flatnonzero(groups == kind) for kind in rng.choice(kinds, len(kinds))])
+        with contextlib.suppress(InputError):  # a draw without objects
+            slopes.append(fit_calibration(raw[drawn], reference[drawn])[1])
+    told: dict[str, Any] = {
+        "objects": round(float(np.nansum(reference)), 1),
+        "ha": int(np.isfinite(known).sum()),
+        "empty_ha": int((known == 0).sum()),
+    }
+    if slopes:
+        told["slope_95"] = [round(float(q), 4) for q in np.quantile(slopes, [0.025, 0.975])]
+    return told

@@ -1,25 +1,35 @@
-"""How wrong a model is, by object and by support: pixel, 1 ha, 4 ha, 1 km2.
+"""How wrong a model is, by object and by support: pixel, 1 ha, 4 ha, 1 km2, unit.
 
-Empty land stays in (leaving it out flatters), a block's observed part is compared with the same part of the reference,
-and the total is signed: every published total is too low.
+A block's observed part is compared with the same part of the reference. The numbers themselves are made in `metrics`;
+baselines go through the same functions, in the same run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.model.checkpoint import Model
+from subpixmap.model import metrics
+from subpixmap.model.checkpoint import Card, Model
+from subpixmap.model.metrics import density_errors, presence_errors
 from subpixmap.model.predict import predict_patch
 from subpixmap.reference.patches import Patches
+from subpixmap.reference.supports import SUPPORTS, FloatArray, block_means
 
-SUPPORTS = {"pixel": 1, "1 ha": 10, "4 ha": 20, "1 km2": 100}
-"""Name -> side of a block in pixels of 10 m."""
-
-FloatArray = NDArray[np.floating]
+__all__ = [
+    "SUPPORTS",
+    "block_means",
+    "brief",
+    "density_errors",
+    "errors_by_object",
+    "evaluate",
+    "predict_patches",
+    "presence_errors",
+    "table",
+]
 
 
 def predict_patches(model: Model, patches: Patches) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -33,101 +43,60 @@ def predict_patches(model: Model, patches: Patches) -> tuple[FloatArray, FloatAr
     """
     patches = patches.select_bands(model.card.bands)
     cut = patches.halo - model.halo
+    if cut < 0:
+        raise ValueError(f"patches have a halo of {patches.halo} px, the network needs {model.halo}")
     inner = slice(cut, -cut or None)
-    index = [patches.objects.index(name) for name in model.card.objects]
-    means = []
-    for i, scenes in enumerate(patches.reflectance):
-        valid = patches.valid[i] & patches.labelled[i]
-        total = np.zeros((3, len(index), *valid.shape[1:]), np.float32)
-        for scene, reference, clear in zip(scenes, patches.count[i], valid, strict=True):
-            if clear.any():
-                both = predict_patch(model, scene[:, inner, inner].astype(np.float32))
-                total += np.array([*both, reference[index]]) * clear
-        with np.errstate(invalid="ignore"):  # 0 / 0 is not observed
-            means.append(total / valid.sum(axis=0, dtype=np.float32))
-    count, presence, reference = np.moveaxis(np.array(means), 1, 0)
+    (count, presence), reference = mean_over_dates(
+        lambda scene: np.stack(predict_patch(model, np.ascontiguousarray(scene[:, inner, inner]))),
+        patches,
+        model.card.object_names,
+    )
     return count, presence, reference
 
 
-def block_means(values: FloatArray, side: int, *, least: float = 0.5) -> tuple[FloatArray, FloatArray]:
-    """Mean over the observed pixels of blocks.
+def mean_over_dates(
+    predict: Callable[[NDArray[np.float32]], FloatArray], patches: Patches, objects: Sequence[str]
+) -> tuple[FloatArray, FloatArray]:
+    """Any predictor, acquisition by acquisition, and its mean over the valid ones.
 
     Parameters
     ----------
-    values
-        (..., y, x), NaN where not observed.
-    side
-        Pixels; what is left over at the lower and right edge is dropped.
-    least
-        Blocks observed less than this are dropped (NaN).
+    predict
+        (band, y + 2 halo, x + 2 halo) of one acquisition, with the patches' bands and halo -> (layer, object, y, x).
+    patches
+        What is predicted.
+    objects
+        Names, in the order that `predict` gives.
 
     Returns
     -------
     tuple
-        mean (..., rows, cols), NaN where dropped, and number of observed pixels of the same shape.
+        layers (layer, place, object, y, x) and reference (place, object, y, x); NaN where nothing is known.
     """
-    rows, cols = values.shape[-2] // side, values.shape[-1] // side
-    observed = np.isfinite(values)
-
-    def blocks(a: NDArray[Any]) -> FloatArray:
-        cut = a[..., : rows * side, : cols * side]
-        return np.asarray(cut.reshape(*a.shape[:-2], rows, side, cols, side).sum(axis=(-3, -1), dtype=np.float64))
-
-    number = blocks(observed)
-    total = blocks(np.where(observed, values, 0))
-    enough = number >= max(least * side**2, 1)
-    return np.where(enough, total / np.maximum(number, 1), np.nan), np.where(enough, number, 0)
-
-
-def density_errors(predicted: FloatArray, reference: FloatArray, *, per_ha: float = 100.0) -> dict[str, float]:
-    """Errors of block means.
-
-    Parameters
-    ----------
-    predicted, reference
-        Objects per pixel, equal shapes; NaN in either is left out.
-    per_ha
-        Pixels a hectare; MAE, RMSE and bias are given in objects per hectare.
-
-    Returns
-    -------
-    dict
-        n; mae, rmse, bias (objects per hectare); slope and intercept of the reference on the prediction (a calibrated
-        model has slope 1); r2 = 1 - SSE / SST, NaN if the reference does not vary.
-    """
-    keep = np.isfinite(predicted) & np.isfinite(reference)
-    p, r = predicted[keep].astype(float) * per_ha, reference[keep].astype(float) * per_ha
-    if p.size == 0:
-        return {"n": 0}
-    error, spread = p - r, ((r - r.mean()) ** 2).sum()
-    var = ((p - p.mean()) ** 2).sum()
-    slope = ((p - p.mean()) * (r - r.mean())).sum() / var if var > 0 else np.nan
-    return {
-        "n": int(p.size),
-        "mae": float(np.abs(error).mean()),
-        "rmse": float(np.sqrt((error**2).mean())),
-        "bias": float(error.mean()),
-        "slope": float(slope),
-        "intercept": float(r.mean() - slope * p.mean()),
-        "r2": float(1 - (error**2).sum() / spread) if spread > 0 else float("nan"),
-    }
+    index = [patches.objects.index(name) for name in objects]
+    means = []
+    for i, scenes in enumerate(patches.reflectance):
+        valid = patches.valid[i] & patches.labelled[i]
+        total: Any = 0.0
+        for scene, reference, clear in zip(scenes, patches.count[i], valid, strict=True):
+            if clear.any():
+                layers = predict(scene.astype(np.float32))
+                total = total + np.concatenate([layers, reference[None, index]]).astype(np.float32) * clear
+        with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is not observed
+            means.append(np.where(valid.any(axis=0), total / valid.sum(axis=0, dtype=np.float32), np.nan))
+    layers_at = max((m.shape[0] for m in means if m.ndim == 4), default=2)
+    shape = (layers_at, len(index), *patches.count.shape[3:])
+    every = np.moveaxis(np.stack([np.broadcast_to(m, shape) for m in means]), 1, 0)
+    return every[:-1], every[-1]
 
 
-def presence_errors(predicted: NDArray[np.bool_], reference: NDArray[np.bool_]) -> dict[str, float]:
-    """IoU, precision and recall of presence; NaN where there is nothing to divide by."""
-    both, either = (predicted & reference).sum(), (predicted | reference).sum()
-
-    def ratio(a: Any, b: Any) -> float:
-        return float(a / b) if b else float("nan")
-
-    return {
-        "iou": ratio(both, either),
-        "precision": ratio(both, predicted.sum()),
-        "recall": ratio(both, reference.sum()),
-    }
-
-
-def evaluate(model: Model, patches: Patches, *, supports: Mapping[str, int] | None = None) -> dict[str, Any]:
+def evaluate(
+    model: Model,
+    patches: Patches,
+    *,
+    supports: Mapping[str, int] | None = None,
+    baselines: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """All errors of a model on places it has not seen.
 
     Parameters
@@ -138,26 +107,44 @@ def evaluate(model: Model, patches: Patches, *, supports: Mapping[str, int] | No
         Of places held out; with the model's bands and objects.
     supports
         Name -> side in pixels; default those of `SUPPORTS` that fit into a patch.
+    baselines
+        Name -> fitted baseline, whose `predict` takes (n, band, y, x) reflectance with the patches' halo.
 
     Returns
     -------
     dict
-        Object -> {"total": {...}, "presence": {...}, support: {...}}, plain numbers; and "places", "acquisitions".
+        Object -> {"total": {...}, "presence": {...}, support: {...}, ...}, plain numbers; "places", "acquisitions",
+        "groups", "leakage"; and with baselines "baselines": name -> object -> the same.
     """
     count, presence, reference = predict_patches(model, patches)
-    return {
+    facts: dict[str, Any] = {
         "places": len(patches),
+        "groups": int(patches.groups.max()) + 1,
         "acquisitions": int(patches.valid.shape[1]),
-        **errors_by_object(
-            model.card.object_names,
-            count,
-            reference,
-            presence=presence,
-            threshold=model.card.presence_threshold,
-            present_above=float(model.card.training.get("present_above", 0.25)),
-            supports=supports,
-        ),
     }
+    common: dict[str, Any] = {
+        "supports": supports,
+        "groups": patches.groups,
+        "cover": patches.cover,
+        "covers": patches.covers,
+        "present_above": float(model.card.training.get("present_above", 0.25)),
+    }
+    names = model.card.object_names
+    errors = errors_by_object(
+        names, count, reference, presence=presence, threshold=model.card.presence_threshold, **common
+    )
+    for i, name in enumerate(names):
+        errors[name]["calibration"] = _before_and_after(model.card, name, count[:, i], reference[:, i])
+    facts |= errors
+    if len(names) > 1:
+        facts["leakage"] = metrics.leakage(names, count, reference)
+    if baselines:
+        plain = patches.select_bands(model.card.bands)
+        facts["baselines"] = {
+            name: errors_by_object(names, _predicted(fitted, plain, names), reference, **common)
+            for name, fitted in baselines.items()
+        }
+    return facts
 
 
 def errors_by_object(
@@ -169,6 +156,9 @@ def errors_by_object(
     threshold: float = 0.5,
     present_above: float = 0.25,
     supports: Mapping[str, int] | None = None,
+    groups: NDArray[np.integer] | None = None,
+    cover: NDArray[np.integer] | None = None,
+    covers: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """The errors of `evaluate` from arrays, whatever method made them.
 
@@ -184,44 +174,82 @@ def errors_by_object(
         A pixel is predicted present above the first and present in the reference above the second.
     supports
         As in `evaluate`.
+    groups
+        (place,): places of one number are one unit, and are resampled together.
+    cover, covers
+        Land cover, as in `metrics.background`.
     """
     fits = supports or {k: side for k, side in SUPPORTS.items() if side <= min(count.shape[-2:])}
+    together = np.arange(len(count)) if groups is None else groups
     result: dict[str, dict[str, Any]] = {}
     for i, name in enumerate(objects):
         p, r = count[:, i], reference[:, i]
-        observed = np.isfinite(r)
-        predicted, truth = float(p[observed].sum(dtype=float)), float(r[observed].sum(dtype=float))
-        background = 100 * block_means(p, 10)[0][block_means(r, 10)[0] == 0]
-        result[name] = {
-            "total": {
-                "predicted": predicted,
-                "reference": truth,
-                "error_pct": 100 * (predicted / truth - 1) if truth > 0 else float("nan"),
-            },
-            "empty_land": {
-                "n_ha": int(background.size),
-                "mean_per_ha": float(background.mean()) if background.size else float("nan"),
-                "p99_per_ha": float(np.quantile(background, 0.99)) if background.size else float("nan"),
-            },
+        present = None if presence is None else (presence[:, i] > threshold) & np.isfinite(r)
+        told: dict[str, Any] = {
+            "total": metrics.total_error(p, r),
+            "intervals_95": metrics.intervals(p, r, together),
+            "empty_land": metrics.empty_land(p, r),
+            "background": metrics.background(p, r, present, cover, covers),
+            "by_density": metrics.errors_by_density(p, r),
         }
         for support, side in fits.items():
-            result[name][support] = density_errors(block_means(p, side)[0], block_means(r, side)[0])
-        if presence is not None:
-            result[name]["presence"] = presence_errors(
-                (presence[:, i] > threshold) & observed, (r > present_above) & observed
-            )
+            told[support] = density_errors(block_means(p, side)[0], block_means(r, side)[0])
+        told["unit"] = density_errors(*(_by_group(a, p, r, together) for a in (p, r)))
+        if present is not None:
+            told["presence"] = presence_errors(present, (r > present_above) & np.isfinite(r))
+            told["gated_total"] = metrics.total_error(np.where(present | ~np.isfinite(p), p, 0), r)
+        result[name] = told
     return result
 
 
+def brief(errors: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the errors a card keeps: totals, intervals, supports, empty land, presence, what calibration did."""
+    kept = ("total", "intervals_95", "empty_land", "presence", "unit", "calibration", *SUPPORTS)
+    return {
+        name: {key: value[key] for key in kept if key in value} if _is_object(value) else value
+        for name, value in errors.items()
+        if name not in ("baselines", "leakage")
+    }
+
+
 def table(errors: Mapping[str, Any], support: str = "1 ha") -> str:
-    """A few lines for a person."""
-    lines = ["object      reference    total   MAE/ha     R2  slope  empty/ha   IoU"]
-    for name, e in errors.items():
-        if isinstance(e, Mapping):
-            at, nan = e.get(support, {}), float("nan")
-            lines.append(
-                f"{name:<10} {e['total']['reference']:>10.0f} {e['total']['error_pct']:>+7.1f}% "
-                f"{at.get('mae', nan):>8.2f} {at.get('r2', nan):>6.3f} {at.get('slope', nan):>6.3f} "
-                f"{e['empty_land']['mean_per_ha']:>9.3f} {e.get('presence', {}).get('iou', nan):>5.2f}"
-            )
+    """A few lines for a person: the model's objects, and those of the baselines below."""
+    lines = [f"{'object':<22}  reference    total   MAE/ha     R2  slope  empty/ha   IoU"]
+    rows = {name: e for name, e in errors.items() if _is_object(e)}
+    for baseline, by_object in errors.get("baselines", {}).items():
+        rows |= {f"{name} ({baseline})": e for name, e in by_object.items()}
+    nan = float("nan")
+    for name, e in rows.items():
+        at = e.get(support, {})
+        lines.append(
+            f"{name:<22} {e['total']['reference']:>10.0f} {e['total']['error_pct']:>+7.1f}% "
+            f"{at.get('mae', nan):>8.2f} {at.get('r2', nan):>6.3f} {at.get('slope', nan):>6.3f} "
+            f"{e['empty_land']['mean_per_ha']:>9.3f} {e.get('presence', {}).get('iou', nan):>5.2f}"
+        )
     return "\n".join(lines)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping) and "total" in value
+
+
+def _before_and_after(card: Card, name: str, count: FloatArray, reference: FloatArray) -> dict[str, dict[str, float]]:
+    """What calibration did: errors on mixes of densities and on empty land, without it and with it."""
+    background, slope = card.calibration.get(name, (0.0, 1.0))
+    raw = count / slope + background
+    return {"before": metrics.mixes(raw, reference), "after": metrics.mixes(count, reference)}
+
+
+def _predicted(fitted: Any, patches: Patches, objects: Sequence[str]) -> FloatArray:
+    """(place, object, y, x) of a baseline."""
+    layers, _ = mean_over_dates(lambda scene: np.asarray(fitted.predict(scene[None])), patches, objects)
+    return layers[0]
+
+
+def _by_group(values: FloatArray, p: FloatArray, r: FloatArray, groups: NDArray[np.integer]) -> FloatArray:
+    """Mean of every group over what is observed in both."""
+    known = np.isfinite(p) & np.isfinite(r)
+    number = np.bincount(groups, known.sum(axis=(1, 2)))
+    total = np.bincount(groups, np.where(known, values, 0).sum(axis=(1, 2), dtype=float))
+    with np.errstate(invalid="ignore"):  # 0 / 0: a unit that nobody saw
+        return np.asarray(total / number)

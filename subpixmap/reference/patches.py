@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +35,12 @@ class Patches:
     """(place, y, x): every object of the pixel is in the reference; elsewhere the count is not known, not zero."""
     bands: tuple[str, ...]
     objects: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    """Of the places; those that belong together (tiles of an area) share one. Empty: each stands by itself."""
+    cover: NDArray[np.uint8] | None = None
+    """(place, y, x): land cover, an index into `covers`; None where it is not known."""
+    covers: tuple[str, ...] = ()
+    """Names of land covers."""
 
     def __post_init__(self) -> None:
         places, acquisitions = self.reflectance.shape[:2]
@@ -49,6 +55,10 @@ class Patches:
         for name, shape in expected.items():
             if getattr(self, name).shape != shape or halo < 0:
                 raise InputError(f"patches: {name} has shape {getattr(self, name).shape}, want {shape}")
+        if self.names and len(self.names) != places:
+            raise InputError(f"patches: {len(self.names)} names for {places} places")
+        if self.cover is not None and self.cover.shape != (places, y, x):
+            raise InputError(f"patches: cover has shape {self.cover.shape}, want {(places, y, x)}")
 
     def __len__(self) -> int:
         return len(self.count)
@@ -63,11 +73,19 @@ class Patches:
         """Rows of the reference, pixels."""
         return int(self.count.shape[-2])
 
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """(place,): number of the name that a place shares with others."""
+        known = {name: i for i, name in enumerate(dict.fromkeys(self.names))}
+        return np.array([known[name] for name in self.names] if self.names else range(len(self)), np.int64)
+
     def take(self, places: slice | ArrayLike) -> Patches:
         """Some of the places."""
         index = places if isinstance(places, slice) else np.asarray(places)
         arrays = {name: getattr(self, name)[index] for name in _ARRAYS}
-        return Patches(**arrays, bands=self.bands, objects=self.objects)
+        names = tuple(np.array(self.names, object)[index]) if self.names else ()
+        cover = None if self.cover is None else self.cover[index]
+        return Patches(**arrays, bands=self.bands, objects=self.objects, names=names, cover=cover, covers=self.covers)
 
     def select_bands(self, bands: Sequence[str]) -> Patches:
         """The same with some bands only, in the order given."""
@@ -76,7 +94,7 @@ class Patches:
         if tuple(bands) == self.bands:
             return self
         index = [self.bands.index(band) for band in bands]
-        return Patches(self.reflectance[:, :, index], self.valid, self.count, self.labelled, tuple(bands), self.objects)
+        return replace(self, reflectance=self.reflectance[:, :, index], bands=tuple(bands))
 
     def save(self, folder: str | Path) -> None:
         """Write one .npy for each array and patches.json, which is written last."""
@@ -84,7 +102,10 @@ class Patches:
         folder.mkdir(parents=True, exist_ok=True)
         for name in _ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name))
-        (folder / "patches.json").write_text(json.dumps({"bands": self.bands, "objects": self.objects}))
+        if self.cover is not None:
+            np.save(folder / "cover.npy", self.cover)
+        facts = {"bands": self.bands, "objects": self.objects, "names": self.names, "covers": self.covers}
+        (folder / "patches.json").write_text(json.dumps(facts))
 
     @classmethod
     def load(cls, folder: str | Path) -> Patches:
@@ -92,9 +113,12 @@ class Patches:
         folder = Path(folder)
         if not (folder / "patches.json").is_file():
             raise InputError(f"{folder}: no patches here (patches.json is missing)")
-        names = json.loads((folder / "patches.json").read_text())
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
-        return cls(**arrays, bands=tuple(names["bands"]), objects=tuple(names["objects"]))
+        facts: dict[str, Any] = {
+            key: tuple(values) for key, values in json.loads((folder / "patches.json").read_text()).items()
+        }
+        arrays: dict[str, Any] = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        cover = np.load(folder / "cover.npy", mmap_mode="r") if facts.get("covers") else None
+        return cls(**arrays, **facts, cover=cover)
 
 
 class Place(Protocol):
@@ -141,16 +165,23 @@ def make_patches(
         columns["labelled"].append(np.ones((rows - 2 * halo, cols - 2 * halo), bool))
     if not columns["count"]:
         raise InputError("no places to make patches of")
-    arrays = {name: np.stack(parts) for name, parts in columns.items()}
+    arrays: dict[str, Any] = {name: np.stack(parts) for name, parts in columns.items()}
     return Patches(**arrays, bands=tuple(bands), objects=tuple(objects))
 
 
 def join(parts: Sequence[Patches]) -> Patches:
     """Places of several sets, which must agree in bands, objects and sizes."""
-    if len({(p.bands, p.objects, p.reflectance.shape[1:], p.count.shape[1:]) for p in parts}) != 1:
+    if len({(p.bands, p.objects, p.covers, p.reflectance.shape[1:], p.count.shape[1:]) for p in parts}) != 1:
         raise InputError("these patches differ in bands, objects, acquisitions or size, or there are none")
-    arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _ARRAYS}
-    return Patches(**arrays, bands=parts[0].bands, objects=parts[0].objects)
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _ARRAYS}
+    names = tuple(name for p in parts for name in p.names)
+    covers = [p.cover for p in parts if p.cover is not None]
+    return replace(
+        parts[0],
+        **arrays,
+        names=names if len(names) == len(arrays["count"]) else (),
+        cover=np.concatenate(covers) if len(covers) == len(parts) else None,
+    )
 
 
 def _counts_of(place: Place, name: str, k: int) -> NDArray[np.float32]:

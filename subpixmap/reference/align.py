@@ -1,0 +1,140 @@
+"""Does the imagery that was labelled lie where Sentinel-2 lies? The shift of points against scenes, by correlation.
+
+The count map, at every shift of some pixels, is regressed on the bands of a scene; the shift that the bands explain
+best, refined by a parabola, is where the points should be. No sign is assumed: palms may darken one band and brighten
+another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from subpixmap.reference.acquire import Sky, see
+from subpixmap.reference.build import UNLABELLED, Area, Reference
+
+SHIFT_M = 5.0
+"""A shift larger than this is worth correcting: half a pixel."""
+_REACH = 4  # pixels that are tried on either side
+_SMOOTH = 15  # pixels; what is wider than this (land cover) is taken out, or it would hide the shift
+_SOFT = 1.0  # pixels; without it the parabola is drawn to whole pixels
+_LEAST_PX = 900
+_LEAST_GAIN = 0.03  # of the explained share at the best shift over that at shifts of 3 pixels or more
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Where the points of an area should be moved to."""
+
+    east: float
+    """Metres."""
+    north: float
+    """Metres."""
+    explained: float
+    """Share of the count map's variance that the bands explain there, 0-1."""
+    gain: float
+    """How much more than at shifts that are certainly wrong."""
+    spread: float
+    """Between acquisitions, metres (standard deviation of the longer axis); NaN of one."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether there is a shift to speak of: else it is not known."""
+        return self.gain >= _LEAST_GAIN and not self.spread > 2 * SHIFT_M
+
+
+def estimate_shifts(reference: Reference, sky: Sky, *, max_scenes: int = 4) -> dict[str, Shift]:
+    """The shift of every area, its median over the clearest acquisitions; areas too small to say are left out."""
+    found: dict[str, Shift] = {}
+    for area in reference.areas:
+        scenes = see(area, sky, max_scenes=max_scenes)
+        known = area.labelled > UNLABELLED
+        each = [
+            shift
+            for image, valid in zip(scenes.reflectance, scenes.valid, strict=True)
+            if (shift := image_shift(area.count.sum(axis=0), image.astype(np.float32), valid & known)) is not None
+        ]
+        if each and area.name not in found:
+            found[area.name] = _median(area, each)
+    return found
+
+
+def image_shift(
+    count: NDArray[np.floating], image: NDArray[np.floating], known: NDArray[np.bool_]
+) -> tuple[float, float, float, float] | None:
+    """Shift of a count map that a scene explains best.
+
+    Parameters
+    ----------
+    count
+        (y, x), objects per pixel.
+    image
+        (band, y, x) on the same pixels.
+    known
+        (y, x): labelled and clear.
+
+    Returns
+    -------
+    tuple or None
+        pixels to the right, pixels down, explained share, gain over wrong shifts; None where too little is known.
+    """
+    inner = ndimage.minimum_filter(known, size=2 * _REACH + 1, mode="constant", cval=False)
+    if inner.sum() < _LEAST_PX or not count[known].any():
+        return None
+    bands = np.stack([_detail(np.where(known, band, band[known].mean()), known)[inner] for band in image], axis=1)
+    bands -= bands.mean(axis=0)
+    basis, _ = np.linalg.qr(bands / np.maximum(bands.std(axis=0), 1e-9))
+    detail = _detail(np.where(known, count, 0), known)
+    steps = range(-_REACH, _REACH + 1)
+    share = np.array([[_explained(detail, inner, basis, dr, dc) for dc in steps] for dr in steps])
+    row, col = np.unravel_index(int(share.argmax()), share.shape)
+    best = float(share[row, col])
+    far = np.hypot(*np.meshgrid(np.arange(share.shape[0]) - row, np.arange(share.shape[1]) - col, indexing="ij")) >= 3
+    gain = best - float(np.median(share[far]))
+    if min(row, col) == 0 or max(row, col) == 2 * _REACH:
+        return 0.0, 0.0, best, 0.0  # the best lies at the end of what was tried: nothing is known
+    down = row - _REACH + _peak(share[row - 1 : row + 2, col])
+    right = col - _REACH + _peak(share[row, col - 1 : col + 2])
+    return float(right), float(down), best, gain
+
+
+def _detail(values: NDArray[np.floating], known: NDArray[np.bool_]) -> NDArray[np.floating]:
+    """What is finer than the smoothing and no finer than a pixel, over known pixels."""
+    weight = ndimage.uniform_filter(known.astype(float), _SMOOTH, mode="constant")
+    mean = ndimage.uniform_filter(np.where(known, values, 0).astype(float), _SMOOTH, mode="constant")
+    detail = np.where(known, values - mean / np.maximum(weight, 1e-9), 0)
+    return np.asarray(ndimage.gaussian_filter(detail, _SOFT, mode="constant"))
+
+
+def _explained(
+    detail: NDArray[np.floating], inner: NDArray[np.bool_], basis: NDArray[np.floating], down: int, right: int
+) -> float:
+    """Share of the count map's variance, moved by whole pixels, in the space of the bands."""
+    moved = np.roll(detail, (down, right), axis=(0, 1))[inner]
+    moved = moved - moved.mean()
+    total = float(moved @ moved)
+    return float(np.square(basis.T @ moved).sum() / total) if total > 0 else 0.0
+
+
+def _peak(three: NDArray[np.floating]) -> float:
+    """Where the parabola through three values has its top, -0.5 to 0.5."""
+    before, middle, after = three
+    bend = before - 2 * middle + after
+    return float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5)) if bend < 0 else 0.0
+
+
+def _median(area: Area, each: Sequence[tuple[float, float, float, float]]) -> Shift:
+    right, down, explained, gain = np.array(each).T
+    step = area.lattice.resolution
+    spread = step * float(max(right.std(ddof=1), down.std(ddof=1))) if len(each) > 1 else float("nan")
+    return Shift(
+        east=round(float(step * np.median(right)), 2),
+        north=round(float(-step * np.median(down)), 2),
+        explained=round(float(np.median(explained)), 4),
+        gain=round(float(np.median(gain)), 4),
+        spread=round(spread, 2),
+    )

@@ -1,0 +1,174 @@
+"""A reference on disk: GeoTIFFs that any GIS opens, outlines, and `reference.json` with what they mean, and hashes.
+
+`<area>_count.tif` holds a band per object (objects per pixel, float32), `<area>_presence.tif` 1, 0 and 255 (not
+labelled), `<area>_labelled.tif` 0 (not labelled), 1 (labelled, in the border strip) and 2 (used).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import shapely
+from numpy.typing import NDArray
+
+from subpixmap.errors import InputError, VerificationFailed
+from subpixmap.grid import Lattice, Window
+from subpixmap.reference.build import USED, Area, Reference, presence
+
+_FORMAT = 1
+_LAYERS = ("count", "presence", "labelled")
+_FIELDS = ("objects", "measure", "resolution", "border", "box", "present_above", "max_per_pixel", "source", "shifts")
+
+
+def write_reference(folder: str | Path, reference: Reference) -> Path:
+    """Write a reference; `reference.json` comes last, so that half a folder is none."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "reference.json").unlink(missing_ok=True)
+    told = [_write_area(folder, area, reference) for area in reference.areas]
+    outlines = {area.name: area.outline for area in reference.areas}
+    features = [
+        {"type": "Feature", "properties": {"name": name}, "geometry": shapely.geometry.mapping(outline)}
+        for name, outline in outlines.items()
+    ]
+    _write_json(folder / "areas.geojson", {"type": "FeatureCollection", "features": features})
+    content = {
+        "format": _FORMAT,
+        "image_date": [day.isoformat() for day in reference.image_date],
+        **{name: getattr(reference, name) for name in _FIELDS},
+        "areas": told,
+        "summary": summary(reference),
+    }
+    _write_json(folder / "reference.json", content)
+    return folder
+
+
+def read_reference(folder: str | Path) -> Reference:
+    """Open what `write_reference` wrote.
+
+    Raises
+    ------
+    InputError
+        The folder holds no reference.
+    VerificationFailed
+        A file is not what it was.
+    """
+    folder = Path(folder)
+    path = folder / "reference.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds no reference data (reference.json is missing): make it with subpixmap reference"
+        )
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        features = json.loads((folder / "areas.geojson").read_text(encoding="utf-8"))["features"]
+        outlines = {f["properties"]["name"]: shapely.geometry.shape(f["geometry"]) for f in features}
+        areas = tuple(_read_area(folder, one, outlines[one["name"]], tuple(told["objects"])) for one in told["areas"])
+        first, last = (date.fromisoformat(day) for day in told["image_date"])
+        return Reference(**{name: told[name] for name in _FIELDS}, image_date=(first, last), areas=areas)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is damaged or of another version ({error}): make the reference again") from error
+
+
+def reference_sha256(folder: str | Path) -> str:
+    """Hash of a reference: of its `reference.json`, which holds those of its files."""
+    return hashlib.sha256((Path(folder) / "reference.json").read_bytes()).hexdigest()
+
+
+def summary(reference: Reference) -> list[dict[str, Any]]:
+    """One row an area: zone, extent, objects, and how much of it is used."""
+    rows = []
+    for area in reference.areas:
+        px = {code: int((area.labelled >= code).sum()) for code in (1, USED)}
+        ha = reference.resolution**2 / 1e4
+        numbers = dict(zip(reference.objects, area.points.tolist(), strict=True))
+        rows.append(
+            {
+                "area": area.name,
+                "epsg": area.lattice.epsg,
+                "labelled_km2": round(px[1] * ha / 100, 4),
+                "used_km2": round(px[USED] * ha / 100, 4),
+                **numbers,
+                "per_ha": round(sum(numbers.values()) / (px[1] * ha), 2) if px[1] else None,
+            }
+        )
+    return rows
+
+
+def _write_area(folder: Path, area: Area, reference: Reference) -> dict[str, Any]:
+    layers: dict[str, tuple[NDArray[Any], tuple[str, ...], int | None]] = {
+        "count": (area.count, tuple(reference.objects), None),
+        "presence": (presence(area, reference.present_above), tuple(reference.objects), 255),
+        "labelled": (area.labelled[None], ("labelled",), 0),
+    }
+    files = {}
+    for layer, (values, bands, nodata) in layers.items():
+        name = f"{area.key}_{layer}.tif"
+        _write_raster(folder / name, values, area.lattice, area.window, bands, nodata)
+        files[layer] = {"file": name, "sha256": _sha256(folder / name)}
+    lattice, window = area.lattice, area.window
+    return {
+        "name": area.name,
+        "lattice": [lattice.epsg, lattice.resolution, lattice.x_phase, lattice.y_phase],
+        "window": [window.row, window.col, window.height, window.width],
+        "points": area.points.tolist(),
+        "files": files,
+    }
+
+
+def _read_area(folder: Path, told: Mapping[str, Any], outline: Any, objects: tuple[str, ...]) -> Area:
+    read = {}
+    for layer in _LAYERS:
+        path = folder / told["files"][layer]["file"]
+        if not path.is_file() or _sha256(path) != told["files"][layer]["sha256"]:
+            raise VerificationFailed(f"{path} is missing or not what reference.json says: make the reference again")
+        if layer != "presence":
+            with rasterio.open(path) as raster:
+                read[layer] = raster.read()
+    epsg, *rest = told["lattice"]
+    points = np.array(told["points"], np.int64)
+    lattice, window = Lattice(int(epsg), *rest), Window(*told["window"])
+    return Area(told["name"], lattice, window, outline, read["count"], read["labelled"][0], points)
+
+
+def _write_raster(
+    path: Path, values: NDArray[Any], lattice: Lattice, window: Window, bands: Sequence[str], nodata: int | None
+) -> None:
+    """A compressed GeoTIFF with named bands; north up, on the lattice."""
+    options = {"predictor": 3} if values.dtype.kind == "f" else {}
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=window.height,
+        width=window.width,
+        count=len(values),
+        dtype=values.dtype,
+        crs=f"EPSG:{lattice.epsg}",
+        transform=lattice.transform(window),
+        nodata=nodata,
+        compress="deflate",
+        **options,
+    ) as raster:
+        raster.write(values)
+        for number, band in enumerate(bands, 1):
+            raster.set_band_description(number, band)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,236 @@
+"""Areas -> tiles, and tiles -> training, calibration and test, without leaks.
+
+Whole areas where there are enough of them, else tiles of areas. Labelled pixels nearer to another split than the
+receptive radius are not used, so that no pixel of one split is seen, even as context, by a pixel of another. All
+acquisitions of a tile go with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from subpixmap.errors import InputError, VerificationFailed
+from subpixmap.grid import Window, transformer
+from subpixmap.reference.build import USED, Area, Reference
+
+SPLITS = ("training", "calibration", "test")
+_RANK = {"test": 0, "calibration": 1, "training": 2}
+_ORDER = ("training", "test", "calibration", "training", "training")
+_LEAST_USED = 0.02  # of the pixels of a tile, for it to be cut out
+_SIZES = (100, 60, 40)
+"""Sides of tiles, pixels; the first that gives enough of them is taken."""
+_ENOUGH = 9  # tiles with objects, to split within areas
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A square of an area's pixels: a place of the patches made of it."""
+
+    area: Area
+    window: Window
+    unit: str
+    """What is not split further: the area, or the tile itself."""
+    split: str
+    used: NDArray[np.bool_]
+    """(y, x): labelled, and far enough from the edge and from other splits."""
+
+    @property
+    def count(self) -> NDArray[np.float32]:
+        """(object, y, x) of the tile; nothing beyond the area's own window."""
+        return cut(self.area.count, self.area.window, self.window)
+
+
+def split_tiles(
+    reference: Reference,
+    *,
+    halo: int,
+    by: str = "auto",
+    size: int | None = None,
+    test: Sequence[str] = (),
+    calibration: Sequence[str] = (),
+    seed: int = 0,
+) -> list[Tile]:
+    """Cut a reference into tiles, each of one split.
+
+    Parameters
+    ----------
+    reference
+        With its areas.
+    halo
+        Receptive radius, pixels: the width of the buffer on both sides of a border between splits.
+    by
+        "area", "tile", or "auto": whole areas if each split gets objects and land of every kind of them, else tiles.
+    size
+        Side of a tile, pixels; chosen by the size of the areas when not given.
+    test, calibration
+        Names of areas for these splits; others are for training. Drawn when neither is given.
+    seed
+        Of the draw.
+
+    Raises
+    ------
+    InputError
+        An unknown area, or too little labelled land for three splits that hold every object.
+    """
+    if by not in ("auto", "area", "tile"):
+        raise InputError(f"--split-by {by!r} is unknown; choose auto, area or tile")
+    named = {**dict.fromkeys(test, "test"), **dict.fromkeys(calibration, "calibration")}
+    if unknown := set(named) - set(reference.names):
+        raise InputError(f"no labelled area {', '.join(sorted(unknown))}; there are {', '.join(reference.names)}")
+    if both := set(test) & set(calibration):
+        raise InputError(f"area {', '.join(sorted(both))} cannot serve for test and for calibration")
+    problems = []
+    for unit in ("area", "tile") if by == "auto" and not named else ("area",) if named else (by,):
+        for side in [size] if size else _SIZES:
+            tiles = _tiles(reference, side, unit)
+            splits = named or _draw(tiles, seed)
+            tiles = [Tile(t.area, t.window, t.unit, splits.get(t.unit, "training"), t.used) for t in tiles]
+            tiles = _apart(tiles, halo)
+            problem = _lacking(tiles, reference)
+            if not problem and (unit == "area" or size or side == _SIZES[-1] or _with_objects(tiles) >= _ENOUGH):
+                require_apart(tiles, halo)
+                return tiles
+            problems.append(problem)
+    raise InputError(
+        f"too little labelled land for training, calibration and test: {next(filter(None, reversed(problems)))}; label "
+        "more areas, or name those for --test and --calibrate"
+    )
+
+
+def require_apart(tiles: Sequence[Tile], halo: int) -> None:
+    """Prove that no input pixel serves two splits.
+
+    Raises
+    ------
+    VerificationFailed
+        Names the area in which it does.
+    """
+    for area in {tile.area.key: tile.area for tile in tiles}.values():
+        frame = area.window.padded(max(tile.window.width for tile in tiles) + halo)
+        seen: dict[str, NDArray[np.bool_]] = {}
+        for tile in tiles:
+            if tile.area.lattice == area.lattice:
+                used = cut(tile.used, tile.window, frame).astype(bool)
+                seen[tile.split] = seen.get(tile.split, np.zeros(frame.shape, bool)) | used
+        context = [ndimage.maximum_filter(used, size=2 * halo + 1) for used in seen.values()]
+        if (np.sum(context, axis=0) > 1).any():
+            raise VerificationFailed(f"area {area.name}: a pixel is seen by {' and by '.join(sorted(seen))}")
+
+
+def cut(values: NDArray[Any], has: Window, want: Window) -> NDArray[Any]:
+    """The part (..., y, x) of a window; zeros where `values` does not reach."""
+    out = np.zeros((*values.shape[:-2], *want.shape), values.dtype)
+    top, left = max(want.row, has.row), max(want.col, has.col)
+    bottom = min(want.row + want.height, has.row + has.height)
+    right = min(want.col + want.width, has.col + has.width)
+    if bottom > top and right > left:
+        part = Window(top, left, bottom - top, right - left)
+        out[..., *part.slices(want)] = values[..., *part.slices(has)]
+    return out
+
+
+def _tiles(reference: Reference, size: int, unit: str) -> list[Tile]:
+    """All tiles that hold used pixels; of no split yet. They begin at the corner of their area's window."""
+    tiles = []
+    for area in reference.areas:
+        used = area.labelled == USED
+        rows, cols = np.flatnonzero(used.any(axis=1)), np.flatnonzero(used.any(axis=0))
+        if not rows.size:
+            continue
+        top, left = area.window.row + int(rows[0]), area.window.col + int(cols[0])
+        for row in range(top, area.window.row + int(rows[-1]) + 1, size):
+            for col in range(left, area.window.col + int(cols[-1]) + 1, size):
+                window = Window(row, col, size, size)
+                inside = cut(used, area.window, window).astype(bool)
+                if inside.mean() >= _LEAST_USED:
+                    name = area.name if unit == "area" else f"{area.name}/{row - top},{col - left}"
+                    tiles.append(Tile(area, window, name, "training", inside))
+    return tiles
+
+
+def _draw(tiles: Sequence[Tile], seed: int) -> dict[str, str]:
+    """Unit -> split: of five in the order of their objects, one for test and one for calibration; empty land alike."""
+    rng = np.random.default_rng(seed)
+    objects: dict[str, float] = {}
+    for tile in tiles:
+        objects[tile.unit] = objects.get(tile.unit, 0.0) + float((tile.count * tile.used).sum())
+    full = sorted((unit for unit, n in objects.items() if n >= 1), key=lambda unit: -objects[unit])
+    empty = sorted(unit for unit, n in objects.items() if n < 1)
+    splits: dict[str, str] = {}
+    for units in (full, empty):
+        for start in range(0, len(units), len(_ORDER)):
+            group = units[start : start + len(_ORDER)]
+            # The first group keeps the order: with three units each split gets one, training the largest.
+            order = list(_ORDER[: len(group)]) if start == 0 else list(rng.permutation(_ORDER)[: len(group)])
+            splits |= dict(zip(group, order, strict=True))
+    return splits
+
+
+def _apart(tiles: Sequence[Tile], halo: int) -> list[Tile]:
+    """Training keeps clear of calibration and test, calibration of test, by twice the radius: both sides look out."""
+    return [
+        Tile(tile.area, tile.window, tile.unit, tile.split, tile.used & ~_near_others(tile, tiles, halo))
+        for tile in tiles
+    ]
+
+
+def _near_others(tile: Tile, tiles: Sequence[Tile], halo: int) -> NDArray[np.bool_]:
+    """Pixels of a tile whose context overlaps that of a used pixel of a split that goes before its own."""
+    lattice = tile.area.lattice
+    frame = tile.window.padded(2 * halo + 2)
+    west, south, east, north = lattice.bounds(frame)
+    near = np.zeros(frame.shape, bool)
+    for other in tiles:
+        if _RANK[other.split] >= _RANK[tile.split] or not _close(tile, other):
+            continue
+        xx, yy = np.meshgrid(*other.area.lattice.coords(other.window))
+        x, y = xx[other.used], yy[other.used]
+        if other.area.lattice.epsg != lattice.epsg:
+            x, y = _between(other.area.lattice.epsg, lattice.epsg, x, y)
+        here = (x > west) & (x < east) & (y > south) & (y < north)
+        rows, cols = ((north - y[here]) / lattice.resolution, (x[here] - west) / lattice.resolution)
+        near[rows.astype(int), cols.astype(int)] = True
+        if other.area.lattice.epsg != lattice.epsg:  # the zones' pixels do not lie on each other
+            near = ndimage.binary_dilation(near, np.ones((3, 3)))
+    grown = ndimage.maximum_filter(near, size=4 * halo + 1)
+    return np.asarray(grown[tile.window.slices(frame)])
+
+
+def _close(tile: Tile, other: Tile) -> bool:
+    """Whether two tiles may lie near one another: their areas do, and in one zone they do themselves."""
+    if tile.area.lattice.epsg == other.area.lattice.epsg:
+        a, b = tile.window, other.window
+        gap = max(abs(a.row - b.row), abs(a.col - b.col)) - max(a.height, b.height)
+        return gap < max(a.height, b.height)
+    one, two = shapely.box(*tile.area.bounds), shapely.box(*other.area.bounds)
+    return bool(one.distance(two) < 0.1)
+
+
+def _between(
+    one: int, two: int, x: NDArray[np.floating], y: NDArray[np.floating]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    return transformer(4326, two).transform(*transformer(one, 4326).transform(x, y))
+
+
+def _with_objects(tiles: Sequence[Tile]) -> int:
+    return sum(1 for tile in tiles if float((tile.count * tile.used).sum()) >= 1)
+
+
+def _lacking(tiles: Sequence[Tile], reference: Reference) -> str:
+    """Why the splits do not serve; empty if they do."""
+    none = np.zeros(len(reference.objects))
+    totals = {
+        split: sum(((t.count * t.used).sum(axis=(1, 2)) for t in tiles if t.split == split), none) for split in SPLITS
+    }
+    for split, counts in totals.items():
+        for name, number in zip(reference.objects, counts, strict=True):
+            if number < 1:
+                return f"{split} holds no {name}"
+    return ""
