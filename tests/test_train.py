@@ -11,13 +11,16 @@ from test_patches import BANDS, OBJECTS, some_patches
 
 from subpixmap.errors import InputError
 from subpixmap.model.calibrate import calibrate
-from subpixmap.model.checkpoint import Card, load_model
+from subpixmap.model.checkpoint import Card, load_model, save_model
 from subpixmap.model.evaluate import evaluate
+from subpixmap.model.net import Averaged, StridedNet
+from subpixmap.model.predict import predict_block
 from subpixmap.model.simulated import simulated_patches, train_simulated
 from subpixmap.model.train import (
     Batch,
     TrainConfig,
     draw_batch,
+    fit,
     input_statistics,
     loss_terms,
     rate_factor,
@@ -83,6 +86,67 @@ def test_resume_ends_as_if_never_stopped(tmp_path: Path) -> None:
     state.write_bytes(b"nonsense")
     with pytest.raises(InputError, match="not a training state"):
         train(patches, card, SMALL, state=state, progress=None)
+
+
+def test_members_are_trained_apart_and_averaged(tmp_path: Path) -> None:
+    patches = some_patches()
+    card = a_card(patches)
+    config = dataclasses.replace(SMALL, members=2, turns=True)
+    both = train(patches, card, config, state=tmp_path / "state.pt", curves=tmp_path / "c.csv", progress=None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c-1.csv", "c-2.csv", "state-1.pt", "state-2.pt"]
+    assert isinstance(both.net, Averaged)
+    assert (both.card.members, both.card.turns) == (2, True)
+    for k, member in enumerate(both.net.members):
+        alone = train(patches, card, dataclasses.replace(SMALL, seed=k), progress=None).net.state_dict()
+        assert all(torch.equal(alone[key], value) for key, value in member.state_dict().items())
+    loaded = save_model(tmp_path / "both.safetensors", both.net, both.card)
+    scene = np.random.default_rng(0).uniform(0, 0.4, (len(BANDS), 30, 41)).astype(np.float32)
+    count = predict_block(loaded, scene)[0]
+    assert np.array_equal(count, predict_block(both, scene)[0])
+    assert np.allclose(predict_block(loaded, scene[:, :, ::-1].copy())[0][:, :, ::-1], count, atol=1e-5)
+    assert loaded.card.flops_per_pixel == 16 * card.flops_per_pixel
+
+
+def test_training_stops_early_and_keeps_the_best(tmp_path: Path) -> None:
+    patches, others = some_patches(seed=0), some_patches(seed=1)
+    config = dataclasses.replace(SMALL, steps=400, rate=0.05, save_every=5, patience=10, average=0.5)
+    log = io.StringIO()
+    stopped = weights(train(patches, a_card(patches), config, validation=others, progress=log, state=tmp_path / "s.pt"))
+    lines = [line.split() for line in log.getvalue().splitlines() if "validation" in line]
+    best = int(lines[-1][-1])
+    losses = {int(line[1]): float(line[4].rstrip(",")) for line in lines}
+    assert min(losses, key=lambda step: losses[step]) == best
+    assert max(losses) == best + 10 < 400
+    again = weights(train(patches, a_card(patches), config, validation=others, progress=None, state=tmp_path / "s.pt"))
+    assert all(torch.equal(a, b) for a, b in zip(stopped, again, strict=True))
+    with pytest.raises(InputError, match="needs places for validation"):
+        train(patches, a_card(patches), config, progress=None)
+
+
+def test_mixed_precision_differs_little_and_a_missing_gpu_is_named() -> None:
+    patches = some_patches()
+    card = a_card(patches)
+    exact = weights(train(patches, card, SMALL, progress=None))
+    mixed = weights(train(patches, card, dataclasses.replace(SMALL, mixed=True), progress=None))
+    assert not all(torch.equal(a, b) for a, b in zip(exact, mixed, strict=True))
+    assert all(a.dtype == torch.float32 and torch.allclose(a, b, atol=0.1) for a, b in zip(mixed, exact, strict=True))
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="no GPU is usable"):
+            train(patches, card, dataclasses.replace(SMALL, device="cuda"), progress=None)
+    with pytest.raises(InputError, match="'tpu' is neither cpu nor cuda"):
+        train(patches, card, dataclasses.replace(SMALL, device="tpu"), progress=None)
+    with pytest.raises(InputError, match="members"):
+        TrainConfig(members=0)
+
+
+def test_another_network_trains_in_the_same_loop() -> None:
+    patches = some_patches(12, size=40)
+    log = io.StringIO()
+    config = dataclasses.replace(SMALL, steps=60, rate=0.01, head_rate=0.5, log_every=10)
+    net = fit(lambda: StridedNet(len(BANDS), len(OBJECTS), width=16, halo=patches.halo), patches, config, progress=log)
+    losses = [float(line.split("loss ")[1].split()[0]) for line in log.getvalue().splitlines()]
+    assert losses[-1] < 0.7 * losses[0]
+    assert not net.training
 
 
 def test_curves(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from subpixmap.errors import InputError
-from subpixmap.model.net import Averaged, DensityNet, fold, measure_halo
+from subpixmap.model.net import Averaged, DensityNet, combined, fold, measure_halo
 
 EVIDENCE = ("simulated", "degraded-aerial", "sentinel-2")
 MEASURES = ("count", "occupancy")
@@ -130,8 +130,7 @@ class Card:
 
     def build_net(self) -> DensityNet | Averaged:
         """An untrained network of this card's shape and scaling."""
-        members = [self.build_member() for _ in range(self.members)]
-        return members[0] if (self.members, self.turns) == (1, False) else Averaged(members, turns=self.turns)
+        return combined([self.build_member() for _ in range(self.members)], turns=self.turns)
 
     def build_member(self) -> DensityNet:
         """One of its networks."""

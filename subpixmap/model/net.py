@@ -130,6 +130,11 @@ class Averaged(nn.Module):
         return torch.stack(outputs).mean(dim=0)
 
 
+def combined(members: Sequence[DensityNet], *, turns: bool = False) -> DensityNet | Averaged:
+    """The only member itself, or the average of several or of turns."""
+    return members[0] if len(members) == 1 and not turns else Averaged(members, turns=turns)
+
+
 class StridedNet(nn.Module):
     """The baseline of the article in kind: down-sampling to 1/8, an atrous pyramid, bilinear upsampling (DeepLab).
 

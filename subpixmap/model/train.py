@@ -1,7 +1,8 @@
 """The training loop: patches in, a network out. Deterministic with a seed, resumes from its own state, curves to CSV.
 
 Step by step: draw places and acquisitions, turn and jitter them, 0.5 squared error of density + 0.5 cross-entropy of
-presence over labelled and valid pixels, a term on block sums against shrinkage, AdamW on a cosine, averaged weights.
+presence over labelled and valid pixels, terms on sums against shrinkage, AdamW on a cosine, averaged weights; as many
+networks as asked for, each stopped early if places for validation say so.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Generic, TextIO, TypeVar
 
 import numpy as np
 import torch
@@ -24,59 +25,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from subpixmap.errors import InputError
+from subpixmap.model.batches import Batch, draw_batch
 from subpixmap.model.checkpoint import Card, Model
-from subpixmap.model.net import DensityNet
+from subpixmap.model.config import TrainConfig
+from subpixmap.model.net import DensityNet, StridedNet, combined
 from subpixmap.reference.patches import Patches
 
 FloatArray = NDArray[np.floating]
+N = TypeVar("N", DensityNet, StridedNet)
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides the weights besides the patches."""
-
-    steps: int = 7500
-    batch: int = 8
-    """Samples a step; a sample is one acquisition of one place."""
-    crop: int = 40
-    """Useful pixels a side of a sample."""
-    rate: float = 2e-3
-    """Peak learning rate of AdamW."""
-    head_rate: float = 0.1
-    """That of the heads relative to `rate`: nothing normalises their output, which their many inputs all move."""
-    weight_decay: float = 1e-4
-    warmup: int = 100
-    """Steps."""
-    mse_weight: float = 0.5
-    """Of the squared error; the rest is the weight of the cross-entropy."""
-    block_weight: float = 1.0
-    """Of the squared error of block means, which keeps sums right where pixels are uncertain."""
-    block: int = 8
-    """Pixels a side of such a block."""
-    sample_weight: float = 4.0
-    """Of the squared error of sample means: a scene is seen under one sky, so its errors are shared and add up."""
-    present_above: float = 0.25
-    """A reference pixel with more objects is a presence."""
-    jitter_brightness: float = 0.1
-    """Standard deviation of the logarithm of a gain per sample, the same in all bands. View and sun change a scene:
-    its pixels hardly feel it, totals do (without this, a gain of 3 % moved the total of a scene by 17 %)."""
-    jitter_gain: float = 0.04
-    """Standard deviation of a gain per sample and band."""
-    jitter_offset: float = 0.003
-    """Standard deviation of a reflectance offset per sample and band."""
-    average: float = 0.998
-    """Decay of the exponential average of weights; 0 keeps the last weights."""
-    seed: int = 0
-    threads: int = 0
-    """Of torch; 0 leaves its default. Another number may change the last bits."""
-    log_every: int = 20
-    save_every: int = 100
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.crop, self.block, self.log_every, self.save_every) < 1:
-            raise InputError("training: steps, batch, crop, block, log_every and save_every must be at least 1")
-        if not (0 <= self.mse_weight <= 1 and 0 <= self.average < 1 and self.rate > 0):
-            raise InputError("training: want mse_weight in 0-1, average in [0, 1) and a positive rate")
+_NO_RECIPE = ("threads", "device", "members", "turns", "log_every", "save_every")
+"""Options in which a state on disk may differ: a member does not know of the others."""
 
 
 def input_statistics(patches: Patches, *, tail: float = 0.001, sample: int = 400, seed: int = 0) -> dict[str, Any]:
@@ -112,25 +71,29 @@ def train(
     card: Card,
     config: TrainConfig,
     *,
+    validation: Patches | None = None,
     state: str | Path | None = None,
     curves: str | Path | None = None,
     progress: TextIO | None = sys.stderr,
     check: Callable[[Model], str] | None = None,
 ) -> Model:
-    """Train the network of a card on patches.
+    """Train the networks of a card on patches.
 
     Parameters
     ----------
     patches
         Training split; with the card's bands and objects.
     card
-        Shape, bands, objects and input statistics.
+        Shape, bands, objects and input statistics; `members` and `turns` become those of `config`.
     config
         The recipe.
+    validation
+        Places that no gradient sees: the weights at their lowest loss are kept, and `config.patience` stops there.
     state
-        File from which training resumes if it exists, and to which it saves every `save_every` steps.
+        File from which training resumes if it exists, and to which it saves every `save_every` steps; of several
+        members each has its own, numbered.
     curves
-        CSV of step, rate and losses.
+        CSV of step, rate and losses; likewise.
     progress
         Where lines of progress go; None for silence.
     check
@@ -147,82 +110,104 @@ def train(
         The patches lack bands or objects, are smaller than a crop, or the state is of another recipe.
     """
     patches = _matching(patches, card, config)
+    validation = None if validation is None else _matching(validation, card, config)
+    single = dataclasses.replace(card, members=1, turns=False)
+    members = [
+        fit(
+            single.build_member,
+            patches,
+            dataclasses.replace(config, seed=config.seed + k),
+            validation=validation,
+            state=_numbered(state, k, config.members),
+            curves=_numbered(curves, k, config.members),
+            progress=progress,
+            check=None if check is None else lambda net: check(Model.of(copy.deepcopy(net), single)),
+        )
+        for k in range(config.members)
+    ]
+    card = dataclasses.replace(card, members=config.members, turns=config.turns)
+    return Model.of(combined(members, turns=config.turns), card)
+
+
+def fit(
+    build: Callable[[], N],
+    patches: Patches,
+    config: TrainConfig,
+    *,
+    validation: Patches | None = None,
+    state: Path | None = None,
+    curves: Path | None = None,
+    progress: TextIO | None = sys.stderr,
+    check: Callable[[N], str] | None = None,
+) -> N:
+    """Train one network of any kind that has `heads`; the rest is as in `train`.
+
+    Parameters
+    ----------
+    build
+        Makes the untrained network, after the seed is set.
+    patches, config, validation, state, curves, progress, check
+        As in `train`; patches have what the network wants, in its order.
+    """
+    if config.patience and validation is None:
+        raise InputError("training: stopping early (patience) needs places for validation")
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    scale = _density_scale(patches)
-    run = _start(card, config, scale)
-    if state is not None and Path(state).exists():
-        run.load(Path(state))
+    scale = _density_scale(patches).to(_device(config))
+    run = _start(build, config, scale)
+    if state is not None and state.exists():
+        run.load(state)
     rows: list[dict[str, float]] = []
     started, first = time.monotonic(), run.step
-    while run.step < config.steps:
+    while run.step < config.steps and not run.is_stuck(config.patience):
         batch = draw_batch(patches, config, np.random.default_rng([config.seed, run.step]))
-        losses = loss_terms(run.net(batch.reflectance), batch, scale, config)
-        for group in run.optimizer.param_groups:
-            group["lr"] = group["peak"] * rate_factor(run.step, config)
-        run.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        nn.utils.clip_grad_norm_(run.net.parameters(), 1.0)
-        run.optimizer.step()
-        _update_average(run.averaged, run.net, min(config.average, (1 + run.step) / (10 + run.step)))
-        run.step += 1
-        rows.append({"step": run.step} | {name: float(value.detach()) for name, value in losses.items()})
+        rows.append(_take_step(run, batch.to(config.device), scale, config))
         last = run.step == config.steps
         if run.step % config.log_every == 0 or last:
             speed = (time.monotonic() - started) / (run.step - first)
             _log(rows, curves, progress, left=speed * (config.steps - run.step), steps=config.steps)
             rows = []
-        if state is not None and (run.step % config.save_every == 0 or last):
-            run.save(Path(state))
-        if check is not None and progress is not None and (run.step % config.save_every == 0 or last):
-            print(check(Model.of(copy.deepcopy(run.averaged), card)), file=progress, flush=True)
+        if run.step % config.save_every and not last:
+            continue
+        if validation is not None:
+            run.watch(validation_loss(run.averaged, validation, scale, config), progress)
+        if state is not None:
+            run.save(state)
+        if check is not None and progress is not None:
+            print(check(run.averaged), file=progress, flush=True)
+    if run.best is not None:
+        run.averaged.load_state_dict(run.best)
     settle_statistics(run.averaged, patches, config)
-    return Model.of(run.averaged.requires_grad_(False), card)
+    return run.averaged.requires_grad_(False).to("cpu")
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Tensors of one step."""
+def _take_step(run: _Run[N], batch: Batch, scale: Tensor, config: TrainConfig) -> dict[str, float]:
+    """Move the weights once and their average after them; the step's number and losses."""
+    with torch.autocast(batch.count.device.type, torch.bfloat16, enabled=config.mixed):
+        output = run.net(batch.reflectance)
+    losses = loss_terms(output.float(), batch, scale, config)
+    for group in run.optimizer.param_groups:
+        group["lr"] = group["peak"] * rate_factor(run.step, config)
+    run.optimizer.zero_grad(set_to_none=True)
+    losses["loss"].backward()
+    nn.utils.clip_grad_norm_(run.net.parameters(), 1.0)
+    run.optimizer.step()
+    _update_average(run.averaged, run.net, min(config.average, (1 + run.step) / (10 + run.step)))
+    run.step += 1
+    return {"step": run.step} | {name: float(value.detach()) for name, value in losses.items()}
 
-    reflectance: Tensor
-    """(n, band, y + 2 halo, x + 2 halo)."""
-    count: Tensor
-    """(n, object, y, x)."""
-    weight: Tensor
-    """(n, 1, y, x): 1 where labelled and valid, else 0."""
 
-
-def draw_batch(patches: Patches, config: TrainConfig, rng: np.random.Generator) -> Batch:
-    """Random crops of random acquisitions, turned, mirrored and jittered."""
-    n, crop, halo = config.batch, config.crop, patches.halo
-    rows, cols = patches.count.shape[-2:]
-    images: list[FloatArray] = []
-    counts: list[FloatArray] = []
-    weights: list[FloatArray] = []
-    for _ in range(n):
-        for _ in range(5):  # a cloudy crop teaches little: draw again, a few times
-            place, scene = rng.integers(len(patches)), rng.integers(patches.valid.shape[1])
-            r, c = rng.integers(rows - crop + 1), rng.integers(cols - crop + 1)
-            inner = (slice(r, r + crop), slice(c, c + crop))
-            weight = patches.valid[place, scene][inner] & patches.labelled[place][inner]
-            if weight.mean() > 0.7:
-                break
-        turn, mirror = int(rng.integers(4)), bool(rng.integers(2))
-        wide = (slice(r, r + crop + 2 * halo), slice(c, c + crop + 2 * halo))
-        images.append(_turned(patches.reflectance[place, scene][:, *wide], turn, mirror))
-        counts.append(_turned(patches.count[place, scene][:, *inner], turn, mirror))
-        weights.append(_turned(weight[None].astype(np.float32), turn, mirror))
-    reflectance = np.stack(images).astype(np.float32)
-    shape = (n, reflectance.shape[1], 1, 1)
-    reflectance *= np.exp(rng.normal(0, config.jitter_brightness, (n, 1, 1, 1))).astype(np.float32)
-    reflectance *= rng.normal(1, config.jitter_gain, shape).astype(np.float32)
-    reflectance += rng.normal(0, config.jitter_offset, shape).astype(np.float32)
-    return Batch(
-        torch.from_numpy(reflectance),
-        torch.from_numpy(np.stack(counts).astype(np.float32)),
-        torch.from_numpy(np.stack(weights).astype(np.float32)),
-    )
+@torch.no_grad()
+def validation_loss(net: nn.Module, places: Patches, scale: Tensor, config: TrainConfig, *, batches: int = 32) -> float:
+    """Mean loss over the same crops each time, without jitter."""
+    calm = dataclasses.replace(config, jitter_brightness=0.0, jitter_gain=0.0, jitter_offset=0.0)
+    net.eval()
+    total = 0.0
+    for k in range(batches):
+        batch = draw_batch(places, calm, np.random.default_rng([0, k])).to(config.device)
+        total += float(loss_terms(net(batch.reflectance), batch, scale, config)["loss"])
+    return total / batches
 
 
 def loss_terms(output: Tensor, batch: Batch, scale: Tensor, config: TrainConfig) -> dict[str, Tensor]:
@@ -288,21 +273,40 @@ def rate_factor(step: int, config: TrainConfig) -> float:
 
 
 @dataclass
-class _Run:
+class _Run(Generic[N]):
     """What changes while training, and how it is kept on disk."""
 
-    net: DensityNet
-    averaged: DensityNet
+    net: N
+    averaged: N
     optimizer: torch.optim.Optimizer
     recipe: dict[str, Any]
     """What a state on disk must agree in."""
     step: int = 0
+    best_loss: float = math.inf
+    """Lowest of the validation places, if there are any."""
+    best_step: int = 0
+    best: dict[str, Tensor] | None = None
+    """Averaged weights at that step."""
+
+    def is_stuck(self, patience: int) -> bool:
+        """Whether the loss of the validation places has not fallen for so many steps."""
+        return 0 < patience <= self.step - self.best_step
+
+    def watch(self, loss: float, progress: TextIO | None) -> None:
+        """Keep the averaged weights if they are the best so far."""
+        if loss < self.best_loss:
+            self.best_loss, self.best_step = loss, self.step
+            self.best = copy.deepcopy(self.averaged.state_dict())
+        if progress is not None:
+            best = f"lowest {self.best_loss:.4f} at step {self.best_step}"
+            print(f"step {self.step} validation loss {loss:.4f}, {best}", file=progress, flush=True)
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
         content: dict[str, Any] = {"recipe": self.recipe, "step": self.step}
         content |= {"net": self.net.state_dict(), "averaged": self.averaged.state_dict()}
         content |= {"optimizer": self.optimizer.state_dict()}
+        content |= {"best_loss": self.best_loss, "best_step": self.best_step, "best": self.best}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         torch.save(content, partial)
@@ -311,7 +315,8 @@ class _Run:
     def load(self, path: Path) -> None:
         """Go on where a state was saved."""
         try:
-            saved = torch.load(path, weights_only=True)  # tensors and plain values only: nothing is executed
+            # Tensors and plain values only: nothing is executed.
+            saved = torch.load(path, weights_only=True, map_location="cpu")
             recipe, step = saved["recipe"], int(saved["step"])
         except Exception as error:
             why = type(error).__name__
@@ -321,12 +326,13 @@ class _Run:
         self.net.load_state_dict(saved["net"])
         self.averaged.load_state_dict(saved["averaged"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        self.best_loss, self.best_step, self.best = saved["best_loss"], saved["best_step"], saved["best"]
         self.step = step
 
 
-def _start(card: Card, config: TrainConfig, scale: Tensor) -> _Run:
+def _start(build: Callable[[], N], config: TrainConfig, scale: Tensor) -> _Run[N]:
     """A fresh network that finds next to nothing, with its optimizer and average."""
-    net = card.build_net().to(memory_format=torch.channels_last).train()
+    net: N = build().to(scale.device).to(memory_format=torch.channels_last).train()
     with torch.no_grad():
         net.heads.weight[: net.n_objects] *= scale[:, None, None, None]
         net.heads.bias[: net.n_objects] = 0.0  # type: ignore[index]
@@ -336,13 +342,15 @@ def _start(card: Card, config: TrainConfig, scale: Tensor) -> _Run:
         for decay, matrices in ((config.weight_decay, True), (0.0, False))  # biases and normalisation do not decay
         if (part := [p for n, p in net.named_parameters() if (p.ndim > 1, n.startswith("heads")) == (matrices, heads)])
     ]
-    kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("threads", "log_every", "save_every")}
-    shape = [*card.bands, *card.objects, card.width, card.mid, card.blocks, *card.input_mean, *card.input_std]
-    return _Run(net, copy.deepcopy(net), torch.optim.AdamW(groups, lr=config.rate), {"config": kept, "card": shape})
+    kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NO_RECIPE}
+    shape = {name: list(value.shape) for name, value in net.state_dict().items()}
+    scaling = [*net.mean.flatten().tolist(), *net.scale.flatten().tolist(), *scale.tolist()]
+    recipe = {"config": kept, "shape": shape, "scaling": scaling}
+    return _Run(net, copy.deepcopy(net), torch.optim.AdamW(groups, lr=config.rate), recipe)
 
 
 @torch.no_grad()
-def _update_average(averaged: DensityNet, net: DensityNet, decay: float) -> None:
+def _update_average(averaged: nn.Module, net: nn.Module, decay: float) -> None:
     """Weights and running statistics alike."""
     for mean, now in zip(averaged.state_dict().values(), net.state_dict().values(), strict=True):
         if mean.dtype.is_floating_point:
@@ -350,7 +358,7 @@ def _update_average(averaged: DensityNet, net: DensityNet, decay: float) -> None
 
 
 @torch.no_grad()
-def settle_statistics(net: DensityNet, patches: Patches, config: TrainConfig, *, batches: int = 64) -> None:
+def settle_statistics(net: nn.Module, patches: Patches, config: TrainConfig, *, batches: int = 64) -> None:
     """Measure the running statistics of the averaged weights anew: those of the steps belong to other weights.
 
     Predictions then no longer lean on the few scenes of a training batch (Wu and Johnson 2021, arXiv 2105.07576).
@@ -361,23 +369,35 @@ def settle_statistics(net: DensityNet, patches: Patches, config: TrainConfig, *,
         norm.momentum = None  # a plain mean over all batches
         norm.train()
     for k in range(batches):
-        net(draw_batch(patches, config, np.random.default_rng([config.seed, config.steps + k])).reflectance)
+        batch = draw_batch(patches, config, np.random.default_rng([config.seed, config.steps + k]))
+        net(batch.reflectance.to(config.device))
     net.eval()
 
 
-def _turned(array: FloatArray, turn: int, mirror: bool) -> FloatArray:
-    array = np.rot90(array, turn, axes=(1, 2))
-    return array[:, :, ::-1] if mirror else array
+def _device(config: TrainConfig) -> torch.device:
+    if config.device not in ("cpu", "cuda"):
+        raise InputError(f"training: device {config.device!r} is neither cpu nor cuda")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("training: no GPU is usable here; use --device cpu")
+    torch.backends.cudnn.deterministic = True  # with it a seed decides every bit on a GPU, too
+    return torch.device(config.device)
+
+
+def _numbered(path: str | Path | None, member: int, members: int) -> Path | None:
+    if path is None:
+        return None
+    path = Path(path)
+    return path if members == 1 else path.with_name(f"{path.stem}-{member + 1}{path.suffix}")
 
 
 def _log(
-    rows: list[dict[str, float]], curves: str | Path | None, progress: TextIO | None, *, left: float, steps: int
+    rows: list[dict[str, float]], curves: Path | None, progress: TextIO | None, *, left: float, steps: int
 ) -> None:
     """One line of means over the last steps, to the curves and to the screen."""
     mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} | {"step": rows[-1]["step"]}
     if curves is not None:
-        fresh = not Path(curves).exists()
-        with Path(curves).open("a", newline="") as file:
+        fresh = not curves.exists()
+        with curves.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(mean))
             if fresh:
                 writer.writeheader()

@@ -1,0 +1,67 @@
+"""The options of a training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from subpixmap.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the weights besides the patches."""
+
+    steps: int = 7500
+    batch: int = 8
+    """Samples a step; a sample is one acquisition of one place."""
+    crop: int = 40
+    """Useful pixels a side of a sample."""
+    rate: float = 2e-3
+    """Peak learning rate of AdamW."""
+    head_rate: float = 0.1
+    """That of the heads relative to `rate`: nothing normalises their output, which their many inputs all move."""
+    weight_decay: float = 1e-4
+    warmup: int = 100
+    """Steps."""
+    mse_weight: float = 0.5
+    """Of the squared error; the rest is the weight of the cross-entropy."""
+    block_weight: float = 1.0
+    """Of the squared error of block means, which keeps sums right where pixels are uncertain."""
+    block: int = 8
+    """Pixels a side of such a block."""
+    sample_weight: float = 4.0
+    """Of the squared error of sample means: a scene is seen under one sky, so its errors are shared and add up."""
+    present_above: float = 0.25
+    """A reference pixel with more objects is a presence."""
+    jitter_brightness: float = 0.1
+    """Standard deviation of the logarithm of a gain per sample, the same in all bands. View and sun change a scene:
+    its pixels hardly feel it, totals do (without this, a gain of 3 % moved the total of a scene by 17 %)."""
+    jitter_gain: float = 0.04
+    """Standard deviation of a gain per sample and band."""
+    jitter_offset: float = 0.003
+    """Standard deviation of a reflectance offset per sample and band."""
+    average: float = 0.998
+    """Decay of the exponential average of weights; 0 keeps the last weights."""
+    members: int = 1
+    """Networks trained apart, from seeds that follow each other; the model predicts their mean."""
+    turns: bool = False
+    """Whether the model averages over the eight turns and mirrors of its input. It costs eight times as much."""
+    patience: int = 0
+    """Steps after which training stops when the loss of the validation places has not fallen; 0 trains to the end."""
+    mixed: bool = False
+    """Convolutions in bfloat16 (for a GPU); weights, normalisation statistics and losses stay float32."""
+    seed: int = 0
+    threads: int = 0
+    """Of torch; 0 leaves its default. Another number may change the last bits."""
+    device: str = "cpu"
+    """Or "cuda"; another device changes the last bits."""
+    log_every: int = 20
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.crop, self.block, self.log_every, self.save_every) < 1:
+            raise InputError("training: steps, batch, crop, block, log_every and save_every must be at least 1")
+        if not (0 <= self.mse_weight <= 1 and 0 <= self.average < 1 and self.rate > 0):
+            raise InputError("training: want mse_weight in 0-1, average in [0, 1) and a positive rate")
+        if self.members < 1 or self.patience < 0:
+            raise InputError("training: want members of at least 1 and patience of at least 0")
