@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from subpixmap import cli_learn
 from subpixmap.errors import InputError, SubpixmapError
 
 if TYPE_CHECKING:
@@ -43,8 +44,11 @@ Source = Annotated[
 ]
 Collection = Annotated[str | None, typer.Option(help="STAC collection, for a catalogue given by URL")]
 Offset = Annotated[str, typer.Option("--offset-rule", help="subtract 1000 from DN: auto (by evidence), subtract, none")]
+Refresh = Annotated[list[str] | None, typer.Option(help="period to ask the catalogue for again, such as 2021")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="shipped checkpoint or path of a .safetensors file")]
-Admin = Annotated[Path | None, typer.Option(help="administrative units: GeoParquet, GeoPackage or GeoJSON")]
+Admin = Annotated[
+    Path | None, typer.Option(help="units: GeoParquet, GeoPackage, GeoJSON, or geoboundaries:PHL:ADM2 (downloaded)")
+]
 IdColumn = Annotated[str | None, typer.Option(help="column of the units' ids")]
 NameColumn = Annotated[str | None, typer.Option(help="column of the units' names")]
 ParentColumn = Annotated[str | None, typer.Option(help="column of the parents' ids")]
@@ -56,7 +60,7 @@ MaxCloud = Annotated[float | None, typer.Option(help="leave out items cloudier t
 Scheduler = Annotated[str | None, typer.Option(help="address or file of a running Dask scheduler")]
 Workers = Annotated[int | None, typer.Option(help="worker processes; 0 = in this process  [default: one a core]")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto")]
-AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="count and report even if blocks failed")]
+AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="go on without refused items and failed blocks")]
 Force = Annotated[bool, typer.Option("--force", help="accept input unlike the model's card (marked in every row)")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="start without asking, however large the run")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="errors only")]
@@ -77,6 +81,7 @@ def run(
     source: Source = None,
     collection: Collection = None,
     offset_rule: Offset = "auto",
+    refresh: Refresh = None,
     model: ModelOption = None,
     admin: Admin = None,
     id_column: IdColumn = None,
@@ -118,6 +123,7 @@ def plan(
     source: Source = None,
     collection: Collection = None,
     offset_rule: Offset = "auto",
+    refresh: Refresh = None,
     model: ModelOption = None,
     admin: Admin = None,
     id_column: IdColumn = None,
@@ -129,6 +135,7 @@ def plan(
     min_obs: MinObs = 1,
     max_cloud: MaxCloud = None,
     workers: Workers = None,
+    allow_partial: AllowPartial = False,
     force: Force = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -165,11 +172,19 @@ def count(
     id_column: IdColumn = None,
     name_column: NameColumn = None,
     parent_column: ParentColumn = None,
+    assign_nearest: Annotated[
+        bool, typer.Option("--assign-nearest", help="count what lies outside all units, within 1 km, in the nearest")
+    ] = False,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
     allow_partial: AllowPartial = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Sum the map per administrative unit, object and period: counts.csv, counts.parquet."""
+    """Sum the map per administrative unit, object and period: counts.csv, counts.parquet.
+
+    Columns and values of `flag` are explained in docs/tables.md.
+    """
     from subpixmap import pipeline
 
     pipeline.count(
@@ -178,17 +193,39 @@ def count(
         id_column=id_column,
         name_column=name_column,
         parent_column=parent_column,
+        assign_nearest=assign_nearest,
+        scheduler=scheduler,
+        workers=workers,
         allow_partial=allow_partial,
         quiet=quiet,
     )
 
 
 @app.command(epilog="Example: subpixmap trend runs/philippines")
-def trend(out: Folder, quiet: Quiet = False, verbose: Verbose = False) -> None:
+def trend(
+    out: Folder,
+    level: Annotated[
+        float, typer.Option(help="confidence of the intervals; 1 - level is the false discovery rate")
+    ] = 0.95,
+    unchanged: Annotated[
+        list[str] | None, typer.Option(help="id of a unit known not to have changed: its year effect is taken out")
+    ] = None,
+    background: Annotated[
+        bool, typer.Option("--background", help="take out what the map counts where the object is never present")
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
     """Follow the counts over the periods: trend.csv, trend.parquet."""
     from subpixmap import pipeline
 
-    pipeline.trend(out, quiet=quiet)
+    pipeline.trend(
+        out,
+        level=level,
+        unchanged=[part for text in unchanged or [] for part in text.split(",")],
+        background=background,
+        quiet=quiet,
+    )
 
 
 @app.command(epilog="Example: subpixmap report runs/philippines")
@@ -207,7 +244,7 @@ def export(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write counts or map in another format."""
+    """Write counts and trends, or the map, in another format; no pixel is summed again."""
     from subpixmap import pipeline
 
     pipeline.export(out, format, to=to, quiet=quiet)
@@ -279,32 +316,7 @@ def simulate(
         print(summarise(folder).to_string(float_format=lambda value: f"{value:,.0f}"))
 
 
-@app.command(epilog="Example: subpixmap train --simulated demo-s2 -o demo-s2.safetensors")
-def train(
-    simulated: Annotated[str, typer.Option(help="shipped checkpoint to make again from simulated places")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.safetensors; its card is written beside it")],
-    steps: Annotated[int | None, typer.Option(help="training steps  [default: those of the shipped one]")] = None,
-    cache: Annotated[Path | None, typer.Option(help="folder that keeps rendered places for the next time")] = None,
-    workers: Workers = 2,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
-    """Train, calibrate and evaluate a checkpoint on simulated places."""
-    import dataclasses
-
-    from subpixmap.model.simulated import train_simulated
-    from subpixmap.model.train import TrainConfig
-
-    config = TrainConfig() if steps is None else dataclasses.replace(TrainConfig(), steps=steps)
-    train_simulated(
-        simulated,
-        output,
-        config=config,
-        cache=cache,
-        workers=2 if workers is None else workers,
-        progress=None if quiet else sys.stderr,
-    )
-    print(output)
+cli_learn.register(app)
 
 
 @app.command(epilog="Example: subpixmap models")
@@ -333,6 +345,7 @@ def _request(arguments: dict[str, Any]) -> Request:
     known = {key: value for key, value in arguments.items() if key in Request.__dataclass_fields__}
     known["objects"] = tuple(part for text in known["objects"] or [] for part in text.split(","))
     known["source"] = tuple(known["source"] or DEFAULT_SOURCE)
+    known["refresh"] = tuple(part for text in known["refresh"] or [] for part in text.split(","))
     return Request(**known)
 
 

@@ -26,6 +26,8 @@ __all__ = [
     "density_errors",
     "errors_by_object",
     "evaluate",
+    "is_object",
+    "mean_over_dates",
     "predict_patches",
     "presence_errors",
     "table",
@@ -206,7 +208,7 @@ def brief(errors: Mapping[str, Any]) -> dict[str, Any]:
     """What of the errors a card keeps: totals, intervals, supports, empty land, presence, what calibration did."""
     kept = ("total", "intervals_95", "empty_land", "presence", "unit", "calibration", *SUPPORTS)
     return {
-        name: {key: value[key] for key in kept if key in value} if _is_object(value) else value
+        name: {key: value[key] for key in kept if key in value} if is_object(value) else value
         for name, value in errors.items()
         if name not in ("baselines", "leakage")
     }
@@ -215,7 +217,7 @@ def brief(errors: Mapping[str, Any]) -> dict[str, Any]:
 def table(errors: Mapping[str, Any], support: str = "1 ha") -> str:
     """A few lines for a person: the model's objects, and those of the baselines below."""
     lines = [f"{'object':<22}  reference    total   MAE/ha     R2  slope  empty/ha   IoU"]
-    rows = {name: e for name, e in errors.items() if _is_object(e)}
+    rows = {name: e for name, e in errors.items() if is_object(e)}
     for baseline, by_object in errors.get("baselines", {}).items():
         rows |= {f"{name} ({baseline})": e for name, e in by_object.items()}
     nan = float("nan")
@@ -229,7 +231,8 @@ def table(errors: Mapping[str, Any], support: str = "1 ha") -> str:
     return "\n".join(lines)
 
 
-def _is_object(value: Any) -> bool:
+def is_object(value: Any) -> bool:
+    """Whether an entry of the errors is that of an object."""
     return isinstance(value, Mapping) and "total" in value
 
 

@@ -104,6 +104,14 @@ def split_tiles(
     )
 
 
+def all_tiles(reference: Reference, *, size: int | None = None) -> list[Tile]:
+    """Every tile of a reference, of no split: for a model that was taught elsewhere; each area is a unit."""
+    tiles = [Tile(t.area, t.window, t.unit, "test", t.used) for t in _tiles(reference, size or _SIZES[0], "area")]
+    if not tiles:
+        raise InputError(f"no labelled pixel is left inside the border strip of {reference.border} px")
+    return tiles
+
+
 def require_apart(tiles: Sequence[Tile], halo: int) -> None:
     """Prove that no input pixel serves two splits.
 
