@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.simulate.noise import FloatArray, fractal, uniform
+from subpixmap.simulate.noise import FloatArray, blocks, fractal, uniform
 from subpixmap.simulate.worlds import World
 
 WATER, MANGROVE, FOREST, SHRUBLAND, BUILT, PARCEL = range(6)
@@ -107,6 +107,13 @@ class Landscape:
         cover : int8 array
         parcel : int32 array
         """
+        cover, parcel = np.empty(np.shape(x), np.int8), np.empty(np.shape(x), np.int32)
+        flat_cover, flat_parcel, flat_x, flat_y = (np.reshape(a, -1) for a in (cover, parcel, x, y))
+        for part in blocks(cover.size):
+            flat_cover[part], flat_parcel[part] = self._cover(flat_x[part], flat_y[part], parcels)
+        return cover, parcel
+
+    def _cover(self, x: FloatArray, y: FloatArray, parcels: Parcels) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
         world = self.world
         height, urban = self._height(x, y), self._urban(x, y)
         wild = fractal(x, y, seed=self.seed * 97 + 23, scale=1800, octaves=5)

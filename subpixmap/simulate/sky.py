@@ -102,10 +102,9 @@ def observe(
 def _noise(rho: NDArray[np.float32], sd: float, gsd: int, west: float, north: float, seed: int) -> NDArray[np.float32]:
     """Sensor noise that depends on the pixel's place, so that tiles agree; it grows with the signal."""
     rows, cols = rho.shape
-    i = np.arange(rows) - round(north / gsd)
+    i = np.arange(rows)[:, None] - round(north / gsd)
     j = np.arange(cols) + round(west / gsd)
-    jj, ii = np.meshgrid(j, i)
-    total = uniform(jj, ii, seed, 1) + uniform(jj, ii, seed, 2) + uniform(jj, ii, seed, 3) - np.float32(1.5)
+    total = uniform(j, i, seed, 1) + uniform(j, i, seed, 2) + uniform(j, i, seed, 3) - np.float32(1.5)
     return (total * 2 * (sd * np.sqrt(0.5 + np.maximum(rho, 0) / 0.4))).astype(np.float32)
 
 
@@ -141,9 +140,8 @@ def classify(
 
 def _index(frame: Frame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     j = np.arange(frame.width // 2) + round(frame.west / 20)
-    i = np.arange(frame.height // 2) - round(frame.north / 20)
-    jj, ii = np.meshgrid(j, i)
-    return jj, ii
+    i = np.arange(frame.height // 2)[:, None] - round(frame.north / 20)
+    return j, i
 
 
 def _halve(a: NDArray[np.float32]) -> NDArray[np.float32]:
