@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +14,7 @@ from mapping_data import tiny_model
 
 from subpixmap.errors import Incomplete, InputError
 from subpixmap.mapping import cluster
-from subpixmap.mapping.cluster import open_pool
+from subpixmap.mapping.cluster import WorkerDied, open_pool
 
 
 def where_and_what(task, model):
@@ -39,6 +41,56 @@ def test_in_process():
         found = results(pool, ["a", "fail", "b"])
     assert found["a"] == ("a", os.getpid(), model.sha256)
     assert isinstance(found["fail"], ValueError)
+
+
+def troublesome(task, model):
+    """A task that never ends, one that eats memory, and good ones."""
+    if task == "hang":
+        time.sleep(1000)
+    if task == "eat":
+        eaten = []
+        while True:
+            eaten.append(bytearray(os.urandom(1)) * 20_000_000)
+            time.sleep(0.01)
+    return task
+
+
+def test_tasks_that_hang_or_eat_memory_lose_their_worker_and_the_others_go_on():
+    options = {"workers": 2, "memory_limit": "1600MB", "limit_s": 4.0}
+    with open_pool(troublesome, tiny_model(), **options) as pool:
+        found = results(pool, ["hang", "a", "eat", "b", "c"])
+    assert {key: found[key] for key in "abc"} == {key: key for key in "abc"}
+    for key in ("hang", "eat"):
+        assert isinstance(found[key], WorkerDied)
+        assert found[key].deaths == 1
+    assert re.search(r"want of memory, or because it took longer than 4 s; try a smaller --block", str(found["hang"]))
+
+
+class DeadlyModel:
+    """Kills the process that unpickles it, the first few times."""
+
+    sha256 = "deadly"
+
+    def __init__(self, marks, deaths):
+        self.marks, self.deaths = marks, deaths
+
+    def __setstate__(self, state):
+        self.__dict__ = state
+        for i in range(self.deaths):
+            with contextlib.suppress(FileExistsError):
+                (self.marks / str(i)).touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_while_it_is_brought_the_model_costs_nothing(tmp_path):
+    from distributed import Client, LocalCluster
+
+    quiet = {"dashboard_address": ":0", "silence_logs": 50}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **quiet) as local, Client(local) as client:
+        with open_pool(where_and_what, DeadlyModel(tmp_path, 2), client=client) as pool:
+            found = results(pool, ["a", "b", "c", "d"])
+    assert len(list(tmp_path.iterdir())) == 2
+    assert {key: value[0] for key, value in found.items()} == {key: key for key in "abcd"}
 
 
 @contextlib.contextmanager

@@ -7,10 +7,12 @@ only scheduler; nothing here knows what a task does.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import math
 import os
 import queue
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -29,6 +31,17 @@ IN_FLIGHT = 2
 """Tasks in flight for each worker: one that runs and one that waits for it."""
 
 _CONNECT_S = 20.0
+_REGISTER_ATTEMPTS = 8
+
+
+class WorkerDied(Incomplete):
+    """The process that ran a task died, or was ended because the task took too long."""
+
+    def __init__(self, deaths: int, limit_s: float | None) -> None:
+        limit = "" if limit_s is None else f", or because it took longer than {limit_s:,.0f} s"
+        super().__init__(f"its worker process died: most likely for want of memory{limit}; try a smaller --block")
+        self.deaths = deaths
+        """How often, for this task, since it was submitted."""
 
 
 class Pool(Protocol):
@@ -58,6 +71,7 @@ def open_pool(
     client: Client | None = None,
     device: str = "cpu",
     memory_limit: str | int | None = None,
+    limit_s: float | None = None,
 ) -> Iterator[Pool]:
     """Open what runs `run(task, model)`.
 
@@ -77,22 +91,26 @@ def open_pool(
         "cuda" starts one process for each GPU.
     memory_limit
         Of each local worker process, as Dask writes it; an equal share of the machine's memory when None.
+    limit_s
+        Seconds after which a worker process that still runs the same task is ended; in this process there is no limit.
 
     Raises
     ------
     InputError
-        The scheduler does not answer, or there is no GPU.
+        The scheduler does not answer, there is no GPU, or the workers have other software than the driver.
+    Incomplete
+        The workers cannot be reached.
     """
     if workers == 0 and scheduler is None and client is None:
         yield _InProcess(run, model)
         return
     with contextlib.ExitStack() as stack:
         if client is None:
-            client = stack.enter_context(_connect(workers, scheduler, device, memory_limit))
+            client = stack.enter_context(connect(workers, scheduler, device, memory_limit))
         plugin = _plugin(model)
-        client.register_plugin(plugin, name=plugin.name)
+        _bring(client, plugin)
         try:
-            yield _OnDask(run, client, model.sha256)
+            yield _OnDask(run, client, model.sha256, limit_s)
         finally:
             with contextlib.suppress(Exception):  # a scheduler that is gone has forgotten it anyway
                 client.unregister_worker_plugin(plugin.name)
@@ -123,8 +141,8 @@ class _InProcess:
 class _OnDask:
     """Futures of a client; results come through a queue, so that waiting can time out."""
 
-    def __init__(self, run: Callable[[Any, Model], Any], client: Client, sha256: str) -> None:
-        self.run, self.client, self.sha256 = run, client, sha256
+    def __init__(self, run: Callable[[Any, Model], Any], client: Client, sha256: str, limit_s: float | None) -> None:
+        self.run, self.client, self.sha256, self.limit_s = run, client, sha256, limit_s
         self.finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.tasks: dict[Any, tuple[Any, Future]] = {}
         self.known_slots, self.known_at = IN_FLIGHT, -math.inf
@@ -140,11 +158,13 @@ class _OnDask:
         return self.known_slots
 
     def submit(self, task: Any) -> None:
-        future = self.client.submit(run_with_cached_model, self.run, task, self.sha256, pure=False)
+        future = self.client.submit(run_with_cached_model, self.run, task, self.sha256, self.limit_s, pure=False)
         self.tasks[future.key] = task, future
         future.add_done_callback(self.finished.put)
 
     def wait(self, seconds: float) -> tuple[Any, Any] | None:
+        from distributed import KilledWorker
+
         try:
             future = self.finished.get(timeout=seconds)
         except queue.Empty:
@@ -155,44 +175,84 @@ class _OnDask:
             return task, future.result()
         if future.status == "cancelled":
             self._require_scheduler(lost=True)
-        return task, future.exception()
+        error = future.exception()
+        if isinstance(error, KilledWorker):
+            return task, WorkerDied(error.allowed_failures + 1, self.limit_s)
+        return task, error
 
     def _require_scheduler(self, *, lost: bool = False) -> None:
         if lost or self.client.status not in ("running", "connecting"):
             raise Incomplete(f"the scheduler at {self.address} is lost")
 
 
-def run_with_cached_model(run: Callable[[Any, Model], Any], task: Any, sha256: str) -> Any:
-    """What a Dask worker executes."""
+def run_with_cached_model(
+    run: Callable[[Any, Model], Any], task: Any, sha256: str, limit_s: float | None = None
+) -> Any:
+    """What a Dask worker executes; past the limit the process ends, and the scheduler tells that it is gone."""
     if sha256 not in _MODELS:
         raise RuntimeError(f"this worker has no model {sha256[:12]}: it started without the plugin that brings it")
-    return run(task, _MODELS[sha256])
+    if limit_s is None:
+        return run(task, _MODELS[sha256])
+    # Not a thread of Python: what hangs in a library may hold the interpreter's lock.
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=sys.__stderr__)
+    try:
+        return run(task, _MODELS[sha256])
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _plugin(model: Model) -> Any:
+    import torch
     from distributed import WorkerPlugin
 
     class BringModel(WorkerPlugin):
         """Puts the model into every worker process before its first task; one torch thread there."""
 
         def __init__(self) -> None:
-            self.model, self.name = model, f"subpixmap-model-{model.sha256}"
+            self.model, self.name, self.torch = model, f"subpixmap-model-{model.sha256}", torch.__version__
 
         def setup(self, worker: Any) -> None:
             import torch
 
             from subpixmap.mapping import cluster
 
+            if torch.__version__ != self.torch:
+                raise InputError(
+                    f"a worker has torch {torch.__version__} and the driver {self.torch}: install the same"
+                )
             torch.set_num_threads(1)
             cluster._MODELS[self.model.sha256] = self.model
 
     return BringModel()
 
 
+def _bring(client: Client, plugin: Any) -> None:
+    """Bring the model to all workers, also to those that start later.
+
+    The scheduler keeps the plugin for new workers before it tells the present ones. If one of these dies meanwhile the
+    call fails, and it is not known who was told: all are told again.
+    """
+    for attempt in range(_REGISTER_ATTEMPTS):
+        try:
+            client.register_plugin(plugin, name=plugin.name)
+            return
+        except ModuleNotFoundError as error:
+            raise InputError(f"a worker cannot import {error.name}: install subpixmap on all workers") from error
+        except (OSError, TimeoutError) as error:
+            if client.status not in ("running", "connecting") or attempt + 1 == _REGISTER_ATTEMPTS:
+                where = client.scheduler.address if client.scheduler else "the scheduler"
+                raise Incomplete(f"the model could not be brought to the workers of {where}: {error!r}") from error
+            time.sleep(min(0.2 * 2**attempt, 5.0))
+
+
 @contextlib.contextmanager
-def _connect(
-    workers: int | None, scheduler: str | None, device: str, memory_limit: str | int | None
+def connect(
+    workers: int | None = None,
+    scheduler: str | None = None,
+    device: str = "cpu",
+    memory_limit: str | int | None = None,
 ) -> Iterator[Client]:
+    """A Dask client of local worker processes, or of a scheduler that runs already; the options of `open_pool`."""
     import dask
     from distributed import Client
 
@@ -209,6 +269,8 @@ def _connect(
         "distributed.worker.memory.target": False,  # tasks return little; nothing is worth spilling
         "distributed.worker.memory.spill": False,
         "distributed.admin.tick.limit": "1h",
+        "distributed.scheduler.allowed-failures": 0,  # the driver counts, repeats and gives up
+        "distributed.scheduler.worker-saturation": 1.0,  # a task that waits is not blamed for the one that runs
     }
     with dask.config.set(settings), _local_cluster(workers, device, memory_limit) as cluster:
         with Client(cluster, set_as_default=False) as client:
