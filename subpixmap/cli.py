@@ -5,7 +5,9 @@ Nothing heavy is imported here: `subpixmap --help` answers in a fraction of a se
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,6 +61,7 @@ MinObs = Annotated[int, typer.Option(help="clear observations a pixel needs to b
 MaxCloud = Annotated[float | None, typer.Option(help="leave out items cloudier than this, percent")]
 Scheduler = Annotated[str | None, typer.Option(help="address or file of a running Dask scheduler")]
 Workers = Annotated[int | None, typer.Option(help="worker processes; 0 = in this process  [default: one a core]")]
+Probe = Annotated[bool, typer.Option("--probe", help="map one block first, to tell time and room from it")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto")]
 AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="go on without refused items and failed blocks")]
 Force = Annotated[bool, typer.Option("--force", help="accept input unlike the model's card (marked in every row)")]
@@ -94,6 +97,7 @@ def run(
     max_cloud: MaxCloud = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
+    probe: Probe = False,
     device: Device = "auto",
     allow_partial: AllowPartial = False,
     force: Force = False,
@@ -135,6 +139,7 @@ def plan(
     min_obs: MinObs = 1,
     max_cloud: MaxCloud = None,
     workers: Workers = None,
+    probe: Probe = False,
     allow_partial: AllowPartial = False,
     force: Force = False,
     quiet: Quiet = False,
@@ -349,8 +354,14 @@ def _request(arguments: dict[str, Any]) -> Request:
     return Request(**known)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Entry point of the `subpixmap` command."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)  # as schedulers of clusters end a job whose time is up
     verbose = "--verbose" in sys.argv or "-v" in sys.argv
     try:
         app()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,31 +15,38 @@ from typing import TYPE_CHECKING, Any
 
 from subpixmap.errors import InputError
 from subpixmap.grid import CHUNK
+from subpixmap.scenes.hrefs import without_secrets
 
 if TYPE_CHECKING:
     from subpixmap.mapping.needs import Needs
-    from subpixmap.mapping.plan import Plan
+    from subpixmap.mapping.probe import Probe
     from subpixmap.mapping.run import Summary
     from subpixmap.mapping.verify import Status
-    from subpixmap.scenes.lock import Item
+    from subpixmap.pipeline import Job
 
 HOURS, GIGABYTES = 24.0, 200.0
 """A run that is expected to need more of either wants --yes."""
 _RECORD = set(vars(logging.makeLogRecord({})))
 
 
-def show_plan(
-    plan: Plan, items: Sequence[Item], found: Needs, *, seconds: float, quiet: bool, to_stdout: bool = False
-) -> None:
-    """The plan as a short table: stdout for `plan`, stderr before a run; `seconds` of arithmetic on all workers."""
-    if quiet and not to_stdout:
-        return
+def plan_table(job: Job, found: Needs, *, seconds: float, measured: Probe | None = None, verbose: bool = False) -> str:
+    """The plan as a short table; `seconds` on all workers, `verbose` for every tile and refused item."""
+    plan, items = job.plan, job.items
     by_period = {p.label: len({i.acquisition for i in items if i.period == p.label}) for p in plan.periods}
     km2 = found.chunks / len(plan.periods) * (CHUNK * plan.recipe.resolution / 1000) ** 2
     rows = {
         "region": f"{plan.region_name}, {km2:,.0f} km2 to map, EPSG {', '.join(map(str, plan.zones))}",
         "model": f"{plan.model.name} ({', '.join(plan.objects)}); evidence: {plan.model.evidence}",
         "acquisitions": f"{len({i.acquisition for i in items})} in {len(items)} items",
+    }
+    if plan.recipe.every != "scene":
+        rows["acquisitions"] += f" ({', '.join(f'{label}: {n}' for label, n in by_period.items())})"
+    rows |= job.lacks.lines() if job.lacks else {}
+    if job.refused:
+        shown = list(job.refused.values())[: None if verbose else 3]
+        more = [f"and {len(job.refused) - len(shown)} more (--verbose)"] if len(shown) < len(job.refused) else []
+        rows["refused"] = "\n".join([f"{len(job.refused)} items are left out", *shown, *more])
+    rows |= {
         "work": f"{found.blocks} blocks x {len(plan.periods)} periods = {found.tasks} tasks, at most "
         f"{found.predicted_px / 1e6:,.0f} Mpx to predict",
         "reading": f"up to {_bytes(found.bytes_to_read)}",
@@ -46,12 +55,15 @@ def show_plan(
         "time": f"at most {_duration(seconds)} of arithmetic",
         "run": plan.run_id,
     }
-    if plan.recipe.every != "scene":
-        rows["acquisitions"] += f" ({', '.join(f'{label}: {n}' for label, n in by_period.items())})"
-        if missing := [label for label, n in by_period.items() if not n]:
-            rows["no items in"] = ", ".join(missing)
-    text = "\n".join(f"{name:<14}{value}" for name, value in rows.items())
-    print(text, file=sys.stdout if to_stdout else sys.stderr, flush=True)
+    if measured is not None:
+        probed = f"block {measured.block_id}, period {measured.period}, took {_duration(measured.seconds)}"
+        rows["time"] = f"about {_duration(seconds)} by a probe ({probed})"
+        rows["map"] += " by the probe"
+    if verbose and job.lacks:
+        rows["by month"] = "\n".join(job.lacks.table())
+    lines = [(name, line) for name, text in rows.items() for line in text.split("\n")]
+    named = [name if i == 0 or lines[i - 1][0] != name else "" for i, (name, _) in enumerate(lines)]
+    return "\n".join(f"{name:<14}{line}" for name, (_, line) in zip(named, lines, strict=True))
 
 
 def require_consent(found: Needs, *, seconds: float, yes: bool) -> None:
@@ -61,6 +73,11 @@ def require_consent(found: Needs, *, seconds: float, yes: bool) -> None:
             f"this run would read up to {_bytes(found.bytes_to_read)} and compute for up to {_duration(seconds)}: "
             "add --yes to start it, or look at it with `subpixmap plan`"
         )
+
+
+def show_where(address: str) -> None:
+    """What runs the blocks, with the address of the dashboard, on stderr."""
+    print(f"map: on {without_secrets(address)}", file=sys.stderr, flush=True)
 
 
 def show_map_summary(summary: Summary, *, quiet: bool) -> None:
@@ -96,6 +113,13 @@ def show_results(out: Path, *, quiet: bool) -> None:
     print()
     for name in ("report.html", "counts.csv", "trend.csv", "map.zarr"):
         print(out / name)
+
+
+def show_remarks(remarks: Sequence[str], *, quiet: bool) -> None:
+    """What a reader should know before using the numbers, on stderr."""
+    if not quiet:
+        for remark in remarks:
+            print(f"note: {remark}", file=sys.stderr)
 
 
 def say_files(paths: Sequence[Path], *, quiet: bool) -> None:
@@ -175,7 +199,15 @@ class _JsonLines(logging.Formatter):
             "event": record.getMessage(),
         }
         extra = {key: value for key, value in vars(record).items() if key not in _RECORD | {"message", "asctime"}}
-        return json.dumps(told | extra, ensure_ascii=False, default=str)
+        return _redacted(json.dumps(told | extra, ensure_ascii=False, default=str))
+
+
+def _redacted(text: str) -> str:
+    """Without queries and passwords of URLs, and without the secrets of the environment."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and re.search(r"KEY|TOKEN|SECRET|PASSWORD", name) and not os.path.exists(value):
+            text = text.replace(value, "***")
+    return without_secrets(text)
 
 
 def _bytes(number: float) -> str:

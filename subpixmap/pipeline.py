@@ -6,35 +6,43 @@ get wrong is refused while the job is made, before a pixel is read.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subpixmap import console, demo
-from subpixmap.errors import Incomplete, InputError
+from subpixmap.errors import Incomplete, InputError, Refused
 from subpixmap.grid import CHUNK
+from subpixmap.locking import ask_items, known_periods, log_lock, made_from_other_items
 from subpixmap.periods import Every, Period, make_periods, parse_months, parse_years
 from subpixmap.progress import Progress
 
 if TYPE_CHECKING:
     import geopandas as gpd
     import pandas as pd
+    from distributed import Client
 
     from subpixmap.mapping.needs import Needs
     from subpixmap.mapping.plan import Plan
     from subpixmap.mapping.run import Summary
     from subpixmap.model.checkpoint import Model
     from subpixmap.region import Region
+    from subpixmap.scenes.completeness import Completeness
     from subpixmap.scenes.lock import Item
     from subpixmap.scenes.radiometry import OffsetRule
 
 DEFAULT_SOURCE = ("earth-search",)
 DEFAULT_MODELS = ("demo-s2", "demo-rgbn")
 """The first whose bands the items have is used."""
+
+WORTH_WORKERS = 500
+"""Blocks x periods from which counting starts worker processes: below, starting them takes longer."""
 
 CPU_FLOPS = 35e9
 """Of one core in the network, floating point operations a second; 35-52 were measured on an AMD Milan core."""
@@ -61,6 +69,8 @@ class Request:
     collection: str | None = None
     offset_rule: OffsetRule = "auto"
     """Whether 1000 is subtracted from the digital numbers: decided for each item, or always, or never."""
+    refresh: tuple[str, ...] = ()
+    """Labels of periods that the catalogue is asked for again."""
     model: str | None = None
     """Shipped checkpoint or path; by default the first of `DEFAULT_MODELS` whose bands the items have."""
     admin: Path | None = None
@@ -77,14 +87,17 @@ class Request:
     """Percent of the whole tile."""
     scheduler: str | None = None
     workers: int | None = None
+    probe: bool = False
+    """Map one block before the run, to tell time and room from what it took."""
     device: str = "auto"
     allow_partial: bool = False
     force: bool = False
     yes: bool = False
     quiet: bool = False
+    verbose: bool = False
 
     def __post_init__(self) -> None:
-        self.periods()
+        labels = [period.label for period in self.periods()]
         checks = {
             f"--resolution {self.resolution:g}: give a positive number of metres": self.resolution > 0,
             f"--block {self.block}: give a positive multiple of {CHUNK}": self.block > 0 and self.block % CHUNK == 0,
@@ -99,6 +112,12 @@ class Request:
             f"--device {self.device!r} is unknown; choose cpu, cuda or auto": self.device in ("cpu", "cuda", "auto"),
             f"--offset-rule {self.offset_rule!r} is unknown; choose auto, subtract or none": (
                 self.offset_rule in ("auto", "subtract", "none")
+            ),
+            f"--refresh {' '.join(self.refresh)}: the periods of this run are {', '.join(labels)}": (
+                set(self.refresh) <= set(labels)
+            ),
+            "--refresh: with --every scene every acquisition is a period; use another --out": (
+                not self.refresh or self.every != "scene"
             ),
         }
         if wrong := [text for text, fine in checks.items() if not fine]:
@@ -128,6 +147,12 @@ class Job:
     model: Model
     region: Region | None = None
     """Where its units come from; None for a run that is only continued."""
+    asked: tuple[str, ...] = ()
+    """Labels of periods that the catalogue was asked for."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Items that are left out of the lock, and why."""
+    lacks: Completeness | None = None
+    """What the lock lacks."""
 
 
 def run(request: Request) -> Job:
@@ -141,8 +166,9 @@ def run(request: Request) -> Job:
     if request.scheduler is None:
         require_fit(job.plan, found, job.out, worker_limit=psutil.virtual_memory().total / _processes(request.workers))
     with run_lock(job.out), console.run_log(job.out):
-        job = freeze(job)
+        job = freeze(job, map_again=True)
         log.info("planned", extra={"run_id": job.plan.run_id, "items": len(job.items)} | asdict(found))
+        log_lock(job)
         console.require_consent(found, seconds=seconds, yes=request.yes)
         map_job(
             job,
@@ -151,7 +177,13 @@ def run(request: Request) -> Job:
             allow_partial=request.allow_partial,
             quiet=request.quiet,
         )
-        count(job.out, allow_partial=request.allow_partial, quiet=True)
+        count(
+            job.out,
+            scheduler=request.scheduler,
+            workers=request.workers,
+            allow_partial=request.allow_partial,
+            quiet=True,
+        )
         trend(job.out, quiet=True)
         report(job.out, quiet=True)
     console.show_results(job.out, quiet=request.quiet)
@@ -172,6 +204,7 @@ def settle(request: Request) -> Job:
     from subpixmap.mapping.plan import make_plan
     from subpixmap.model.predict import check_input
     from subpixmap.region import resolve_region
+    from subpixmap.scenes.completeness import completeness
 
     if request.region.strip().lower() == "demo":
         request = _demo(request)
@@ -185,7 +218,7 @@ def settle(request: Request) -> Job:
         name_column=request.name_column,
         parent_column=request.parent_column,
     )
-    model, items = _lock(request, region, models)
+    model, items, asked, refused = ask_items(request, region, models)
     made = make_plan(
         region,
         request.periods(),
@@ -201,19 +234,34 @@ def settle(request: Request) -> Job:
         objects=request.objects or None,
         source=", ".join(request.source),
         device=_device(request.device),
+        forced=request.force,
     )
-    return Job(request.folder, made, items, model, region)
+    lacks = completeness(items, region.geometry, known_periods(request))
+    return Job(request.folder, made, items, model, region, asked, refused, lacks)
 
 
-def freeze(job: Job) -> Job:
-    """Write items, units and plan into the run folder; another recipe there is refused before anything is written."""
+def freeze(job: Job, *, map_again: bool = False) -> Job:
+    """Write items, units and plan into the run folder; another recipe there is refused before anything is written.
+
+    Blocks of a refreshed period that were made from other items are taken back with `map_again`, and refused without.
+    """
     from subpixmap.mapping.plan import read_plan, require_same, write_plan
     from subpixmap.scenes.lock import write_lock
 
     path = job.out / "plan.json"
     if path.is_file():
         require_same(read_plan(job.out).recipe, job.plan.recipe, path)
-    write_lock(job.out / "items.parquet", job.items)
+    if stale := made_from_other_items(job.out, job.items, job.asked):
+        if not map_again:
+            raise Refused(
+                f"{len(stale)} blocks of {', '.join(job.asked)} in {job.out} are mapped from the items of before: "
+                f"`subpixmap run --refresh {job.asked[0]}` maps them again"
+            )
+        for record in stale:  # first: whenever this ends, the blocks that are left are of the items that are there
+            record.unlink(missing_ok=True)
+    if job.asked or not (job.out / "items.parquet").is_file():
+        notes = {"refused": dict(job.refused)} | (job.lacks.missing() if job.lacks else {})
+        write_lock(job.out / "items.parquet", job.items, notes)
     if job.region is not None:
         _write_units(job.out, job.region.units, job.region.boundary_source, job.region.boundary_version)
     return replace(job, plan=write_plan(job.out, job.plan))
@@ -243,9 +291,16 @@ def map_job(
     job: Job, *, scheduler: str | None = None, workers: int | None = None, allow_partial: bool, quiet: bool
 ) -> Summary:
     """Map what is settled, with a progress bar."""
+    from subpixmap.mapping.run import Progress as Standing
     from subpixmap.mapping.run import map_region
 
     with Progress("map", job.plan.n_tasks, "blocks x periods", quiet=quiet) as bar:
+
+        def show(now: Standing) -> None:
+            if bar.done == 0 and not quiet:
+                console.show_where(now.where)
+            bar.update(now.done, note=f"{now.failed} failed" if now.failed else "")
+
         summary = map_region(
             job.out,
             job.plan,
@@ -254,7 +309,7 @@ def map_job(
             workers=workers,
             scheduler=scheduler,
             allow_partial=allow_partial,
-            progress=lambda now: bar.update(now.done, note=f"{now.failed} failed" if now.failed else ""),
+            progress=show,
         )
     log.info("mapped", extra=asdict(summary) | {"bottleneck": summary.bottleneck})
     console.show_map_summary(summary, quiet=quiet)
@@ -268,6 +323,9 @@ def count(
     id_column: str | None = None,
     name_column: str | None = None,
     parent_column: str | None = None,
+    assign_nearest: bool = False,
+    scheduler: str | None = None,
+    workers: int | None = None,
     allow_partial: bool = False,
     quiet: bool = False,
 ) -> gpd.GeoDataFrame:
@@ -276,31 +334,53 @@ def count(
     Units that are given replace those of the run for this and later counts.
     """
     from subpixmap.counts.source import count_run, write_counts
+    from subpixmap.mapping.plan import read_plan
     from subpixmap.mapping.verify import write_manifest
-    from subpixmap.region import given_units
+    from subpixmap.region import given_units, require_overlap
 
     _require_complete(out, allow_partial)
+    planned = read_plan(out)
     if admin is not None:
         units, source, version = given_units(
             admin, id_column=id_column, name_column=name_column, parent_column=parent_column
         )
+        require_overlap(units, source, planned.geometry, f"the map of {planned.region_name}")
         _write_units(out, units, source, version)
     units, source, version = _read_units(out)
-    counted = count_run(out, units, boundary_source=source, boundary_version=version)
+    with _counting(planned, scheduler, workers) as client:
+        counted = count_run(
+            out, units, boundary_source=source, boundary_version=version, assign_nearest=assign_nearest, client=client
+        )
     paths = write_counts(out, counted)
+    console.show_remarks(counted.remarks, quiet=quiet)
     write_manifest(out)
     log.info("counted", extra={"units": len(units), "rows": len(counted.table)})
     console.say_files(paths, quiet=quiet)
     return counted.table
 
 
-def trend(out: Path, *, quiet: bool = False) -> pd.DataFrame:
-    """Follow the counts over the periods into trend.csv and trend.parquet."""
-    from subpixmap.counts.source import follow_run, write_trend
+def trend(
+    out: Path,
+    *,
+    level: float = 0.95,
+    unchanged: Sequence[str] = (),
+    background: bool = False,
+    quiet: bool = False,
+) -> pd.DataFrame:
+    """Follow the counts over the periods into trend.csv and trend.parquet.
+
+    What all units share in a period is told; it is taken out with `unchanged` (ids of units known not to have changed)
+    or `background` (what the map counts where the object is never present).
+    """
+    from subpixmap.counts.source import follow_run, read_counts, write_trend
+    from subpixmap.counts.told import trend_remarks
     from subpixmap.mapping.verify import write_manifest
 
-    table = follow_run(out)
+    if not 0.5 <= level < 1:
+        raise InputError(f"--level {level:g}: the confidence of an interval lies between 0.5 and 1")
+    table = follow_run(out, level=level, unchanged=unchanged, background=background)
     paths = write_trend(out, table)
+    console.show_remarks(trend_remarks(table, *read_counts(out), level=level), quiet=quiet)
     write_manifest(out)
     console.say_files(paths, quiet=quiet)
     return table
@@ -376,32 +456,16 @@ def _load_models(request: Request) -> list[Model]:
     return models
 
 
-def _lock(request: Request, region: Region, models: Sequence[Model]) -> tuple[Model, list[Item]]:
-    """The model that the items fit, and the frozen items of all periods; only new periods ask the catalogue."""
-    from subpixmap.mapping.plan import read_plan
-    from subpixmap.scenes.cube import common_bands
-    from subpixmap.scenes.darkness import check_darkness
-    from subpixmap.scenes.lock import lock_items, read_lock
-    from subpixmap.scenes.source import find_items
+@contextlib.contextmanager
+def _counting(planned: Plan, scheduler: str | None, workers: int | None) -> Iterator[Client | None]:
+    """Dask workers for a large map, or for whoever asks for them; a small one is summed in this process."""
+    from subpixmap.mapping.cluster import connect
 
-    new, known = request.periods(), []
-    if (request.folder / "plan.json").is_file():
-        planned = read_plan(request.folder)
-        models = [model for model in models if model.sha256 == planned.recipe.model_sha256] or models
-        new = [p for p in new if not any(p.start <= q.start <= p.end for q in planned.periods)]
-        labels = {p.label for p in new}
-        known = [item for item in read_lock(request.folder / "items.parquet") if item.period not in labels]
-    found = find_items(request.source, region.geometry, new, collection=request.collection) if new else []
-    if not found and not known:
-        raise InputError(f"no item of {', '.join(request.source)} touches region {region.name} in {request.years}")
-    model = models[0]
-    if len(models) > 1:
-        offered = set(common_bands(found))
-        model = next((one for one in models if offered >= set(one.card.bands)), model)
-    locked = lock_items(found, new, model.card.bands, offset_rule=request.offset_rule)
-    if request.offset_rule == "auto":
-        check_darkness(locked)
-    return model, known + locked
+    if scheduler is None and (workers == 0 or (workers is None and planned.n_tasks < WORTH_WORKERS)):
+        yield None
+        return
+    with connect(workers, scheduler) as client:
+        yield client
 
 
 def _require_complete(out: Path, allow_partial: bool) -> None:
@@ -421,12 +485,22 @@ def _require_complete(out: Path, allow_partial: bool) -> None:
 def _settle_and_show(request: Request, *, to_stdout: bool = False) -> tuple[Job, Needs, float]:
     """The settled job, what it needs, and its seconds of arithmetic; shown before anything is written."""
     from subpixmap.mapping.needs import needs
+    from subpixmap.mapping.probe import probe
 
     job = settle(request)
     found = needs(job.plan, job.items)
-    seconds = _arithmetic(job, found, request.workers)
-    console.show_plan(job.plan, job.items, found, seconds=seconds, quiet=request.quiet, to_stdout=to_stdout)
-    return job, found, seconds
+    seconds, measured = _arithmetic(job, found, request.workers), None
+    if request.probe:
+        measured = probe(job.plan, job.items, job.model, found)
+        seconds = measured.expected_seconds / _processes(request.workers)
+        found = replace(found, map_bytes=measured.expected_bytes)
+    if to_stdout or not request.quiet:
+        shown = console.plan_table(job, found, seconds=seconds, measured=measured, verbose=request.verbose)
+        print(shown, file=sys.stdout if to_stdout else sys.stderr, flush=True)
+    expected = asdict(found) | {"seconds": seconds, "workers": _processes(request.workers)}
+    if measured is not None:
+        expected["probe"] = asdict(measured)
+    return replace(job, plan=replace(job.plan, expected=expected)), found, seconds
 
 
 def _arithmetic(job: Job, found: Needs, workers: int | None) -> float:

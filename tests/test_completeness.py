@@ -31,7 +31,25 @@ def test_what_is_missing_is_named():
     assert found.gaps == [("51PXM", "2020-11"), ("51PXM", "2021-03")]
     assert {"51PYM", "51PZM", "52PBS"} <= set(found.squares_without)
     assert not {"51PWM", "51PXM"} & set(found.squares_without)
-    assert any("51PYM" in line for line in found.lines())
+    told = found.lines()
+    assert "51PYM" in told["no items for"]
+    assert told["no items in"] == "4 (2020-01, 2020-02, 2020-03, 2021-02)"
+    assert told["baselines"] == "2020: 1 of 02.14; 2021: 4 of 05.00"
+    assert told["per tile"] == (
+        "2 tiles with 1 to 2 acquisitions in a month that has any, 1 as a rule; fewest 51PXM (1 in all); 2 times a "
+        "tile has none in a month: 1 (51PXM 2)"
+    )
+    assert found.missing()["tile_months_without"] == [["51PXM", "2020-11"], ["51PXM", "2021-03"]]
+
+
+def test_nothing_at_all_is_missing_everywhere():
+    found = completeness([], shapely.box(123.05, 10.0, 123.1, 10.1), make_periods("2021"), today=date(2021, 2, 1))
+    assert found.missing() == {
+        "squares_without": ["51PWM"],
+        "months_without": ["2021-01", "2021-02"],
+        "tile_months_without": [],
+    }
+    assert found.lines()["per tile"] == "none"
 
 
 def test_names_of_squares():

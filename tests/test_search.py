@@ -10,8 +10,10 @@ import stac_server
 
 from subpixmap.errors import InputError
 from subpixmap.periods import make_periods
+from subpixmap.scenes import hrefs, http
 from subpixmap.scenes import search as search_module
-from subpixmap.scenes.search import SourceFailed, month_spans, search, zone_boxes
+from subpixmap.scenes.http import SourceFailed
+from subpixmap.scenes.search import month_spans, search, zone_boxes
 from subpixmap.scenes.source import find_items
 
 REGION = shapely.box(119.0, 10.0, 121.0, 11.0)
@@ -40,8 +42,8 @@ ITEMS = [item(number) for number in range(300)]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(search_module, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(search_module, "RETRIES", 4)
+    monkeypatch.setattr(http, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(http, "RETRIES", 4)
     monkeypatch.setattr(search_module, "PAGE_SIZES", (7, 3))
 
 
@@ -145,14 +147,14 @@ def test_a_failing_page_size_is_made_smaller():
         return (502, {}, b"too large") if body["limit"] > 3 else None
 
     with stac_server.serve(ITEMS[:20]) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search_module, "RETRIES", 1)
+        patch.setattr(http, "RETRIES", 1)
         server.fault = on_search(large_fails)
         assert len(ask(server)) == 20
 
 
 def test_a_stalled_server_does_not_hang(monkeypatch):
-    monkeypatch.setattr(search_module, "TIMEOUT_S", (0.2, 0.2))
-    monkeypatch.setattr(search_module, "RETRIES", 1)
+    monkeypatch.setattr(http, "TIMEOUT_S", (0.2, 0.2))
+    monkeypatch.setattr(http, "RETRIES", 1)
     with stac_server.serve(ITEMS) as server:
         server.fault = lambda *_: time.sleep(1)
         start = time.monotonic()
@@ -181,3 +183,51 @@ def test_a_key_in_the_url_is_not_told():
         with pytest.raises(SourceFailed) as error:
             search(url, "s2", REGION, PERIODS, today=TODAY)
         assert "SECRETTOKEN" not in str(error.value)
+
+
+@pytest.fixture
+def public_here(monkeypatch):
+    """127.0.0.1 stands for a public host, localhost for a private one."""
+    monkeypatch.setattr(hrefs, "is_private", lambda host: host == "localhost")
+    monkeypatch.setattr(hrefs, "leads_to_private", lambda host: host == "localhost")
+
+
+@pytest.mark.parametrize("how", ["redirect", "next"])
+def test_a_public_catalogue_leads_to_no_private_host(how, public_here):
+    def elsewhere(server, body):
+        secret = server.url.replace("127.0.0.1", "localhost") + "/secret"
+        if how == "redirect":
+            return 302, {"Location": secret}, b""
+        link = {"rel": "next", "href": secret, "method": "POST", "body": body}
+        return server.json({"type": "FeatureCollection", "features": ITEMS[:3], "links": [link]})
+
+    with stac_server.serve(ITEMS) as server:
+        server.fault = on_search(elsewhere)
+        with pytest.raises(InputError, match="localhost leads to a private address"):
+            ask(server)
+        assert server.requests["/search"] > 0
+        assert server.requests["/secret"] == 0
+
+
+def test_names_are_private_where_their_addresses_are(monkeypatch):
+    addresses = {"a.example.org": "93.184.216.34", "b.example.org": "10.0.0.5", "c.example.org": "fe80::1%eth0"}
+    looked_up = []
+
+    def getaddrinfo(host, port):
+        looked_up.append(host)
+        if host not in addresses:
+            raise OSError("no such name")
+        return [(0, 0, 0, "", (addresses[host], 0))]
+
+    monkeypatch.setattr(hrefs.socket, "getaddrinfo", getaddrinfo)
+    hrefs.leads_to_private.cache_clear()
+    public, private = "https://a.example.org/", "http://b.example.org/"
+    for url in (f"{public}B04.tif", "https://gone.example.org/B04.tif"):
+        hrefs.require_public(url, public)
+    for name in ("b", "c"):
+        with pytest.raises(InputError, match=f"{name}.example.org leads to a private address"):
+            hrefs.require_public(f"https://{name}.example.org/B04.tif", public)
+    for base in (private, "http://127.0.0.1/", "/data/items.json"):  # the user's own
+        hrefs.require_public("http://b.example.org/B04.tif", base)
+    assert len(looked_up) == len(set(looked_up))
+    hrefs.leads_to_private.cache_clear()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scenes_data
 import shapely
+import stac_server
 
 from subpixmap.errors import InputError
 from subpixmap.periods import make_periods
@@ -19,10 +20,14 @@ EVERYWHERE = shapely.box(-180, -90, 180, 90)
 
 @pytest.fixture
 def items(tmp_path):
-    return [
+    found = [
         scenes_data.make_item(tmp_path, start=start, size_px=20, bands=SMALL)
         for start in ("20210105T021051", "20210205T021051", "20190101T021051")
     ]
+    for item in found:
+        for asset in item["assets"].values():
+            del asset["type"]  # what is not used of an asset is not kept
+    return found
 
 
 def relative(item, folder):
@@ -52,6 +57,37 @@ def test_static_catalogue_or_its_folder(items, tmp_path):
     (tmp_path / "catalog.json").write_text(json.dumps(catalog))
     for source in (tmp_path / "catalog.json", tmp_path):
         assert find_items(str(source), EVERYWHERE, PERIODS) == items[:2]
+    with stac_server.serve() as server:
+        server.files = tmp_path
+        found = find_items(f"{server.url}/catalog.json", EVERYWHERE, PERIODS)
+        assert [item["id"] for item in found] == [item["id"] for item in items[:2]]
+        blue = items[0]["assets"]["blue"]["href"]
+        assert found[0]["assets"]["blue"]["href"] == blue.replace(str(tmp_path), server.url)
+        assert server.requests["/collection/collection.json"] == 1
+        (folder / "0.json").unlink()
+        with pytest.raises(InputError, match=r"/collection/0\.json answers with HTTP 404"):
+            find_items(f"{server.url}/catalog.json", EVERYWHERE, PERIODS)
+
+
+@pytest.mark.parametrize("href", ["file:///etc/passwd.json", "/vsimem/x.json", "ftp://a.example.org/x.json"])
+def test_links_of_a_served_catalogue_are_no_way_in(href):
+    catalog = {"type": "Catalog", "stac_version": "1.0.0", "links": [{"rel": "item", "href": href}]}
+    with stac_server.serve() as server:
+        server.fault = lambda server, *_: server.json(catalog)
+        with pytest.raises(InputError, match="is not opened"):
+            find_items(f"{server.url}/catalog.json", EVERYWHERE, PERIODS)
+
+
+def test_a_served_catalogue_without_end_ends():
+    def child(server, *_):
+        link = {"rel": "child", "href": f"{sum(server.requests.values())}.json"}
+        return server.json({"type": "Catalog", "stac_version": "1.0.0", "links": [link]})
+
+    with stac_server.serve() as server:
+        server.fault = child
+        with pytest.raises(InputError, match="levels"):
+            find_items(f"{server.url}/catalog.json", EVERYWHERE, PERIODS)
+        assert sum(server.requests.values()) < 100
 
 
 def test_stac_geoparquet(items, tmp_path):

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import pandas as pd
@@ -51,7 +51,8 @@ class Run:
     units: gpd.GeoDataFrame
     """unit_id, unit_name, parent_id, geometry."""
     series: pd.DataFrame | None
-    """unit_id, object, period, noise_se: standard error of a total from the differences between acquisitions."""
+    """unit_id, object, period, noise_se: standard error of a total from the differences between acquisitions; also
+    common_frac, common_total, n_acquisitions, background_per_ha where series.parquet was read."""
     layers: Layers | None
     """The map for display."""
     map_totals: pd.DataFrame
@@ -64,6 +65,8 @@ class Run:
     """Provenance: what -> value, in the order of the page."""
     truth: pd.DataFrame | None = None
     """unit_id, object, period, count: what a simulated country really holds."""
+    accounts: Mapping[str, Any] = field(default_factory=dict)
+    """What `read_accounts` returns: `outside`, `balance`, `parents`, `remarks`."""
     expected_blocks: int = 0
     """Blocks x periods of the plan."""
     done_blocks: int = 0
@@ -87,13 +90,13 @@ def read_run(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 
     InputError
         No plan or no counts in the folder.
     """
-    from subpixmap.counts.export import read_table
+    from subpixmap.counts.export import read_accounts, read_table
     from subpixmap.counts.table import COLUMNS
     from subpixmap.counts.trend import TREND_COLUMNS
     from subpixmap.mapping.ledger import read_records
     from subpixmap.mapping.plan import read_plan
     from subpixmap.mapping.store import open_map
-    from subpixmap.scenes.lock import read_lock
+    from subpixmap.scenes.lock import read_lock, read_notes
 
     out = Path(out)
     plan = read_plan(out)
@@ -118,8 +121,9 @@ def read_run(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 
         map_totals=_map_totals(records, plan.recipe.resolution),
         acquisitions=_acquisitions(records),
         items=_items(items),
-        facts=_facts(plan, counts, units),
+        facts=_facts(plan, counts, units) | _lacks(read_notes(out / "items.parquet")),
         truth=_checked_truth(truth),
+        accounts=read_accounts(out / "accounts.json"),
         expected_blocks=plan.n_tasks,
         done_blocks=len(records),
     )
@@ -128,7 +132,7 @@ def read_run(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 
 def _noise(path: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
-    table = pd.read_parquet(path, columns=["unit_id", "object", "period", "noise_se"])
+    table = pd.read_parquet(path)
     return table.astype({"noise_se": float, "unit_id": str, "object": str, "period": str})
 
 
@@ -198,10 +202,28 @@ def _facts(plan, counts: pd.DataFrame, units: gpd.GeoDataFrame) -> dict[str, str
         + (f", cloud cover of the tile up to {recipe.max_cloud:g} %" if recipe.max_cloud is not None else ""),
         "Run id": plan.run_id,
     }
+    if plan.forced:
+        facts["Forced"] = "--force was given: input unlike the model's card was accepted"
     for period, sha in zip(items.period, items.items_sha256, strict=True):
         facts[f"Items {period}, sha256"] = sha
     facts["Software"] = ", ".join(f"{name} {version}" for name, version in plan.versions.items())
     return facts
+
+
+def _lacks(notes: Mapping[str, Any]) -> dict[str, str]:
+    """What was expected of the catalogue and is not among the items."""
+    refused = notes.get("refused", {})
+    found = {
+        "Items refused": list(refused.values()),
+        "MGRS squares without items, wholly or in part": notes.get("squares_without", []),
+        "Months without items": notes.get("months_without", []),
+        "Months in which a tile has none": [f"{tile} {month}" for tile, month in notes.get("tile_months_without", [])],
+    }
+    return {
+        what: f"{len(names)}: {'; '.join(names[:20])}{'; ...' if len(names) > 20 else ''}"
+        for what, names in found.items()
+        if names
+    }
 
 
 def _checked_truth(truth: pd.DataFrame | None) -> pd.DataFrame | None:

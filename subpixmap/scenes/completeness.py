@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import Any
 
 import numpy as np
 import shapely
@@ -26,7 +27,7 @@ _SQUARE = 100_000.0  # metres
 class Completeness:
     """What was found and what was not."""
 
-    acquisitions: dict[tuple[str, str], int]
+    acquisitions: Counter[tuple[str, str]]
     """(tile, month such as 2021-03) -> acquisitions."""
     baselines: dict[str, dict[str, int]]
     """Year -> processing baseline -> items."""
@@ -37,22 +38,46 @@ class Completeness:
     gaps: list[tuple[str, str]]
     """(tile, month): tiles that have acquisitions, but none in that month."""
 
-    def lines(self) -> list[str]:
-        """For people: one line for each finding."""
-        found = [
-            f"{year}: {', '.join(f'{n} of {b}' for b, n in sorted(c.items()))}" for year, c in self.baselines.items()
-        ]
-        lines = [f"items by processing baseline: {'; '.join(found)}"]
-        for what, names in (
-            ("places without any item", self.squares_without),
-            ("months without any", self.months_without),
-        ):
-            if names:
-                lines.append(f"{what}: {len(names)} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})")
-        if self.gaps:
-            tiles = {tile for tile, _ in self.gaps}
-            lines.append(f"months without an acquisition of a tile: {len(self.gaps)}, in {len(tiles)} tiles")
+    def lines(self) -> dict[str, str]:
+        """For people: a line for each finding."""
+        baselines = [f"{year}: {', '.join(f'{n} of {b}' for b, n in c.items())}" for year, c in self.baselines.items()]
+        found = {"per tile": self._per_tile(), "baselines": "; ".join(baselines)}
+        if self.squares_without:
+            found["no items for"] = f"{_some(self.squares_without)}: MGRS squares of the region, or parts of them"
+        if self.months_without:
+            found["no items in"] = _some(self.months_without)
+        return found
+
+    def table(self) -> list[str]:
+        """Acquisitions of each tile and year, month by month; a dot where there is none."""
+        lines = ["tile   year " + "".join(f"{month:>4}" for month in range(1, 13))]
+        for tile, year in sorted({(tile, month[:4]) for tile, month in self.acquisitions}):
+            counts = [self.acquisitions[tile, f"{year}-{month:02d}"] for month in range(1, 13)]
+            lines.append(f"{tile}  {year} " + "".join(f"{n or '.':>4}" for n in counts))
         return lines
+
+    def missing(self) -> dict[str, Any]:
+        """What was expected and not found, as plain values."""
+        return {
+            "squares_without": self.squares_without,
+            "months_without": self.months_without,
+            "tile_months_without": [list(gap) for gap in self.gaps],
+        }
+
+    def _per_tile(self) -> str:
+        tiles = Counter(tile for tile, _ in self.acquisitions.elements())
+        if not tiles:
+            return "none"
+        counts = sorted(self.acquisitions.values())
+        told = f"{len(tiles)} tiles with {counts[0]} to {counts[-1]} acquisitions in a month that has any"
+        told += f", {counts[len(counts) // 2]} as a rule"
+        least = min(tiles, key=lambda tile: (tiles[tile], tile))
+        told += f"; fewest {least} ({tiles[least]} in all)"
+        if self.gaps:
+            without = Counter(tile for tile, _ in self.gaps)
+            worst = _some([f"{tile} {n}" for tile, n in without.most_common()])
+            told += f"; {len(self.gaps)} times a tile has none in a month: {worst}"
+        return told
 
 
 def completeness(
@@ -81,14 +106,18 @@ def completeness(
     have = {month for _, month in acquisitions}
     tiles = sorted({tile for tile, _ in acquisitions})
     return Completeness(
-        acquisitions=dict(sorted(acquisitions.items())),
-        baselines={year: dict(counts) for year, counts in baselines.items()},
+        acquisitions=Counter(dict(sorted(acquisitions.items()))),
+        baselines={year: dict(sorted(counts.items())) for year, counts in baselines.items()},
         squares_without=squares_of(shapely.difference(geometry, _reach(locked))),
         months_without=[month for month in months if month not in have],
         gaps=[
             (tile, month) for tile in tiles for month in months if month in have and (tile, month) not in acquisitions
         ],
     )
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    return f"{len(names)} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
 
 
 def _reach(items: Sequence[Item]) -> BaseGeometry:

@@ -6,6 +6,7 @@ The only module that calls stackstac. Assets are read at their native resolution
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -327,9 +328,10 @@ def _geometry(region_or_bounds: Any) -> BaseGeometry:
     return shapely.box(west, south, east, north)
 
 
-def common_bands(found: Sequence[dict[str, Any]]) -> list[str]:
-    """Bands that every found item has."""
-    names = [b for b in BANDS if all(any(n in item["assets"] for n in asset_names(b)) for item in found)]
+def common_bands(found: Sequence[dict[str, Any]], *, least: float = 1.0) -> list[str]:
+    """Bands that every found item has, or at least this share of them."""
+    have = Counter(b for item in found for b in BANDS if any(n in item["assets"] for n in asset_names(b)))
+    names = [b for b in BANDS if have[b] >= least * len(found)]
     if not names:
         raise InputError("the items have no band in common")
     return names

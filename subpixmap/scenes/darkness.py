@@ -8,20 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 
 from subpixmap.errors import InputError
-from subpixmap.scenes.access import gdal_env
 from subpixmap.scenes.dialect import SCL
-from subpixmap.scenes.hrefs import redact, without_secrets
-from subpixmap.scenes.lock import Item
+from subpixmap.scenes.lock import Item, several_problems
 from subpixmap.scenes.radiometry import to_reflectance
-from subpixmap.scenes.reader import ReadFailed, check_header, open_raster
+from subpixmap.scenes.reader import ReadFailed, read_overview
 
 _BANDS = ("B12", "B04", "B11", "B02")  # the first two that an item has
 _DARK_CLASSES = (2, 4, 6)  # dark area, vegetation, water
@@ -30,66 +26,76 @@ _LEAST = 300  # pixels of those classes, to say anything
 _RANGE = (-0.03, 0.085)  # of the 5th percentile, reflectance
 
 
-@dataclass(frozen=True)
-class Darkness:
-    """What an item's dark ground says about its offset."""
-
-    item: str
-    """Its id."""
-    reflectance: float | None
-    """5th percentile over vegetation, water and shadow in the darkest band, after the offset; None if too few."""
-    pixels: int
-    """Pixels of these classes in the overview."""
-    verdict: Literal["agrees", "contradicts", "cannot say"]
-    """Cloud, snow or desert cannot say."""
-
-
-def check_darkness(items: Iterable[Item], *, threads: int = 8) -> list[Darkness]:
+def check_darkness(items: Iterable[Item], *, threads: int = 8, refused: dict[str, str] | None = None) -> list[Item]:
     """Check the offset of every item on its pixels.
+
+    Parameters
+    ----------
+    items
+        Of a lock.
+    threads
+        Items that are looked at at once.
+    refused
+        If given, items that contradict their offset, or whose files cannot be read or are not what they should be, are
+        left out and written here, {id: reason}. By default they raise.
+
+    Returns
+    -------
+    list of Item
+        In the same order, with `dark_check` and `dark_reflectance`.
 
     Raises
     ------
     InputError
-        Names the items whose pixels contradict the decided offset.
+        Names the items whose pixels contradict the decided offset, or whose files are not what they declare.
     ReadFailed
         An overview could not be read.
     """
-    with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(darkness, items))
-    if wrong := [one for one in found if one.verdict == "contradicts"]:
-        told = "; ".join(f"item {one.item}: dark ground has reflectance {one.reflectance:.3f}" for one in wrong[:3])
-        more = f" (and {len(wrong) - 3} more items)" if len(wrong) > 3 else ""
-        raise InputError(
-            f"{told}{more}; its pixels contradict the offset that its catalogue declares (see --offset-rule)"
+
+    def look(item: Item) -> Item | str:
+        try:
+            seen = darkness(item)
+        except InputError as error:  # a file's header is not what its item says
+            return f"item {item.id}: {error}"
+        except ReadFailed as error:
+            if refused is None:
+                raise
+            return f"item {item.id}: {error}"
+        if seen.dark_check != "contradicts":
+            return seen
+        return (
+            f"item {item.id}: dark ground has reflectance {seen.dark_reflectance:.3f}, which contradicts the offset "
+            "that its catalogue declares (see --offset-rule)"
         )
-    return found
+
+    locked = list(items)
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(look, locked))
+    problems = {item.id: seen for item, seen in zip(locked, found, strict=True) if isinstance(seen, str)}
+    if refused is not None:
+        refused.update(problems)
+    elif problems:
+        raise several_problems(list(problems.values()))
+    return [seen for seen in found if isinstance(seen, Item)]
 
 
-def darkness(item: Item) -> Darkness:
-    """Read the overviews of one item and judge its offset."""
-    classes = _overview(item, SCL)
-    dark = np.isin(classes, _DARK_CLASSES)
+def darkness(item: Item) -> Item:
+    """Read the overviews of one item and judge its offset; cloud, snow or desert cannot say."""
+    dark = np.isin(_overview(item, SCL), _DARK_CLASSES)
     lowest: list[float] = []
-    count = int(dark.sum())
     for band in [band for band in _BANDS if band in item.assets][:2]:
         values = to_reflectance(_overview(item, band), item.offset_dn)[dark]
         values = values[np.isfinite(values)]
         if values.size >= _LEAST:
             lowest.append(float(np.percentile(values, 5)))
     if not lowest:
-        return Darkness(item.id, None, count, "cannot say")
+        return replace(item, dark_check="cannot say", dark_reflectance=None)
     value = min(lowest)
-    return Darkness(item.id, value, count, "agrees" if _RANGE[0] <= value <= _RANGE[1] else "contradicts")
+    fine = _RANGE[0] <= value <= _RANGE[1]
+    return replace(item, dark_check="agrees" if fine else "contradicts", dark_reflectance=round(value, 4))
 
 
 def _overview(item: Item, band: str) -> NDArray[np.unsignedinteger]:
     """A band at about the same small size for all, nearest neighbour."""
-    asset = item.assets[band]
     rows, cols = item.assets[SCL].shape
-    try:
-        with gdal_env(asset.href), open_raster(asset.href) as dataset:
-            check_header(dataset, asset, item.epsg)
-            found: NDArray[np.unsignedinteger] = dataset.read(1, out_shape=(min(_OVERVIEW, rows), min(_OVERVIEW, cols)))
-            return found
-    except (RasterioError, OSError) as error:
-        raise ReadFailed(f"{redact(asset.href)} could not be read: {without_secrets(str(error))}") from None
+    return read_overview(item.assets[band], (min(_OVERVIEW, rows), min(_OVERVIEW, cols)), item.epsg)

@@ -37,6 +37,18 @@ _ASSET_NAMES = {
 ASSET_NAMES = tuple(name for names in _ASSET_NAMES.values() for name in names)
 """Every name under which a band or SCL is found."""
 
+ASSET_FIELDS = (
+    "href",
+    "proj:code",
+    "proj:epsg",
+    "proj:transform",
+    "proj:shape",
+    "raster:bands",
+    "bands",
+    "raster:offset",
+)
+"""What is used of an asset."""
+
 _PRODUCT = re.compile(
     r"(?P<platform>S2[A-Z])_MSIL(?P<level>1C|2A)_(?P<start>\d{8}T\d{6})(?:_N(?P<baseline>\d{4}))?_R(?P<orbit>\d{3})_T(?P<tile>\w{5})"
 )

@@ -1,7 +1,7 @@
 """What may be opened: the hrefs of a catalogue are somebody else's text.
 
 GDAL opens far more than files: an inline VRT can read any file of this machine, an address can be that of an internal
-service. Everything is decided from the text of the href, before any input or output.
+service. What can be is decided from the text of the href, before any input or output.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
+from functools import lru_cache
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from subpixmap.errors import InputError
@@ -91,6 +93,36 @@ def is_private(host: str) -> bool:
     except ValueError:
         # 2130706433, 0x7f.1 and the like: other ways to write an address.
         return re.fullmatch(r"[0-9a-fx.]*", host) is not None and host[-1].isdigit()
+
+
+def require_public(url: str, base: str) -> None:
+    """Refuse a URL that a public catalogue may not name, by its text or by the addresses of its host.
+
+    Names are looked up, once each. A catalogue that is private itself, or of this machine, is the user's own: what it
+    names is decided by `resolve` alone.
+
+    Raises
+    ------
+    InputError
+        The URL is of no server, or of a private one.
+    """
+    host, own = _host(url), _host(base)
+    if not is_remote(base) or is_private(own) or leads_to_private(own):
+        return
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise InputError(f"{redact(url)[:200]!r} is not opened: it is no URL of http or https")
+    if is_private(host) or leads_to_private(host):
+        raise InputError(f"{redact(url)[:200]!r} is not opened: {host} leads to a private address")
+
+
+@lru_cache(maxsize=1024)
+def leads_to_private(host: str) -> bool:
+    """Whether any address of a host's name is private; False if it has none."""
+    try:
+        found = socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return False
+    return any(not ipaddress.ip_address(str(one[4][0]).partition("%")[0]).is_global for one in found)
 
 
 def _may_be_private(host: str, base: str) -> bool:

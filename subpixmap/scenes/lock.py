@@ -10,11 +10,11 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from affine import Affine
 
@@ -24,7 +24,12 @@ from subpixmap.periods import Period
 from subpixmap.scenes import dialect
 from subpixmap.scenes.radiometry import OffsetRule, decide_offset
 
+DarkCheck = Literal["agrees", "contradicts", "cannot say", "not checked"]
+
 _TILE_STEP = 60.0  # metres: corners of Sentinel-2 tiles are multiples of it
+_NOT_READ = ("dark_check", "dark_reflectance")  # evidence that changes nothing of what is read
+_COLLECTION = "subpixmap-lock"
+_PART = 500
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,10 @@ class Item:
     """Relative orbit, 1-143."""
     assets: dict[str, Asset]
     """By canonical band name and SCL."""
+    dark_check: DarkCheck = "not checked"
+    """What dark ground says of the offset (see `check_darkness`)."""
+    dark_reflectance: float | None = None
+    """Of that ground, after the offset; None where it was not looked at or is too little."""
 
 
 def lock_items(
@@ -138,7 +147,7 @@ def lock_items(
     if refused is not None:
         refused.update(problems)
     elif problems:
-        raise _several(list(problems.values()))
+        raise several_problems(list(problems.values()))
     return sort_items(items)
 
 
@@ -210,7 +219,7 @@ def lattices(items: Iterable[Item], resolution: float = 10.0) -> dict[int, Latti
             lattice = Lattice.of_transform(item.epsg, Affine(*asset.transform), resolution)
             zones.setdefault(item.epsg, {}).setdefault(lattice, set()).add(item.id)
     if problems:
-        raise _several(problems)
+        raise several_problems(problems)
     chosen = {}
     for epsg, names in sorted(zones.items()):
         common = max(names, key=lambda one: (len(names[one]), -one.x_phase, -one.y_phase))
@@ -218,7 +227,7 @@ def lattices(items: Iterable[Item], resolution: float = 10.0) -> dict[int, Latti
         apart = sorted(set().union(*(names[one] for one in names if one not in alike)))
         if apart:
             told = f"(phase {common.x_phase:g}, {common.y_phase:g} m at {resolution:g} m)"
-            raise _several(
+            raise several_problems(
                 [f"item {n} is off the pixel lattice of EPSG:{epsg} that most items share {told}" for n in apart]
             )
         chosen[epsg] = min(alike, key=lambda one: (one.x_phase, one.y_phase))
@@ -245,21 +254,36 @@ def snap(asset: Asset, lattice: Lattice) -> Asset:
 
 
 def items_sha256(items: Iterable[Item]) -> str:
-    """Hash of a canonical item list, usually of one period; the folder of a local catalogue does not enter."""
-    records = []
+    """Hash of a canonical item list, usually of one period.
+
+    The folder of a local catalogue does not enter, nor do the checks on dark ground: it says what is read.
+    """
+    digest = hashlib.sha256()
     for item in sort_items(items):
         hrefs = {
             band: asset.href if "://" in asset.href else os.path.basename(asset.href)
             for band, asset in item.assets.items()
         }
         grids = {band: [asset.transform, asset.shape] for band, asset in item.assets.items()}
-        records.append({**vars(item), "assets": hrefs, "grids": grids})
-    text = json.dumps(records, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+        record = {key: value for key, value in vars(item).items() if key not in _NOT_READ}
+        record |= {"assets": hrefs, "grids": grids}
+        digest.update(json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
 
 
-def write_lock(path: str | os.PathLike[str], items: Iterable[Item]) -> None:
-    """Write items.parquet, a stac-geoparquet; the same items give the same bytes."""
+def write_lock(path: str | os.PathLike[str], items: Iterable[Item], notes: Mapping[str, Any] | None = None) -> None:
+    """Write items.parquet, a stac-geoparquet; the same items and notes give the same bytes.
+
+    Parameters
+    ----------
+    path
+        File; it is replaced as a whole.
+    items
+        At least one, in any order.
+    notes
+        What was expected but is not there, as plain values; they are kept in the file's collection (see `read_notes`).
+    """
     import pyarrow as pa
     import stac_geoparquet.arrow as stac_arrow
 
@@ -267,8 +291,12 @@ def write_lock(path: str | os.PathLike[str], items: Iterable[Item]) -> None:
     if not ordered:
         raise InputError("no item was found: there is nothing to lock")
     temporary = Path(f"{path}.partial")
-    batches = stac_arrow.parse_stac_items_to_arrow([_to_stac(item) for item in ordered], chunk_size=len(ordered))
-    stac_arrow.to_parquet(batches.read_all() if isinstance(batches, pa.RecordBatchReader) else batches, temporary)
+    # As dicts, items take ten times the memory of the table that they become: only a part of them is held so.
+    parts = [ordered[at : at + _PART] for at in range(0, len(ordered), _PART)]
+    tables = [stac_arrow.parse_stac_items_to_arrow(map(_to_stac, part)).read_all() for part in parts]
+    table = pa.concat_tables(tables, promote_options="permissive")
+    collection = {"type": "Collection", "stac_version": "1.0.0", "id": _COLLECTION, "links": [], **(notes or {})}
+    stac_arrow.to_parquet(table, temporary, collections={_COLLECTION: collection})
     os.replace(temporary, path)
 
 
@@ -288,6 +316,18 @@ def read_lock(path: str | os.PathLike[str]) -> list[Item]:
         return [_from_stac(raw) for raw in stac_arrow.stac_table_to_items(table)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VerificationFailed(f"{path} is no readable lock of items ({error})") from error
+
+
+def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `write_lock` was told besides the items; {} if nothing."""
+    import pyarrow.parquet
+
+    try:
+        found = pyarrow.parquet.read_metadata(path).metadata or {}
+        collection = json.loads(found.get(b"stac-geoparquet", b"{}")).get("collections", {}).get(_COLLECTION, {})
+    except (OSError, ValueError) as error:
+        raise VerificationFailed(f"{path} is no readable lock of items ({error})") from error
+    return {key: value for key, value in collection.items() if key not in ("type", "stac_version", "id", "links")}
 
 
 def _to_stac(item: Item) -> dict[str, Any]:
@@ -327,11 +367,12 @@ def _from_stac(raw: dict[str, Any]) -> Item:
         if asset
     }
     own = {key.removeprefix("subpixmap:"): value for key, value in props.items() if key.startswith("subpixmap:")}
-    own = {"cloud_cover": None, "orbit": None} | own
+    own = {"cloud_cover": None, "orbit": None, "dark_reflectance": None} | own
     return Item(id=raw["id"], datetime=when, assets=assets, **own)
 
 
-def _several(problems: Sequence[str]) -> InputError:
+def several_problems(problems: Sequence[str], *, advice: str = "") -> InputError:
+    """One error of what is wrong with several items: the first three, and how many there are."""
     shown = sorted(set(problems))
     more = f" (and {len(shown) - 3} more items)" if len(shown) > 3 else ""
-    return InputError("; ".join(shown[:3]) + more)
+    return InputError("; ".join(shown[:3]) + more + (f"; {advice}" if advice else ""))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,12 +51,22 @@ def read_window(asset: Asset, window: RasterWindow, epsg: int) -> NDArray[Any]:
     InputError
         The file's header is not what its item declares.
     """
+    return _attempt(asset, epsg, lambda dataset: dataset.read(1, window=window))
+
+
+def read_overview(asset: Asset, shape: tuple[int, int], epsg: int) -> NDArray[Any]:
+    """Read the whole raster at a small size (rows, columns), nearest neighbour, from the file's own overviews."""
+    return _attempt(asset, epsg, lambda dataset: dataset.read(1, out_shape=shape))
+
+
+def _attempt(asset: Asset, epsg: int, read: Callable[[rasterio.DatasetReader], NDArray[Any]]) -> NDArray[Any]:
+    """Read from the open raster; a remote one that fails is opened anew and really asked again."""
     attempts = ATTEMPTS if is_remote(asset.href) else 1
     for attempt in range(attempts):
         renew = attempt > 0  # GDAL remembers failures: without it nothing would be asked again
         try:
             with gdal_env(asset.href, renew=renew):
-                return _dataset(asset, epsg, renew).read(1, window=window)
+                return read(_dataset(asset, epsg, renew))
         except (RasterioError, OSError) as error:
             _forget(asset)
             if attempt + 1 == attempts:

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.errors import Incomplete, InputError, SubpixmapError
+from subpixmap.errors import InputError, SubpixmapError
 from subpixmap.periods import Period
+from subpixmap.scenes import http
 from subpixmap.scenes.hrefs import redact, without_secrets
+from subpixmap.scenes.http import SourceFailed, guarded
 
 if TYPE_CHECKING:
     from pystac_client import Client
@@ -27,15 +29,6 @@ PAGE_SIZES = (100, 20)
 """Items asked for at once; the second when the first fails."""
 MAX_PAGES = 500
 """Of one question: more means that the catalogue's paging is broken."""
-RETRIES = 8
-BACKOFF_S = 1.0
-"""Doubles with every retry."""
-TIMEOUT_S = (10.0, 60.0)
-"""To connect, and for each answer."""
-
-
-class SourceFailed(Incomplete):
-    """A catalogue did not answer; the same command tries again."""
 
 
 def search(
@@ -107,21 +100,16 @@ def _open(url: str) -> Client:
     """The API's root."""
     from pystac_client import Client
     from pystac_client.stac_api_io import StacApiIO
-    from urllib3 import Retry
 
-    retry = Retry(
-        total=RETRIES,
-        backoff_factor=BACKOFF_S,
-        status_forcelist=[429, 500, 502, 503, 504],
-        allowed_methods=None,  # POST too: a search changes nothing
-        raise_on_status=False,
-        retry_after_max=300,
-    )
     with _said(url, InputError):
+        stac_io = StacApiIO()
+        guarded(stac_io.session, url)
         # The timeout goes to `open`: it replaces that of the StacApiIO.
-        client = Client.open(url, stac_io=StacApiIO(max_retries=retry), timeout=TIMEOUT_S)
+        client = Client.open(url, stac_io=stac_io, timeout=http.TIMEOUT_S)
         if client.get_search_link() is None:
-            raise InputError(f"source {redact(url)} is a STAC catalogue without search; download it and give its path")
+            raise InputError(
+                f"source {redact(url)} is a STAC catalogue without search: give the URL of its catalog.json, or a path"
+            )
         return client
 
 
@@ -171,6 +159,8 @@ def _said(url: str, otherwise: type[SubpixmapError]) -> Iterator[None]:
     except SubpixmapError:
         raise
     except APIError as error:
+        if isinstance(error.__context__, SubpixmapError):  # of the guard of its requests
+            raise error.__context__ from None
         status = getattr(error, "status_code", None)
         text = without_secrets(" ".join(str(error).split()))[:200]
         if status is not None and 400 <= status < 500 and status != 429:

@@ -21,9 +21,10 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap.errors import InputError
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
-from subpixmap.scenes.hrefs import resolve
+from subpixmap.scenes.hrefs import require_public, resolve
 from subpixmap.scenes.local import read_local
 from subpixmap.scenes.search import search
+from subpixmap.scenes.static import read_static
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ def find_items(
     Parameters
     ----------
     source
-        A name of `CATALOGUES`, the URL of a STAC API, the path of an ItemCollection (JSON), a static catalogue
-        (`catalog.json` or its folder), a stac-geoparquet, or a folder of .SAFE products. Of several, a later one gives
-        only the acquisitions and tiles that the earlier ones lack.
+        A name of `CATALOGUES`, the URL of a STAC API, the path or URL of an ItemCollection (JSON) or a static catalogue
+        (`catalog.json`, of a path also its folder), a stac-geoparquet, or a folder of .SAFE products. Of several, a
+        later one gives only the acquisitions and tiles that the earlier ones lack.
     geometry
         Region in EPSG:4326; parts on both sides of the date line, not across it.
     periods
@@ -108,6 +109,8 @@ def _ask(
     known = CATALOGUES.get(source)
     if known is None and Path(source).exists():
         return [_absolute(item, base) for item, base in read_local(Path(source))]
+    if known is None and urlsplit(source).path.endswith((".json", ".geojson")):
+        return [_absolute(item, base) for item, base in read_static(source)]
     url = known.url if known else source
     name = collection or (known.collection if known else "sentinel-2-l2a")
     return [_absolute(item, url.rstrip("/") + "/") for item in search(url, name, geometry, periods)]
@@ -147,7 +150,7 @@ def _key(item: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _absolute(item: dict[str, Any], base: str) -> dict[str, Any]:
-    """The item with absolute hrefs, and only the assets that we may read.
+    """The item with absolute hrefs, and only the assets that we may read and what we use of them.
 
     An href that must not be opened is replaced by the reason, so that the lock refuses the item by name.
     """
@@ -157,7 +160,10 @@ def _absolute(item: dict[str, Any], base: str) -> dict[str, Any]:
         asset = assets.get(name) if isinstance(assets, dict) else None
         if isinstance(asset, dict) and isinstance(asset.get("href"), str):
             try:
-                moved[name] = asset | {"href": resolve(asset["href"], base)}
+                moved[name] = {key: asset[key] for key in dialect.ASSET_FIELDS if key in asset}
+                moved[name]["href"] = href = resolve(asset["href"], base)
+                if href.startswith("http"):
+                    require_public(href, base)
             except InputError as error:
                 moved[name] = {"refused": str(error)}
     return item | {"assets": moved, "links": []}

@@ -1,0 +1,90 @@
+"""HTTP to catalogues: retries with back-off, timeouts, and no way from a public catalogue to a private host."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from subpixmap.errors import Incomplete, InputError
+from subpixmap.scenes.hrefs import redact, require_public, without_secrets
+
+if TYPE_CHECKING:
+    from requests import Session
+
+RETRIES = 8
+BACKOFF_S = 1.0
+"""Doubles with every retry."""
+TIMEOUT_S = (10.0, 60.0)
+"""To connect, and for each answer."""
+MAX_BYTES = 2**28
+"""Of an answer: more is no page of a catalogue."""
+
+
+class SourceFailed(Incomplete):
+    """A catalogue did not answer; the same command tries again."""
+
+
+def guarded(session: Session, base: str) -> Session:
+    """The session with our retries, and a guard of every request: redirects and links of the answers too.
+
+    Parameters
+    ----------
+    session
+        Of requests.
+    base
+        URL that the user gave; only if it is private itself, others may be.
+    """
+    from requests.adapters import HTTPAdapter
+    from urllib3 import Retry
+
+    class Guarded(HTTPAdapter):
+        def send(self, request: Any, *args: Any, **options: Any) -> Any:
+            require_public(request.url, base)
+            return super().send(request, *args, **options)
+
+    retry = Retry(
+        total=RETRIES,
+        backoff_factor=BACKOFF_S,
+        status_forcelist=[429, 500, 502, 503, 504],
+        allowed_methods=None,  # POST too: a search changes nothing
+        raise_on_status=False,
+        retry_after_max=300,
+    )
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, Guarded(max_retries=retry))
+    return session
+
+
+def get_json(session: Session, url: str) -> dict[str, Any]:
+    """The JSON object at a URL.
+
+    Raises
+    ------
+    SourceFailed
+        No answer, or an error of the server, after all retries.
+    InputError
+        The URL does not exist or is refused, or the answer is no JSON object.
+    """
+    from requests import RequestException
+
+    where = f"source {redact(url)[:200]}"
+    try:
+        with session.get(url, timeout=TIMEOUT_S, stream=True) as answer:
+            if answer.status_code >= 400:
+                wrong = InputError if answer.status_code < 500 and answer.status_code != 429 else SourceFailed
+                raise wrong(f"{where} answers with HTTP {answer.status_code}")
+            text = b""
+            for part in answer.iter_content(2**20):
+                text += part
+                if len(text) > MAX_BYTES:
+                    raise InputError(f"{where} is no STAC: it has more than {MAX_BYTES} bytes")
+    except RequestException as error:
+        told = without_secrets(" ".join(str(error).split()))[:200]
+        raise SourceFailed(f"{where} did not answer: {told}") from None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError(f"{where} is no STAC: it cannot be read as JSON") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{where} is no STAC: it holds no JSON object")
+    return content
