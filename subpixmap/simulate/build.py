@@ -1,14 +1,15 @@
 """Simulates a whole country into a folder: truth first, then the imagery, then the catalogue.
 
-In: a seed and options. Out: the folder of DESIGN section 5. Memory is bounded because the country is rendered in tiles
-of at most 256 pixels, and what is too much for memory waits in files until it is written.
+In: a seed and options. Out: the folder of DESIGN section 5. Memory is bounded: trees are planted in cells and wait in
+files, the country is rendered in tiles of at most 256 pixels, and pixels that are too many wait in files as well.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -38,18 +39,20 @@ from subpixmap.simulate.catalogue import COLLECTION, Tile, write_catalogue, writ
 from subpixmap.simulate.country import Country, make_country
 from subpixmap.simulate.delivery import DIALECTS, Delivery, deliveries
 from subpixmap.simulate.highres import write_highres
-from subpixmap.simulate.placement import Bounds, Lots, Trees, join_lots, join_trees, place_lots, place_trees
+from subpixmap.simulate.planting import Planted, cells_of, plant
 from subpixmap.simulate.schedule import schedule
 from subpixmap.simulate.sensor import Acquisition
 from subpixmap.simulate.spectra import BAND_FACTS, BANDS
 from subpixmap.simulate.truth import write_truth
 from subpixmap.simulate.worlds import OBJECTS, VISIBLE_AGE, get_world
 
-_CELL = 5000.0
-"""Side of the cells in which trees are placed, metres."""
-_BYTES_PER_TREE = 400
-"""Memory for a tree while the truth is written."""
-_TREES_PER_KM2 = 6000
+_TREES_PER_KM2, _STALLS_PER_KM2 = 10_000, 500
+_BYTES_PER_TREE = 55
+"""On disk, in the scratch folder and in points.parquet."""
+_BYTES_PER_STALL = 150
+"""In memory, while it is decided which are taken."""
+
+SCRATCH = ".scratch"
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
@@ -131,14 +134,18 @@ def simulate_country(
     parts = extents(country)
     _check_room(out, size_km, parts, len(dates))
     sent = deliveries(dates, dialect)
-    tick = _Ticker(sum(len(windows(e)) * len(dates) + 2 * len(sent) for e in parts), progress)
+    bounds = landscape_bounds(country, parts)
+    steps = sum(len(windows(e)) * len(dates) + 2 * len(sent) for e in parts) + len(cells_of(bounds))
+    tick = _Ticker(steps, progress)
     _clear(out)
-    with threadpool_limits(1):
-        trees, lots = _plant(country, landscape_bounds(country, parts))
-        write_truth(out, country, trees, lots, dates, years)
-        write_highres(out / "highres", country, trees, lots, dates)
+    with threadpool_limits(1), _scratch(out) as scratch:
+        planted = plant(country.landscape, bounds, scratch, tick)
+        write_truth(out, country, planted, dates, years)
+        write_highres(out / "highres", country, planted, dates)
         items = [
-            item for extent in parts for item in _image(out, country, extent, dates, sent, dialect, trees, lots, tick)
+            item
+            for extent in parts
+            for item in _image(out, country, extent, dates, sent, dialect, planted, scratch, tick)
         ]
     write_catalogue(out, items, f"A simulated country, seed {seed}, world {world}")
     parameters = {
@@ -177,17 +184,30 @@ def _check(
 def _clear(out: Path) -> None:
     """Make the folder; an older country in it goes, anything else is left alone and refused."""
     out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()) and not (out / "truth.csv").is_file():
+    if any(path.name != SCRATCH for path in out.iterdir()) and not (out / "truth.csv").is_file():
         raise InputError(f"{out} is not empty and holds no simulated country; give a new folder")
     (out / "country.json").unlink(missing_ok=True)  # written last: where it is, the country is whole
-    for folder in (COLLECTION, "highres", ".scratch"):
+    for folder in (COLLECTION, "highres", SCRATCH):
         shutil.rmtree(out / folder, ignore_errors=True)
+
+
+@contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """A folder for what waits in files; it goes whatever happens."""
+    folder = out / SCRATCH
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_room(out: Path, size_km: float, parts: list[Extent], dates: int) -> None:
     """Refuse a country that would not fit the disk or the memory."""
     pixels = sum(extent.nbytes(dates) for extent in parts)
-    disk = 1.2 * pixels + (pixels if pixels > IN_MEMORY else 0)
+    waiting = max(extent.nbytes(dates) for extent in parts)
+    area = sum(extent.width * extent.height for extent in parts) / 1e4
+    disk = 1.2 * pixels + (waiting if waiting > IN_MEMORY else 0) + area * _TREES_PER_KM2 * _BYTES_PER_TREE
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if disk > free:
@@ -195,37 +215,22 @@ def _check_room(out: Path, size_km: float, parts: list[Extent], dates: int) -> N
             f"a country of {size_km} km with {dates} acquisitions needs {disk / 1e9:.1f} GB of disk, "
             f"{there} has {free / 1e9:.1f} GB; take a smaller size or fewer acquisitions"
         )
-    memory = 300e6 * threads() + size_km**2 * _TREES_PER_KM2 * _BYTES_PER_TREE + min(pixels, IN_MEMORY)
+    memory = 300e6 * (1 + threads()) + min(waiting, IN_MEMORY) + area * _STALLS_PER_KM2 * _BYTES_PER_STALL
     available = psutil.virtual_memory().available
     if memory > available:
         raise InputError(
             f"a country of {size_km} km needs {memory / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; "
-            "take a smaller size"
+            "take a smaller size or fewer acquisitions"
         )
-
-
-def _plant(country: Country, bounds: Bounds) -> tuple[Trees, Lots]:
-    """All trees and stalls of the country and its surroundings, cell by cell."""
-    west, south, east, north = bounds
-    columns = np.append(np.arange(west, east, _CELL), east)
-    rows = np.append(np.arange(south, north, _CELL), north)
-    cells = [
-        (columns[c], rows[r], columns[c + 1], rows[r + 1])
-        for r in range(len(rows) - 1)
-        for c in range(len(columns) - 1)
-    ]
-    landscape = country.landscape
-    return join_trees([place_trees(landscape, c) for c in cells]), join_lots([place_lots(landscape, c) for c in cells])
 
 
 def _image(
     out: Path, country: Country, extent: Extent, dates: list[Acquisition], sent: list[Delivery], dialect: str,
-    trees: Trees, lots: Lots, tick: _Ticker,
+    planted: Planted, scratch: Path, tick: _Ticker,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Render one zone and write its items."""
-    scratch = out / ".scratch"
     canvas = blank(extent, len(dates), scratch)
-    paint(canvas, country, dates, trees, lots, tick)
+    paint(canvas, country, dates, planted, tick)
     jobs = [(delivery, tile) for delivery in sent for tile in tiles_of(extent)]
 
     def write(job: tuple[Delivery, Tile]) -> dict[str, Any] | None:
@@ -235,7 +240,8 @@ def _image(
 
     with ThreadPoolExecutor(threads()) as pool:
         found = list(pool.map(write, jobs))
-    shutil.rmtree(scratch, ignore_errors=True)
+    for path in scratch.glob("*.raw"):
+        path.unlink()
     return [item for item in found if item is not None]
 
 
@@ -245,13 +251,11 @@ def _write_one(
     """Cut one tile out of one acquisition and write it; a tile without data has no item."""
     date, number = dates[delivery.acquisition], delivery.acquisition
     col = round((tile.west - canvas.extent.west) / 10)
-    scl = canvas.scl[number, :, col // 2 : (col + tile.width) // 2]
+    scl = canvas.plane("SCL")[number, :, col // 2 : (col + tile.width) // 2]
     if not scl.any():
         return None
-    bands = {}
-    for band in BANDS:
-        k = BAND_FACTS[band].gsd // 10
-        bands[band] = canvas.pixels[band][number][:, col // k : (col + tile.width) // k]
+    steps = {band: BAND_FACTS[band].gsd // 10 for band in BANDS}
+    bands = ((band, canvas.plane(band)[number][:, col // k : (col + tile.width) // k]) for band, k in steps.items())
     return write_item(out, tile, date, delivery, dialect, bands, scl, _footprint(tile, country, date))
 
 

@@ -22,7 +22,8 @@ from subpixmap.simulate.catalogue import Tile, mgrs_square
 from subpixmap.simulate.country import HALO_M, Country
 from subpixmap.simulate.ground import MARGIN, Frame
 from subpixmap.simulate.noise import FloatArray
-from subpixmap.simulate.placement import Bounds, Lots, Trees
+from subpixmap.simulate.placement import Bounds
+from subpixmap.simulate.planting import Planted
 from subpixmap.simulate.render import make_place, render
 from subpixmap.simulate.sensor import Acquisition
 from subpixmap.simulate.sky import digital_numbers
@@ -55,10 +56,27 @@ class Canvas:
     """An extent with the pixels of every acquisition."""
 
     extent: Extent
-    pixels: dict[str, NDArray[np.uint16]]
-    """Band -> (acquisition, rows, columns), 10000 x reflectance; 0 = no data."""
-    scl: NDArray[np.uint8]
-    """(acquisition, rows, columns) at 20 m."""
+    acquisitions: int
+    held: dict[str, NDArray[Any]]
+    """Planes in memory; empty where they wait in files."""
+    folder: Path
+
+    def plane(self, name: str) -> NDArray[Any]:
+        """(acquisition, rows, columns) of a band (uint16: 10000 x reflectance, 0 = no data) or `SCL` (uint8, 20 m).
+
+        A plane in a file is mapped anew by each call, so that the pages of a tile go with it.
+        """
+        if self.held:
+            return self.held[name]
+        path = self.folder / f"{self.extent.epsg}_{name}.raw"
+        shape, dtype = _layout(self.extent, self.acquisitions, name)
+        return np.memmap(path, dtype, "r+" if path.exists() else "w+", shape=shape)
+
+
+def _layout(extent: Extent, acquisitions: int, name: str) -> tuple[tuple[int, int, int], type[Any]]:
+    """Shape and type of a plane."""
+    gsd, dtype = (20, np.uint8) if name == "SCL" else (BAND_FACTS[name].gsd, np.uint16)
+    return (acquisitions, extent.height * 10 // gsd, extent.width * 10 // gsd), dtype
 
 
 def extents(country: Country) -> list[Extent]:
@@ -154,34 +172,31 @@ def landscape_bounds(country: Country, all_extents: list[Extent]) -> Bounds:
 
 def blank(extent: Extent, acquisitions: int, scratch: Path) -> Canvas:
     """An empty canvas, in memory if it is small, else in files of the scratch folder."""
-    files = extent.nbytes(acquisitions) > IN_MEMORY
-
-    def zeros(name: str, gsd: int, dtype: type[Any]) -> NDArray[Any]:
-        shape = (acquisitions, extent.height * 10 // gsd, extent.width * 10 // gsd)
-        if not files:
-            return np.zeros(shape, dtype)
-        scratch.mkdir(exist_ok=True)
-        return np.memmap(scratch / f"{extent.epsg}_{name}.raw", dtype, "w+", shape=shape)
-
-    return Canvas(
-        extent, {b: zeros(b, BAND_FACTS[b].gsd, np.uint16) for b in BANDS}, zeros("SCL", 20, np.uint8)
-    )  # fmt: skip
+    names = (*BANDS, "SCL")
+    if extent.nbytes(acquisitions) <= IN_MEMORY:
+        held = {name: np.zeros(*_layout(extent, acquisitions, name)) for name in names}
+        return Canvas(extent, acquisitions, held, scratch)
+    canvas = Canvas(extent, acquisitions, {}, scratch)
+    for name in names:
+        canvas.plane(name)
+    return canvas
 
 
 def paint(
-    canvas: Canvas, country: Country, dates: list[Acquisition], trees: Trees, lots: Lots, tick: Callable[[], None]
+    canvas: Canvas, country: Country, dates: list[Acquisition], planted: Planted, tick: Callable[[], None]
 ) -> None:
     """Render every tile of a canvas, all dates of a tile together; `tick` is called for each tile and date."""
 
     def one(window: tuple[int, int, int, int]) -> None:
         row, col, height, width = window
-        place = make_place(country.landscape, frame_of(country, canvas.extent, window), trees, lots)
+        frame = frame_of(country, canvas.extent, window)
+        place = make_place(country.landscape, frame, planted.within(frame.bounds()), planted.lots)
         for number, picture in enumerate(render(place, dates)):
-            for band, rho in picture.bands.items():
-                k = BAND_FACTS[band].gsd // 10
-                target = canvas.pixels[band][number]
-                target[row // k : (row + height) // k, col // k : (col + width) // k] = digital_numbers(rho)
-            canvas.scl[number, row // 2 : (row + height) // 2, col // 2 : (col + width) // 2] = picture.scl
+            layers = {band: digital_numbers(rho) for band, rho in picture.bands.items()} | {"SCL": picture.scl}
+            for name, pixels in layers.items():
+                k = width // pixels.shape[1]
+                part = slice(row // k, (row + height) // k), slice(col // k, (col + width) // k)
+                canvas.plane(name)[number][part] = pixels
             tick()
 
     with ThreadPoolExecutor(threads()) as pool:

@@ -6,6 +6,7 @@ In: bands and SCL of a tile. Out: `catalog.json`, a collection, and a folder per
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -110,18 +111,18 @@ def write_cog(path: Path, pixels: NDArray[np.generic], tile: Tile, gsd: int) -> 
 
 def write_item(
     folder: Path, tile: Tile, acquisition: Acquisition, delivery: Delivery, dialect: str,
-    bands: dict[str, NDArray[np.uint16]], scl: NDArray[np.uint8], footprint: BaseGeometry,
+    bands: Iterable[tuple[str, NDArray[np.uint16]]], scl: NDArray[np.uint8], footprint: BaseGeometry,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the assets and the item of one tile of one delivery; the item is returned.
 
-    `bands` hold 10000 x reflectance without an offset, 0 where there is no data. `footprint` is the polygon with data,
+    `bands` give 10000 x reflectance without an offset, 0 where there is no data. `footprint` is the polygon with data,
     degrees.
     """
     name = item_id(tile, acquisition, delivery, dialect)
     here = folder / COLLECTION / name
     here.mkdir(parents=True, exist_ok=True)
     assets = {}
-    for band, pixels in bands.items():
+    for band, pixels in bands:
         gsd = BAND_FACTS[band].gsd
         write_cog(here / f"{band}.tif", add_offset(pixels, delivery.offset_dn), tile, gsd)
         key = EARTH_SEARCH_NAMES[band] if dialect == "earth-search" else band

@@ -19,8 +19,9 @@ from scipy import ndimage
 
 from subpixmap.simulate.country import Country
 from subpixmap.simulate.ground import COARSE, MARGIN, Frame, crown_height, crown_radius, lay_ground
-from subpixmap.simulate.noise import fractal, uniform
+from subpixmap.simulate.noise import FloatArray, fractal, uniform
 from subpixmap.simulate.placement import KIND, Lots, Trees, lot_direction, parked
+from subpixmap.simulate.planting import Planted
 from subpixmap.simulate.sensor import Acquisition, season_palette
 from subpixmap.simulate.spectra import BANDS, SHADE
 from subpixmap.simulate.truth import counted, leaf_of
@@ -35,16 +36,16 @@ _RGBN = [BANDS.index(band) for band in ("B04", "B03", "B02", "B08")]
 _PALMS = [KIND[name] for name in ("coconut", "oil_palm", "other_palm")]
 
 
-def write_highres(folder: Path, country: Country, trees: Trees, lots: Lots, dates: list[Acquisition]) -> None:
+def write_highres(folder: Path, country: Country, planted: Planted, dates: list[Acquisition]) -> None:
     """Write images and labels of a few places as they are at the last acquisition."""
     folder.mkdir(parents=True, exist_ok=True)
     date = dates[-1]
-    parked_now = lots[parked(lots, country.seed, date.number)]
+    parked_now = planted.lots[parked(planted.lots, country.seed, date.number)]
     labels: dict[str, list[NDArray[np.generic]]] = {"place": [], "object": [], "radius_m": [], "geometry": []}
     areas = []
-    for place, (west, south) in _choose(country, trees, parked_now, date.time.year).items():
+    for place, (west, south) in _choose(country, planted, parked_now, date.time.year).items():
         frame = _frame(country, west, south)
-        near = trees[_within(trees, west, south, 15)]
+        near = planted.within((west - 15, south - 15, west + SIDE_M + 15, south + SIDE_M + 15))
         cars = parked_now[_within(parked_now, west, south, 5)]
         pixels = draw(country, frame, near, cars, date)
         _write_image(folder / f"{place}.tif", pixels, frame, country.epsg)
@@ -66,19 +67,29 @@ def _within(things: Trees | Lots, west: float, south: float, more: float) -> NDA
     return result
 
 
-def _choose(country: Country, trees: Trees, cars: Lots, year: int) -> dict[str, tuple[float, float]]:
+def _choose(country: Country, planted: Planted, cars: Lots, year: int) -> dict[str, tuple[float, float]]:
     """Name -> (west, south) of squares on a 200 m lattice that hold at least 40 of an object, drawn by the seed."""
     rng = np.random.default_rng([country.seed, 0x41])
     chosen: dict[str, tuple[float, float]] = {}
     for name in country.landscape.objects:
-        things = cars if name == "car" else trees[counted(trees, name, year)]
-        inside = things[leaf_of(country, things.x, things.y) >= 0]
-        cell = np.floor(np.column_stack([inside.x, inside.y]) / SIDE_M)
-        cells, number = np.unique(cell, axis=0, return_counts=True)
-        cells = cells[number >= 40]
-        for k, pick in enumerate(rng.permutation(len(cells))[:PER_OBJECT]):
-            chosen[f"{name}_{k + 1}"] = (float(cells[pick][0] * SIDE_M), float(cells[pick][1] * SIDE_M))
+        if name == "car":
+            found = [_squares(country, cars)]
+        else:
+            found = [_squares(country, trees[counted(trees, name, year)]) for trees in planted.trees()]
+        squares, which = np.unique(np.concatenate([f[0] for f in found]), axis=0, return_inverse=True)
+        number = np.bincount(which.ravel(), np.concatenate([f[1] for f in found]), minlength=len(squares))
+        squares = squares[number >= 40]
+        for k, pick in enumerate(rng.permutation(len(squares))[:PER_OBJECT]):
+            chosen[f"{name}_{k + 1}"] = (float(squares[pick][0] * SIDE_M), float(squares[pick][1] * SIDE_M))
     return chosen
+
+
+def _squares(country: Country, things: Trees | Lots) -> tuple[FloatArray, NDArray[np.integer]]:
+    """Column and row of the squares that hold any of the country's own, and how many each."""
+    inside = leaf_of(country, things.x, things.y) >= 0
+    squares = np.floor(np.column_stack([things.x[inside], things.y[inside]]) / SIDE_M)
+    found, number = np.unique(squares, axis=0, return_counts=True)
+    return found, number
 
 
 def _frame(country: Country, west: float, south: float) -> Frame:

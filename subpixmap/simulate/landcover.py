@@ -108,7 +108,7 @@ class Landscape:
         parcel : int32 array
         """
         cover, parcel = np.empty(np.shape(x), np.int8), np.empty(np.shape(x), np.int32)
-        flat_cover, flat_parcel, flat_x, flat_y = (np.reshape(a, -1) for a in (cover, parcel, x, y))
+        flat_cover, flat_parcel, flat_x, flat_y = cover.reshape(-1), parcel.reshape(-1), np.ravel(x), np.ravel(y)
         for part in blocks(cover.size):
             flat_cover[part], flat_parcel[part] = self._cover(flat_x[part], flat_y[part], parcels)
         return cover, parcel

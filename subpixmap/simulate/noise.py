@@ -65,9 +65,7 @@ def fractal(
     return found
 
 
-def _octaves(
-    x: FloatArray, y: FloatArray, seed: int, scale: float, octaves: int, gain: float
-) -> NDArray[np.float32]:
+def _octaves(x: FloatArray, y: FloatArray, seed: int, scale: float, octaves: int, gain: float) -> NDArray[np.float32]:
     """Sum of octaves of unit variance."""
     total = np.zeros(x.shape, np.float32)
     power = 0.0

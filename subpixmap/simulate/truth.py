@@ -7,6 +7,7 @@ January; an object younger than its visible age is in the imagery but not in the
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import geopandas as gpd
@@ -23,19 +24,22 @@ from subpixmap.simulate.catalogue import write_json
 from subpixmap.simulate.country import Country
 from subpixmap.simulate.noise import FloatArray
 from subpixmap.simulate.placement import KIND, Lots, Trees, parked
+from subpixmap.simulate.planting import Planted
 from subpixmap.simulate.sensor import Acquisition
 from subpixmap.simulate.worlds import OBJECTS, VISIBLE_AGE
 
+_ROW_GROUP = 1 << 20
+
 
 def write_truth(
-    out: Path, country: Country, trees: Trees, lots: Lots, dates: list[Acquisition], years: tuple[int, int]
+    out: Path, country: Country, planted: Planted, dates: list[Acquisition], years: tuple[int, int]
 ) -> None:
     """Write truth.csv, truth_scene.csv, points.parquet, cars.parquet, admin.parquet and region.geojson."""
-    truth_by_year(country, trees, years).to_csv(out / "truth.csv", index=False, lineterminator="\n")
-    truth_by_scene(country, lots, dates).to_csv(out / "truth_scene.csv", index=False, lineterminator="\n")
-    _write_trees(out / "points.parquet", country, trees, years)
+    truth_by_year(country, planted, years).to_csv(out / "truth.csv", index=False, lineterminator="\n")
+    truth_by_scene(country, planted.lots, dates).to_csv(out / "truth_scene.csv", index=False, lineterminator="\n")
+    _write_points(out / "points.parquet", (_tree_points(country, trees, years) for trees in planted.trees()))
     if "car" in country.landscape.objects:
-        _write_cars(out / "cars.parquet", country, lots, dates)
+        _write_points(out / "cars.parquet", (_car_points(country, planted.lots, date) for date in dates))
     unit_table(country).to_parquet(out / "admin.parquet", index=False)
     outline = shapely.geometry.mapping(country.polygon_lonlat(country.outline))
     feature = {"type": "Feature", "properties": {"name": "demo"}, "geometry": outline}
@@ -74,8 +78,10 @@ def leaf_of(country: Country, x: FloatArray, y: FloatArray) -> NDArray[np.int16]
     """Index of the lowest unit that holds each place, or -1."""
     found = np.full(len(x), -1, np.int16)
     for number, (_, polygon) in enumerate(country.leaves):
+        west, south, east, north = polygon.bounds
+        near = np.flatnonzero((x >= west) & (x <= east) & (y >= south) & (y <= north))
         shapely.prepare(polygon)
-        found[shapely.contains_xy(polygon, x, y)] = number
+        found[near[shapely.contains_xy(polygon, x[near], y[near])]] = number
     return found
 
 
@@ -86,16 +92,20 @@ def counted(trees: Trees, name: str, year: int) -> NDArray[np.bool_]:
     return result
 
 
-def truth_by_year(country: Country, trees: Trees, years: tuple[int, int]) -> pd.DataFrame:
+def truth_by_year(country: Country, planted: Planted, years: tuple[int, int]) -> pd.DataFrame:
     """Trees per unit, object and year: columns unit_id, object, period, count."""
-    leaf = leaf_of(country, trees.x, trees.y)
-    rows = []
-    for name in country.landscape.objects:
-        if name == "car":
-            continue
-        for year in range(years[0], years[1] + 1):
-            counts = _per_leaf(country, leaf[counted(trees, name, year)])
-            rows += [(unit, name, str(year), count) for unit, count in _per_unit(country, counts)]
+    names = [name for name in country.landscape.objects if name != "car"]
+    none = np.zeros(len(country.leaves), np.int64)
+    counts = {(name, year): none for name in names for year in range(years[0], years[1] + 1)}
+    for trees in planted.trees():
+        leaf = leaf_of(country, trees.x, trees.y)
+        for name, year in counts:
+            counts[name, year] = counts[name, year] + _per_leaf(country, leaf[counted(trees, name, year)])
+    rows = [
+        (unit, name, str(year), count)
+        for (name, year), found in counts.items()
+        for unit, count in _per_unit(country, found)
+    ]
     return pd.DataFrame(rows, columns=["unit_id", "object", "period", "count"])
 
 
@@ -110,13 +120,13 @@ def truth_by_scene(country: Country, lots: Lots, acquisitions: list[Acquisition]
     return pd.DataFrame(rows, columns=["unit_id", "object", "acquisition", "datetime", "count"])
 
 
-def _per_leaf(country: Country, leaf: NDArray[np.int16]) -> dict[str, int]:
-    counts = np.bincount(leaf[leaf >= 0], minlength=len(country.leaves))
-    return {unit: int(n) for (unit, _), n in zip(country.leaves, counts, strict=True)}
+def _per_leaf(country: Country, leaf: NDArray[np.int16]) -> NDArray[np.int64]:
+    return np.bincount(leaf[leaf >= 0], minlength=len(country.leaves))
 
 
-def _per_unit(country: Country, leaves: dict[str, int]) -> list[tuple[str, int]]:
+def _per_unit(country: Country, counts: NDArray[np.int64]) -> list[tuple[str, int]]:
     """Counts of every unit: a parent's is the sum of its members."""
+    leaves = {unit: int(n) for (unit, _), n in zip(country.leaves, counts, strict=True)}
     parent_of = {unit: parent for unit, _, parent, _ in country.units}
     return [
         (u, leaves[u] if u in leaves else sum(n for v, n in leaves.items() if parent_of[v] == u)) for u in parent_of
@@ -134,7 +144,7 @@ def unit_table(country: Country) -> gpd.GeoDataFrame:
     return gpd.GeoDataFrame(columns, geometry=shapes, crs=4326)
 
 
-def _write_trees(path: Path, country: Country, trees: Trees, years: tuple[int, int]) -> None:
+def _tree_points(country: Country, trees: Trees, years: tuple[int, int]) -> pa.Table:
     """Every counted kind of tree that stands in one of the years: object, year_planted, year_removed, geometry."""
     wanted = [KIND[name] for name in country.landscape.objects if name != "car"]
     trees = trees[np.isin(trees.kind, wanted) & (trees.planted <= years[1]) & (trees.removed > years[0])]
@@ -145,30 +155,38 @@ def _write_trees(path: Path, country: Country, trees: Trees, years: tuple[int, i
         # What happens after the last year is nobody's business yet.
         "year_removed": pa.array(trees.removed, mask=trees.removed > years[1]),
     }
-    _write_points(path, columns, *country.to_lonlat(trees.x, trees.y))
+    return _with_geometry(columns, *country.to_lonlat(trees.x, trees.y))
 
 
-def _write_cars(path: Path, country: Country, lots: Lots, dates: list[Acquisition]) -> None:
-    """Every parked car of every acquisition: object, acquisition, datetime, geometry."""
-    taken = [parked(lots, country.seed, date.number) for date in dates]
-    each = np.repeat(np.arange(len(dates), dtype=np.int32), [int(t.sum()) for t in taken])
-    stall = np.concatenate([np.flatnonzero(t) for t in taken])
+def _car_points(country: Country, lots: Lots, date: Acquisition) -> pa.Table:
+    """Every parked car of an acquisition: object, acquisition, datetime, geometry."""
+    cars = lots[parked(lots, country.seed, date.number)]
     columns = {
-        "object": pa.array(["car"] * each.size, pa.string()),
-        "acquisition": pa.array(np.array([date.name for date in dates])[each]),
-        "datetime": pa.array(np.array([date.iso for date in dates])[each]),
+        name: pa.repeat(pa.scalar(text), len(cars.x))
+        for name, text in (("object", "car"), ("acquisition", date.name), ("datetime", date.iso))
     }
-    _write_points(path, columns, *country.to_lonlat(lots.x[stall], lots.y[stall]))
+    return _with_geometry(columns, *country.to_lonlat(cars.x, cars.y))
 
 
-def _write_points(path: Path, columns: dict[str, pa.Array], lon: FloatArray, lat: FloatArray) -> None:
-    """A GeoParquet of points in EPSG:4326, without an object per point in memory."""
+def _with_geometry(columns: dict[str, pa.Array], lon: FloatArray, lat: FloatArray) -> pa.Table:
+    """Add points in EPSG:4326 as WKB, without an object per point in memory."""
     wkb = np.zeros(len(lon), np.dtype([("order", "u1"), ("type", "<u4"), ("x", "<f8"), ("y", "<f8")]))
     wkb["order"], wkb["type"], wkb["x"], wkb["y"] = 1, 1, lon, lat
     geometry = pa.Array.from_buffers(pa.binary(21), len(lon), [None, pa.py_buffer(wkb.tobytes())]).cast(pa.binary())
-    table = pa.table({**columns, "geometry": geometry})
     geo = {
         "version": "1.1.0", "primary_column": "geometry",
         "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"], "crs": CRS(4326).to_json_dict()}},
     }  # fmt: skip
-    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), path)
+    return pa.table({**columns, "geometry": geometry}).replace_schema_metadata({"geo": json.dumps(geo)})
+
+
+def _write_points(path: Path, parts: Iterator[pa.Table]) -> None:
+    """Write a GeoParquet in row groups of a million points, however many there are in each part."""
+    waiting = next(parts)
+    with pq.ParquetWriter(path, waiting.schema) as writer:
+        for part in parts:
+            waiting = pa.concat_tables([waiting, part])
+            while len(waiting) > _ROW_GROUP:
+                writer.write_table(waiting.slice(0, _ROW_GROUP).combine_chunks())
+                waiting = waiting.slice(_ROW_GROUP)
+        writer.write_table(waiting.combine_chunks())
