@@ -22,7 +22,7 @@ from subpixmap.grid import Lattice, Window, project, utm_epsg
 from subpixmap.periods import ALL_MONTHS, Every, make_periods
 from subpixmap.scenes.dialect import BANDS, SCL, asset_names
 from subpixmap.scenes.lock import Asset, Item, by_acquisition, lattices, lock_items, snap
-from subpixmap.scenes.radiometry import MaskRule, scl_valid, to_reflectance
+from subpixmap.scenes.radiometry import MaskRule, OffsetRule, scl_valid, to_reflectance
 from subpixmap.scenes.reader import AlignedReader, Rasters
 from subpixmap.scenes.source import find_items
 
@@ -60,7 +60,7 @@ def read_reflectance(
         A file is not what its item says, or the items are not of one acquisition and zone.
     """
     return _mosaic(
-        items, lattice, window, bands, np.float32(np.nan), lambda dn, item: to_reflectance(dn, item.offset_dn)
+        items, lattice, window, bands, np.float32(np.nan), lambda dn, item, out: to_reflectance(dn, item.offset_dn, out)
     )
 
 
@@ -86,7 +86,7 @@ def read_valid(items: Sequence[Item], lattice: Lattice, window: Window, rule: Ma
     asset = snap(items[0].assets[SCL], lattice)
     native = Lattice.of_transform(lattice.epsg, Affine(*asset.transform))
     around = native.window(lattice.bounds(window)).padded(rule.margin(native.resolution))
-    scl = _mosaic(items, native, around, [SCL], np.uint8(0), lambda dn, _: dn)[0]
+    scl = _mosaic(items, native, around, [SCL], np.uint8(0), lambda dn, item, out: dn)[0]
     return _to_lattice(scl_valid(scl, native.resolution, rule), native, around, lattice, window)
 
 
@@ -96,19 +96,27 @@ def _mosaic(
     window: Window,
     bands: Sequence[str],
     empty: np.generic,
-    convert: Callable[[NDArray[Any], Item], NDArray[Any]],
+    convert: Callable[[NDArray[Any], Item, NDArray[Any] | None], NDArray[Any]],
 ) -> NDArray[Any]:
-    """Bands of one acquisition, (band, y, x); each pixel from the first tile with data, `empty` where there is none."""
+    """Bands of one acquisition, (band, y, x); each pixel from the first tile with data, `empty` where there is none.
+
+    `convert` makes values of digital numbers; it may write them into the array that it is given.
+    """
     _require_one_acquisition(items, lattice, bands)
     out = np.empty((len(bands), *window.shape), empty.dtype)
     holes: dict[int, Any] = dict.fromkeys(range(len(bands)))  # bands that have empty pixels, and where (None: all)
     tiles = [item for item in sorted(items, key=lambda item: item.tile) if _overlap(item, lattice, window)]
     for number, item in enumerate(tiles, 1):
         for native, around, indices, dn in _read_native(item, lattice, window, bands, list(holes)):
+            whole = native == lattice  # then nothing is repeated, and without holes the values go where they belong
             for index, part in zip(indices, dn, strict=True):
-                values = _to_lattice(convert(part, item), native, around, lattice, window)
-                hole = holes[index]
-                np.copyto(out[index], values, where=True if hole is None else hole)
+                hole, here = holes[index], out[index]
+                if whole and hole is None:
+                    values = convert(part, item, here)
+                else:
+                    values = _to_lattice(convert(part, item, None), native, around, lattice, window)
+                if values is not here:
+                    np.copyto(here, values, where=True if hole is None else hole)
         if number < len(tiles):
             holes = {index: hole for index in holes if (hole := _is_empty(out[index])).any()}
     if not tiles:
@@ -204,13 +212,14 @@ def open_cube(
     region_or_bounds: Any,
     years: str | int,
     *,
-    source: str,
+    source: str | Sequence[str],
     bands: Sequence[str] | None = None,
     every: Every = "year",
     months: Sequence[int] | None = None,
     resolution: float = 10.0,
     mask: MaskRule | None = None,
     collection: str | None = None,
+    offset_rule: OffsetRule = "auto",
     chunk: int = 1024,
 ) -> xr.Dataset:
     """A lazy cube of every acquisition over a region: nothing is read before a value is asked for.
@@ -235,34 +244,61 @@ def open_cube(
         Which pixels are valid; `MaskRule()` when not given.
     collection
         Collection to ask an API for.
+    offset_rule
+        See `decide_offset`.
     chunk
         Side of a chunk, pixels.
 
     Returns
     -------
     xarray.Dataset
-        `reflectance` (time, band, y, x) float32, NaN where there is no data, and `valid` (time, y, x) bool, with the
-        coordinates time, band, y, x (pixel centres, metres), acquisition and period (time), in the UTM zone that owns
-        most of the region.
+        As of `lazy_cube`, in the UTM zone that owns most of the region.
 
     Raises
     ------
     InputError
         No item lies in the region, or the cube would be too large to explore: use `subpixmap run` for it.
     """
+    geometry = _geometry(region_or_bounds)
+    periods = make_periods(years, every, tuple(months) if months else ALL_MONTHS)
+    found = find_items(source, geometry, periods, collection=collection)
+    named = source if isinstance(source, str) else ", ".join(source)
+    if not found:
+        raise InputError(f"no item of {named} touches the region {geometry.bounds} in {years}")
+    names = list(bands) if bands else common_bands(found)
+    epsg, items = _main_zone(geometry, lock_items(found, periods, names, offset_rule=offset_rule))
+    lattice = lattices(items, resolution)[epsg]
+    window = lattice.window(project(geometry, 4326, epsg).bounds)
+    return lazy_cube(items, lattice, window, names, mask=mask, chunk=chunk).assign_attrs(source=named)
+
+
+def lazy_cube(
+    items: Sequence[Item],
+    lattice: Lattice,
+    window: Window,
+    bands: Sequence[str],
+    *,
+    mask: MaskRule | None = None,
+    chunk: int = 1024,
+) -> xr.Dataset:
+    """Locked items of one UTM zone on a window of its lattice, lazily.
+
+    Returns
+    -------
+    xarray.Dataset
+        `reflectance` (time, band, y, x) float32, NaN where there is no data, and `valid` (time, y, x) bool, with the
+        coordinates time, band, y, x (pixel centres, metres), acquisition and period (time); one step for each
+        acquisition.
+
+    Raises
+    ------
+    InputError
+        It would have more than `MAX_CHUNKS` chunks.
+    """
     import dask.array as da
     import rioxarray  # noqa: F401  (registers .rio)
     import xarray as xr
 
-    geometry = _geometry(region_or_bounds)
-    periods = make_periods(years, every, tuple(months) if months else ALL_MONTHS)
-    found = find_items(source, geometry, periods, collection=collection)
-    if not found:
-        raise InputError(f"no item of {source} touches the region {geometry.bounds} in {years}")
-    names = list(bands) if bands else common_bands(found)
-    epsg, items = _main_zone(geometry, lock_items(found, periods, names))
-    lattice = lattices(items, resolution)[epsg]
-    window = lattice.window(project(geometry, 4326, epsg).bounds)
     groups = by_acquisition(items)
     sides = [tuple(min(chunk, n - at) for at in range(0, n, chunk)) for n in window.shape]
     if (n := len(groups) * len(sides[0]) * len(sides[1])) > MAX_CHUNKS:
@@ -273,8 +309,8 @@ def open_cube(
     steps = (1,) * len(groups)
     lazy = partial(_lazy_chunk, list(groups.values()), lattice, window)
     reflectance = da.map_blocks(
-        partial(lazy, names),
-        chunks=(steps, (len(names),), *sides),
+        partial(lazy, list(bands)),
+        chunks=(steps, (len(bands),), *sides),
         dtype=np.float32,
         meta=np.empty((0,) * 4, np.float32),
     )
@@ -286,15 +322,15 @@ def open_cube(
         {"reflectance": (("time", "band", "y", "x"), reflectance), "valid": (("time", "y", "x"), valid)},
         coords={
             "time": np.array([item.datetime.rstrip("Z") for item in first], "datetime64[ns]"),
-            "band": names,
+            "band": list(bands),
             "y": y,
             "x": x,
             "acquisition": ("time", list(groups)),
             "period": ("time", [item.period for item in first]),
         },
-        attrs={"epsg": epsg, "resolution": resolution, "source": source},
+        attrs={"epsg": lattice.epsg, "resolution": lattice.resolution},
     )
-    return cube.rio.write_crs(epsg).rio.write_transform(lattice.transform(window))
+    return cube.rio.write_crs(lattice.epsg).rio.write_transform(lattice.transform(window))
 
 
 def _lazy_chunk(

@@ -116,12 +116,13 @@ def _refuse(item: dict[str, Any], why: str) -> InputError:
     return InputError(f"item {dialect.item_id(item)} {why}; the offset cannot be decided (see --offset-rule)")
 
 
-def to_reflectance(dn: NDArray[np.unsignedinteger], offset_dn: int) -> NDArray[np.float32]:
+def to_reflectance(
+    dn: NDArray[np.unsignedinteger], offset_dn: int, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """(DN + offset) / 10000 in float32; NaN where DN is 0. Dark pixels stay, negative values too."""
-    out = dn.astype(np.float32)
-    out += np.float32(offset_dn)
+    out = np.add(dn, np.float32(offset_dn), out=out, dtype=np.float32)
     out /= np.float32(10000)
-    out[dn == 0] = np.nan
+    np.copyto(out, np.nan, where=dn == 0)
     return out
 
 
