@@ -74,13 +74,22 @@ def region_of(window: Window, lattice: Lattice) -> Region:
 
 
 def tiny(
-    folder: Path, *, years: str = "2021-2022", dates: int = 3, size_px: int = 400, model: Model | None = None
+    folder: Path,
+    *,
+    years: str = "2021-2022",
+    dates: int | tuple[int, ...] = 3,
+    size_px: int = 400,
+    region_px: tuple[int, int] = (420, 520),
+    model: Model | None = None,
 ) -> Tiny:
-    """Two overlapping tiles, several acquisitions a year; a region of 3 x 3 blocks that the tiles fill partly."""
+    """Two overlapping tiles, acquisitions in each year; a region of 3 x 3 blocks that the tiles fill partly.
+
+    A region of (340, 430) px has 2 x 2 blocks.
+    """
     periods = make_periods(years)
     found = []
-    for period in periods:
-        for i in range(dates):
+    for period, n in zip(periods, (dates,) * len(periods) if isinstance(dates, int) else dates, strict=True):
+        for i in range(n):
             start = f"{period.label}{i + 1:02d}15T021051"
             for tile, corner, hole in (
                 ("51PTT", CORNER, slice(360, 400)),
@@ -102,7 +111,7 @@ def tiny(
     items = lock_items(found, periods, list(BANDS))
     (lattice,) = lattices(items).values()
     first = lattice.window((CORNER[0], CORNER[1] - 1, CORNER[0] + 1, CORNER[1]))
-    window = Window(first.row + 20, first.col + 20, 420, 520)
+    window = Window(first.row + 20, first.col + 20, *region_px)
     return Tiny(region_of(window, lattice), tuple(periods), items, model or tiny_model())
 
 

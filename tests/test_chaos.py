@@ -3,17 +3,16 @@
 import contextlib
 import errno
 import itertools
+import json
 import os
 import pickle
 import random
 import signal
 import subprocess
-import sys
 import threading
-import time
 from dataclasses import replace
-from pathlib import Path
 
+import map_once
 import pytest
 from mapping_data import hashes, region_of, tiny
 
@@ -21,9 +20,10 @@ from subpixmap.errors import Incomplete
 from subpixmap.grid import Window
 from subpixmap.mapping.run import map_region
 from subpixmap.mapping.verify import status, verify
+from subpixmap.model.checkpoint import load_model, save_model
+from subpixmap.pipeline import Job, freeze
 
 OPTIONS = {"max_scenes": 7}
-HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +42,23 @@ def truth(scenes, tmp_path_factory):
     return hashes(out)
 
 
-def start_driver(folder, out, workers=0):
-    command = [sys.executable, "-W", "error", str(HERE / "map_once.py"), str(folder), str(out), str(workers)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE)
-    assert process.stdout.readline() == "ready\n"
+def start_driver(context, folder, out):
+    ready = context.Event()
+    process = context.Process(target=map_once.main, args=(folder, out, ready))
+    process.start()
+    assert ready.wait(120)
     return process
 
 
-def kill_drivers(scenes, truth, out, kills, seed, longest_s):
+def kill_drivers(context, scenes, truth, out, kills, seed, longest_s):
     """Start, kill at a random moment, start again; then a run to the end."""
     folder, country = scenes
     rng, done = random.Random(seed), []
     for _ in range(kills):
-        process = start_driver(folder, out)
-        time.sleep(rng.uniform(0, longest_s))
+        process = start_driver(context, folder, out)
+        process.join(rng.uniform(0, longest_s))
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.join()
         done.append(status(out).done if (out / "plan.json").exists() else 0)
         assert done == sorted(done)  # what was committed stays
     map_region(out, country.plan(**OPTIONS), country.items, country.model, workers=0)
@@ -67,14 +67,49 @@ def kill_drivers(scenes, truth, out, kills, seed, longest_s):
     assert not list(out.rglob("*.partial*"))
 
 
-def test_a_killed_driver_resumes_to_the_same_bits(scenes, truth, tmp_path):
-    kill_drivers(scenes, truth, tmp_path / "run", kills=2, seed=1, longest_s=1.5)
+def test_a_killed_driver_resumes_to_the_same_bits(quick_processes, scenes, truth, tmp_path):
+    kill_drivers(quick_processes, scenes, truth, tmp_path / "run", kills=2, seed=1, longest_s=1.5)
 
 
 @pytest.mark.slow
-def test_many_killed_drivers(scenes, truth, tmp_path):
+def test_30_killed_drivers(quick_processes, scenes, truth, tmp_path):
     for seed in range(10):
-        kill_drivers(scenes, truth, tmp_path / str(seed), kills=3, seed=seed, longest_s=2.5)
+        kill_drivers(quick_processes, scenes, truth, tmp_path / str(seed), kills=3, seed=seed, longest_s=2.5)
+
+
+def test_an_end_asked_for_by_the_system_is_resumed(scenes, truth, tmp_path, subpixmap, monkeypatch):
+    """SIGTERM, as a cluster sends it when the time of a job is up: exit code 3, the lock given back, no bit lost."""
+    folder, country = scenes
+    model, out = folder / "tiny.safetensors", tmp_path / "run"
+    save_model(model, country.model.net, country.model.card)
+    country = replace(country, model=load_model(str(model)))
+    freeze(Job(out, country.plan(**OPTIONS), country.items, country.model))
+    handler = signal.getsignal(signal.SIGTERM)
+    stop = threading.Event()
+
+    def end():
+        while not stop.is_set() and not list(out.glob("ledger/*.json")):
+            stop.wait(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    try:
+        assert subpixmap("map", out, "--model", model, "--workers", 0) == 3
+    finally:
+        stop.set()
+        thread.join()
+        signal.signal(signal.SIGTERM, handler)
+    before = status(out)
+    assert 0 < before.done < before.total
+    assert before.owner is None
+    assert subpixmap("map", out, "--model", model, "--workers", 0) == 0
+    signal.signal(signal.SIGTERM, handler)
+    assert hashes(out).keys() == truth.keys()
+    assert not verify(out).damaged
+    events = [json.loads(line) for line in (out / "run.log").read_text().splitlines()]
+    assert {"mapping", "block done", "mapped"} <= {one["event"] for one in events}
+    assert any("KeyboardInterrupt" in one["event"] for one in events)
 
 
 def kill_workers(cluster, client, country, truth, out, seed, *, at_most):
@@ -106,7 +141,7 @@ def kill_workers(cluster, client, country, truth, out, seed, *, at_most):
 
 
 @pytest.fixture(scope="module")
-def workers():
+def workers(quick_processes):
     from distributed import Client, LocalCluster
 
     with (

@@ -55,7 +55,7 @@ def troublesome(task, model):
     return task
 
 
-def test_tasks_that_hang_or_eat_memory_lose_their_worker_and_the_others_go_on():
+def test_tasks_that_hang_or_eat_memory_lose_their_worker_and_the_others_go_on(quick_processes):
     options = {"workers": 2, "memory_limit": "1600MB", "limit_s": 4.0}
     with open_pool(troublesome, tiny_model(), **options) as pool:
         found = results(pool, ["hang", "a", "eat", "b", "c"])
@@ -82,7 +82,7 @@ class DeadlyModel:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_worker_that_dies_while_it_is_brought_the_model_costs_nothing(tmp_path):
+def test_a_worker_that_dies_while_it_is_brought_the_model_costs_nothing(tmp_path, quick_processes):
     from distributed import Client, LocalCluster
 
     quiet = {"dashboard_address": ":0", "silence_logs": 50}

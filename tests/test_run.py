@@ -6,10 +6,13 @@ from mapping_data import hashes, tiny, tiny_model
 
 from subpixmap.errors import Refused
 from subpixmap.mapping import run
+from subpixmap.mapping.block import map_block
+from subpixmap.mapping.cluster import WorkerDied, open_pool
 from subpixmap.mapping.ledger import read_records, record_path
-from subpixmap.mapping.plan import read_plan
-from subpixmap.mapping.run import BlocksFailed, map_region
-from subpixmap.mapping.store import open_map, read_block
+from subpixmap.mapping.plan import read_plan, write_plan
+from subpixmap.mapping.run import BlocksFailed, map_region, pending_tasks
+from subpixmap.mapping.store import create_map, open_map, read_block
+from subpixmap.mapping.verify import status
 from subpixmap.model.predict import predict_block
 from subpixmap.scenes.cube import read_reflectance, read_valid
 from subpixmap.scenes.lock import by_acquisition
@@ -18,14 +21,14 @@ from subpixmap.scenes.radiometry import MaskRule
 
 @pytest.fixture(scope="module")
 def country(tmp_path_factory):
-    return tiny(tmp_path_factory.mktemp("scenes"), dates=7)
+    return tiny(tmp_path_factory.mktemp("scenes"), dates=(7, 2), region_px=(340, 430))
 
 
 @pytest.fixture(scope="module")
 def mapped(country, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     summary = map_region(out, country.plan(max_scenes=7), country.items, country.model, workers=0)
-    assert (summary.done, summary.earlier, summary.failed) == (18, 0, ())
+    assert (summary.done, summary.earlier, summary.failed) == (8, 0, ())
     return out
 
 
@@ -56,8 +59,8 @@ def test_blocks_are_what_the_whole_image_gives(country, mapped):
                 planned[chunk.slices(zone.extent)] = True
         n = np.where(planned, n, 0)
         np.testing.assert_array_equal(whole["n_obs"].values[p], n)
-        assert set(np.unique(n)) >= {0, 5, 6, 7}
-        with np.errstate(invalid="ignore"):
+        assert set(np.unique(n)) >= ({0, 5, 6, 7} if period == "2021" else {0, 1, 2})
+        with np.errstate(invalid="ignore", divide="ignore"):
             ordered = np.sort(counts, axis=0)  # NaN last
             total = np.nansum(counts, axis=0)
             trimmed = (total - ordered[0] - np.nanmax(np.where(np.isnan(counts), -np.inf, counts), axis=0)) / (n - 2)
@@ -71,9 +74,10 @@ def test_blocks_are_what_the_whole_image_gives(country, mapped):
 
 
 def test_the_block_size_does_not_change_a_bit(country, mapped, tmp_path):
-    map_region(tmp_path, country.plan(max_scenes=7, block=512), country.items, country.model, workers=0)
+    late = country.years("2022")
+    map_region(tmp_path, late.plan(max_scenes=7, block=512), late.items, country.model, workers=0)
     (small,), (large,) = open_map(mapped).values(), open_map(tmp_path).values()
-    large = large.sel(x=small.x, y=small.y)
+    small, large = small.sel(period=["2022"]), large.sel(x=small.x, y=small.y)
     for name in ("count", "presence", "sd_over_dates", "n_obs"):
         np.testing.assert_array_equal(small[name].values, large[name].values)
 
@@ -93,7 +97,7 @@ def test_records_say_what_went_in(country, mapped):
     plan = read_plan(mapped)
     records = read_records(mapped, plan)
     (zone,) = plan.zones.values()
-    assert len(records) == 18
+    assert len(records) == 8
     for one in zone.blocks:
         record = records[one.block.id, "2021"]
         arrays = read_block(mapped, one.block, "2021")
@@ -118,12 +122,12 @@ def test_resume_does_only_what_is_missing(country, mapped, tmp_path):
     plan = country.plan(max_scenes=7)
     seen = []
     summary = map_region(out, plan, country.items, country.model, workers=0, progress=seen.append)
-    assert (summary.earlier, summary.done, seen) == (18, 0, [])
+    assert (summary.earlier, summary.done, seen) == (8, 0, [])
     key = sorted(before)[3]
     record_path(out, *key).unlink()
     summary = map_region(out, plan, country.items, country.model, workers=0, progress=seen.append)
-    assert (summary.earlier, summary.done) == (17, 1)
-    assert (seen[-1].done, seen[-1].total, seen[-1].seconds_left) == (18, 18, 0)
+    assert (summary.earlier, summary.done) == (7, 1)
+    assert (seen[-1].done, seen[-1].total, seen[-1].seconds_left) == (8, 8, 0)
     assert hashes(out) == before
 
 
@@ -187,6 +191,32 @@ def test_a_damaged_file_fails_its_blocks_and_no_others(tmp_path, monkeypatch):
     assert (summary.earlier, summary.failed) == (len(done), ())
 
 
+def dies_on_one(task, model):
+    """A task that a worker does not survive, on one block."""
+    if task.plan.block.id == dies_on_one.block:
+        raise WorkerDied(dies_on_one.deaths, 60.0)
+    return map_block(task, model)
+
+
+@pytest.mark.parametrize(("deaths", "repeated"), [(1, 2), (4, 0)])
+def test_a_block_that_kills_its_workers_is_given_up_and_the_others_go_on(
+    country, tmp_path, monkeypatch, deaths, repeated
+):
+    monkeypatch.setattr(run, "_PAUSE_S", 0.0)
+    late = country.years("2022")
+    plan = write_plan(tmp_path, late.plan(max_scenes=1))
+    create_map(tmp_path, plan)
+    tasks = pending_tasks(tmp_path, plan, late.items)[:3]
+    dies_on_one.block, dies_on_one.deaths = tasks[1].plan.block.id, deaths
+    with open_pool(dies_on_one, country.model, workers=0) as pool:
+        summary = run._Drive(pool, tasks, run.Summary(3, 0, 0, (), 0, 0.0), 3, None).run()
+    assert (summary.done, summary.retries) == (2, repeated)
+    (failure,) = summary.failed
+    assert (failure.block_id, failure.period) == tasks[1].key
+    assert "want of memory, or because it took longer than 60 s; try a smaller --block" in failure.reason
+    assert status(tmp_path).failed == (failure,)
+
+
 def test_min_obs_hides_pixels_seen_too_rarely(country, mapped, tmp_path):
     early = country.years("2021")
     map_region(tmp_path, early.plan(max_scenes=7, min_obs=6), early.items, country.model, workers=0)
@@ -207,10 +237,11 @@ def test_only_the_chosen_objects_are_mapped(country, mapped, tmp_path):
     np.testing.assert_array_equal(one["count"].values[0], both["count"].sel(object="car", period=["2021"]).values)
 
 
-def test_worker_processes_give_the_same_bits(country, mapped, tmp_path):
-    summary = map_region(tmp_path, country.plan(max_scenes=7), country.items, country.model, workers=2)
-    assert summary.done == 18
-    assert hashes(tmp_path) == hashes(mapped)
+def test_worker_processes_give_the_same_bits(country, mapped, tmp_path, quick_processes):
+    late = country.years("2022")
+    summary = map_region(tmp_path, late.plan(max_scenes=7), late.items, country.model, workers=2)
+    assert summary.done == 4
+    assert hashes(tmp_path) == {key: value for key, value in hashes(mapped).items() if key[1] == "2022"}
     assert 50e6 < summary.peak_rss < 2e9
     assert set(summary.stages) == {"read", "wait", "network", "write"}
     assert summary.bottleneck in summary.stages

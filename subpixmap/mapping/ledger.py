@@ -160,7 +160,8 @@ def read_records(out: str | os.PathLike[str], plan: Plan | None = None) -> dict[
     Damaged records are left out (`read_ledger` tells them), and so are those of another recipe where `plan` is given.
     """
     found, _ = read_ledger(out)
-    return {key: one for key, one in found.items() if plan is None or one.run_id == plan.run_id}
+    run_id = None if plan is None else plan.run_id
+    return {key: one for key, one in found.items() if run_id is None or one.run_id == run_id}
 
 
 def read_ledger(out: str | os.PathLike[str]) -> tuple[dict[tuple[str, str], Record], dict[Path, str]]:

@@ -16,7 +16,8 @@ import numpy as np
 
 from subpixmap.errors import Refused
 from subpixmap.grid import CHUNK
-from subpixmap.mapping.plan import Plan, items_by_period
+from subpixmap.mapping.overlap import footprints_by_period_and_zone
+from subpixmap.mapping.plan import Plan
 from subpixmap.scenes.lock import Item
 
 _PROCESS = 700e6  # bytes of a worker before its first block: interpreter, torch, GDAL, zarr
@@ -57,20 +58,16 @@ def needs(plan: Plan, items: Iterable[Item]) -> Needs:
     tasks = chunks = predicted = 0.0
     read = n_scenes = 0.0
     per_px = _bytes_per_pixel(plan, items)
-    for locked in items_by_period(plan, items).values():
-        for epsg, zone in plan.zones.items():
-            here = [item for item in locked if item.epsg == epsg]
-            names = np.array([item.acquisition for item in here])
-            bounds = np.array([next(iter(item.assets.values())).bounds for item in here]).reshape(-1, 4)
-            for one in zone.blocks:
-                west, south, east, north = zone.lattice.bounds(one.window)
-                near = (bounds[:, 0] < east) & (bounds[:, 2] > west) & (bounds[:, 1] < north) & (bounds[:, 3] > south)
-                seen = len(np.unique(names[near])) if near.any() else 0
-                used = min(seen, recipe.max_scenes)
-                window = one.window.padded(plan.model.halo)
-                tasks, chunks, n_scenes = tasks + 1, chunks + len(one.chunks), n_scenes + used
-                predicted += used * len(one.chunks) * CHUNK**2
-                read += window.height * window.width * (used * per_px["bands"] + seen * per_px["SCL"])
+    for _, epsg, _, near in footprints_by_period_and_zone(plan, items):
+        zone = plan.zones[epsg]
+        for one in zone.blocks:
+            window = one.window
+            seen = len(np.unique(near.acquisition[near.over(zone.lattice.bounds(window))]))
+            used = min(seen, recipe.max_scenes)
+            padded = window.padded(plan.model.halo)
+            tasks, chunks, n_scenes = tasks + 1, chunks + len(one.chunks), n_scenes + used
+            predicted += used * len(one.chunks) * CHUNK**2
+            read += padded.height * padded.width * (used * per_px["bands"] + seen * per_px["SCL"])
     n = len(recipe.objects)
     stored = chunks * CHUNK**2 * (n * sum(v for k, v in _STORED.items() if k != "n_obs") + _STORED["n_obs"])
     cells = (recipe.block / 128) ** 2 * _RECORD_CELL

@@ -130,6 +130,10 @@ class Plan:
     """Where the items come from."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Software that made the plan; for the record, not part of the recipe."""
+    forced: bool = False
+    """Whether --force was given: input unlike the model's card was accepted."""
+    expected: Mapping[str, Any] = field(default_factory=dict)
+    """What was expected of time, memory and room when the plan was made (see `Needs`); for the record."""
 
     @property
     def run_id(self) -> str:
@@ -171,6 +175,7 @@ def make_plan(
     objects: Sequence[str] | None = None,
     source: str = "",
     device: str = "cpu",
+    forced: bool = False,
 ) -> Plan:
     """Plan a run; nothing but the items is looked at.
 
@@ -200,6 +205,8 @@ def make_plan(
         Where the items come from, for the record.
     device
         "cpu" or "cuda".
+    forced
+        Input unlike the model's card is accepted, for the record.
 
     Raises
     ------
@@ -252,6 +259,7 @@ def make_plan(
         ),
         source=source,
         versions={name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        forced=forced,
     )
 
 
@@ -339,8 +347,9 @@ def write_plan(out: str | os.PathLike[str], plan: Plan) -> Plan:
         for period in plan.periods:
             if known.setdefault(period.label, period) != period:
                 raise Refused(f"{path}: period {period.label} is {known[period.label]} there and {period} here")
-        plan = replace(there, periods=tuple(sorted(known.values(), key=_in_time)))
-        if plan.periods == there.periods:
+        expected = plan.expected or there.expected
+        plan = replace(there, periods=tuple(sorted(known.values(), key=_in_time)), expected=expected)
+        if plan.periods == there.periods and plan.expected == there.expected:
             return plan
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(_to_json(plan), indent=1, ensure_ascii=False) + "\n").encode())
@@ -395,6 +404,8 @@ def _to_json(plan: Plan) -> dict[str, Any]:
         "model": asdict(plan.model),
         "source": plan.source,
         "versions": dict(plan.versions),
+        "forced": plan.forced,
+        "expected": dict(plan.expected),
         "zones": {
             str(epsg): [[b.block.row, b.block.col, chunk_bits(b)] for b in zone.blocks]
             for epsg, zone in plan.zones.items()
@@ -426,6 +437,7 @@ def _from_json(raw: Mapping[str, Any]) -> Plan:
         model=ModelInfo(**{f.name: raw["model"][f.name] for f in fields(ModelInfo)}),
         source=raw["source"],
         versions=raw["versions"],
+        expected=raw.get("expected", {}),
     )
 
 

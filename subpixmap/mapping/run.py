@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import heapq
+import logging
 import math
 import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from subpixmap.errors import Incomplete, InputError, Refused, VerificationFailed
+from subpixmap.grid import CHUNK
 from subpixmap.mapping.block import Outcome, Task, map_block
-from subpixmap.mapping.cluster import Pool, open_pool
+from subpixmap.mapping.cluster import Pool, WorkerDied, open_pool
 from subpixmap.mapping.ledger import Failure, read_records, write_failure
-from subpixmap.mapping.plan import Plan, items_by_period, write_plan
+from subpixmap.mapping.overlap import footprints_by_period_and_zone
+from subpixmap.mapping.plan import Plan, numerics, require_same, write_plan
 from subpixmap.mapping.runlock import run_lock
 from subpixmap.mapping.store import create_map
 from subpixmap.scenes.lock import Item, items_sha256
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
 
     from subpixmap.model.checkpoint import Model
 
+log = logging.getLogger("subpixmap")
+
 _PAUSE_S = 0.5  # before a failed block is tried again; doubled every time
+_SLOW_FLOPS = 1e10  # of a slow core in the network, floating point operations a second
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Progress:
     """Done in this run, each second."""
     seconds_left: float
     """At the pace of this run so far, by computed chunks; infinite before the first."""
+    where: str = ""
+    """What runs it, with the address of the dashboard if there is one."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,7 @@ def map_region(
     client: Client | None = None,
     memory_limit: str | int | None = None,
     attempts: int = 3,
+    limit_s: float | None = None,
     allow_partial: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
@@ -115,11 +123,13 @@ def map_region(
     workers, scheduler, client, memory_limit
         Where it runs, see `open_pool`. `workers=0` is this process.
     attempts
-        Times a block is tried before it is given up.
+        Times a block is tried before it is given up; the death of its worker process counts as one.
+    limit_s
+        Seconds after which the worker process of a block is ended; hours, by the size of the blocks, when None.
     allow_partial
         Return although blocks failed.
     progress
-        Called after every block.
+        Called at the start and after every block.
 
     Raises
     ------
@@ -132,6 +142,8 @@ def map_region(
     """
     if model.sha256 != plan.recipe.model_sha256:
         raise Refused(f"model {model.sha256[:12]} is not the plan's ({plan.recipe.model_sha256[:12]})")
+    device = plan.recipe.numerics["device"]
+    require_same(plan.recipe, replace(plan.recipe, numerics=numerics(device)), Path(out) / "plan.json")
     started = time.monotonic()
     where = {"workers": workers, "scheduler": scheduler, "client": client, "memory_limit": memory_limit}
     with run_lock(out), _disk_full_is_resumable(out):
@@ -140,13 +152,19 @@ def map_region(
         tasks = pending_tasks(out, plan, items)
         summary = Summary(plan.n_tasks, plan.n_tasks - len(tasks), 0, (), 0, 0.0)
         if tasks:
-            device = plan.recipe.numerics["device"]
-            with open_pool(map_block, model, device=device, **where) as pool:  # type: ignore[arg-type]
+            limit_s = limit_s or time_limit(plan, model)
+            with open_pool(map_block, model, device=device, limit_s=limit_s, **where) as pool:  # type: ignore[arg-type]
                 summary = _Drive(pool, tasks, summary, attempts, progress).run()
     summary = replace(summary, seconds=time.monotonic() - started)
     if summary.failed and not allow_partial:
         raise BlocksFailed(summary)
     return summary
+
+
+def time_limit(plan: Plan, model: Model) -> float:
+    """Seconds after which a block is taken for hung: an hour, and twenty times what a slow core would compute."""
+    largest = max(len(one.chunks) for zone in plan.zones.values() for one in zone.blocks) * CHUNK**2
+    return 3600.0 + 20 * largest * plan.recipe.max_scenes * model.card.flops_per_pixel / _SLOW_FLOPS
 
 
 def pending_tasks(out: str | os.PathLike[str], plan: Plan, items: Iterable[Item]) -> list[Task]:
@@ -159,26 +177,24 @@ def pending_tasks(out: str | os.PathLike[str], plan: Plan, items: Iterable[Item]
     """
     records = read_records(out, plan)
     tasks = []
-    for period, locked in items_by_period(plan, items).items():
-        digest = items_sha256(locked)
-        for epsg, zone in plan.zones.items():
-            limit = plan.recipe.max_cloud
-            usable = [i for i in locked if i.epsg == epsg and (limit is None or (i.cloud_cover or 0) <= limit)]
-            bounds = np.array([next(iter(i.assets.values())).bounds for i in usable]).reshape(-1, 4)
-            for one in zone.blocks:
-                if (record := records.get((one.block.id, period))) is not None:
-                    if record.items_sha256 != digest:
-                        raise Refused(
-                            f"block {one.block.id}, period {period} was made from other items than items.parquet "
-                            "holds; restore the lock, or use another --out"
-                        )
-                    continue
-                west, south, east, north = zone.lattice.bounds(one.window.padded(plan.model.halo + 1))
-                near = (bounds[:, 0] < east) & (bounds[:, 2] > west) & (bounds[:, 1] < north) & (bounds[:, 3] > south)
-                found = tuple(usable[i] for i in np.flatnonzero(near))
-                tasks.append(
-                    Task(os.fspath(out), one, period, plan.recipe, plan.run_id, found, digest, plan.model.halo)
-                )
+    digests: dict[str, str] = {}
+    run_id, folder = plan.run_id, os.path.abspath(out)  # workers may have another working directory
+    for period, epsg, locked, near in footprints_by_period_and_zone(plan, items):
+        if period not in digests:
+            digests[period] = items_sha256(locked)
+        digest = digests[period]
+        zone = plan.zones[epsg]
+        for one in zone.blocks:
+            if (record := records.get((one.block.id, period))) is not None:
+                if record.items_sha256 != digest:
+                    raise Refused(
+                        f"block {one.block.id}, period {period} was made from other items than items.parquet "
+                        "holds; restore the lock, or use another --out"
+                    )
+                continue
+            over = near.over(zone.lattice.bounds(one.window.padded(plan.model.halo + 1)))
+            found = tuple(near.items[i] for i in over)
+            tasks.append(Task(folder, one, period, plan.recipe, run_id, found, digest, plan.model.halo))
     return tasks
 
 
@@ -204,6 +220,10 @@ class _Drive:
 
     def run(self) -> Summary:
         """Until nothing is left."""
+        log.info(
+            "mapping", extra={"where": self.pool.address, "tasks": len(self.todo), "earlier": self.summary.earlier}
+        )
+        self._report()
         while self.todo or self.delayed or self.in_flight:
             while self.in_flight < self.pool.slots and (task := self._next()):
                 self.pool.submit(task)
@@ -228,15 +248,21 @@ class _Drive:
             self.summary = replace(now, done=now.done + 1, peak_rss=max(now.peak_rss, result.peak_rss))
             self.stages.update(result.seconds)
             self.chunks_done += len(task.plan.chunks)
+            told = {"seconds": {k: round(v, 3) for k, v in result.seconds.items()}, "peak_rss": result.peak_rss}
+            done = {"observed_px": result.record.observed_px, "total": dict(result.record.total)}
+            log.info("block done", extra={"block": task.key[0], "period": task.period} | told | done)
             return
         if _stops_everything(result):
             raise Incomplete(f"{_reason(result)} ({task.label}); make room, then the same command resumes") from result
-        self.tried[task.key] += 1
+        self.tried[task.key] += result.deaths if isinstance(result, WorkerDied) else 1
+        told = {"block": task.key[0], "period": task.period, "attempt": self.tried[task.key], "reason": _reason(result)}
         if self.tried[task.key] >= self.attempts or isinstance(result, InputError | VerificationFailed):
             failure = Failure(*task.key, _reason(result))
             self.summary = replace(now, failed=(*now.failed, failure))
             write_failure(task.out, failure)
+            log.error("block given up", extra=told)
             return
+        log.warning("block repeated", extra=told)
         self.summary = replace(now, retries=now.retries + 1)
         pause = _PAUSE_S * 2 ** self.tried[task.key]
         heapq.heappush(self.delayed, (time.monotonic() + pause, self.summary.retries, task))
@@ -247,7 +273,8 @@ class _Drive:
         now, elapsed = self.summary, time.monotonic() - self.started
         left = elapsed / self.chunks_done * (self.chunks_total - self.chunks_done) if self.chunks_done else math.inf
         rate = now.done / elapsed if elapsed else 0.0
-        self.progress(Progress(now.earlier + now.done, now.total, len(now.failed), rate, left))
+        where = self.pool.address
+        self.progress(Progress(now.earlier + now.done, now.total, len(now.failed), rate, left, where))
 
 
 @contextlib.contextmanager
@@ -267,6 +294,4 @@ def _stops_everything(error: BaseException) -> bool:
 
 def _reason(error: BaseException) -> str:
     text = str(error).strip().splitlines()
-    if type(error).__name__ == "KilledWorker":
-        return "its worker process was killed again and again, most likely for want of memory; try a smaller --block"
     return text[0] if text and isinstance(error, InputError | Incomplete) else f"{type(error).__name__}: {error}"

@@ -56,7 +56,7 @@ def create_map(out: str | os.PathLike[str], plan: Plan) -> None:
         if changed:
             _consolidate(path, plan)
     for epsg in plan.zones:
-        require_readable(out, epsg)
+        require_readable(out, plan, epsg)
 
 
 def rebuild_metadata(out: str | os.PathLike[str], plan: Plan) -> None:
@@ -89,13 +89,27 @@ def metadata_files(out: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
-def require_readable(out: str | os.PathLike[str], epsg: int) -> None:
-    """Raise VerificationFailed if a zone's metadata or coordinates cannot be read."""
+def require_readable(out: str | os.PathLike[str], plan: Plan, epsg: int) -> None:
+    """Raise VerificationFailed if a zone's metadata or coordinates cannot be read, or are not those of the plan."""
+    zone, side = plan.zones[epsg], plan.recipe.block
     with _damage_is_told(map_path(out) / str(epsg)):
         group = _open_zone(out, epsg)
-        for name in (*PER_OBJECT, N_OBS):
-            _ = group[name].shape  # type: ignore[union-attr]
-        _labels(group)
+        labels = _labels(group)
+        if unknown := set(labels) - {period.label for period in plan.periods}:
+            raise ValueError(f"it has periods that its plan has not: {', '.join(sorted(unknown))}")
+        n = len(labels)
+        for name in ARRAYS:
+            array: Any = group[name]
+            lead = () if name == N_OBS else (len(plan.objects),)
+            there = (*array.shape[:-3], *array.shape[-2:], *array.shards, *array.chunks[-2:], str(array.dtype))
+            kind = "uint16" if name == N_OBS else "float32"
+            expected = (*lead, *zone.extent.shape, *lead, 1, side, side, CHUNK, CHUNK, kind)
+            # A run that was killed between lengthening the arrays and naming the periods has longer ones.
+            if there != expected or not n <= array.shape[-3] <= max(n, len(plan.periods)):
+                raise ValueError(f"{name} is laid out as {there}, its plan says {expected}")
+        for name, values in zip(("x", "y"), zone.lattice.coords(zone.extent), strict=True):
+            if not np.array_equal(np.asarray(group[name][:]), values):  # type: ignore[index]
+                raise ValueError(f"coordinate {name} is not that of the plan")
 
 
 @contextlib.contextmanager

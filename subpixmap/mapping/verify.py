@@ -103,7 +103,8 @@ def status(out: str | os.PathLike[str]) -> Status:
     """
     plan = read_plan(out)
     records, damaged = read_ledger(out)
-    done = {key for key, record in records.items() if record.run_id == plan.run_id and key in _planned(plan)}
+    planned, run_id = _planned(plan), plan.run_id
+    done = {key for key, record in records.items() if record.run_id == run_id and key in planned}
     per_period = plan.n_tasks // max(len(plan.periods), 1)
     by_period = {p.label: (sum(label == p.label for _, label in done), per_period) for p in plan.periods}
     lock = Path(out) / LOCK_NAME
@@ -173,20 +174,19 @@ def verify(out: str | os.PathLike[str], *, threads: int | None = None) -> Verifi
     """
     plan = read_plan(out)
     records, bad_files = read_ledger(out)
-    damaged = [
-        Damage(os.path.relpath(path, out), reason, _key_of(plan, out, path)) for path, reason in bad_files.items()
-    ]
+    planned, run_id = _planned(plan), plan.run_id
+    key_of = {record_path(out, *key): key for key in planned} if bad_files else {}
+    damaged = [Damage(os.path.relpath(path, out), reason, key_of.get(path)) for path, reason in bad_files.items()]
     checked, found = _verify_files(out)
     damaged += found
-    planned = _planned(plan)
     for key in sorted(set(records) - set(planned)):
         damaged.append(Damage(f"block {key[0]}, period {key[1]}", "the ledger has it, the plan has not"))
     for key in sorted(set(records) & set(planned)):
-        if records[key].run_id != plan.run_id:
+        if records[key].run_id != run_id:
             damaged.append(Damage(f"block {key[0]}, period {key[1]}", f"of another run, {records[key].run_id}", key))
     readable, found = _readable_zones(out, plan)
     damaged += found
-    sound = [records[key] for key in sorted(set(records) & set(planned)) if records[key].run_id == plan.run_id]
+    sound = [records[key] for key in sorted(set(records) & set(planned)) if records[key].run_id == run_id]
     sound = [record for record in sound if planned[record.key].lattice.epsg in readable]
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         results = pool.map(lambda record: _verify_block(out, planned[record.key], record), sound)
@@ -232,7 +232,7 @@ def _readable_zones(out: str | os.PathLike[str], plan: Plan) -> tuple[set[int], 
     readable, damaged = set(), []
     for epsg in plan.zones:
         try:
-            require_readable(out, epsg)
+            require_readable(out, plan, epsg)
             readable.add(epsg)
         except (VerificationFailed, OSError) as error:
             damaged.append(Damage(f"map.zarr/{epsg}", str(error)))
@@ -296,7 +296,3 @@ def _planned(plan: Plan) -> dict[tuple[str, str], Block]:
         for one in zone.blocks
         for period in plan.periods
     }
-
-
-def _key_of(plan: Plan, out: str | os.PathLike[str], path: Path) -> tuple[str, str] | None:
-    return next((key for key in _planned(plan) if record_path(out, *key) == path), None)

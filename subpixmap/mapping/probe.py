@@ -1,0 +1,100 @@
+"""One block, mapped for a look: how long the whole plan will take on this machine, and how much room its map needs."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from subpixmap.errors import InputError
+from subpixmap.mapping.block import map_block
+from subpixmap.mapping.layout import Zone
+from subpixmap.mapping.needs import Needs, needs
+from subpixmap.mapping.plan import Plan, write_plan
+from subpixmap.mapping.run import pending_tasks
+from subpixmap.mapping.store import create_map
+from subpixmap.scenes.lock import Item
+
+if TYPE_CHECKING:
+    from subpixmap.model.checkpoint import Model
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one block took, and what follows for the plan."""
+
+    block_id: str
+    period: str
+    """Label."""
+    seconds: float
+    """Wall time of the block in one process."""
+    stages: Mapping[str, float]
+    """Of these, by stage: read, wait, network, write."""
+    peak_rss: int
+    """Of the process, bytes."""
+    expected_seconds: float
+    """Of the whole plan in one process."""
+    expected_bytes: float
+    """Of the whole map and ledger on disk."""
+
+
+def probe(plan: Plan, items: Sequence[Item], model: Model, whole: Needs) -> Probe:
+    """Map the fullest block of a plan into a temporary folder and scale what it took to the plan.
+
+    Time is scaled by the pixels x acquisitions that are predicted at most, room by computed chunks: clouds are taken to
+    be those of the probed block.
+
+    Raises
+    ------
+    InputError
+        No block of the plan has an acquisition.
+    """
+    import torch
+
+    small, threads = _fullest(plan, items), torch.get_num_threads()
+    with tempfile.TemporaryDirectory(prefix="subpixmap-probe-") as folder:
+        write_plan(folder, small)
+        create_map(folder, small)
+        empty = _bytes_in(folder)
+        (task,) = pending_tasks(folder, small, items)
+        torch.set_num_threads(1)
+        began = time.perf_counter()
+        try:
+            outcome = map_block(task, model)
+        finally:
+            torch.set_num_threads(threads)
+        seconds = time.perf_counter() - began
+        written = _bytes_in(folder) - empty
+    one = needs(small, items)
+    return Probe(
+        block_id=task.key[0],
+        period=task.period,
+        seconds=seconds,
+        stages=outcome.seconds,
+        peak_rss=outcome.peak_rss,
+        expected_seconds=seconds * whole.predicted_px / one.predicted_px,
+        expected_bytes=written * whole.chunks / one.chunks,
+    )
+
+
+def _fullest(plan: Plan, items: Sequence[Item]) -> Plan:
+    """The plan of one block and period: that with the most to predict."""
+    best, most = None, 0
+    for period in plan.periods:
+        here = [item for item in items if item.period == period.label] if plan.recipe.every != "scene" else items
+        for epsg, zone in plan.zones.items():
+            fullest = max(zone.blocks, key=lambda one: len(one.chunks))
+            small = replace(plan, periods=(period,), zones={epsg: Zone(zone.lattice, (fullest,))})
+            predicted = needs(small, here).predicted_px
+            if predicted > most:
+                best, most = small, predicted
+    if best is None:
+        raise InputError("nothing can be probed: no block of the plan has an acquisition")
+    return best
+
+
+def _bytes_in(folder: str) -> int:
+    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
