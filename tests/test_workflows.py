@@ -1,0 +1,80 @@
+"""The recipes of workflows/: what they would start, without starting it."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from subpixmap import cli
+
+WORKFLOWS = Path(__file__).parents[1] / "workflows"
+
+
+@pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.py")), ids=lambda path: path.name)
+def test_scripts_compile(path):
+    compile(path.read_text(encoding="utf-8"), path, "exec")
+
+
+@pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.sh")), ids=lambda path: path.name)
+def test_shell_scripts_parse(path):
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+def test_gpus_give_each_command_its_options():
+    command = ["bash", WORKFLOWS / "gpus.sh", "here", "run", "--region", "a b"]
+    done = subprocess.run(command, env={"PYTHON": "echo", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert done.stdout.strip() == "-m subpixmap run --region a b --device cuda --block 4096"
+    usage = subprocess.run(["bash", WORKFLOWS / "gpus.sh"], capture_output=True, text=True)
+    assert usage.returncode == 2
+    assert "gpus.sh here" in usage.stderr
+
+
+def test_slurm_tells_what_is_missing():
+    script = [sys.executable, WORKFLOWS / "slurm.py"]
+    done = subprocess.run([*script, "--dry-run"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "a subpixmap command is missing" in done.stderr
+    try:
+        import dask_jobqueue  # noqa: F401
+    except ImportError:
+        done = subprocess.run([*script, "--dry-run", "--", "run"], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "pip install dask-jobqueue" in done.stderr
+    else:
+        done = subprocess.run([*script, "--dry-run", "--cores", "3", "--", "run"], capture_output=True, text=True)
+        assert done.returncode == 0
+        assert "#SBATCH --cpus-per-task=3" in done.stderr
+
+
+def test_the_parts_on_kubernetes_know_each_other():
+    parts = {
+        (one["kind"], one["metadata"]["name"]): one
+        for one in yaml.safe_load_all((WORKFLOWS / "kubernetes.yaml").read_text())
+    }
+    claim, service = "subpixmap-runs", parts["Service", "subpixmap-scheduler"]
+    assert ("PersistentVolumeClaim", claim) in parts
+    scheduler = parts["Deployment", "subpixmap-scheduler"]["spec"]
+    worker = parts["Deployment", "subpixmap-worker"]["spec"]
+    driver = parts["Job", "subpixmap"]["spec"]
+    for deployment in (scheduler, worker):
+        assert deployment["selector"]["matchLabels"] == deployment["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"] == scheduler["selector"]["matchLabels"]
+    port = next(p["port"] for p in service["spec"]["ports"] if p["name"] == "scheduler")
+    address = f"tcp://{service['metadata']['name']}:{port}"
+    containers = [one["template"]["spec"]["containers"][0] for one in (scheduler, worker, driver)]
+    assert str(port) in containers[0]["command"]
+    assert address in containers[1]["command"]
+    assert address in containers[2]["args"]
+    assert len({one["image"] for one in containers}) == 1
+    for one in (worker, driver):
+        spec = one["template"]["spec"]
+        assert spec["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim
+        mounted = spec["containers"][0]["volumeMounts"][0]
+        assert (mounted["name"], mounted["mountPath"]) == (spec["volumes"][0]["name"], "/runs")
+    command = [*containers[2]["command"], *containers[2]["args"]]
+    known = CliRunner().invoke(cli.app, ["run", "--help"]).output
+    assert all(word in known for word in command if word.startswith("--")), shlex.join(command)

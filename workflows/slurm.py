@@ -1,0 +1,62 @@
+"""Run on a SLURM cluster: every job brings worker processes, the driver runs where this is started.
+
+    python workflows/slurm.py --jobs 40 --cores 16 --memory 64GB --walltime 08:00:00 -- \
+        run --region philippines --years 2018-2023 --out /scratch/me/philippines --yes
+
+Needs `pip install dask-jobqueue`, and a run folder that all nodes see. `--dry-run` prints the job script and submits
+nothing. A job whose time is up is replaced and its blocks are repeated; if the driver itself is ended, the same command
+goes on where it stopped.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=10, help="jobs at once, at most")
+    parser.add_argument("--cores", type=int, default=16, help="of a job; one worker process each")
+    parser.add_argument("--memory", default="64GB", help="of a job; the plan says what a worker needs")
+    parser.add_argument("--walltime", default="04:00:00")
+    parser.add_argument("--queue", help="partition")
+    parser.add_argument("--account")
+    parser.add_argument("--gpus", type=int, default=0, help="of a job; then one worker process for each")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and a subpixmap command")
+    asked = parser.parse_args()
+    command = [word for word in asked.command if word != "--"]
+    if not command:
+        parser.error("a subpixmap command is missing, such as: -- run --region philippines --years 2018-2023")
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError as error:
+        print(f"slurm.py: {error}; pip install dask-jobqueue", file=sys.stderr)
+        return 2
+    processes = asked.gpus or asked.cores
+    cluster = SLURMCluster(
+        cores=processes,
+        processes=processes,
+        job_cpu=asked.cores,
+        memory=asked.memory,
+        walltime=asked.walltime,
+        queue=asked.queue,
+        account=asked.account,
+        python=sys.executable,
+        worker_command="dask_cuda.cli worker" if asked.gpus else "distributed.cli.dask_worker",
+        job_extra_directives=[f"--gres=gpu:{asked.gpus}"] if asked.gpus else [],
+        log_directory="slurm-logs",
+    )
+    with cluster:
+        print(cluster.job_script(), file=sys.stderr)
+        if asked.dry_run:
+            return 0
+        cluster.adapt(minimum_jobs=1, maximum_jobs=asked.jobs)
+        device = ["--device", "cuda"] if asked.gpus else []
+        options = [*device, "--scheduler", cluster.scheduler_address]
+        return subprocess.run([sys.executable, "-m", "subpixmap", *command, *options], env=os.environ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
