@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench chaos notebooks format clean
+.PHONY: demo test lint bench chaos soak notebooks format clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -33,7 +33,10 @@ bench: $(VENV)/.installed  ## ratios against plain loops, on this machine
 	$(BIN)/python -m pytest -m slow tests/benchmarks -s
 
 chaos: $(VENV)/.installed  ## the slow tests of the engine: kills, bit flips, failing I/O calls
-	$(BIN)/python -m pytest -m slow tests --ignore=tests/benchmarks
+	$(BIN)/python -m pytest -m slow tests --ignore=tests/benchmarks --ignore=tests/test_soak.py -s
+
+soak: $(VENV)/.installed  ## half an hour of mapping: do the workers grow?
+	SUBPIXMAP_SOAK_MINUTES=30 $(BIN)/python -m pytest -m slow tests/test_soak.py -s
 
 notebooks: $(VENV)/.installed  ## execute the notebooks
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks

@@ -1,0 +1,52 @@
+"""A long run: memory and open files of the workers stay what they were (SUBPIXMAP_SOAK_MINUTES, `make soak`)."""
+
+import itertools
+import os
+import shutil
+import time
+
+import numpy as np
+import psutil
+import pytest
+from mapping_data import hashes, tiny
+
+from subpixmap.mapping.run import map_region
+
+MINUTES = float(os.environ.get("SUBPIXMAP_SOAK_MINUTES", "2"))
+
+
+def slope_per_hour(seconds, values):
+    return float(np.polyfit(np.array(seconds) / 3600, values, 1)[0])
+
+
+@pytest.mark.slow
+def test_workers_do_not_grow(tmp_path, quick_processes):
+    from distributed import Client, LocalCluster
+
+    country = tiny(tmp_path / "scenes", dates=2, region_px=(340, 430))
+    plan, truth, samples = country.plan(), None, []
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50)
+    with cluster, Client(cluster, set_as_default=False) as client:
+        processes = [psutil.Process(nanny.pid) for nanny in cluster.workers.values()]
+        start = time.monotonic()
+        for number in itertools.count():
+            out = tmp_path / f"run{number}"
+            map_region(out, plan, country.items, country.model, client=client)
+            truth = truth or hashes(out)
+            assert hashes(out) == truth
+            shutil.rmtree(out)
+            now = time.monotonic() - start
+            samples.append((now, [p.memory_info().rss / 1e6 for p in processes], [p.num_fds() for p in processes]))
+            if now > MINUTES * 60 and number >= 5:
+                break
+    warm = [one for one in samples if one[0] > samples[-1][0] / 4]
+    when = [one[0] for one in warm]
+    for k in range(len(processes)):
+        megabytes = slope_per_hour(when, [one[1][k] for one in warm])
+        files = slope_per_hour(when, [one[2][k] for one in warm])
+        print(
+            f"worker {k}: {len(samples)} runs of {plan.n_tasks} blocks in {samples[-1][0] / 60:.0f} min, after warm-up "
+            f"{megabytes:+.1f} MB/h, {files:+.1f} open files/h, {warm[-1][1][k]:.0f} MB at the end"
+        )
+        assert warm[-1][1][k] < 1.1 * warm[0][1][k] + 20
+        assert warm[-1][2][k] <= warm[0][2][k] + 8
