@@ -8,8 +8,9 @@ The flow, from the sky to a table::
     lazy = predict(cube, model)                                          # lazy counts of every acquisition
     job = run(Request(region="philippines/palawan", years="2018-2023"))  # the same over years, block by block, to disk
     maps = open_map(job.out)                                             # per UTM zone: count, presence, n_obs
-    counts = count_by_unit(job.out)                                      # totals per unit, object and period
+    counts = count_by_unit(maps, region.units)                           # totals per unit, object and period
     slopes = trend(counts)                                               # what changed
+    plot_counts(counts), plot_trend(slopes)                              # a picture of either
 
 Every name is loaded when it is first used: `import subpixmap` costs nothing.
 """
@@ -31,6 +32,8 @@ _PUBLIC = {
     "open_map": "subpixmap.mapping.store",
     "count_by_unit": "subpixmap.counts.source",
     "trend": "subpixmap.counts.trend",
+    "plot_counts": "subpixmap.report.plots",
+    "plot_trend": "subpixmap.report.plots",
     "write_report": "subpixmap.report.page",
     "simulate_country": "subpixmap.simulate",
     "demo_country": "subpixmap.demo",

@@ -12,7 +12,7 @@ import shapely
 from subpixmap.counts.export import read_table
 from subpixmap.counts.source import count_by_unit, count_run, export_counts, follow_run, write_counts, write_trend
 from subpixmap.counts.table import COLUMNS, SERIES_COLUMNS
-from subpixmap.counts.trend import TREND_COLUMNS
+from subpixmap.counts.trend import TREND_COLUMNS, trend
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.grid import Lattice, owned
 from subpixmap.mapping.layout import plan_zones
@@ -152,7 +152,7 @@ def test_totals_are_those_of_the_ledger(run):
 def test_rows_carry_the_facts_of_the_run(run):
     out, plan = run
     table = count_by_unit(out)
-    assert list(table.columns) == [*COLUMNS, "geometry"]
+    assert list(table.columns) == [*COLUMNS, *(name for name in SERIES_COLUMNS if name not in COLUMNS), "geometry"]
     assert len(table) == 2 * 2 * 2
     row = table.iloc[0]
     assert row["items_sha256"] == items_sha256(make_items(PERIODS)[:1])
@@ -171,6 +171,49 @@ def test_other_units_have_their_own_source(run):
     assert whole["map_total"].to_numpy() == pytest.approx(halves.to_numpy(), rel=1e-6)
     assert whole["boundary_source"].unique().tolist() == ["mine.gpkg"]
     assert whole["boundary_version"].isna().all()
+
+
+# rioxarray still multiplies Affine with `*`, which the affine package announces to drop.
+affine_star = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
+
+
+@affine_star
+def test_an_opened_map_counts_like_its_folder(run):
+    from subpixmap import open_map
+
+    out, _ = run
+    maps, expected = open_map(out), count_by_unit(out)
+    pd.testing.assert_frame_equal(pd.DataFrame(count_by_unit(maps)), pd.DataFrame(expected), check_exact=True)
+    some = {epsg: one.sel(period=["2019"], object=["coconut"]) for epsg, one in maps.items()}
+    part = count_by_unit(some, gpd.read_parquet(out / "units.parquet"))
+    same = expected[(expected["period"] == "2019") & (expected["object"] == "coconut")]
+    for name in ("map_total", "observed_ha", "n_obs_median", "noise_se"):
+        np.testing.assert_array_equal(part[name].to_numpy(float), same[name].to_numpy(float), err_msg=name)
+    assert part["common_frac"].to_numpy() == pytest.approx(part["observed_frac"].to_numpy())
+    table = trend(expected)
+    assert set(table.loc[table["object"] == "coconut", "basis"]) == {"common_pixels"}
+    series = count_run(out).series
+    pd.testing.assert_frame_equal(table, trend(pd.DataFrame(expected)[list(COLUMNS)], series))
+
+
+@affine_star
+def test_what_is_masked_or_cut_off_an_opened_map_is_not_observed(run):
+    from subpixmap import open_map
+
+    out, plan = run
+    maps = {epsg: one.isel(y=slice(100, 300), x=slice(0, 400)) for epsg, one in open_map(out).items()}
+    masked = {epsg: one.assign(count=one["count"].where(one["n_obs"] >= 2)) for epsg, one in maps.items()}
+    cut, clear = (count_run(one).balance.set_index(["object", "period"])["map"] for one in (maps, masked))
+    for counts, given in ((cut, maps), (clear, masked)):
+        expected = sum(float(np.nansum(one["count"].sel(object="coconut", period="2018").values.astype(float)))
+                       for one in given.values())  # fmt: skip
+        assert counts[("coconut", "2018")] == pytest.approx(expected, rel=1e-12)
+    assert 0 < clear[("coconut", "2018")] < cut[("coconut", "2018")]
+    with pytest.raises(InputError, match="does not say which run"):
+        count_run({epsg: one.drop_attrs() for epsg, one in maps.items()})
+    with pytest.raises(InputError, match="without gaps"):
+        count_run({epsg: one.isel(x=[0, 1, 2, 5]) for epsg, one in maps.items()})
+    assert plan.run_id
 
 
 def test_blocks_without_a_record_are_not_observed(run, tmp_path):
@@ -238,9 +281,9 @@ def counted(run):
     return out
 
 
-def same_rows(found, expected):
-    """Equal in every column of the contract, blank where blank."""
-    for name, kind in COLUMNS.items():
+def same_rows(found, expected, columns):
+    """Equal in every column, blank where blank."""
+    for name, kind in columns.items():
         mine = found[name].replace({np.nan: None}).astype(object)
         theirs = expected[name].astype(object).where(expected[name].notna(), None)
         if kind == "float64":
@@ -251,20 +294,27 @@ def same_rows(found, expected):
 
 @pytest.mark.parametrize("format", ["csv", "geoparquet", "gpkg", "geojson"])
 def test_every_table_format_holds_the_same_rows(counted, tmp_path, format):
-    expected = read_table(counted / "counts.parquet", COLUMNS)
-    (path,) = export_counts(counted, format, to=tmp_path)
-    if format == "csv":
-        pd.testing.assert_frame_equal(read_table(path, COLUMNS), expected)
-        return
-    found = gpd.read_parquet(path) if format == "geoparquet" else gpd.read_file(path, engine="pyogrio", use_arrow=True)
-    assert found.crs == "EPSG:4326"
-    for name in ("period_start", "period_end"):
-        found[name] = found[name].astype(str)  # GDAL takes an ISO date in GeoJSON for a date
-    same_rows(found, expected)
+    paths = export_counts(counted, format, to=tmp_path)
+    files = ["counts.gpkg"] if format == "gpkg" else [f"counts.{format}", f"trend.{format}"]
+    assert [path.name for path in paths] == files
     units = gpd.read_parquet(counted / "units.parquet").set_index("unit_id").geometry
-    drawn = shapely.normalize(units.loc[expected["unit_id"]].to_numpy())
-    assert shapely.equals_exact(shapely.normalize(found.geometry.to_numpy()), drawn, 1e-8).all()
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    for table, columns in (("counts", COLUMNS), ("trend", TREND_COLUMNS)):
+        expected = read_table(counted / f"{table}.parquet", columns)
+        if format == "csv":
+            pd.testing.assert_frame_equal(read_table(tmp_path / f"{table}.csv", columns), expected)
+            continue
+        path = tmp_path / ("counts.gpkg" if format == "gpkg" else f"{table}.{format}")
+        if format == "geoparquet":
+            found = gpd.read_parquet(path)
+        else:  # GDAL reads it
+            found = gpd.read_file(path, layer=table, engine="pyogrio", use_arrow=True)
+        assert found.crs == "EPSG:4326"
+        for name in {"period_start", "period_end"} & set(columns):
+            found[name] = found[name].astype(str)  # GDAL takes an ISO date in GeoJSON for a date
+        same_rows(found, expected, columns)
+        drawn = shapely.normalize(units.loc[expected["unit_id"]].to_numpy())
+        assert shapely.equals_exact(shapely.normalize(found.geometry.to_numpy()), drawn, 1e-8).all()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == files  # nothing half made is left
 
 
 def test_an_unknown_format_lists_the_known_ones(counted):

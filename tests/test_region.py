@@ -321,8 +321,12 @@ def test_given_units_join_the_region(tmp_path):
         resolve_region("philippines", admin=admin)
     with pytest.raises(InputError, match="no file"):
         resolve_region("philippines", admin="nothing.parquet")
-    with pytest.raises(InputError, match="geoBoundaries"):
-        resolve_region("philippines", admin="geoboundaries:PHL:ADM2")
+    with pytest.raises(InputError, match="write geoboundaries:ISO3:ADMn"):
+        resolve_region("philippines", admin="geoboundaries:Philippines")
+    swapped = gpd.GeoDataFrame({"unit_id": ["a"]}, geometry=[shapely.box(46.0, 15.0, 46.1, 15.1)], crs=4326)
+    path = save(swapped, tmp_path / "s.parquet")
+    with pytest.raises(InputError, match="holds them all once x and y are exchanged"):
+        resolve_region("15.05,46.02,15.12,46.08", admin=path)
 
 
 def test_polygons_across_the_date_line_are_cut(tmp_path):

@@ -42,11 +42,14 @@ def map_block(block, counts, chunks=None, *, n_obs=None, cells=None):
     def record(period):
         return (cells or {}).get(period, {}) if period in counts else None
 
-    def read(period):
-        count = counts[period].astype(np.float32)
-        observed = np.isfinite(count[0])
-        clear = observed.astype(np.uint16) if n_obs is None else n_obs
-        return {"count": count, "presence": np.where(observed, count > 0, np.nan).astype(np.float32), "n_obs": clear}
+    def read(periods, names):
+        for period in periods:
+            count = counts[period].astype(np.float32)
+            observed = np.isfinite(count[0])
+            clear = observed.astype(np.uint16) if n_obs is None else n_obs
+            presence = np.where(observed, count > 0, np.nan).astype(np.float32)
+            arrays = {"count": count, "presence": presence, "n_obs": clear}
+            yield {name: arrays[name] for name in names}
 
     chunks = tuple(block.chunks()) if chunks is None else tuple(chunks)
     return MapBlock(block.lattice, block.window, chunks, record, read)
@@ -502,7 +505,7 @@ def test_whole_cells_and_borders_are_the_plain_fractions(island):
     units = [*units[:4], shapely.box(west, south, west + 2000, south + 2000)]
     layer = np.nan_to_num(counts["2018"][0])
     cover = cover_block(units, ZONE51, block.window, list(block.chunks()))
-    assert cover.whole_cell.size  # some cells lie inside one unit, or outside all
+    assert cover.whole_tile.size  # some tiles lie inside one unit, or outside all
     plain = zonal_sums(unit_fractions(units, ZONE51, block.window), layer[None], len(units))[:, 0]
     assert cover.sums(layer).sum(axis=1)[:-2] == pytest.approx(plain, rel=1e-9)
     values = np.arange(layer.size).reshape(layer.shape) % 7

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -9,6 +11,12 @@ from numpy.typing import NDArray
 from subpixmap.counts.polygons import Units
 from subpixmap.counts.table import SEEN_PX, SERIES_COLUMNS, Facts, ratio
 from subpixmap.counts.zonal import Sums
+
+if TYPE_CHECKING:
+    from subpixmap.counts.count import Counted
+
+_WORTH = 0.001
+"""Share below which a gap or an overlap is the width of a border, not worth a remark."""
 
 
 def series(units: Units, sums: Sums, facts: Facts) -> pd.DataFrame:
@@ -110,3 +118,49 @@ def background(sums: Sums, facts: Facts) -> pd.DataFrame:
             for p, period in enumerate(facts.periods)
         ]
     )
+
+
+def remarks(counted: Counted, *, assigned: bool = False) -> list[str]:
+    """What a reader should know of units and coverage, in plain words.
+
+    Parameters
+    ----------
+    counted
+        The counts of a map.
+    assigned
+        What lies outside within 1 km of a unit was counted in the nearest.
+    """
+    found = []
+    last = counted.outside["period"].iloc[-1]
+    for row in counted.outside[counted.outside["period"] == last].itertuples():
+        units = counted.balance.query("object == @row.object and period == @row.period")["units"].sum()
+        if assigned or not row.near_total >= max(0.5, _WORTH * abs(units)):
+            continue
+        found.append(
+            f"{row.object}, {row.period}: {row.near_total:,.0f} counted outside all units but within 1 km of one "
+            f"({row.near_total / units:.1%} of what is in units); --assign-nearest counts them in the nearest unit"
+            if units > 0
+            else f"{row.object}, {row.period}: {row.near_total:,.0f} counted outside all units but within 1 km of one"
+        )
+    if counted.overlap_ha > _WORTH * counted.table["area_ha"].max():
+        found.append(f"{counted.overlap_ha:,.0f} ha belong to several units and are counted in each of them")
+    return found + _uncovered(counted.parents, counted.table)
+
+
+def _uncovered(levels: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """Parents that their children do not cover, the largest gap first."""
+    once = levels.drop_duplicates("parent_id")
+    gap = once["parent_ha"] - once["children_ha"]
+    lacking = once.assign(gap=gap)[gap > _WORTH * once["parent_ha"]].sort_values("gap", ascending=False)
+    names = dict(zip(table["unit_id"], table["unit_name"].fillna(table["unit_id"]), strict=True))
+    if not len(lacking):
+        return []
+    told = ", ".join(
+        f"{names[row.parent_id]} ({row.children_ha / row.parent_ha:.1%} of {row.parent_ha:,.0f} ha)"
+        for row in lacking.head(3).itertuples()
+    )
+    more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+    return [
+        f"the units of the lower level do not cover {len(lacking)} of {len(once)} parents: {told}{more}; what they "
+        "lack is in the parents' rows only"
+    ]

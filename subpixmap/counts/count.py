@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -41,6 +41,8 @@ class Counted:
     nothing, and a year in which it is more is an effect of that year."""
     overlap_ha: float
     """Mapped area that belongs to several topmost units, once for each unit too many."""
+    remarks: tuple[str, ...] = ()
+    """What a reader should know before the numbers are used, in plain words."""
 
 
 def count_blocks(
@@ -77,7 +79,7 @@ def count_blocks(
     sums = sum_blocks(blocks, ready, facts, size=size, assign_nearest=assign_nearest, client=client)
     top = accounts.topmost(ready)
     table = unit_rows(ready, sums, facts)
-    return Counted(
+    counted = Counted(
         table=table,
         series=accounts.series(ready, sums, facts),
         outside=accounts.outside(sums, facts),
@@ -86,3 +88,4 @@ def count_blocks(
         background=accounts.background(sums, facts),
         overlap_ha=max(0.0, float(sums.mapped[top].sum() + sums.mapped[-2:].sum() - sums.extent[0]) * facts.px_ha),
     )
+    return replace(counted, remarks=tuple(accounts.remarks(counted, assigned=assign_nearest)))

@@ -1,7 +1,7 @@
-"""Which unit covers which part of a block: whole cells where one unit covers all, coverage fractions along the borders.
+"""Which unit covers which part of a block: whole tiles where one unit covers all, coverage fractions along the borders.
 
 In: units and a block. Out: a `Cover`, computed once a block and used for every period and object. Most of a country
-lies inside some unit: there a cell of 128 px is summed as a whole, and only the rest is gathered pixel by pixel.
+lies inside some unit: there a tile of 32 px is summed as a whole, and only the rest is gathered pixel by pixel.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from subpixmap.grid import Lattice, Window, owned
 
 CELL = 128
 """Side of a cell, pixels; the grid of the ledger's sums."""
+TILE = 32
+"""Side of a tile, pixels: what one unit alone covers is summed tile by tile, the rest pixel by pixel."""
 NEAR = 1000.0
 """Metres from a unit within which what lies outside all units is told apart: a coarse coastline loses such places."""
 
@@ -37,48 +39,53 @@ class Cover:
     area: Array
     """(n_units,) pixels that the zone owns."""
     whole_unit: NDArray[np.int64]
-    """(k,) the unit that alone covers a cell."""
-    whole_cell: NDArray[np.int64]
-    """(k,) that cell, row-major."""
+    """(k,) the unit that alone covers a tile."""
+    whole_tile: NDArray[np.int64]
+    """(k,) that tile, row-major."""
     border: Fractions
-    """Everything else, mapped pixels only; pixels are numbered in the block."""
-    border_key: NDArray[np.int64]
-    """Unit x cells + cell of each entry of `border`."""
+    """Everything else, mapped pixels only, cell by cell; pixels are numbered in the block."""
+    starts: NDArray[np.int64]
+    """(s,) where in `border` a unit's part of a cell begins."""
+    start_cell: NDArray[np.int64]
+    """(s,) the cell of each part."""
 
     @property
     def n_cells(self) -> int:
         """Cells of the block."""
         return (self.window.height // CELL) * (self.window.width // CELL)
 
-    def by_cell(self, layer: NDArray) -> Array:
-        """(cell,) sums of a layer (y, x), whatever covers it."""
-        rows, cols = self.window.height // CELL, self.window.width // CELL
+    def by_tile(self, layer: NDArray) -> Array:
+        """(tile,) sums of a layer (y, x), whatever covers it."""
+        rows, cols = self.window.height // TILE, self.window.width // TILE
         # Down the rows first: the long, contiguous sums are several times faster than a sum over both axes at once.
-        flat = layer.view(np.uint8) if layer.dtype == bool else layer.astype(np.float64)
-        strips = flat.reshape(rows, CELL, cols * CELL).sum(axis=1, dtype=np.uint16 if layer.dtype == bool else None)
-        return strips.reshape(rows, cols, CELL).sum(axis=2, dtype=np.float64).reshape(-1)
+        if layer.dtype == bool:  # TILE ones fit into a byte
+            strips = np.add.reduce(layer.view(np.uint8).reshape(rows, TILE, -1), axis=1, dtype=np.uint8)
+        else:
+            strips = np.add.reduce(layer.reshape(rows, TILE, -1), axis=1, dtype=np.float64)
+        return strips.reshape(rows, cols, TILE).sum(axis=2, dtype=np.float64).reshape(-1)
 
-    def sums(self, layer: NDArray, by_cell: Array | None = None) -> Array:
+    def sums(self, layer: NDArray, by_tile: Array | None = None) -> Array:
         """(n_units, cell) sums of a layer (y, x) without NaN that is zero wherever `mapped` is False."""
-        weights = layer.reshape(-1)[self.border.pixel] * self.border.fraction
-        found = np.bincount(self.border_key, weights, self.n_units * self.n_cells).astype(np.float64, copy=False)
-        found = found.reshape(self.n_units, self.n_cells)
-        cells = self.by_cell(layer) if by_cell is None else by_cell
-        found[self.whole_unit, self.whole_cell] += cells[self.whole_cell]
+        tiles = self.by_tile(layer) if by_tile is None else by_tile
+        key = self.whole_unit * self.n_cells + _cell_of_tile(self.whole_tile, self.window)
+        found = np.bincount(key, tiles[self.whole_tile], self.n_units * self.n_cells)
+        found = found.astype(np.float64, copy=False).reshape(self.n_units, self.n_cells)
+        if self.starts.size:
+            weights = layer.reshape(-1).take(self.border.pixel) * self.border.fraction
+            found[self.border.unit[self.starts], self.start_cell] += np.add.reduceat(weights, self.starts)
         return found
 
     def histogram(self, values: NDArray[np.integer], bins: int) -> Array:
         """(n_units, bins) mapped pixels by value; the last bin holds all larger values."""
-        unit, pixel, fraction = self.border
-        key = unit * bins + np.minimum(values.reshape(-1)[pixel], bins - 1)
-        found = np.bincount(key, fraction, self.n_units * bins).astype(np.float64, copy=False)
+        capped = np.minimum(values, bins - 1)
+        key = self.border.unit * bins + capped.reshape(-1).take(self.border.pixel)
+        found = np.bincount(key, self.border.fraction, self.n_units * bins).astype(np.float64, copy=False)
         found = found.reshape(self.n_units, bins)
-        across = self.window.width // CELL
-        for unit_of, cell in zip(self.whole_unit.tolist(), self.whole_cell.tolist(), strict=True):
-            row, col = divmod(cell, across)
-            place = slice(row * CELL, (row + 1) * CELL), slice(col * CELL, (col + 1) * CELL)
-            inside = np.minimum(values[place][self.mapped[place]], bins - 1)
-            found[unit_of] += np.bincount(inside, minlength=bins)
+        if self.whole_unit.size:
+            small = capped.astype(np.uint8) if bins <= 256 else capped
+            for value in range(int(small.min()), int(small.max()) + 1):
+                tiles = self.by_tile((small == value) & self.mapped)
+                found[:, value] += np.bincount(self.whole_unit, tiles[self.whole_tile], self.n_units)
         return found
 
 
@@ -141,12 +148,49 @@ def cover_block(
         np.add.at(area, found.unit, found.fraction * own.reshape(-1)[found.pixel])
         kept = mapped.reshape(-1)[found.pixel]
         parts.append(Fractions(found.unit[kept], found.pixel[kept], found.fraction[kept]))
-    unit_of, pixel, fraction = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    border = Fractions(unit_of, pixel, fraction)
-    row, col = np.divmod(border.pixel, window.width)
+    border = Fractions(*(np.concatenate([part[i] for part in parts]) for i in range(3)))
     at_unit, at_cell = np.array(whole, np.int64).reshape(-1, 2).T
-    key = border.unit * len(cells) + row // CELL * (window.width // CELL) + col // CELL
-    return Cover(len(area), window, mapped, area, at_unit, at_cell, border, key)
+    tiles = _tiles_of_cells(at_cell, window)
+    border, more_unit, more_tile = _whole_tiles(border, window)
+    cell_of = _cell_of_tile(_tile_of_pixel(border.pixel, window), window)
+    starts = np.flatnonzero(np.diff(border.unit * len(cells) + cell_of, prepend=-1))
+    return Cover(
+        n_units=len(area),
+        window=window,
+        mapped=mapped,
+        area=area,
+        whole_unit=np.append(np.repeat(at_unit, tiles.shape[1]), more_unit),
+        whole_tile=np.append(tiles.reshape(-1), more_tile),
+        border=border,
+        starts=starts,
+        start_cell=cell_of[starts],
+    )
+
+
+def _whole_tiles(border: Fractions, window: Window) -> tuple[Fractions, NDArray[np.int64], NDArray[np.int64]]:
+    """Take the tiles that one unit covers wholly out of the fractions: (the rest, their units, their tiles)."""
+    n_tiles = (window.height // TILE) * (window.width // TILE)
+    key = border.unit * n_tiles + _tile_of_pixel(border.pixel, window)
+    full = np.bincount(key, border.fraction == 1) == TILE**2 if key.size else np.zeros(0, bool)
+    unit, tile = np.divmod(np.flatnonzero(full), n_tiles)
+    rest = ~full[key] if key.size else np.zeros(0, bool)
+    return Fractions(border.unit[rest], border.pixel[rest], border.fraction[rest]), unit, tile
+
+
+def _tile_of_pixel(pixel: NDArray[np.int64], window: Window) -> NDArray[np.int64]:
+    return pixel // (window.width * TILE) * (window.width // TILE) + pixel % window.width // TILE
+
+
+def _cell_of_tile(tile: NDArray[np.int64], window: Window) -> NDArray[np.int64]:
+    row, col = np.divmod(tile, window.width // TILE)
+    return row // (CELL // TILE) * (window.width // CELL) + col // (CELL // TILE)
+
+
+def _tiles_of_cells(cell: NDArray[np.int64], window: Window) -> NDArray[np.int64]:
+    """(cell, tiles of it)."""
+    every = np.arange((window.height // TILE) * (window.width // TILE))
+    by_cell = every[np.argsort(_cell_of_tile(every, window), kind="stable")].reshape(-1, (CELL // TILE) ** 2)
+    return by_cell[cell]
 
 
 _NOTHING = Fractions(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
@@ -201,7 +245,8 @@ def _to_nearest(found: Fractions, units: Sequence[BaseGeometry], lattice: Lattic
     x, y = lattice.coords(cell)
     unit = found.unit.copy()
     unit[moved] = shapely.STRtree(units).nearest(shapely.points(x[cols], y[rows]))
-    return found._replace(unit=unit)
+    order = np.argsort(unit, kind="stable")
+    return Fractions(unit[order], found.pixel[order], found.fraction[order])
 
 
 def _renumbered(pixel: NDArray[np.int64], cell: Window, window: Window) -> NDArray[np.int64]:

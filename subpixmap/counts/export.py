@@ -8,10 +8,11 @@ holds each polygon once; the export `geoparquet` joins both.
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import tempfile
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from subpixmap.mapping.files import write_atomic
 
 if TYPE_CHECKING:
     import geopandas as gpd
+
+    from subpixmap.counts.count import Counted
 
 VECTOR_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "geoparquet": ("Parquet", {}),
@@ -52,12 +55,16 @@ def write_table(table: pd.DataFrame, stem: Path, columns: dict[str, str]) -> tup
     tuple of Path
         The CSV and the Parquet file.
     """
-    plain = pd.DataFrame(table)[list(columns)].astype(columns)
-    paths = stem.with_suffix(".csv"), stem.with_suffix(".parquet")
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(paths[0], to_csv(plain))
-    write_parquet(plain, paths[1], columns)
-    return paths
+    return write_csv(table, stem.with_suffix(".csv"), columns), write_parquet(
+        table, stem.with_suffix(".parquet"), columns
+    )
+
+
+def write_csv(table: pd.DataFrame, path: Path, columns: dict[str, str]) -> Path:
+    """Write one CSV file with these columns, in this order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, to_csv(pd.DataFrame(table)[list(columns)].astype(columns)))
+    return path
 
 
 def write_parquet(table: pd.DataFrame, path: Path, columns: dict[str, str]) -> Path:
@@ -86,23 +93,24 @@ def read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     return table[list(columns)].astype(columns)
 
 
-def write_vector(table: pd.DataFrame, units: gpd.GeoDataFrame, folder: Path, format: str) -> Path:
+def write_vector(tables: Mapping[str, pd.DataFrame], units: gpd.GeoDataFrame, folder: Path, format: str) -> list[Path]:
     """Write the rows with their units' polygons.
 
     Parameters
     ----------
-    table
-        Rows with `unit_id`.
+    tables
+        `counts` and, if there, `trend`: rows with `unit_id`.
     units
         `unit_id` and polygons.
     folder
-        Where `counts.geoparquet`, `counts.gpkg` or `counts.geojson` goes.
+        Where `counts.gpkg` (a layer for each table), or `counts.geojson` and `trend.geojson`, or `counts.geoparquet`
+        and `trend.geoparquet` go.
     format
         `geoparquet`, `gpkg` or `geojson`.
 
     Returns
     -------
-    Path
+    list of Path
     """
     import geopandas as gpd
 
@@ -110,21 +118,59 @@ def write_vector(table: pd.DataFrame, units: gpd.GeoDataFrame, folder: Path, for
         known = ", ".join(["csv", *VECTOR_FORMATS, "cog", "stac"])
         raise InputError(f"--format {format!r} is unknown; choose {known}")
     polygons = units[["unit_id", units.geometry.name]].dissolve("unit_id").geometry.to_crs(4326)
-    lost = sorted(set(table["unit_id"]) - set(polygons.index))
-    if lost:
-        raise InputError(f"unit {lost[0]!r} of the counts is not in units.parquet; count again (subpixmap count)")
-    rows = gpd.GeoDataFrame(table, geometry=gpd.GeoSeries(polygons.loc[table["unit_id"]].to_numpy(), crs=4326))
-    path = folder / f"counts.{format}"
     folder.mkdir(parents=True, exist_ok=True)
+    driver, options = VECTOR_FORMATS[format]
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
-        partial = Path(temporary) / path.name
-        if format == "geoparquet":
-            rows.to_parquet(partial, index=False, compression="zstd")
-        else:
-            driver, options = VECTOR_FORMATS[format]
-            rows.to_file(partial, driver=driver, layer="counts", engine="pyogrio", use_arrow=True, **options)
-        os.replace(partial, path)
+        partial = Path(temporary)
+        for name, table in tables.items():
+            if lost := sorted(set(table["unit_id"]) - set(polygons.index)):
+                raise InputError(
+                    f"unit {lost[0]!r} of the counts is not in units.parquet; count again (subpixmap count)"
+                )
+            rows = gpd.GeoDataFrame(table, geometry=gpd.GeoSeries(polygons.loc[table["unit_id"]].to_numpy(), crs=4326))
+            if format == "geoparquet":
+                rows.to_parquet(partial / f"{name}.{format}", index=False, compression="zstd")
+            else:
+                path = partial / f"{'counts' if format == 'gpkg' else name}.{format}"
+                more = {"append": True} if path.is_file() else {}
+                rows.to_file(path, driver=driver, layer=name, engine="pyogrio", use_arrow=True, **more, **options)
+        paths = [folder / path.name for path in sorted(partial.iterdir())]
+        for path in paths:
+            os.replace(partial / path.name, path)
+    return paths
+
+
+def write_accounts(path: Path, counted: Counted) -> Path:
+    """Write what lies outside the units and whether all adds up: the tables of `Counted` beside its rows, as JSON."""
+    tables: dict[str, Any] = {
+        name: getattr(counted, name).to_dict("split", index=False)
+        for name in ("outside", "balance", "parents", "background")
+    }
+    raw = {**tables, "overlap_ha": counted.overlap_ha, "remarks": list(counted.remarks)}
+    write_atomic(path, (json.dumps(_plain(raw), ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode())
     return path
+
+
+def read_accounts(path: Path) -> dict[str, Any]:
+    """The tables of `write_accounts`, with `overlap_ha` and `remarks`; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        name: pd.DataFrame(value["data"], columns=value["columns"]) if isinstance(value, dict) else value
+        for name, value in raw.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: unknown is null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if value is pd.NA or (isinstance(value, float) and value != value):
+        return None
+    return value
 
 
 def to_csv(table: pd.DataFrame) -> bytes:

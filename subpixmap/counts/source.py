@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +12,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from subpixmap.counts.count import Counted, count_blocks
-from subpixmap.counts.export import read_table, write_parquet, write_table, write_vector
+from subpixmap.counts.export import read_table, write_accounts, write_csv, write_parquet, write_table, write_vector
+from subpixmap.counts.opened import Maps, blocks_of, facts_of, folder_of
 from subpixmap.counts.table import COLUMNS, SERIES_COLUMNS, Facts
 from subpixmap.counts.trend import TREND_COLUMNS, trend
+from subpixmap.counts.years import background_effect, unchanged_effect
 from subpixmap.counts.zonal import MapBlock
 from subpixmap.errors import InputError, VerificationFailed
-from subpixmap.grid import Block
+from subpixmap.grid import Block, Window
 from subpixmap.mapping.ledger import Record, record_path
 from subpixmap.mapping.plan import Plan, items_by_period, read_plan
-from subpixmap.mapping.store import read_block
+from subpixmap.mapping.store import read_periods
 from subpixmap.scenes.lock import items_sha256, read_lock
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def read_blocks(out: str | os.PathLike[str], plan: Plan) -> Iterator[MapBlock]:
     """The blocks of a run, zone by zone, in row-major order; nothing is read before it is asked for."""
     for _, zone in sorted(plan.zones.items()):
         for one in zone.blocks:
-            stored = _Stored(os.fspath(out), plan.run_id, one.block)
+            stored = _Stored(os.fspath(out), plan.run_id, one.block, one.chunks)
             yield MapBlock(
                 lattice=zone.lattice,
                 window=one.block.window,
@@ -72,6 +74,7 @@ class _Stored:
     out: str
     run_id: str
     block: Block
+    chunks: tuple[Window, ...]
 
     def record(self, period: str) -> Mapping[str, Any] | None:
         """The ledger's cells, or None where the block is not done. One record is read at a time: a country has many."""
@@ -86,9 +89,9 @@ class _Stored:
             return None
         return {**record.cells, "acquisitions": [used.id for used in record.acquisitions]}
 
-    def read(self, period: str) -> Mapping[str, NDArray[Any]]:
-        """The arrays of one period."""
-        return read_block(self.out, self.block, period)
+    def read(self, periods: Sequence[str], names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """The arrays of one period after the other, in the computed chunks."""
+        return read_periods(self.out, self.block, periods, names, chunks=self.chunks)
 
 
 def read_run_units(out: str | os.PathLike[str]) -> gpd.GeoDataFrame:
@@ -102,7 +105,7 @@ def read_run_units(out: str | os.PathLike[str]) -> gpd.GeoDataFrame:
 
 
 def count_run(
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | Maps,
     units: gpd.GeoDataFrame | None = None,
     *,
     boundary_source: str | None = None,
@@ -110,12 +113,12 @@ def count_run(
     assign_nearest: bool = False,
     client: Client | None = None,
 ) -> Counted:
-    """Totals of a run folder, with all that the report tells about them.
+    """Totals of a run, with all that the report tells about them.
 
     Parameters
     ----------
     out
-        The run's folder.
+        The run's folder, or what `open_map` returned, also a part of it or with values set to NaN.
     units
         Polygons with a CRS and `unit_id`, `unit_name`, `parent_id`; those of the run when not given.
     boundary_source, boundary_version
@@ -125,19 +128,22 @@ def count_run(
     client
         A Dask client whose workers see the folder; without one, the blocks are summed in this process.
     """
-    plan = read_plan(out)
-    facts = read_facts(out, plan)
+    maps = None if isinstance(out, (str, os.PathLike)) else out
+    folder = folder_of(maps) if maps is not None else os.fspath(out)  # type: ignore[arg-type]
+    plan = read_plan(folder)
+    facts = replace(read_facts(folder, plan), assign_nearest=assign_nearest)
     if units is None:
-        units = read_run_units(out)
+        units = read_run_units(folder)
     else:
         facts = replace(facts, boundary_source=boundary_source, boundary_version=boundary_version)
-    return count_blocks(
-        read_blocks(out, plan), units, facts, size=plan.recipe.block, assign_nearest=assign_nearest, client=client
-    )
+    blocks = read_blocks(folder, plan)
+    if maps is not None:
+        facts, blocks, client = facts_of(maps, facts), blocks_of(maps, blocks, plan.objects), None
+    return count_blocks(blocks, units, facts, size=plan.recipe.block, assign_nearest=assign_nearest, client=client)
 
 
 def count_by_unit(
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | Maps,
     units: gpd.GeoDataFrame | None = None,
     *,
     boundary_source: str | None = None,
@@ -145,32 +151,68 @@ def count_by_unit(
     assign_nearest: bool = False,
     client: Client | None = None,
 ) -> gpd.GeoDataFrame:
-    """Totals of a run folder per unit, object and period: the columns of counts.parquet and the units' polygons.
+    """Totals of a run, or of what `open_map` returned, per unit, object and period.
 
     The parameters are those of `count_run`, which also tells what lies outside all units.
+
+    Returns
+    -------
+    geopandas.GeoDataFrame
+        The columns of counts.parquet, those of series.parquet (what may be compared over the periods: `trend` follows
+        it) and the units' polygons.
     """
-    return count_run(
+    counted = count_run(
         out,
         units,
         boundary_source=boundary_source,
         boundary_version=boundary_version,
         assign_nearest=assign_nearest,
         client=client,
-    ).table
+    )
+    keys = ["unit_id", "object", "period"]
+    both = counted.table.merge(counted.series, on=keys, how="left", validate="one_to_one")
+    return both[[name for name in both.columns if name != "geometry"] + ["geometry"]]
 
 
 def write_counts(out: str | os.PathLike[str], counted: Counted) -> list[Path]:
-    """Write counts.csv, counts.parquet and series.parquet into a run folder; returns their paths."""
+    """Write counts.csv, counts.parquet, series.parquet and accounts.json into a run folder; returns their paths."""
     folder = Path(out)
     paths = list(write_table(counted.table, folder / "counts", COLUMNS))
-    return [*paths, write_parquet(counted.series, folder / "series.parquet", SERIES_COLUMNS)]
+    series = write_parquet(counted.series, folder / "series.parquet", SERIES_COLUMNS)
+    return [*paths, series, write_accounts(folder / "accounts.json", counted)]
 
 
-def follow_run(out: str | os.PathLike[str], *, level: float = 0.95) -> pd.DataFrame:
-    """Trends of a run's counts, on the pixels that every period observed; needs counts.parquet and series.parquet."""
+def follow_run(
+    out: str | os.PathLike[str], *, level: float = 0.95, unchanged: Sequence[str] = (), background: bool = False
+) -> pd.DataFrame:
+    """Trends of a run's counts, on the pixels that every period observed; needs counts.parquet and series.parquet.
+
+    Parameters
+    ----------
+    out
+        The run's folder.
+    level
+        Confidence of the slopes' intervals.
+    unchanged
+        Ids of units known not to have changed; what their totals share in a period is taken out of all units.
+    background
+        Take out instead what the map counts where the object is never present.
+    """
+    counts, series = read_counts(out)
+    effect = None
+    if unchanged and background:
+        raise InputError("a shared year effect comes from unchanged units or from the background; give one of them")
+    if unchanged:
+        effect = unchanged_effect(series, unchanged)
+    elif background:
+        effect = background_effect(series)
+    return trend(counts, series, level=level, year_effect=effect)
+
+
+def read_counts(out: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """counts.parquet and series.parquet of a run folder."""
     folder = Path(out)
-    counts = read_table(folder / "counts.parquet", COLUMNS)
-    return trend(counts, read_table(folder / "series.parquet", SERIES_COLUMNS), level=level)
+    return read_table(folder / "counts.parquet", COLUMNS), read_table(folder / "series.parquet", SERIES_COLUMNS)
 
 
 def write_trend(out: str | os.PathLike[str], table: pd.DataFrame) -> list[Path]:
@@ -179,15 +221,16 @@ def write_trend(out: str | os.PathLike[str], table: pd.DataFrame) -> list[Path]:
 
 
 def export_counts(out: str | os.PathLike[str], format: str, *, to: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Write a run's counts, or its map, in another format; no pixel is summed again.
+    """Write a run's counts and trends, or its map, in another format; no pixel is summed again.
 
     Parameters
     ----------
     out
         The run's folder.
     format
-        `csv`, `geoparquet`, `gpkg` or `geojson`: the rows of counts.parquet, the last three with the units' polygons;
-        `cog`: the map as rasters; `stac`: a catalogue of these.
+        `csv`, `geoparquet`, `gpkg` or `geojson`: the rows of counts.parquet and, if there, of trend.parquet, the last
+        three with the units' polygons (a GeoPackage holds both as layers); `cog`: the map as rasters; `stac`: a
+        catalogue of rasters and tables.
     to
         Folder for the files; OUT/export when not given.
 
@@ -204,7 +247,12 @@ def export_counts(out: str | os.PathLike[str], format: str, *, to: str | os.Path
         from subpixmap.counts.stac import export_stac
 
         return export_stac(out, folder)
-    counts = read_table(Path(out) / "counts.parquet", COLUMNS)
+    tables = {"counts": COLUMNS, "trend": TREND_COLUMNS}
+    there = {
+        name: read_table(Path(out) / f"{name}.parquet", columns)
+        for name, columns in tables.items()
+        if name == "counts" or (Path(out) / f"{name}.parquet").is_file()
+    }
     if format == "csv":
-        return [write_table(counts, folder / "counts", COLUMNS)[0]]
-    return [write_vector(counts, read_run_units(out), folder, format)]
+        return [write_csv(table, folder / f"{name}.csv", tables[name]) for name, table in there.items()]
+    return write_vector(there, read_run_units(out), folder, format)

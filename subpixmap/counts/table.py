@@ -63,6 +63,7 @@ FLAGS: dict[str, str] = {
     "no_polygon": "the unit came without a polygon, or with one that has no area",
     "repaired_polygon": "the polygon was invalid and was repaired",
     "repeated_id": "several polygons had this id; they were united",
+    "nearest_assigned": "what lies outside all units within 1 km of one was counted in the nearest (--assign-nearest)",
     "no_pixels": "the unit has a polygon but covers no pixel",
     "tiny_unit": "the unit is smaller than 100 pixels",
     "outside_map": "more than 0.1 % of the unit lies outside the mapped extent",
@@ -120,6 +121,8 @@ class Facts:
     """A pixel holds the object at or above it."""
     unlike_card: bool = False
     """The input was unlike the card, and forced."""
+    assign_nearest: bool = False
+    """What lies outside all units, within 1 km of one, was counted in the nearest."""
 
     @property
     def px_ha(self) -> float:
@@ -190,6 +193,7 @@ def _flags(units: Units, sums: Sums, values: dict[str, NDArray], facts: Facts) -
             name: np.array([name in flags for flags in units.flags])[:, None]
             for name in ("no_polygon", "repaired_polygon", "repeated_id")
         },
+        "nearest_assigned": np.array([[facts.assign_nearest]]),
         "no_pixels": has_polygon & (area < SEEN_PX),
         "tiny_unit": (area > 0) & (area < TINY_PX),
         "outside_map": (area > 0) & (mapped < area * (1 - OUTSIDE)),

@@ -16,6 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from subpixmap.counts.slopes import change_test, seasonal, smallest_p, theil_sen
+from subpixmap.counts.table import SERIES_COLUMNS
+from subpixmap.counts.years import shared_steps, step_told
 from subpixmap.errors import InputError, Refused
 
 TREND_COLUMNS: dict[str, str] = {
@@ -48,6 +50,8 @@ TREND_COLUMNS: dict[str, str] = {
     "significant": "boolean",
     "persistent": "boolean",
     "year_effect": "string",
+    "background_slope_per_year": "float64",
+    "shared_step": "string",
     "note": "string",
     "evidence": "string",
     "boundary_version": "string",
@@ -60,7 +64,10 @@ TREND_COLUMNS: dict[str, str] = {
 `map_total_full`. `change_se` and `change_p` set the change between first and last against the differences between
 acquisitions within these two periods; `min_detectable_change` is what would be found in 4 of 5 cases. `q_value` and
 `change_q` are false discovery rates over the units of an object (Benjamini-Hochberg); `significant` means `q_value` is
-at most 1 - level. `persistent` means that the last two periods lie on one side of the first two."""
+at most 1 - level. `persistent` means that the last two periods lie on one side of the first two. `year_effect` names
+the shared effect that was taken out; `background_slope_per_year` is the slope that the unit would show if it held
+nothing: what the map counts where the object is never present, times the area. `shared_step` tells of steps that most
+units of an object make together, above all where the input is known to have changed."""
 
 _ALIKE = ["object_definition", "measure", "model_sha256", "run_id", "boundary_source", "boundary_version", "evidence"]
 _LEAST_COMMON = 0.5
@@ -78,10 +85,11 @@ def trend(
     Parameters
     ----------
     counts
-        Rows as `count_by_unit` returns them.
+        Rows as `count_by_unit` returns them, or counts.parquet.
     series
-        `series` of the same count: totals on the pixels observed in every period, and their noise. Without it
-        `map_total_full` is followed, where a cloud over the palms of one year may look like felling.
+        `series` of the same count: totals on the pixels observed in every period, and their noise. The rows of
+        `count_by_unit` hold it. Without it `map_total_full` is followed, where a cloud over the palms of one year may
+        look like felling.
     level
         Confidence of the slope's interval; 1 - level is the false discovery rate of `significant`.
     year_effect
@@ -103,6 +111,7 @@ def trend(
     if missing := sorted(needed - set(counts.columns)):
         raise InputError(f"the counts lack the columns {', '.join(missing)}; give the rows of count_by_unit")
     _refuse_unlike(counts)
+    counts, series = _parted(pd.DataFrame(counts).drop(columns="geometry", errors="ignore"), series)
     followed = _followed(counts, series)
     if year_effect is not None:
         followed = _without(followed, year_effect)
@@ -113,6 +122,9 @@ def trend(
     table = pd.DataFrame(rows, columns=list(TREND_COLUMNS)).astype(TREND_COLUMNS)
     for p, q in (("p_value", "q_value"), ("change_p", "change_q")):
         table[q] = table.groupby("object", sort=False)[p].transform(_false_discovery_rates)
+    steps = shared_steps(counts, series)
+    for name, rows in steps[steps["stands_out"].astype(bool)].groupby("object"):
+        table.loc[table["object"] == name, "shared_step"] = "; ".join(step_told(row) for row in rows.itertuples())
     known = table["q_value"].notna()
     table.loc[known, "significant"] = table.loc[known, "q_value"] <= 1 - level
     return table
@@ -135,14 +147,22 @@ def _refuse_unlike(counts: pd.DataFrame) -> None:
         raise InputError(f"unit {first['unit_id']!r} has two rows of {first['object']} in period {first['period']}")
 
 
+def _parted(counts: pd.DataFrame, series: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The columns of the counts, and those of the series that `count_by_unit` puts beside them."""
+    keys = {"unit_id", "object", "period"}
+    beside = [name for name in SERIES_COLUMNS if name not in keys]
+    if series is None and set(beside) <= set(counts.columns):
+        series = counts[list(SERIES_COLUMNS)]
+    return counts.drop(columns=beside, errors="ignore"), series
+
+
 def _followed(counts: pd.DataFrame, series: pd.DataFrame | None) -> pd.DataFrame:
     """The rows with `total`, `noise`, `n_acquisitions`, `common_frac` and `basis`."""
-    plain = pd.DataFrame(counts).drop(columns="geometry", errors="ignore")
     if series is None:
-        unknown = {"noise": np.nan, "n_acquisitions": 0, "common_frac": np.nan}
-        return plain.assign(total=plain["map_total_full"].astype(float), basis="map_total_full", **unknown)
+        unknown = {"noise": np.nan, "n_acquisitions": 0, "common_frac": np.nan, "background_per_ha": np.nan}
+        return counts.assign(total=counts["map_total_full"].astype(float), basis="map_total_full", **unknown)
     keys = ["unit_id", "object", "period"]
-    both = plain.merge(series, on=keys, how="left", validate="one_to_one", indicator=True)
+    both = counts.merge(series, on=keys, how="left", validate="one_to_one", indicator=True)
     if (both["_merge"] != "both").any():
         row = both[both["_merge"] != "both"].iloc[0]
         raise Refused(
@@ -177,6 +197,7 @@ def _one(group: pd.DataFrame, level: float) -> dict[str, Any]:
     totals = known["total"].to_numpy(float)
     row |= _change(known, totals, level) | _slope(np.array(middles), totals, level)
     row["persistent"] = _persistent(totals) if n >= 4 else None
+    row["background_slope_per_year"] = _background_slope(known, np.array(middles))
     return row | {"note": _note(row, n, len(group), 1 - level)}
 
 
@@ -209,6 +230,14 @@ def _slope(middles: NDArray, totals: NDArray, level: float) -> dict[str, Any]:
         "p_value": slope.p_value,
         "p_method": slope.p_method,
     }
+
+
+def _background_slope(known: pd.DataFrame, middles: NDArray) -> float:
+    """What the unit's slope would be if it held nothing."""
+    from scipy.stats import theilslopes
+
+    background = known["background_per_ha"].to_numpy(float) * known["area_ha"].to_numpy(float)
+    return float(theilslopes(background, middles)[0]) if np.isfinite(background).all() else math.nan
 
 
 def _persistent(totals: NDArray) -> bool:

@@ -119,16 +119,21 @@ def shared_steps(
                     "p_value": float(wilcoxon(step).pvalue) if np.count_nonzero(step) >= 6 else np.nan,
                 }
             )
-    table = pd.DataFrame(found)
-    if len(table):
-        table["stands_out"] = _stand_out(table)
-    return table
+    names = ["object", "before", "after", "join", "n_units", "shared_step_percent", "p_value"]
+    table = pd.DataFrame(found, columns=names)
+    return table.assign(stands_out=_stand_out(table))
+
+
+def step_told(step: Any) -> str:
+    """A row of `shared_steps` in words."""
+    told = f"most units step by {step.shared_step_percent:+.1f} % together from {step.before} to {step.after}"
+    return told + (f", where the input changed ({step.join})" if step.join else "")
 
 
 def _stand_out(table: pd.DataFrame) -> list[bool]:
     marks = []
     for i, row in table.iterrows():
-        others = table[(table["object"] == row["object"]) & (table.index != i)]["shared_step_percent"].abs()
+        others = table[(table["object"] == row["object"]) & (table.index != i)]["shared_step_percent"].abs().dropna()
         usual = float(others.median()) if len(others) else 0.0
         large = abs(row["shared_step_percent"]) > max(_MATTERS, _STANDS_OUT * usual)
         marks.append(bool(row["p_value"] < 0.01 and large))

@@ -7,7 +7,7 @@ needs the memory of its own pixels whatever the size of the country. `table` tur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,9 @@ class MapBlock:
     """Period label -> what the ledger's valid record holds on its 128 px grid, None where there is no such record.
     `observed_px`, `out_of_domain_px` (cy, cx), `acquisition_observed_px` (acquisition, cy, cx), `acquisition_total`
     (acquisition, object, cy, cx) and `acquisitions`, their ids; each may be missing."""
-    read: Callable[[str], Mapping[str, NDArray]]
-    """Period label -> `count` and `presence` (object, y, x), `n_obs` (y, x); only asked for where there is a record."""
+    read: Callable[[Sequence[str], Sequence[str]], Iterator[Mapping[str, NDArray]]]
+    """Period labels and names of arrays -> the arrays of one period after the other: `count` and `presence` (object, y,
+    x), `n_obs` (y, x), looked at in `chunks` only; periods without a record are not asked for."""
     min_obs: int = 1
     """Clear observations that make a pixel observed."""
 
@@ -158,35 +159,33 @@ def block_sums(
     sums.area[:] = cover.area
     sums.mapped[:] = cover.sums(cover.mapped).sum(axis=1)
     sums.extent[0] = np.count_nonzero(cover.mapped)
-    records = [block.record(period) for period in periods]
-    common = cover.mapped & all(record is not None for record in records)
+    records = {p: record for p, period in enumerate(periods) if (record := block.record(period)) is not None}
+    sums.n_obs[:, [p for p in range(len(periods)) if p not in records], 0] += sums.mapped[:, None]
+    done = [periods[p] for p in records]
+    common = cover.mapped if len(records) == len(periods) else np.zeros_like(cover.mapped)
     ever = np.zeros((objects, *block.window.shape), bool)
-    observed_px = [0] * len(periods)
-    keep = len(periods) * ever.size * 4 <= _KEEP  # else every period is read once more
-    counts: dict[int, NDArray] = {}
-    for p, (period, record) in enumerate(zip(periods, records, strict=True)):
-        if record is None:
-            sums.n_obs[:, p, 0] += sums.mapped
-            continue
-        arrays = block.read(period)
+    keep = len(done) * objects * common.size * 4 <= _KEEP  # else the counts of every period are read once more
+    names = ("n_obs", "presence", "count") if keep else ("n_obs", "presence")
+    counts: list[NDArray] = []
+    observed_px = {}
+    for (p, record), arrays in zip(records.items(), block.read(done, names), strict=True):
         observed = cover.mapped & (arrays["n_obs"] >= block.min_obs)
         present = (arrays["presence"] >= presence_threshold) & observed
         observed_px[p] = int(np.count_nonzero(observed))
-        common &= observed
+        common = common & observed
         ever |= present
         _add_coverage(sums, p, cover, arrays["n_obs"], observed, present, record)
         if keep:
-            counts[p] = arrays["count"]
+            counts.append(arrays["count"])
     _add_common(sums, cover, common, ever)
-    for p, period in enumerate(periods):
-        if records[p] is not None:
-            count = counts.pop(p) if keep else block.read(period)["count"]
-            found_px = _add_counts(sums, p, cover, count, common, ever)
-            if found_px != observed_px[p]:
-                raise VerificationFailed(
-                    f"block {block.name}, period {period}: {found_px} pixels hold a count, but by n_obs "
-                    f"{observed_px[p]} were observed; look with subpixmap verify"
-                )
+    again = iter(counts) if keep else (arrays["count"] for arrays in block.read(done, ("count",)))
+    for p, count in zip(records, again, strict=True):
+        found_px = _add_counts(sums, p, cover, count, common, ever)
+        if found_px != observed_px[p]:
+            raise VerificationFailed(
+                f"block {block.name}, period {periods[p]}: {found_px} pixels hold a count, but by n_obs "
+                f"{observed_px[p]} were observed; look with subpixmap verify"
+            )
     return sums
 
 
@@ -200,12 +199,12 @@ def _add_coverage(
     record: Mapping[str, Any],
 ) -> None:
     """Add what was observed in one period, in place, and what the ledger knows of it on its 128 px grid."""
-    bins = sums.n_obs.shape[2]
-    sums.n_obs[:, p] += cover.histogram(n_obs, bins)
+    sums.n_obs[:, p] += cover.histogram(n_obs, sums.n_obs.shape[2])
     by_cell = cover.sums(observed)
     sums.observed[:, p] += by_cell.sum(axis=1)
     for o, layer in enumerate(present):
-        sums.present[:, p, o] += cover.sums(layer).sum(axis=1)
+        if layer.any():
+            sums.present[:, p, o] += cover.sums(layer).sum(axis=1)
     if "out_of_domain_px" in record:
         known = np.asarray(record["observed_px"], float).reshape(-1)
         strange = np.asarray(record["out_of_domain_px"], float).reshape(-1)
@@ -228,13 +227,14 @@ def _add_counts(
     sums: Sums, p: int, cover: Cover, count: NDArray, common: NDArray[np.bool_], ever: NDArray[np.bool_]
 ) -> int:
     """Add the objects of one period, in place; returns how many pixels hold a count."""
-    known = np.isfinite(count).all(axis=0) & cover.mapped
+    known = cover.mapped & np.isfinite(count).all(axis=0)
     for o, layer in enumerate(count):
         values = np.where(known, layer, np.float32(0))
-        shared = np.where(common, values, np.float32(0))
-        everywhere = cover.by_cell(values)
+        shared = values * common
+        everywhere, in_common = cover.by_tile(values), cover.by_tile(shared)
         sums.whole[p, o] += everywhere.sum()
         sums.total[:, p, o] += cover.sums(values, everywhere).sum(axis=1)
-        sums.common_total[:, p, o] += cover.sums(shared).sum(axis=1)
-        sums.empty_total[p, o] += cover.by_cell(np.where(ever[o], np.float32(0), shared)).sum()
+        sums.common_total[:, p, o] += cover.sums(shared, in_common).sum(axis=1)
+        there = cover.by_tile(shared * ever[o]).sum() if ever[o].any() else 0.0
+        sums.empty_total[p, o] += in_common.sum() - there
     return int(np.count_nonzero(known))

@@ -18,7 +18,9 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError
+from subpixmap.region.geoboundaries import fetch_boundaries, is_geoboundaries
 from subpixmap.region.outline import densify, polygons, widen, wrap
+from subpixmap.region.overlap import require_overlap
 from subpixmap.region.units import COLUMNS, SUFFIXES, read_area, read_units, sha256, union
 
 COAST_BUFFER = 10_000.0
@@ -74,9 +76,9 @@ def resolve_region(
         `west,south,east,north` in degrees (west > east crosses the date line), a file of polygons, a country (name or
         ISO code; case and accents do not matter) or `country/unit`.
     admin
-        File of units to count in. By default a country has its first-level units, a file its features, a box itself.
-        All of them belong to a named country; of a box, a file or a `country/unit` those that overlap it are mapped
-        whole, the others keep their rows.
+        File of units to count in, or `geoboundaries:ISO3:ADMn`. By default a country has its first-level units, a file
+        its features, a box itself. All of them belong to a named country; of a box, a file or a `country/unit` those
+        that overlap it are mapped whole, the others keep their rows.
     id_column, name_column, parent_column
         Columns of `admin` (or of a region file).
 
@@ -107,8 +109,10 @@ def given_units(
     parent_column: str | None = None,
 ) -> tuple[gpd.GeoDataFrame, str, str]:
     """Units of a file, with the source and version of the boundaries that the tables name."""
-    if str(admin).lower().startswith("geoboundaries:"):
-        raise InputError(f"--admin {admin}: geoBoundaries cannot be fetched yet; download the file and pass its path")
+    if is_geoboundaries(admin):
+        found = fetch_boundaries(str(admin))
+        units = read_units(found.path, id_column=id_column, name_column=name_column, parent_column=parent_column)
+        return units, found.source, found.version
     units = read_units(admin, id_column=id_column, name_column=name_column, parent_column=parent_column)
     return units, Path(admin).name, f"sha256:{sha256(admin)[:16]}"
 
@@ -201,15 +205,7 @@ def _named_region(text: str) -> Region:
 
 
 def _with_units(region: Region, units: gpd.GeoDataFrame, source: str, version: str, *, whole: bool) -> Region:
-    shapes = units.geometry.to_numpy()
-    shapely.prepare(region.geometry)
-    near = shapely.intersects(region.geometry, shapes) & ~shapely.touches(region.geometry, shapes)
-    if not near.any():
-        west, south, east, north = units.total_bounds
-        raise InputError(
-            f"no unit of {source} lies in region {region.name}: the units span {west:.2f},{south:.2f},"
-            f"{east:.2f},{north:.2f} (west,south,east,north)"
-        )
+    near = require_overlap(units, source, region.geometry, f"region {region.name}")
     inside = units if whole else units[near]
     geometry = polygons(shapely.union_all([region.geometry, union(inside)]))
     return Region(region.name, geometry, units, source, version)

@@ -183,6 +183,7 @@ def plot_units(
     value: str = "map_total_full",
     top: int = 6,
     figsize: tuple[float, float] = (4.6, 2.7),
+    axes: Axes | None = None,
 ) -> Figure:
     """Totals of the units with the most objects, each labelled at the end of its line.
 
@@ -194,13 +195,17 @@ def plot_units(
         Labels in order of time.
     top
         Units to draw.
+    axes
+        Drawn into, instead of a figure of its own.
     """
     wide = counts.pivot(index="unit_id", columns="period", values=value).reindex(columns=list(periods)).astype(float)
     names = counts.drop_duplicates("unit_id").set_index("unit_id").unit_name
     first = wide.mean(axis=1).sort_values(ascending=False, kind="stable").dropna().index[:top]
     with style():
-        figure = Figure(figsize=figsize, layout="constrained")
-        axes = figure.add_subplot()
+        if axes is None:
+            axes = Figure(figsize=figsize, layout="constrained").add_subplot()
+        figure = axes.get_figure(root=True)
+        assert isinstance(figure, Figure)
         ends = []
         for colour, unit in zip(SERIES * 2, first, strict=False):
             values = wide.loc[unit].to_numpy(float)

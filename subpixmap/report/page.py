@@ -16,6 +16,7 @@ import pandas as pd
 
 from subpixmap.counts.table import FLAGS
 from subpixmap.report import picture
+from subpixmap.report.checks import balance_rows, parent_rows, shared_rows
 from subpixmap.report.figures import DENSITY, LOOKS, nice_limit, plot_reliability, plot_series, plot_units
 from subpixmap.report.run import Run, read_run
 from subpixmap.report.summary import (
@@ -125,6 +126,15 @@ class ObjectPart:
     trends: list[dict[str, Any]]
     truth: list[dict[str, Any]]
     reliability: str
+    balance: list[dict[str, Any]]
+    """Whether units and outside are the map; a row per period."""
+    parents_period: str
+    parents: list[dict[str, Any]]
+    """Parents against the sum of their children."""
+    shared: list[dict[str, Any]]
+    """What all units share in a period."""
+    year_effect: str
+    """The shared effect that was taken out of the trends; empty when none was."""
 
 
 def _object(run: Run, name: str, totals: pd.DataFrame) -> ObjectPart:
@@ -142,6 +152,8 @@ def _object(run: Run, name: str, totals: pd.DataFrame) -> ObjectPart:
     rows = _unit_rows(run, counts, latest["period"] if latest else run.periods[-1])
     trends = _trend_rows(run, name) if counted else []
     notes = {row["note"] or "" for row in trends}
+    effects = {row["year_effect"] or "" for row in trends}
+    parents_period, parents = parent_rows(run, name)
     return ObjectPart(
         name=name,
         definition=run.objects[name],
@@ -168,6 +180,11 @@ def _object(run: Run, name: str, totals: pd.DataFrame) -> ObjectPart:
         )
         if pairs is not None and len(pairs)
         else "",
+        balance=balance_rows(run, name),
+        parents_period=parents_period,
+        parents=parents,
+        shared=shared_rows(run, name),
+        year_effect=", ".join(sorted(effects - {""})),
     )
 
 
