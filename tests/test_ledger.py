@@ -86,7 +86,7 @@ def test_a_failed_write_leaves_the_old_record(tmp_path, monkeypatch):
 
     for call in ("fsync", "replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"subpixmap.mapping.files.os.{call}", fail)
+            patch.setattr(f"subpixmap.files.os.{call}", fail)
             with pytest.raises(OSError, match="No space"):
                 write_record(tmp_path, record(period="2021"))
         assert [p.name for p in (tmp_path / "ledger").iterdir()] == ["32651-r00001-c00002_2021.json"]

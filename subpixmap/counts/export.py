@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from subpixmap.errors import InputError
-from subpixmap.mapping.files import write_atomic
+from subpixmap.files import write_atomic
 
 if TYPE_CHECKING:
     import geopandas as gpd

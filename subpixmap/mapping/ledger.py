@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.mapping.files import write_atomic
+from subpixmap.files import write_atomic
 from subpixmap.mapping.plan import Plan
 
 CELL = 128

@@ -20,8 +20,8 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError, Refused, VerificationFailed
+from subpixmap.files import write_atomic
 from subpixmap.grid import CHUNK, Block, Lattice
-from subpixmap.mapping.files import write_atomic
 from subpixmap.mapping.layout import BlockPlan, Zone, chunk_bits, chunks_of_bits, plan_zones
 from subpixmap.periods import ALL_MONTHS, Every, Period
 from subpixmap.scenes.lock import Item, by_acquisition, lattices

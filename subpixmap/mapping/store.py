@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from subpixmap.errors import SubpixmapError, VerificationFailed
+from subpixmap.files import sync_file, sync_folder
 from subpixmap.grid import CHUNK, Block, Window
-from subpixmap.mapping.files import sync_file, sync_folder
 from subpixmap.mapping.plan import Plan, Zone, read_plan
 from subpixmap.mapping.shard import read_shard
 

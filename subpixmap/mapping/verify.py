@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from subpixmap.errors import SubpixmapError, VerificationFailed
+from subpixmap.files import write_atomic
 from subpixmap.grid import Block
-from subpixmap.mapping.files import write_atomic
 from subpixmap.mapping.ledger import (
     Failure,
     Record,

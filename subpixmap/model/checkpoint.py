@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import importlib.resources
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from subpixmap.errors import InputError
+from subpixmap.files import write_atomic
 from subpixmap.model.net import Averaged, DensityNet, combined, fold, measure_halo
 
 EVIDENCE = ("simulated", "degraded-aerial", "sentinel-2")
@@ -191,8 +191,9 @@ def save_model(path: str | Path, net: DensityNet | Averaged, card: Card) -> Mode
         )
     text = card.to_json()
     metadata = {_KEY: json.dumps({"card": text, "sha256": _sha256(text, tensors)})}
-    _replace(path, save(tensors, metadata))
-    _replace(_card_path(path), (json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n").encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, save(tensors, metadata))
+    write_atomic(_card_path(path), (json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n").encode())
     return load_model(path)
 
 
@@ -291,10 +292,3 @@ def _sha256(card: str, tensors: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"\0{key}\0{tensors[key].dtype}\0{tuple(tensors[key].shape)}\0".encode())
         digest.update(np.ascontiguousarray(tensors[key].numpy()).tobytes())
     return digest.hexdigest()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
