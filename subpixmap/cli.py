@@ -325,11 +325,14 @@ cli_learn.register(app)
 
 
 @app.command(epilog="Example: subpixmap models")
-def models(verbose: Verbose = False) -> None:
-    """List the shipped checkpoints: bands, objects, evidence, training, measured error, limits."""
+def models(
+    names: Annotated[list[str] | None, typer.Argument(help="checkpoints to show  [default: the shipped ones]")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """List checkpoints: bands, objects, evidence, training, measured error, limits."""
     from subpixmap.console import show_models
 
-    show_models()
+    show_models(names or ())
 
 
 @app.command(epilog="Example: subpixmap regions philippines")

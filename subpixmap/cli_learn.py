@@ -258,6 +258,9 @@ def learn(
     members: Members = 1,
     turns: Turns = False,
     patience: Patience = 0,
+    width: Width = 128,
+    mid: Mid = 32,
+    blocks: Blocks = 6,
     seed: Seed = 0,
     device: DeviceOption = "cpu",
     quiet: Quiet = False,
@@ -294,6 +297,7 @@ def learn(
             "bands": _words([bands or ""]),
             "baselines": _words([baselines or ""]),
             "collection": collection,
+            "shape": (width, mid, blocks),
         },
         quiet=quiet,
     )

@@ -142,11 +142,11 @@ def show_status(found: Status) -> None:
         print(f"damaged: {path}; `subpixmap verify --repair` makes its block again")
 
 
-def show_models() -> None:
-    """The shipped checkpoints, in words from their cards, on stdout."""
+def show_models(names: Sequence[str] = ()) -> None:
+    """Checkpoints, the shipped ones if none is named, in words from their cards, on stdout."""
     from subpixmap.model.checkpoint import load_model, shipped_models
 
-    for name in shipped_models():
+    for name in names or shipped_models():
         model = load_model(name)
         card = model.card
         rows = {
@@ -164,11 +164,17 @@ def show_models() -> None:
 
 
 def _errors(measured: Mapping[str, Any]) -> str:
-    """Total error and R2 at 1 ha of each object, as far as the card has them."""
+    """Total error with its interval, and errors at 1 ha, of each object, as far as the card has them."""
     told = []
     for name, values in measured.items():
         if isinstance(values, dict) and "total" in values:
-            told.append(f"{name} total {values['total']['error_pct']:+.1f} %, R2 at 1 ha {values['1 ha']['r2']:.2f}")
+            error, hectare = values["total"].get("error_pct"), values.get("1 ha", {})
+            text = f"{name} total " + ("not known" if error is None else f"{error:+.1f} %")
+            if interval := values.get("intervals_95", {}).get("error_pct"):
+                text += f" (95 % over places {interval[0]:+.1f} to {interval[1]:+.1f})"
+            facts = {"MAE": hectare.get("mae"), "R2": hectare.get("r2")}
+            known = ", ".join(f"{key} {value:.2f}" for key, value in facts.items() if value is not None)
+            told.append(text + (f", at 1 ha {known}" if known else ""))
     return "; ".join(told) or "not stated"
 
 

@@ -108,8 +108,8 @@ def train(
 
     if output.suffix != ".safetensors":
         raise InputError(f"--output {output}: a checkpoint's name ends in .safetensors")
-    scheme = scheme or Scheme()
     made = read_reference(folder)
+    output.parent.mkdir(parents=True, exist_ok=True)
     model, errors = learn_from(
         made,
         list(source),
@@ -118,7 +118,7 @@ def train(
         name=name,
         evidence=evidence or evidence_of(source),
         bands=bands or None,
-        scheme=scheme,
+        scheme=scheme or Scheme(),
         config=config,
         width=shape[0],
         mid=shape[1],

@@ -61,7 +61,10 @@ VERBS = [
     "verify",
     "export",
     "simulate",
+    "reference",
     "train",
+    "evaluate",
+    "learn",
     "models",
     "regions",
 ]

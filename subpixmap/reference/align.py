@@ -23,7 +23,8 @@ _REACH = 4  # pixels that are tried on either side
 _SMOOTH = 15  # pixels; what is wider than this (land cover) is taken out, or it would hide the shift
 _SOFT = 1.0  # pixels; without it the parabola is drawn to whole pixels
 _LEAST_PX = 900
-_LEAST_GAIN = 0.03  # of the explained share at the best shift over that at shifts of 3 pixels or more
+_LEAST_OBJECTS = 500  # of an area: few objects are moved about by the edges of the fields they stand in
+_LEAST_GAIN = 0.05  # of the explained share at the best shift over that at shifts of 3 pixels or more
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,13 @@ class Shift:
     """How much more than at shifts that are certainly wrong."""
     spread: float
     """Between acquisitions, metres (standard deviation of the longer axis); NaN of one."""
+    objects: int
+    """Points of the area."""
 
     @property
     def certain(self) -> bool:
         """Whether there is a shift to speak of: else it is not known."""
-        return self.gain >= _LEAST_GAIN and not self.spread > 2 * SHIFT_M
+        return self.gain >= _LEAST_GAIN and self.spread <= SHIFT_M and self.objects >= _LEAST_OBJECTS
 
 
 def estimate_shifts(reference: Reference, sky: Sky, *, max_scenes: int = 4) -> dict[str, Shift]:
@@ -133,8 +136,9 @@ def _median(area: Area, each: Sequence[tuple[float, float, float, float]]) -> Sh
     spread = step * float(max(right.std(ddof=1), down.std(ddof=1))) if len(each) > 1 else float("nan")
     return Shift(
         east=round(float(step * np.median(right)), 2),
-        north=round(float(-step * np.median(down)), 2),
+        north=round(float(-step * np.median(down)), 2) + 0.0,  # no -0.0
         explained=round(float(np.median(explained)), 4),
         gain=round(float(np.median(gain)), 4),
         spread=round(spread, 2),
+        objects=int(area.points.sum()),
     )

@@ -23,6 +23,7 @@ from subpixmap.reference.build import USED, Area, Reference
 SPLITS = ("training", "calibration", "test")
 _RANK = {"test": 0, "calibration": 1, "training": 2}
 _ORDER = ("training", "test", "calibration", "training", "training")
+_DRAWS = 200
 _LEAST_USED = 0.02  # of the pixels of a tile, for it to be cut out
 _SIZES = (100, 60, 40)
 """Sides of tiles, pixels; the first that gives enough of them is taken."""
@@ -100,7 +101,7 @@ def split_tiles(
             problems.append(problem)
     raise InputError(
         f"too little labelled land for training, calibration and test: {next(filter(None, reversed(problems)))}; label "
-        "more areas, or name those for --test and --calibrate"
+        "more areas, name those for --test and --calibrate, or leave the object out with --object"
     )
 
 
@@ -164,21 +165,24 @@ def _tiles(reference: Reference, size: int, unit: str) -> list[Tile]:
 
 
 def _draw(tiles: Sequence[Tile], seed: int) -> dict[str, str]:
-    """Unit -> split: of five in the order of their objects, one for test and one for calibration; empty land alike."""
-    rng = np.random.default_rng(seed)
-    objects: dict[str, float] = {}
+    """Unit -> split: of many draws of three to one to one, that which shares out every object and empty land best."""
+    units = list(dict.fromkeys(tile.unit for tile in tiles))
+    at = {unit: i for i, unit in enumerate(units)}
+    holds = np.zeros((len(units), len(tiles[0].count) + 2 if tiles else 2))
     for tile in tiles:
-        objects[tile.unit] = objects.get(tile.unit, 0.0) + float((tile.count * tile.used).sum())
-    full = sorted((unit for unit, n in objects.items() if n >= 1), key=lambda unit: -objects[unit])
-    empty = sorted(unit for unit, n in objects.items() if n < 1)
-    splits: dict[str, str] = {}
-    for units in (full, empty):
-        for start in range(0, len(units), len(_ORDER)):
-            group = units[start : start + len(_ORDER)]
-            # The first group keeps the order: with three units each split gets one, training the largest.
-            order = list(_ORDER[: len(group)]) if start == 0 else list(rng.permutation(_ORDER)[: len(group)])
-            splits |= dict(zip(group, order, strict=True))
-    return splits
+        inside = (tile.count * tile.used).sum(axis=(1, 2))
+        empty = (tile.used & (tile.count.sum(axis=0) == 0)).sum()
+        holds[at[tile.unit]] += [*inside, empty, tile.used.sum()]
+    holds /= np.maximum(holds.sum(axis=0), 1e-9)
+    rng = np.random.default_rng(seed)
+    best, least = np.zeros(len(units), int), np.inf
+    for _ in range(_DRAWS):
+        drawn = np.resize([SPLITS.index(split) for split in _ORDER], len(units))[rng.permutation(len(units))]
+        shares = np.array([holds[drawn == k].sum(axis=0) for k in range(len(SPLITS))])
+        off = np.abs(shares - np.array([[0.6], [0.2], [0.2]])).sum() + (shares < 0.02).sum()
+        if off < least:
+            best, least = drawn, off
+    return {unit: SPLITS[k] for unit, k in zip(units, best.tolist(), strict=True)}
 
 
 def _apart(tiles: Sequence[Tile], halo: int) -> list[Tile]:
