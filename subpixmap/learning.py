@@ -270,9 +270,10 @@ def _evaluate_simulated(
     workers: int,
 ) -> dict[str, Any]:
     from subpixmap.model.evaluate import evaluate as evaluate_patches
-    from subpixmap.model.learn import fit_baselines
+    from subpixmap.model.learn import fit_baselines, require_baselines
     from subpixmap.model.simulated import DEFINITIONS, SEEDS, simulated_patches
 
+    require_baselines(baselines)
     if unknown := (set(objects) | set(model.card.objects)) - set(DEFINITIONS):
         raise InputError(f"the simulator has no {', '.join(sorted(unknown))}; it has {', '.join(DEFINITIONS)}")
     if missing := set(model.card.objects) - set(objects):

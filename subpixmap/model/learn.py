@@ -19,6 +19,7 @@ import numpy as np
 import shapely
 
 from subpixmap.errors import InputError, Refused
+from subpixmap.model.baselines import BASELINES, fit_baseline
 from subpixmap.model.calibrate import calibrate
 from subpixmap.model.checkpoint import Card, Model, save_model
 from subpixmap.model.config import TrainConfig
@@ -131,6 +132,7 @@ def learn_from(
         What `find_sky`, `split_tiles` and `calibrate` refuse.
     """
     scheme, config, halo = scheme or Scheme(), config or TrainConfig(), blocks + 2
+    require_baselines(baselines)
     config = dataclasses.replace(config, present_above=reference.present_above)
     if reference.border < halo:
         log.warning("the border strip is %d px, the receptive radius %d px", reference.border, halo)
@@ -177,7 +179,7 @@ def learn_from(
     watched = samples["calibration"].patches if config.patience else None
     model = train(training, card, config, validation=watched, state=state, curves=curves, progress=progress)
     model = calibrate(model, samples["calibration"].patches)
-    errors = evaluate(model, samples["test"].patches, baselines=fit_baselines(baselines, training, model))
+    errors = evaluate(model, samples["test"].patches, baselines=fit_baselines(baselines, training, model, config))
     if progress is not None:
         print(table(errors), file=progress, flush=True)
     return save_model(path, model.net, dataclasses.replace(model.card, error=rounded(brief(errors)))), errors
@@ -222,6 +224,7 @@ def evaluate_on(
         The reference holds none of the model's objects, or `split` or baselines are asked for of another reference.
     """
     card = model.card
+    require_baselines(baselines)
     check_input(card, bands=card.bands, resolution=reference.resolution, force=force)
     if missing := [name for name in card.objects if name not in reference.objects]:
         raise InputError(
@@ -282,16 +285,22 @@ def read_splits(
     }
 
 
-def fit_baselines(names: Sequence[str], training: Patches, model: Model) -> dict[str, Any]:
+def require_baselines(names: Sequence[str]) -> None:
+    """Refuse names of baselines that there are none of, before anything is read."""
+    if unknown := set(names) - set(BASELINES):
+        raise InputError(f"--baselines: no {', '.join(sorted(unknown))}; there are {', '.join(BASELINES)}")
+
+
+def fit_baselines(
+    names: Sequence[str], training: Patches, model: Model, config: TrainConfig | None = None
+) -> dict[str, Any]:
     """Baselines by name, fitted to training patches with the model's bands and objects."""
     if not names:
         return {}
-    from subpixmap.model.baselines import fit_baseline
-
     index = [training.objects.index(name) for name in model.card.objects]
     plain = training.select_bands(model.card.bands)
     plain = dataclasses.replace(plain, count=plain.count[:, :, index], objects=model.card.object_names)
-    return {name: fit_baseline(name, plain) for name in names}
+    return {name: fit_baseline(name, plain, config=config) for name in names}
 
 
 def _read(

@@ -19,6 +19,7 @@ import shapely
 from numpy.typing import NDArray
 
 from subpixmap.errors import InputError, VerificationFailed
+from subpixmap.files import write_atomic
 from subpixmap.grid import Lattice, Window
 from subpixmap.reference.build import USED, Area, Reference, presence
 
@@ -165,9 +166,7 @@ def _write_raster(
 
 
 def _write_json(path: Path, content: Any) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomic(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def _sha256(path: Path) -> str:
