@@ -145,7 +145,7 @@ def make_patches(
     Parameters
     ----------
     places
-        Of equal size, larger than the halo.
+        Of equal size, larger than the halo; with `cover` (y, x) and `covers`, names, if their land cover is known.
     bands, objects
         Names; an object without points in a place is absent there.
     halo
@@ -154,6 +154,8 @@ def make_patches(
         Of `count_map`.
     """
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in _ARRAYS}
+    covers: list[NDArray[np.uint8]] = []
+    names: tuple[str, ...] = ()
     for place in places:
         rows, cols = place.reflectance.shape[2:]
         inner = (slice(halo, rows - halo), slice(halo, cols - halo))
@@ -163,10 +165,14 @@ def make_patches(
         columns["valid"].append(valid[:, *inner])
         columns["count"].append(np.stack(counts, axis=1))
         columns["labelled"].append(np.ones((rows - 2 * halo, cols - 2 * halo), bool))
+        if (cover := getattr(place, "cover", None)) is not None:
+            covers.append(cover[inner])
+            names = tuple(getattr(place, "covers", ()))
     if not columns["count"]:
         raise InputError("no places to make patches of")
     arrays: dict[str, Any] = {name: np.stack(parts) for name, parts in columns.items()}
-    return Patches(**arrays, bands=tuple(bands), objects=tuple(objects))
+    cover = np.stack(covers) if len(covers) == len(arrays["count"]) else None
+    return Patches(**arrays, bands=tuple(bands), objects=tuple(objects), cover=cover, covers=names)
 
 
 def join(parts: Sequence[Patches]) -> Patches:

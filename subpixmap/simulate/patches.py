@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,8 @@ from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
 from subpixmap.errors import InputError
-from subpixmap.simulate.ground import Frame
-from subpixmap.simulate.landcover import Landscape
+from subpixmap.simulate.ground import MARGIN, PIXEL, Frame
+from subpixmap.simulate.landcover import PARCEL, USES, Landscape
 from subpixmap.simulate.noise import FloatArray
 from subpixmap.simulate.placement import parked
 from subpixmap.simulate.render import Picture, Place, make_place, render
@@ -25,6 +26,8 @@ from subpixmap.simulate.spectra import BAND_FACTS, BANDS
 from subpixmap.simulate.truth import counted
 from subpixmap.simulate.worlds import OBJECTS, get_world
 
+COVERS = ("water", "mangrove", "forest", "shrubland", "town", *USES)
+"""Land cover of a pixel's centre: natural covers, then the uses of parcels."""
 _INVALID = (0, 1, 3, 8, 9, 10, 11)
 _DILATED = (3, 8, 9)
 _DILATE_PX = 10.0
@@ -48,6 +51,9 @@ class Patch:
     year: int
     seed: int
     """Seed of the landscape."""
+    cover: NDArray[np.uint8]
+    """(y, x): index into `covers`."""
+    covers: ClassVar[tuple[str, ...]] = COVERS
 
 
 def patches(
@@ -112,8 +118,17 @@ def _patch(seed: int, number: int, size_px: int, acquisitions: int, objects: tup
     scl = np.stack([_double(p.scl) for p in pictures])
     return Patch(
         np.stack([_stack(p) for p in pictures]), np.stack([valid_of(s) for s in scl]), scl,
-        _points(place, pictures, year), year, landscape.seed,
+        _points(place, pictures, year), year, landscape.seed, _cover(landscape, frame),
     )  # fmt: skip
+
+
+def _cover(landscape: Landscape, frame: Frame) -> NDArray[np.uint8]:
+    """(y, x): index into `COVERS` at pixel centres."""
+    x, y = frame.centres(PIXEL)
+    parcels = landscape.parcels(frame.bounds())
+    cover, parcel = landscape.cover(x, y, parcels)
+    codes = np.where(cover < PARCEL, cover, PARCEL + parcels.use.ravel()[parcel]).astype(np.uint8)
+    return codes[MARGIN : MARGIN + frame.height, MARGIN : MARGIN + frame.width]
 
 
 def _stack(picture: Picture) -> NDArray[np.float32]:
