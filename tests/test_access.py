@@ -1,12 +1,15 @@
 """Hrefs: what is opened, how it is signed, and that a retry really asks again."""
 
+import json
 import os
 import time
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
 import scenes_data
+import shapely
 import stac_server
 from rasterio.windows import Window as RasterWindow
 
@@ -62,8 +65,6 @@ def test_an_item_with_a_dangerous_href_is_refused_by_name_before_any_read(tmp_pa
     item = scenes_data.make_item(tmp_path, size_px=20, bands={"B04": 10})
     item["assets"]["red"]["href"] = "http://169.254.169.254/B04.tif"
     path = scenes_data.write_collection(tmp_path / "items.json", [item])
-    import shapely
-
     found = find_items(str(path), shapely.box(-180, -90, 180, 90), make_periods(2021))
     monkeypatch.setattr(reader.rasterio, "open", None)
     with pytest.raises(InputError, match=f"{item['id']}, asset red: .*private address"):
@@ -132,6 +133,57 @@ def test_hrefs_are_signed_at_opening_and_again_when_refused(remote, monkeypatch)
     assert tokens == [False, True]
 
 
+def test_a_run_outlives_its_signatures(tmp_path, monkeypatch):
+    """Every token lives for ten requests: the server answers 403, hrefs are signed anew, the pixels are right."""
+    from subpixmap.grid import Window
+    from subpixmap.scenes.cube import read_reflectance
+    from subpixmap.scenes.lock import items_sha256, lattices, write_lock
+
+    monkeypatch.setattr(reader, "BACKOFF_S", 0.01)
+    bands = {"B04": 10, "B08": 10, "B11": 20}
+    item = scenes_data.make_item(tmp_path, size_px=600, bands=bands)
+    periods = make_periods(2021)
+    (here,) = lock_items([item], periods, list(bands))
+    (lattice,) = lattices([here]).values()
+    first = lattice.window(here.assets["B04"].bounds)
+    windows = [Window(first.row + row, first.col + col, 150, 150) for row in (0, 250, 450) for col in (0, 250, 450)]
+    with stac_server.serve() as server:
+        server.files = tmp_path
+        text = json.dumps({"type": "FeatureCollection", "features": [item]}).replace(str(tmp_path), server.url)
+        (tmp_path / "remote.json").write_text(text)
+        token = {"sig": 0}
+        uses = Counter()
+        refused = []
+
+        def sign(href, renew):
+            token["sig"] += renew
+            return f"{href}?sig=SECRETTOKEN{token['sig']}"
+
+        def expire(server, method, path, body):
+            used = path.partition("?")[2]
+            uses[used] += 1
+            if used and uses[used] <= 10:
+                return None
+            refused.append(used)
+            return 403, {}, b"AuthenticationFailed"
+
+        monkeypatch.setitem(access.SIGNERS, "127.0.0.1", sign)
+        found = find_items(str(tmp_path / "remote.json"), shapely.box(-180, -90, 180, 90), periods)
+        server.fault = expire
+        there = lock_items(found, periods, list(bands))
+        for window in windows:
+            np.testing.assert_array_equal(
+                read_reflectance(there, lattice, window, list(bands)),
+                read_reflectance([here], lattice, window, list(bands)),
+            )
+        assert refused
+        assert token["sig"] > 1
+    write_lock(tmp_path / "items.parquet", there)
+    assert b"SECRETTOKEN" not in (tmp_path / "items.parquet").read_bytes()
+    assert "sig=" not in repr(there)
+    assert items_sha256(there) != items_sha256([here])
+
+
 def test_planetary_computer_hrefs_get_a_token(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # planetary-computer declares its models in pydantic's old way
@@ -156,8 +208,10 @@ def test_s3_is_anonymous_unless_the_user_has_keys(monkeypatch):
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     assert access.gdal_path("s3://bucket/a/B04.tif") == "/vsis3/bucket/a/B04.tif"
     assert access.gdal_options("s3://bucket/a/B04.tif")["AWS_NO_SIGN_REQUEST"] == "YES"
-    assert "dataspace" in access.gdal_options("s3://eodata/a/B04.jp2")["AWS_S3_ENDPOINT"]
+    with pytest.raises(InputError, match=r"s3://eodata/a/B04\.jp2 wants your own keys: set AWS_ACCESS_KEY_ID"):
+        access.gdal_options("s3://eodata/a/B04.jp2")
     monkeypatch.setitem(os.environ, "AWS_ACCESS_KEY_ID", "mine")
+    assert "dataspace" in access.gdal_options("s3://eodata/a/B04.jp2")["AWS_S3_ENDPOINT"]
     assert "AWS_NO_SIGN_REQUEST" not in access.gdal_options("s3://bucket/a/B04.tif")
 
 

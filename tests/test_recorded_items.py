@@ -5,15 +5,20 @@ The table of expected decisions was written down by reading the items.
 
 import csv
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
+import shapely
+import stac_server
 import yaml
 
 from subpixmap.errors import InputError
 from subpixmap.periods import make_periods
+from subpixmap.scenes import http
 from subpixmap.scenes.dialect import BANDS, SCL
 from subpixmap.scenes.lock import lattices, lock_items
+from subpixmap.scenes.search import search
 
 PERIODS = make_periods("2015-2025")
 TABLE = list(csv.DictReader((Path(__file__).parent / "data" / "offset_decisions.csv").read_text().splitlines()))
@@ -66,6 +71,43 @@ def test_every_item_is_decided_as_a_reader_would(recorded):
             }
             (lattice,) = lattices([locked]).values()
             assert (lattice.x_phase, lattice.y_phase) == (0.0, 0.0)
+
+
+FAULTS = {
+    429: (429, {"Retry-After": "0"}, b"slow down"),
+    500: (500, {}, b"internal error"),
+    "html": (200, {"Content-Type": "text/html"}, b"<html>gateway</html>"),
+    "truncated": (200, {}, b'{"type": "FeatureCollection", "features": [{"id": "S2A'),
+}
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_recorded_items_come_through_an_api_that_fails_now_and_then(recorded, fault, monkeypatch):
+    """Each item is asked for by its place and month; every third answer of the server is a fault."""
+    monkeypatch.setattr(http, "BACKOFF_S", 0.001)
+    items = list({(i["id"], i["collection"]): i for i in recorded.values() if searchable(i)}.values())
+    assert len(items) > 20
+
+    def now_and_then(server, method, path, body):
+        return FAULTS[fault] if path == "/search" and server.requests[path] % 3 == 2 else None
+
+    with stac_server.serve(items) as server:
+        server.fault = now_and_then
+        for item in items[:: 1 if fault == 429 else 4]:
+            west, south, east, north = item["bbox"]
+            middle = shapely.Point((west + east) / 2, (south + north) / 2).buffer(1e-3)
+            year, month = item["properties"]["datetime"][:7].split("-")
+            periods = make_periods(year, months=(int(month),))
+            found = search(server.url, item["collection"], middle, periods, today=date(2026, 1, 1))
+            assert item in found
+
+
+def searchable(item: dict) -> bool:
+    """Whether it says its collection, time and place, and the place is not on both sides of the date line."""
+    bbox = item.get("bbox") or []
+    when = (item.get("properties") or {}).get("datetime")
+    return bool(item.get("collection") and when and len(bbox) == 4 and 0 < bbox[2] - bbox[0] < 10)
 
 
 @pytest.mark.realdata

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 import rasterio
 
-from subpixmap.scenes.hrefs import is_remote, without_secrets
+from subpixmap.errors import InputError
+from subpixmap.scenes.hrefs import is_remote, redact, without_secrets
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -57,11 +58,17 @@ def gdal_env(href: str, *, renew: bool = False) -> AbstractContextManager[Any]:
 
 
 def gdal_options(href: str, *, renew: bool = False) -> dict[str, Any]:
-    """GDAL options for a remote href."""
+    """GDAL options for a remote href; `InputError` where its store wants keys that the environment does not hold."""
     options = dict(GDAL_OPTIONS)
+    keys = "AWS_ACCESS_KEY_ID" in os.environ or "AWS_PROFILE" in os.environ
     if href.startswith("s3://eodata/"):
+        if not keys:
+            raise InputError(
+                f"{redact(href)} wants your own keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to S3 keys of "
+                "the Copernicus Data Space (made at https://eodata-s3keysmanager.dataspace.copernicus.eu)"
+            )
         options |= _CDSE
-    elif href.startswith("s3://") and "AWS_ACCESS_KEY_ID" not in os.environ and "AWS_PROFILE" not in os.environ:
+    elif href.startswith("s3://") and not keys:
         options["AWS_NO_SIGN_REQUEST"] = "YES"
     if renew:
         parts = urlsplit(href)
