@@ -185,7 +185,8 @@ def run_log(out: Path) -> Iterator[None]:
     handler = logging.FileHandler(out / "run.log", encoding="utf-8")
     handler.setFormatter(_JsonLines())
     log.addHandler(handler)
-    level, log.level = log.level, logging.INFO
+    level = log.level
+    log.setLevel(logging.INFO)  # not the attribute: what was asked before is remembered
     try:
         yield
     except BaseException as error:
