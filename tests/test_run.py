@@ -5,7 +5,7 @@ import pytest
 from mapping_data import hashes, tiny, tiny_model
 
 from subpixmap.errors import Refused
-from subpixmap.mapping import run
+from subpixmap.mapping import block, run
 from subpixmap.mapping.block import map_block
 from subpixmap.mapping.cluster import WorkerDied, open_pool
 from subpixmap.mapping.ledger import read_records, record_path
@@ -189,6 +189,15 @@ def test_a_damaged_file_fails_its_blocks_and_no_others(tmp_path, monkeypatch):
     reader._threads.__dict__.clear()
     summary = map_region(out, plan, country.items, country.model, workers=0)
     assert (summary.earlier, summary.failed) == (len(done), ())
+
+
+def test_several_readers_give_the_same_bits(tmp_path, monkeypatch):
+    country = tiny(tmp_path / "scenes", dates=4, years="2021", size_px=300, region_px=(100, 150))
+    map_region(tmp_path / "one", country.plan(), country.items, country.model, workers=0)
+    monkeypatch.setattr(block, "readers_for", lambda device: 3)
+    map_region(tmp_path / "three", country.plan(), country.items, country.model, workers=0)
+    assert len(hashes(tmp_path / "one")) > 0
+    assert hashes(tmp_path / "three") == hashes(tmp_path / "one")
 
 
 def dies_on_one(task, model):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +48,11 @@ class Task:
     """Of all locked items of the period."""
     halo: int
     """Pixels."""
+
+    @property
+    def readers(self) -> int:
+        """Reading threads beside the network, where the task runs."""
+        return readers_for(self.recipe.numerics["device"])
 
     @property
     def key(self) -> tuple[str, str]:
@@ -136,9 +144,10 @@ def _choose(task: Task, wanted: NDArray[np.bool_], seconds: dict[str, float]) ->
     clear: dict[str, float] = {}
     packed = {}
     n_wanted = max(int(wanted.sum()), 1)
-    for name, group in groups.items():
-        where = task.plan.block.lattice, task.plan.window
-        valid = _waited(_reader().submit(_timed, read_valid, group, *where, task.recipe.mask), seconds) & wanted
+    where = task.plan.block.lattice, task.plan.window
+    calls = [partial(read_valid, group, *where, task.recipe.mask) for group in groups.values()]
+    for name, found in zip(groups, _in_order(calls, task.readers, seconds), strict=True):
+        valid = found & wanted
         clear[name] = float(valid.sum() / n_wanted)
         if clear[name]:
             packed[name] = np.packbits(valid)
@@ -149,18 +158,14 @@ def _choose(task: Task, wanted: NDArray[np.bool_], seconds: dict[str, float]) ->
 def _read_ahead(
     task: Task, chosen: Sequence[Chosen], seconds: dict[str, float]
 ) -> Iterator[tuple[Chosen, NDArray[np.float32]]]:
-    """Each acquisition's reflectance with its halo; the next one is read while this one is predicted."""
-    padded = task.plan.window.padded(task.halo)
-
-    def start(one: Chosen) -> Any:
-        return _reader().submit(_timed, read_reflectance, one.items, task.plan.block.lattice, padded, task.recipe.bands)
-
-    coming = start(chosen[0]) if chosen else None
-    for one, following in zip(chosen, [*chosen[1:], None], strict=True):
-        reflectance = _waited(coming, seconds)
-        coming = start(following) if following else None
+    """Each acquisition's reflectance with its halo; the next ones are read while this one is predicted."""
+    where = task.plan.block.lattice, task.plan.window.padded(task.halo)
+    calls = [partial(read_reflectance, one.items, *where, task.recipe.bands) for one in chosen]
+    coming = _in_order(calls, task.readers, seconds)
+    for one in chosen:
+        reflectance = next(coming)
         yield one, reflectance
-        del reflectance
+        del reflectance  # before the next one is waited for
 
 
 def _predict(
@@ -241,15 +246,40 @@ def _record(
     )
 
 
+def readers_for(device: str) -> int:
+    """Reading threads of a worker process: one beside a core that computes, a GPU's share of the cores beside a GPU."""
+    if device == "cpu":
+        return 1
+    import torch
+
+    return max(1, min(8, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count()) - 1))
+
+
 @lru_cache(maxsize=1)
-def _reader() -> ThreadPoolExecutor:
-    """This process's reading thread; it lives on, because files are kept open for each thread."""
-    return ThreadPoolExecutor(1, thread_name_prefix="subpixmap-reader")
+def _pool(readers: int) -> ThreadPoolExecutor:
+    """This process's reading threads; they live on, because files are kept open for each thread."""
+    return ThreadPoolExecutor(readers, thread_name_prefix="subpixmap-reader")
 
 
-def _timed(read: Callable[..., Array], *args: Any) -> tuple[Array, float]:
+def _in_order(calls: Sequence[Callable[[], Array]], readers: int, seconds: dict[str, float]) -> Iterator[Array]:
+    """Results in the order of the calls, read ahead by as many as there are readers."""
+    pool, waiting, coming = _pool(readers), iter(calls), deque[Any]()
+    try:
+        for call in islice(waiting, readers):
+            coming.append(pool.submit(_timed, call))
+        while coming:
+            values = _waited(coming.popleft(), seconds)
+            coming.extend(pool.submit(_timed, call) for call in islice(waiting, 1))
+            yield values
+            del values
+    finally:
+        for future in coming:
+            future.cancel()
+
+
+def _timed(read: Callable[[], Array]) -> tuple[Array, float]:
     began = time.perf_counter()
-    return read(*args), time.perf_counter() - began
+    return read(), time.perf_counter() - began
 
 
 def _waited(future: Any, seconds: dict[str, float]) -> Array:

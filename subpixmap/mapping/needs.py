@@ -16,6 +16,7 @@ import numpy as np
 
 from subpixmap.errors import Refused
 from subpixmap.grid import CHUNK
+from subpixmap.mapping.block import readers_for
 from subpixmap.mapping.overlap import footprints_by_period_and_zone
 from subpixmap.mapping.plan import Plan
 from subpixmap.scenes.lock import Item
@@ -91,7 +92,8 @@ def worker_memory(plan: Plan) -> float:
     window = max(w.height * w.width for w in windows)
     padded = max(p.height * p.width for p in (w.padded(plan.model.halo) for w in windows))
     block = recipe.block**2
-    reading = padded * (2 * len(recipe.bands) * 4 + len(recipe.bands) * 6)  # this and the next acquisition, one as DN
+    readers = readers_for(recipe.numerics["device"])
+    reading = padded * len(recipe.bands) * (4 + readers * (4 + 6))  # this acquisition, and the next ones with their DN
     running = window * (n * (3 * 8 + 2 * 4) + 4)  # sums, squares, presence; lowest, highest; counts
     ending = window * n * 5 * 8 + block * n * 3 * 4 * 2  # temporaries of the mean; the stored arrays, and encoded
     return _PROCESS + _GDAL_CACHE + running + max(reading, ending)

@@ -82,7 +82,8 @@ def probe(plan: Plan, items: Sequence[Item], model: Model, whole: Needs) -> Prob
 
 def _fullest(plan: Plan, items: Sequence[Item]) -> Plan:
     """The plan of one block and period: that with the most to predict."""
-    best, most = None, 0
+    best: Plan | None = None
+    most = 0.0
     for period in plan.periods:
         here = [item for item in items if item.period == period.label] if plan.recipe.every != "scene" else items
         for epsg, zone in plan.zones.items():
