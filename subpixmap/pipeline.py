@@ -396,11 +396,12 @@ def _require_complete(out: Path, allow_partial: bool) -> None:
 def _settle_and_show(request: Request, *, to_stdout: bool = False) -> tuple[Job, Needs, float]:
     """The settled job, what it needs, and its seconds of arithmetic; shown before anything is written."""
     from subpixmap.mapping.needs import needs
-    from subpixmap.mapping.probe import probe
+    from subpixmap.mapping.probe import Probe, probe
 
     job = settle(request)
     found = needs(job.plan, job.items)
-    seconds, measured = _arithmetic(job, found, request.workers), None
+    seconds = _arithmetic(job, found, request.workers)
+    measured: Probe | None = None
     if request.probe:
         measured = probe(job.plan, job.items, job.model, found)
         seconds = measured.expected_seconds / _processes(request.workers)
