@@ -1,5 +1,7 @@
 """The block task against a plain computation over the whole image, and the driver: resume, failures, retries."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from mapping_data import hashes, tiny, tiny_model
@@ -148,6 +150,10 @@ def test_another_recipe_is_refused_by_name(country, mapped):
     plan = country.plan(max_scenes=7, mask=MaskRule(dilate_m=50.0))
     with pytest.raises(Refused, match=r"mask.dilate_m is 100.0 there and 50.0 here"):
         map_region(mapped, plan, country.items, country.model, workers=0)
+    plan = country.plan(max_scenes=7)
+    older = replace(plan, recipe=replace(plan.recipe, numerics=plan.recipe.numerics | {"torch": "0.1"}))
+    with pytest.raises(Refused, match=r"numerics.torch is '0.1' there"):
+        map_region(mapped, older, country.items, country.model, workers=0)
     other = tiny_model(seed=1)
     with pytest.raises(Refused, match="model"):
         map_region(mapped, country.plan(max_scenes=7), country.items, other, workers=0)
