@@ -24,6 +24,8 @@ _PUBLIC = {
     "open_cube": "subpixmap.scenes.cube",
     "count_map": "subpixmap.reference.countmap",
     "load_model": "subpixmap.model.checkpoint",
+    "read_points": "subpixmap.reference.points",
+    "make_reference": "subpixmap.reference.build",
     "predict": "subpixmap.model.predict",
     "Request": "subpixmap.pipeline",
     "plan": "subpixmap.pipeline",
@@ -35,6 +37,8 @@ _PUBLIC = {
     "plot_counts": "subpixmap.report.plots",
     "plot_trend": "subpixmap.report.plots",
     "write_report": "subpixmap.report.page",
+    "learn": "subpixmap.learning",
+    "evaluate": "subpixmap.learning",
     "simulate_country": "subpixmap.simulate",
     "demo_country": "subpixmap.demo",
 }

@@ -43,7 +43,9 @@ TestAreas = Annotated[list[str] | None, typer.Option("--test", help="area to tes
 CalibrationAreas = Annotated[
     list[str] | None, typer.Option("--calibrate", help="area to calibrate in; may be repeated  [drawn]")
 ]
-TestYears = Annotated[str, typer.Option(help="test on acquisitions of these years only, teach on the others")]
+TestYears = Annotated[
+    str, typer.Option(help="test on acquisitions of these years only, teach on others (see --within-days)")
+]
 Bands = Annotated[str | None, typer.Option(help="bands that go in, such as B02,B03,B04,B08  [default: all there are]")]
 Evidence = Annotated[
     str | None, typer.Option(help="simulated, degraded-aerial or sentinel-2  [default: by the source]")

@@ -18,6 +18,7 @@ CORNER = (500000.0, 1200000.0)
 EPSG = 32651
 SIDE = 160
 AREA, GAP = 40, 10
+EMPTY = (2, 4, 6)
 DATES = ("20210105T021051", "20210312T021051", "20210420T021051")
 
 
@@ -35,7 +36,7 @@ class Painted:
 
 
 def paint(folder: Path, *, seed: int = 0, noise: bool = False, shift: tuple[float, float] = (0.0, 0.0)) -> Painted:
-    """Nine areas of 40 px, two of them empty, in three scenes; with `noise` the scenes show nothing but noise.
+    """Nine areas of 40 px, three of them empty, in three scenes; with `noise` the scenes show nothing but noise.
 
     `shift` (metres east, north) moves the points of the file away from what the scenes show.
     """
@@ -49,7 +50,7 @@ def paint(folder: Path, *, seed: int = 0, noise: bool = False, shift: tuple[floa
         north = CORNER[1] - 10 * (GAP + (k // 3) * (AREA + GAP))
         square = shapely.box(west, north - 10 * AREA, west + 10 * AREA, north)
         squares.append(square.buffer(0.5, join_style="mitre"))
-        n = 0 if k in (2, 6) else 300 + 60 * k
+        n = 0 if k in EMPTY else 300 + 60 * k
         x.append(rng.uniform(west, west + 10 * AREA, n))
         y.append(rng.uniform(north - 10 * AREA, north, n))
     px, py = np.concatenate(x), np.concatenate(y)

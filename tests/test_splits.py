@@ -58,6 +58,8 @@ def test_whole_areas_are_one_unit(made: Reference) -> None:
     splits = {name: {tile.split for tile in tiles if tile.area.name == name} for name in made.names}
     assert all(len(found) == 1 for found in splits.values())
     assert {split for found in splits.values() for split in found} == set(SPLITS)
+    for split in SPLITS:  # of the three empty areas, each split has one
+        assert any(not tile.area.points.any() for tile in tiles if tile.split == split)
     land = [sum(tile.used.sum() for tile in tiles if tile.split == split) for split in SPLITS]
     assert land[0] > land[1] > 0 < land[2]
 

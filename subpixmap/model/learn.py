@@ -233,7 +233,7 @@ def evaluate_on(
         )
     own = bool(reference_sha256) and card.training.get("reference_sha256") == reference_sha256
     scheme = scheme or (_scheme_of(card) if own else Scheme())
-    if (split or baselines) and not own and split != "all":
+    if not own and (baselines or split not in (None, "all")):
         raise Refused(
             f"model {card.name!r} was not taught from this reference: it has no training or test land there "
             "(leave --split and --baselines out)"
@@ -254,6 +254,7 @@ def evaluate_on(
     wanted = split or ("test" if own else "all")
     if wanted not in (*SPLITS, "all"):
         raise InputError(f"--split {wanted!r} is unknown; choose {', '.join(SPLITS)} or all")
+    mask = MaskRule(**{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in card.mask.items()})
     chosen = [tile for tile in tiles if wanted in (tile.split, "all")]
     sky = find_sky(
         reference,
@@ -264,12 +265,12 @@ def evaluate_on(
         halo=model.halo,
         collection=collection,
     )
-    sample = _read(reference, chosen, sky, scheme, wanted, model.halo, progress)
+    sample = _read(reference, chosen, sky, scheme, wanted, model.halo, progress, mask)
     patches = sample.patches if land_cover is None else with_cover(sample.patches, _in_order(chosen), land_cover)
     fitted: dict[str, Any] = {}
     if baselines:
         training = [tile for tile in tiles if tile.split == "training"]
-        taught = _read(reference, training, sky, scheme, "training", model.halo, progress).patches
+        taught = _read(reference, training, sky, scheme, "training", model.halo, progress, mask).patches
         fitted = fit_baselines(baselines, taught, model)
     errors = evaluate(model, patches, baselines=fitted)
     return {"model": card.name, "sha256": model.sha256, "evidence": card.evidence, "split": wanted, **errors}
@@ -311,6 +312,7 @@ def _read(
     split: str,
     halo: int,
     progress: TextIO | None,
+    mask: MaskRule = _MASK,
 ) -> Sample:
     sample = read_sample(
         reference,
@@ -318,7 +320,7 @@ def _read(
         sky,
         halo=halo,
         max_scenes=scheme.max_scenes,
-        mask=_MASK,
+        mask=mask,
         when=lambda day: scheme.allows(split, day) or split == "all",
     )
     off = days_off(reference, sample.days)

@@ -19,10 +19,12 @@ from scipy import ndimage
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.grid import Window, transformer
 from subpixmap.reference.build import USED, Area, Reference
+from subpixmap.reference.supports import block_means
 
 SPLITS = ("training", "calibration", "test")
 _RANK = {"test": 0, "calibration": 1, "training": 2}
 _ORDER = ("training", "test", "calibration", "training", "training")
+_HECTARE = 10  # pixels
 _DRAWS = 200
 _LEAST_USED = 0.02  # of the pixels of a tile, for it to be cut out
 _SIZES = (100, 60, 40)
@@ -90,7 +92,7 @@ def split_tiles(
     problems = []
     for unit in ("area", "tile") if by == "auto" and not named else ("area",) if named else (by,):
         for side in [size] if size else _SIZES:
-            tiles = _tiles(reference, side, unit)
+            tiles = _require_some(_tiles(reference, side, unit), reference)
             splits = named or _draw(tiles, seed)
             tiles = [Tile(t.area, t.window, t.unit, splits.get(t.unit, "training"), t.used) for t in tiles]
             tiles = _apart(tiles, halo)
@@ -107,10 +109,8 @@ def split_tiles(
 
 def all_tiles(reference: Reference, *, size: int | None = None) -> list[Tile]:
     """Every tile of a reference, of no split: for a model that was taught elsewhere; each area is a unit."""
-    tiles = [Tile(t.area, t.window, t.unit, "test", t.used) for t in _tiles(reference, size or _SIZES[0], "area")]
-    if not tiles:
-        raise InputError(f"no labelled pixel is left inside the border strip of {reference.border} px")
-    return tiles
+    tiles = _require_some(_tiles(reference, size or _SIZES[0], "area"), reference)
+    return [Tile(t.area, t.window, t.unit, "test", t.used) for t in tiles]
 
 
 def require_apart(tiles: Sequence[Tile], halo: int) -> None:
@@ -164,14 +164,23 @@ def _tiles(reference: Reference, size: int, unit: str) -> list[Tile]:
     return tiles
 
 
+def _require_some(tiles: list[Tile], reference: Reference) -> list[Tile]:
+    if not tiles:
+        raise InputError(
+            f"no labelled pixel is left inside the border strip of {reference.border} px: label larger areas, or make "
+            "the reference with a smaller --border"
+        )
+    return tiles
+
+
 def _draw(tiles: Sequence[Tile], seed: int) -> dict[str, str]:
     """Unit -> split: of many draws of three to one to one, that which shares out every object and empty land best."""
     units = list(dict.fromkeys(tile.unit for tile in tiles))
     at = {unit: i for i, unit in enumerate(units)}
-    holds = np.zeros((len(units), len(tiles[0].count) + 2 if tiles else 2))
+    holds = np.zeros((len(units), len(tiles[0].count) + 2))
     for tile in tiles:
         inside = (tile.count * tile.used).sum(axis=(1, 2))
-        empty = (tile.used & (tile.count.sum(axis=0) == 0)).sum()
+        empty = (block_means(np.where(tile.used, tile.count.sum(axis=0), np.nan), _HECTARE)[0] == 0).sum()
         holds[at[tile.unit]] += [*inside, empty, tile.used.sum()]
     holds /= np.maximum(holds.sum(axis=0), 1e-9)
     rng = np.random.default_rng(seed)
