@@ -62,13 +62,12 @@ def _take_items(
 
     refused: dict[str, str] = {}
     locked = lock_items(found, periods, bands, offset_rule=request.offset_rule, refused=refused)
-    if locked and request.allow_partial:
-        if request.offset_rule == "auto":
-            locked = check_darkness(locked, refused=refused)
-    elif refused:
+    if refused and not request.allow_partial:
         raise several_problems(list(refused.values()), advice="--allow-partial goes on without them" if locked else "")
-    elif request.offset_rule == "auto":
-        locked = check_darkness(locked)
+    if request.offset_rule == "auto":
+        locked = check_darkness(locked, refused=refused if request.allow_partial else None)
+    if refused and not locked:
+        raise several_problems(list(refused.values()))
     return locked, refused
 
 
