@@ -194,6 +194,26 @@ def test_rate_warms_up_and_anneals() -> None:
     assert max(factors) == factors[10] == 1
     assert factors[-1] < 0.02
     assert np.all(np.diff(factors[10:]) < 0)
+    again = [rate_factor(step, dataclasses.replace(config, steps=160, restart=100)) for step in range(160)]
+    assert again[:100] == factors
+    assert max(again[100:]) == again[100] == 0.5
+    assert again[-1] < 0.02
+
+
+def test_errors_that_a_sample_shares_cost_more_than_those_that_cancel() -> None:
+    config = TrainConfig(block=4)
+    weight, count = torch.ones(2, 1, 16, 16), torch.ones(2, 1, 16, 16)
+    checks = torch.ones(16, 16)
+    checks[::2, ::2] = checks[1::2, 1::2] = -1  # sums to nothing in every block
+    halves = torch.ones(16, 16)
+    halves[:8] = -1  # only in the sample
+    parts = {}
+    for name, error in (("shared", torch.ones(16, 16)), ("halves", halves), ("checks", checks)):
+        output = torch.zeros(2, 2, 1, 16, 16)
+        output[:, 0] = count + 0.5 * error
+        losses = loss_terms(output, Batch(torch.zeros(1), count, weight), torch.ones(1), config)
+        parts[name] = tuple(round(float(losses[key]), 6) for key in ("mse", "block", "sample"))
+    assert parts == {"shared": (0.25, 0.25, 0.25), "halves": (0.25, 0.25, 0), "checks": (0.25, 0, 0)}
 
 
 def test_input_statistics_are_of_valid_pixels() -> None:

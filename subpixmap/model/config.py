@@ -11,7 +11,7 @@ from subpixmap.errors import InputError
 class TrainConfig:
     """Everything that decides the weights besides the patches."""
 
-    steps: int = 7500
+    steps: int = 10500
     batch: int = 8
     """Samples a step; a sample is one acquisition of one place."""
     crop: int = 40
@@ -23,6 +23,9 @@ class TrainConfig:
     weight_decay: float = 1e-4
     warmup: int = 100
     """Steps."""
+    restart: int = 7500
+    """Step at which the cosine of the learning rate starts anew, at half its peak (Loshchilov and Hutter 2017, arXiv
+    1608.03983). A training of fewer steps has one cosine."""
     mse_weight: float = 0.5
     """Of the squared error; the rest is the weight of the cross-entropy."""
     block_weight: float = 1.0
