@@ -197,6 +197,61 @@ def test_over_http_every_byte_is_asked_for_once(country, tmp_path):
     np.testing.assert_array_equal(there, here)
 
 
+def test_a_task_decodes_each_block_once(tmp_path, monkeypatch):
+    """Blocks of the files that a task's reads touch, and bytes that they ask a server for: each once an acquisition."""
+    import mapping_data
+    import stac_server
+
+    from subpixmap.mapping.block import map_block
+    from subpixmap.mapping.plan import write_plan
+    from subpixmap.mapping.run import pending_tasks
+    from subpixmap.mapping.store import create_map
+    from subpixmap.scenes import reader
+
+    tiles = (("51PTT", (300000.0, 1200000.0)), ("51PUT", (303000.0, 1200000.0)))
+    raw = [
+        scenes_data.make_item(
+            tmp_path / "files", tile=tile, corner=corner, start=f"2021{month:02d}05T021051", seed=month,
+            bands=mapping_data.BANDS, size_px=700,
+        )
+        for month in (1, 2) for tile, corner in tiles
+    ]  # fmt: skip
+    decoded = []
+
+    def spy(asset, window, epsg, read=reader.read_window):
+        rows = range(window.row_off // 128, -(-(window.row_off + window.height) // 128))
+        cols = range(window.col_off // 128, -(-(window.col_off + window.width) // 128))
+        decoded.extend((asset.href, row, col) for row in rows for col in cols)
+        return read(asset, window, epsg)
+
+    monkeypatch.setattr(reader, "read_window", spy)
+    with stac_server.serve() as server:
+        server.files = tmp_path / "files"
+        path = scenes_data.write_collection(tmp_path / "items.json", raw)
+        path.write_text(path.read_text().replace(str(server.files), server.url))
+        items = lock_items(find_items(str(path), EVERYWHERE, PERIODS), PERIODS, list(mapping_data.BANDS))
+        (lattice,) = lattices(items).values()
+        first = lattice.window((300000.0, 1199999.0, 300001.0, 1200000.0))
+        region = mapping_data.region_of(Window(first.row + 40, first.col + 40, 600, 800), lattice)
+        country = mapping_data.Tiny(region, tuple(PERIODS), items, mapping_data.tiny_model())
+        plan = write_plan(tmp_path / "out", country.plan(block=512))
+        create_map(tmp_path / "out", plan)
+        tasks = pending_tasks(tmp_path / "out", plan, items)
+        assert len(tasks) > 1
+        for task in tasks:
+            decoded.clear()
+            server.ranges.clear()
+            map_block(task, country.model)
+            assert len(decoded) <= 1.05 * len(set(decoded))
+            asked = [(name, max(a, 32768), b) for name, a, b in server.ranges if b > 32768]
+            unique = sum(
+                len(set().union(*(range(a, b) for name, a, b in asked if name == one)))
+                for one in {name for name, _, _ in asked}
+            )
+            assert sum(b - a for _, a, b in asked) <= 1.05 * unique
+        assert {href for href, _, _ in decoded} <= {a.href for item in items for a in item.assets.values()}
+
+
 @pytest.mark.realdata
 def test_real_tiles_sampled_at_pixel_centres(real_data):
     """At 120 m the two tiles' pixels lie 60 m apart: each lattice pixel is the file's pixel that holds its centre."""
