@@ -285,7 +285,7 @@ def verify(
 def simulate(
     folder: Annotated[Path, typer.Argument(help="folder to make")],
     seed: Annotated[int, typer.Option(help="another seed is another country; the same seed gives the same bytes")] = 7,
-    size_km: Annotated[float, typer.Option(help="side of the country, km (2 to 50)")] = 6.0,
+    size_km: Annotated[float, typer.Option(help="side of the country, km (1 to 50)")] = 6.0,
     years: Years = "2018-2023",
     objects: Annotated[list[str] | None, typer.Option("--objects", help="objects that exist  [default: all]")] = None,
     acquisitions: Annotated[int, typer.Option(help="overpasses a year")] = 4,

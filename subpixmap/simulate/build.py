@@ -204,10 +204,7 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 def _check_room(out: Path, size_km: float, parts: list[Extent], dates: int) -> None:
     """Refuse a country that would not fit the disk or the memory."""
-    pixels = sum(extent.nbytes(dates) for extent in parts)
-    waiting = max(extent.nbytes(dates) for extent in parts)
-    area = sum(extent.width * extent.height for extent in parts) / 1e4
-    disk = 1.2 * pixels + (waiting if waiting > IN_MEMORY else 0) + area * _TREES_PER_KM2 * _BYTES_PER_TREE
+    disk, memory = room_for(parts, dates)
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if disk > free:
@@ -215,13 +212,22 @@ def _check_room(out: Path, size_km: float, parts: list[Extent], dates: int) -> N
             f"a country of {size_km} km with {dates} acquisitions needs {disk / 1e9:.1f} GB of disk, "
             f"{there} has {free / 1e9:.1f} GB; take a smaller size or fewer acquisitions"
         )
-    memory = 300e6 * (1 + threads()) + min(waiting, IN_MEMORY) + area * _STALLS_PER_KM2 * _BYTES_PER_STALL
     available = psutil.virtual_memory().available
     if memory > available:
         raise InputError(
             f"a country of {size_km} km needs {memory / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; "
             "take a smaller size or fewer acquisitions"
         )
+
+
+def room_for(parts: list[Extent], dates: int) -> tuple[float, float]:
+    """Bytes of (disk, memory) that a country needs while it is made, a little more than was measured."""
+    pixels = [extent.nbytes(dates) for extent in parts]
+    km2 = sum(extent.width * extent.height for extent in parts) / 1e4
+    waiting = max(pixels) if max(pixels) > IN_MEMORY else 0  # the files of one zone at a time
+    disk = 1.2 * sum(pixels) + waiting + km2 * _TREES_PER_KM2 * _BYTES_PER_TREE
+    memory = 300e6 * (1 + threads()) + min(max(pixels), IN_MEMORY) + km2 * _STALLS_PER_KM2 * _BYTES_PER_STALL
+    return disk, memory
 
 
 def _image(

@@ -1,15 +1,18 @@
 """Simulated beside real Sentinel-2: band means, spreads, correlations and texture, and where they differ.
 
 In: the folder of real 10 m chips (two dates of wooded farmland in Austria, four bands; a year of monthly composites in
-Belgium, nine bands) and a seed. Out: a table, and composites to look at. The real places are temperate, the simulated
-ones tropical plantations, so means may differ; what the simulator lacks shows in spread and texture: it has no relief
-and so no shaded slopes, no roads, hedges and streams between the parcels, and no parcels under two hectares.
+Belgium, nine bands), or the statistics of them that are kept here, and a seed. Out: a table, and composites to look at.
+The real places are temperate, the simulated ones tropical plantations, so means may differ; what the simulator lacks
+shows in spread and texture: it has no relief and so no shaded slopes, no roads, hedges and streams between the parcels,
+and no parcels under two hectares.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,11 @@ _AUSTRIA = "ftw_austria/inference-img.tif"
 _BELGIUM = "worldcereal_belgium/worldcereal_preprocessed_inputs.nc"
 _BELGIAN_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B11", "B12")
 _NODATA = 65535
+_SOURCE = (
+    "Statistics of single chips of Sentinel-2 Level-2A at 10 m: two dates of wooded farmland in Austria (sample image "
+    "of Fields of The World, MIT) and ten monthly composites of farmland in Belgium, 2020-11 to 2021-10 (WorldCereal "
+    "test data, MIT); contains modified Copernicus Sentinel data. Made by subpixmap.simulate.realism.record."
+)
 
 
 @dataclass(frozen=True)
@@ -79,24 +87,37 @@ def simulated_chips(*, seed: int = 1, number: int = 12, size_px: int = 100, worl
     return chips
 
 
-def describe(chips: list[Chip]) -> pd.DataFrame:
-    """Statistics per band, averaged over the chips that have it.
+def measure(chips: list[Chip]) -> pd.DataFrame:
+    """Statistics per chip and band.
 
     Returns
     -------
     pandas.DataFrame
-        Index band; `mean` and `spread` (standard deviation within a chip) in reflectance; `with_B04` and `with_B08`
-        (correlation within a chip); `texture_10m`, `texture_30m` (root mean square difference of pixels that far apart,
-        divided by that of unrelated pixels: 0 = smooth, 1 = white noise).
+        Index (chip, band); `mean` and `spread` (standard deviation within the chip) in reflectance; `with_B04` and
+        `with_B08` (correlation within the chip); `texture_10m`, `texture_30m` (root mean square difference of pixels
+        that far apart, divided by that of unrelated pixels: 0 = smooth, 1 = white noise).
     """
-    rows = []
-    for band in BANDS:
-        images = [chip for chip in chips if band in chip.bands]
-        if not images:
-            continue
-        found = [_statistics(chip, band) for chip in images]
-        rows.append({"band": band, "chips": len(found)} | {k: float(np.mean([f[k] for f in found])) for k in found[0]})
-    return pd.DataFrame(rows).set_index("band")
+    rows = [
+        {"chip": chip.name, "band": band} | _statistics(chip, band)
+        for chip in chips
+        for band in BANDS
+        if band in chip.bands
+    ]
+    return pd.DataFrame(rows).set_index(["chip", "band"])
+
+
+def record(folder: str | Path, path: str | Path) -> None:
+    """Write the statistics of the real chips of `folder` as JSON: numbers, no pixels."""
+    table = measure(real_chips(folder)).round(5).reset_index()
+    rows = ",\n".join("  " + json.dumps(row) for row in table.to_numpy().tolist())
+    head = f'"source": {json.dumps(_SOURCE)},\n "columns": {json.dumps(list(table.columns))}'
+    Path(path).write_text(f'{{{head},\n "rows": [\n{rows}\n ]}}\n', encoding="utf-8")
+
+
+def recorded() -> pd.DataFrame:
+    """Statistics of the real chips as they are kept in the package; as `measure` gives them."""
+    kept = json.loads((resources.files("subpixmap.simulate") / "real_statistics.json").read_text(encoding="utf-8"))
+    return pd.DataFrame(kept["rows"], columns=kept["columns"]).set_index(["chip", "band"])
 
 
 def _statistics(chip: Chip, band: str) -> dict[str, float]:
@@ -116,23 +137,28 @@ def _statistics(chip: Chip, band: str) -> dict[str, float]:
     }  # fmt: skip
 
 
-def compare(folder: str | Path, *, seed: int = 1, number: int = 12, world: str = "base") -> pd.DataFrame:
+def compare(real: pd.DataFrame, simulated: pd.DataFrame) -> pd.DataFrame:
     """Real and simulated statistics side by side.
+
+    Parameters
+    ----------
+    real, simulated
+        What `measure` or `recorded` give.
 
     Returns
     -------
     pandas.DataFrame
-        Index (band, statistic); columns `real`, `simulated`, `difference`, `lowest` and `highest` of the single real
-        chips, and `differs`: in words, where simulated and real are more than a quarter apart (correlations: 0.15), and
-        whether that is still within the real chips' own range.
+        Index (band, statistic); columns `real`, `simulated` (means over the chips), `difference`, `lowest` and
+        `highest` of the single real chips, and `differs`: in words, where simulated and real are more than a quarter
+        apart (correlations: 0.15), and whether that is still within the real chips' own range.
     """
-    real = real_chips(folder)
-    one, other = describe(real), describe(simulated_chips(seed=seed, number=number, world=world))
+    means = simulated.groupby("band").mean()
     rows = []
-    for band in one.index:
-        single = pd.DataFrame([_statistics(chip, band) for chip in real if band in chip.bands])
+    of_band = real.index.get_level_values("band")
+    for band in [b for b in BANDS if b in of_band]:
+        single = real[of_band == band]
         for name in single.columns:
-            a, b = float(one.loc[band, name]), float(other.loc[band, name])
+            a, b = float(single[name].mean()), float(means.loc[band, name])
             low, high = float(single[name].min()), float(single[name].max())
             rows.append((band, name, a, b, b - a, low, high, _in_words(name, a, b, low, high)))
     columns = ["band", "statistic", "real", "simulated", "difference", "lowest", "highest", "differs"]
