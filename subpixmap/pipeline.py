@@ -98,6 +98,7 @@ def run(request: Request) -> Job:
         trend(job.out, quiet=True)
         report(job.out, quiet=True)
     console.show_results(job.out, quiet=request.quiet)
+    console.show_remarks(_remarks(job.out), quiet=request.quiet)
     return job
 
 
@@ -365,6 +366,20 @@ def _load_models(request: Request) -> list[Model]:
             known = ", ".join(dict.fromkeys(n for model in models for n in model.card.objects))
             raise InputError(f"--object {name!r} is unknown to model {models[0].card.name!r}; it counts {known}")
     return models
+
+
+def _remarks(out: Path) -> list[str]:
+    """What a reader should know of the units and trends of a finished run."""
+    from subpixmap.counts.export import read_accounts, read_table
+    from subpixmap.counts.source import read_counts
+    from subpixmap.counts.told import trend_remarks
+    from subpixmap.counts.trend import TREND_COLUMNS
+
+    table = read_table(out / "trend.parquet", TREND_COLUMNS)
+    return [
+        *read_accounts(out / "accounts.json").get("remarks", ()),
+        *trend_remarks(table, *read_counts(out), level=0.95),
+    ]
 
 
 @contextlib.contextmanager

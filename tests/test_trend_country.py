@@ -11,9 +11,10 @@ import shapely
 from test_zonal import ZONE51, facts, frame, map_block
 
 from subpixmap.counts.count import count_blocks
+from subpixmap.counts.polygons import cells_of
 from subpixmap.counts.slopes import theil_sen
 from subpixmap.counts.trend import trend
-from subpixmap.grid import Block, Lattice, blocks_touching
+from subpixmap.grid import Block, Lattice
 from subpixmap.mapping.ledger import cell_sums
 from subpixmap.periods import Period
 
@@ -73,7 +74,8 @@ def country():
     for unit_id, shape in zip(ids, shapes, strict=True):
         inside = shapely.contains_xy(shape, x, y)
         rows += [(unit_id, str(year), int((now & inside).sum())) for year, now in zip(YEARS, standing, strict=True)]
-    for block in blocks_touching(shapely.union_all(shapes), lattice, 256):
+    for row, col in cells_of(shapes, lattice, 256):
+        block = Block(lattice, row, col, 256)
         truths = [count_map(x[now], y[now], lattice, block.window, k=4) for now in standing]
         clouds = [np.full((256, 256), share) for share in (0.2, 0.55, 0.3, 0.6, 0.4, 0.5)]
         blocks.append(mapped(rng, block, truths, clouds))
@@ -156,5 +158,5 @@ def test_intervals_of_a_table_hold_the_true_slopes_in_90_to_99_percent():
     assert (table["slope_level"] == 0.95).all()
     sure = table["significant"].to_numpy(bool)
     wrong = np.sign(table["slope_per_year"].to_numpy(float)) != np.sign(true)
-    assert sure.sum() > 100
+    assert sure.sum() > 40
     assert wrong[sure].mean() <= 0.05  # what is called significant has the right sign

@@ -23,6 +23,7 @@ from subpixmap.grid import Block, Window
 from subpixmap.mapping.ledger import Record, record_path
 from subpixmap.mapping.plan import Plan, items_by_period, read_plan
 from subpixmap.mapping.store import read_periods
+from subpixmap.region import require_overlap
 from subpixmap.scenes.lock import items_sha256, read_lock
 
 if TYPE_CHECKING:
@@ -135,6 +136,10 @@ def count_run(
     if units is None:
         units = read_run_units(folder)
     else:
+        if units.crs is not None and len(units):
+            require_overlap(
+                units.to_crs(4326), boundary_source or "the table", plan.geometry, f"region {plan.region_name}"
+            )
         facts = replace(facts, boundary_source=boundary_source, boundary_version=boundary_version)
     blocks = read_blocks(folder, plan)
     if maps is not None:

@@ -35,7 +35,7 @@ def require_overlap(units: gpd.GeoDataFrame, source: str, geometry: BaseGeometry
         No unit overlaps, or all of them do once x and y are exchanged and not all do as they are: coordinates written
         as (latitude, longitude) need not leave the range of degrees.
     """
-    shapes = units.geometry.to_numpy()
+    shapes = np.array([shape if shape is not None else shapely.Polygon() for shape in units.geometry], dtype=object)
     near = _overlapping(shapes, geometry)
     if near.all():
         return near
