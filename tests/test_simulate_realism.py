@@ -1,21 +1,19 @@
 """Simulated beside real Sentinel-2."""
 
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from subpixmap.errors import InputError
-from subpixmap.simulate.realism import Chip, compare, composite, describe, real_chips, simulated_chips
+from subpixmap.simulate.realism import Chip, compare, composite, measure, real_chips, record, recorded, simulated_chips
 from subpixmap.simulate.spectra import BANDS
 
 
-@pytest.mark.realdata
-def test_simulated_scenes_are_of_the_kind_of_real_ones(real_data: Path) -> None:
-    folder = real_data / "sentinel2_10m"
-    chips = real_chips(folder)
-    assert len([chip for chip in chips if chip.name.startswith("Belgium")]) == 10  # two of twelve months are empty
-    table = compare(folder, number=6)
+def test_simulated_scenes_are_of_the_kind_of_real_ones() -> None:
+    table = compare(recorded(), measure(simulated_chips(number=6)))
     assert set(table.index.get_level_values("band")) == set(BANDS) - {"B8A"}
     real, simulated = table["real"].unstack(), table["simulated"].unstack()
     # Dark in the visible, bright in the near infrared, bands related as in nature.
@@ -29,12 +27,25 @@ def test_simulated_scenes_are_of_the_kind_of_real_ones(real_data: Path) -> None:
 
 
 @pytest.mark.realdata
-def test_noise_would_be_found_out(real_data: Path) -> None:
+def test_recorded_statistics_are_those_of_the_real_chips(real_data: Path, tmp_path: Path) -> None:
+    chips = real_chips(real_data / "sentinel2_10m")
+    assert len([chip for chip in chips if chip.name.startswith("Belgium")]) == 10  # two of twelve months are empty
+    pd.testing.assert_frame_equal(recorded(), measure(chips), atol=1e-5)
+    record(real_data / "sentinel2_10m", tmp_path / "again.json")
+    kept = resources.files("subpixmap.simulate") / "real_statistics.json"
+    assert (tmp_path / "again.json").read_text() == kept.read_text()
+
+
+def test_noise_and_another_level_would_be_found_out() -> None:
     rng = np.random.default_rng(0)
     white = Chip("noise", {band: rng.normal(0.2, 0.05, (100, 100)).astype(np.float32) for band in BANDS})
-    table = describe([white])
+    table = measure([white])
     assert (table["texture_10m"] > 0.95).all()
-    assert table["texture_10m"].min() > describe(real_chips(real_data / "sentinel2_10m"))["texture_10m"].max()
+    assert table["texture_10m"].min() > recorded()["texture_10m"].max()
+    differs = compare(recorded(), table)["differs"]
+    assert "outside the real chips" in differs["B08", "texture_10m"]
+    assert differs["B02", "mean"].startswith("+2")
+    assert (compare(recorded(), recorded())["differs"] == "").all()
 
 
 def test_a_folder_without_chips_is_refused(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
+from subpixmap.scenes.radiometry import MaskRule, scl_valid, to_reflectance
 from subpixmap.simulate.ground import FINE, MARGIN, Frame, Ground, crown_radius, draw_discs, grow_canopy
 from subpixmap.simulate.landcover import Landscape
 from subpixmap.simulate.noise import fractal
-from subpixmap.simulate.placement import KIND, Trees
+from subpixmap.simulate.patches import patches, valid_of
+from subpixmap.simulate.placement import KIND, Trees, place_trees
 from subpixmap.simulate.render import Place, make_place, render
 from subpixmap.simulate.schedule import schedule
 from subpixmap.simulate.sensor import Acquisition, reflectance, sample, season_palette
@@ -185,3 +187,50 @@ def test_worlds_differ_and_spectra_are_possible() -> None:
     assert shifted.palette.psf_scale != base.palette.psf_scale
     with pytest.raises(ValueError, match="reflectance of sand"):
         Palette({"sand": np.full(10, 1.5, np.float32)})
+
+
+def test_only_reflectance_tells_where_objects_are() -> None:
+    place = one_place(64)
+    without = replace(place, trees=place.trees[np.zeros(len(place.trees), bool)], lots=place.lots[place.lots.x > 1e9])
+    date = replace(overhead(), cloud_share=0.35, haze=0.02, edge=350.0, sun_zenith=35.0, sun_azimuth=130.0)
+    (a,), (b,) = (list(render(p, [date])) for p in (place, without))
+    for band in BANDS:
+        np.testing.assert_array_equal(np.isnan(a.bands[band]), np.isnan(b.bands[band]))
+        assert 0.02 < np.isnan(a.bands[band]).mean() < 0.9
+    assert np.nanmean(np.abs(a.bands["B08"] - b.bands["B08"])) > 0.002  # there were objects to be seen
+    for code in (0, 3, 7, 9, 10):  # no data, shadow, specks, clouds: the sky's, whatever stands below
+        np.testing.assert_array_equal(a.scl == code, b.scl == code)
+    assert {0, 9} <= set(np.unique(a.scl))
+
+
+def test_patches_are_the_same_whoever_makes_them() -> None:
+    first, second = patches(3, n_places=2, size_px=32, acquisitions=2)
+    (alone,) = patches(3, n_places=1, size_px=32, acquisitions=2, start=1)
+    np.testing.assert_array_equal(second.reflectance, alone.reflectance)
+    np.testing.assert_array_equal(second.scl, alone.scl)
+    assert first.seed != second.seed == alone.seed >= 2**32
+    for name in OBJECTS:
+        for one, other in zip(second.points[name], alone.points[name], strict=True):
+            np.testing.assert_array_equal(one, other)
+    (other_seed,) = patches(4, n_places=1, size_px=32, acquisitions=2)
+    assert other_seed.seed not in (first.seed, second.seed)
+
+
+def test_patches_read_as_a_run_reads() -> None:
+    (patch,) = patches(8, n_places=1, size_px=48, acquisitions=4)
+    assert (
+        patch.reflectance[:, BANDS.index("B11"), ::2, ::2] == patch.reflectance[:, BANDS.index("B11"), 1::2, 1::2]
+    ).all()
+    dn = np.nan_to_num(np.round(patch.reflectance * 10000)).astype(np.uint16)
+    np.testing.assert_array_equal(patch.reflectance, to_reflectance(dn, 0))
+    rng = np.random.default_rng(2)
+    for scl in (*patch.scl, np.kron(rng.choice([4, 5, 3, 8, 10, 0], (30, 30), p=[0.6, 0.34, 0.02, 0.02, 0.01, 0.01]),
+                                    np.ones((2, 2))).astype(np.uint8)):  # fmt: skip
+        np.testing.assert_array_equal(valid_of(scl), scl_valid(scl, 10.0, MaskRule()))
+
+
+def test_stems_have_no_phase_against_the_pixels() -> None:
+    trees = place_trees(Landscape(12, get_world("base"), OBJECTS), (0.0, 0.0, 1500.0, 1500.0))
+    for values in (trees.x, trees.y):
+        share = np.histogram(values % 20, 10)[0] / len(trees)
+        np.testing.assert_allclose(share, 0.1, atol=0.01)
