@@ -5,10 +5,12 @@ Nothing heavy is imported here: `subpixmap --help` answers in a fraction of a se
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -357,24 +359,39 @@ def _request(arguments: dict[str, Any]) -> Request:
     return Request(**known)
 
 
+class Interrupted(BaseException):
+    """The user or the system asked for the end; no KeyboardInterrupt, which click would turn into exit code 1."""
+
+
 def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+    raise Interrupted(signal.Signals(number).name)
+
+
+@contextlib.contextmanager
+def _signals_end_the_run() -> Iterator[None]:
+    """Ctrl-C, and SIGTERM, by which clusters end a job whose time is up."""
+    here = threading.current_thread() is threading.main_thread()
+    before = {one: signal.signal(one, _interrupt) for one in (signal.SIGINT, signal.SIGTERM)} if here else {}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def main() -> None:
     """Entry point of the `subpixmap` command."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)  # as schedulers of clusters end a job whose time is up
     verbose = "--verbose" in sys.argv or "-v" in sys.argv
     try:
-        app()
+        with _signals_end_the_run():
+            app()
     except SubpixmapError as error:
         if verbose:
             traceback.print_exc()
         print(f"subpixmap: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("subpixmap: interrupted; the same command resumes", file=sys.stderr)
+    except Interrupted as end:
+        print(f"subpixmap: interrupted by {end}; the same command resumes", file=sys.stderr)
         sys.exit(3)
 
 
