@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pystac
 import pytest
 import rasterio
 import shapely
@@ -15,11 +19,20 @@ from scipy.ndimage import map_coordinates
 
 from subpixmap.errors import InputError
 from subpixmap.grid import utm_epsg
-from subpixmap.scenes.radiometry import decide_offset, to_reflectance
-from subpixmap.simulate import OBJECTS, VISIBLE_AGE, simulate_country, summarise
+from subpixmap.periods import make_periods
+from subpixmap.scenes.cube import read_reflectance
+from subpixmap.scenes.lock import Item, lattices, lock_items
+from subpixmap.scenes.source import find_items
+from subpixmap.simulate import OBJECTS, VISIBLE_AGE, simulate_country, summarise, truth
 from subpixmap.simulate import build as build_module
-from subpixmap.simulate.build import _check_room
+from subpixmap.simulate.build import _check_room, room_for
 from subpixmap.simulate.canvas import Extent
+from subpixmap.simulate.country import make_country
+from subpixmap.simulate.landcover import Landscape
+from subpixmap.simulate.placement import Trees, join_trees, place_trees
+from subpixmap.simulate.planting import plant
+from subpixmap.simulate.schedule import schedule
+from subpixmap.simulate.worlds import get_world
 
 YEARS = (2020, 2022)
 
@@ -81,9 +94,8 @@ def test_truth_equals_points_in_every_unit_and_year(country: Path) -> None:
     units = gpd.read_parquet(country / "admin.parquet")
     points = gpd.read_parquet(country / "points.parquet")
     assert points.crs == units.crs
-    truth = pd.read_csv(country / "truth.csv", dtype={"period": str}).set_index(["unit_id", "object", "period"])[
-        "count"
-    ]
+    table = pd.read_csv(country / "truth.csv", dtype={"period": str}).set_index(["unit_id", "object", "period"])
+    counted = table["count"]
     joined = points.sjoin(units[["unit_id", "geometry"]], predicate="within")
     expected = 0
     for year in range(YEARS[0], YEARS[1] + 1):
@@ -92,10 +104,10 @@ def test_truth_equals_points_in_every_unit_and_year(country: Path) -> None:
         counts = joined[stands].groupby(["unit_id", "object"]).size()
         for unit in units["unit_id"]:
             for name in OBJECTS[:3]:
-                assert truth[unit, name, str(year)] == counts.get((unit, name), 0)
+                assert counted[unit, name, str(year)] == counts.get((unit, name), 0)
                 expected += 1
-    assert expected == len(truth)
-    assert truth.groupby("period").sum().nunique() > 1  # the years differ
+    assert expected == len(counted)
+    assert counted.groupby("period").sum().nunique() > 1  # the years differ
 
 
 def test_cars_are_counted_in_every_acquisition(country: Path) -> None:
@@ -111,8 +123,8 @@ def test_cars_are_counted_in_every_acquisition(country: Path) -> None:
 
 def test_summary_is_the_sum_over_the_country(country: Path) -> None:
     table = summarise(country)
-    truth = pd.read_csv(country / "truth.csv", dtype={"period": str})
-    leaves = truth[truth["unit_id"].str.count(r"\.") == 2]
+    years = pd.read_csv(country / "truth.csv", dtype={"period": str})
+    leaves = years[years["unit_id"].str.count(r"\.") == 2]
     for name in OBJECTS[:3]:
         total = leaves[(leaves["object"] == name) & (leaves["period"] == "2021")]["count"].sum()
         assert table.loc[name, "2021"] == total
@@ -172,35 +184,54 @@ def test_imagery_reaches_beyond_the_country(country: Path) -> None:
     assert outside.sum() > 50
 
 
-def test_offset_variants_give_the_same_reflectance(country: Path) -> None:
-    versions = [item for item in items_of(country) if item["properties"]["s2:datatake_id"].endswith("N05.00")]
-    assert versions
-    originals = {item["id"]: item for item in items_of(country)}
-    for new in versions:
-        old = originals[new["id"].replace("_1_L2A", "_0_L2A")]
-        assert (decide_offset(old).dn, decide_offset(new).dn) == (0, -1000)
-        for name in ("blue", "swir22"):
-            a = to_reflectance(read(old, name), 0)
-            b = to_reflectance(read(new, name), -1000)
-            np.testing.assert_allclose(a, b, atol=1e-7)
-            assert np.nanmedian(np.abs(to_reflectance(read(new, name), 0) - a)) == pytest.approx(0.1, abs=1e-6)
-    kept = [item for item in items_of(country) if item["properties"]["datetime"] > "2022-01-25"]
-    assert {decide_offset(item).dn for item in kept} == {0, -1000}
+def through_scenes(found: list[dict], bands: tuple[str, ...] = ("B02", "B12")) -> tuple[list[Item], np.ndarray]:
+    """What a run reads of these items of one acquisition: locked, then reflectance of all their ground."""
+    items = lock_items(found, make_periods("2020-2022"), bands)
+    (lattice,) = lattices(items).values()
+    corners = [(a.transform[2], a.transform[5], a.shape) for a in (item.assets["B02"] for item in items)]
+    west, north = min(c[0] for c in corners), max(c[1] for c in corners)
+    east, south = max(c[0] + 10 * c[2][1] for c in corners), min(c[1] - 10 * c[2][0] for c in corners)
+    return items, read_reflectance(items, lattice, lattice.window((west, south, east, north)), bands)
 
 
-def test_planetary_computer_delivers_the_same_ground(country: Path, tmp_path: Path) -> None:
+def found_in(folder: Path) -> list[dict]:
+    region = shapely.geometry.shape(json.loads((folder / "region.geojson").read_text())["features"][0]["geometry"])
+    return find_items(str(folder / "catalog.json"), region, make_periods("2020-2022"))
+
+
+def test_reprocessed_scenes_give_the_reflectance_of_the_originals(country: Path) -> None:
+    found = found_in(country)
+    new = [item for item in found if item["properties"]["s2:datatake_id"].endswith("N05.00")]
+    old = [item for item in found if item["id"] in {i["id"].replace("_1_L2A", "_0_L2A") for i in new}]
+    assert len(new) == len(old) == 2
+    (first, a), (second, b) = through_scenes(old), through_scenes(new)
+    assert {i.offset_dn for i in first} == {0}
+    assert {i.offset_dn for i in second} == {-1000}
+    assert np.isfinite(a).mean() > 0.5
+    np.testing.assert_allclose(a, b, atol=1e-7)
+    both = lock_items(found, make_periods("2020-2022"), ("B02", "B12"))  # the newest baseline is kept
+    assert {i.id for i in second} < {i.id for i in both}
+    assert not {i.id for i in first} & {i.id for i in both}
+    # Numbers as stored differ by the whole offset: the check can fail.
+    stored = [rasterio.open(i.assets["B02"].href).read(1).astype(int) for i in (first[0], second[0])]
+    assert np.median(stored[1] - stored[0]) == 1000
+
+
+def test_offsets_taken_away_or_kept_give_the_same_reflectance(country: Path, tmp_path: Path) -> None:
     other = simulate_country(
         tmp_path / "pc", seed=3, size_km=2, years=(2022, 2022), acquisitions=2, dialect="planetary-computer"
     )
-    one = {item["properties"]["datetime"] + item["properties"]["grid:code"][5:]: item for item in items_of(country)}
-    for item in items_of(other):
-        properties = item["properties"]
-        assert "raster:bands" not in item["assets"]["B04"]
-        assert decide_offset(item).dn == -1000
-        same = one[properties["datetime"] + properties["s2:mgrs_tile"]]
-        a = to_reflectance(read(item, "B04"), decide_offset(item).dn)
-        b = to_reflectance(read(same, "red"), decide_offset(same).dn)
+    offsets = set()
+    for take in sorted({item["properties"]["s2:datatake_id"] for item in items_of(other)}):
+        one, two = (
+            [i for i in found_in(folder) if i["properties"]["s2:datatake_id"] == take] for folder in (country, other)
+        )
+        assert not any("raster:bands" in item["assets"]["B04"] for item in two)
+        (first, a), (second, b) = through_scenes(one), through_scenes(two)
+        assert {i.offset_dn for i in second} == {-1000}
+        offsets |= {i.offset_dn for i in first}
         np.testing.assert_allclose(a, b, atol=1e-7)
+    assert offsets == {0, -1000}  # Earth Search: one acquisition has kept its offset, the other has not
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -217,12 +248,21 @@ def test_same_seed_same_bytes_through_memory_or_files(tmp_path: Path, monkeypatc
     assert digest(simulate_country(tmp_path / "b", seed=11, **options)) == first  # in place of the other country
 
 
+def _told(item: dict) -> dict:
+    """An item without the percentages of its scene classes."""
+    properties = {
+        k: v for k, v in item["properties"].items() if not k.endswith(("_percentage", "cloud_cover", "cirrus"))
+    }
+    return item | {"properties": properties, "_folder": None}
+
+
 def test_objects_that_are_left_out_change_nothing_for_the_others(tmp_path: Path, country: Path) -> None:
     alone = simulate_country(
-        tmp_path / "c", seed=3, size_km=2, years=(2020, 2020), acquisitions=1, objects=("coconut",)
+        tmp_path / "c", seed=3, size_km=2, years=(2020, 2020), acquisitions=2, objects=("coconut",)
     )
-    truth = pd.read_csv(alone / "truth.csv")
-    assert set(truth["object"]) == {"coconut"}
+    # What the catalogue says does not tell what grows, but for the scene classes that are seen in the image.
+    assert [_told(i) for i in items_of(alone)] == [_told(i) for i in items_of(country) if "_2020" in i["id"]]
+    assert set(pd.read_csv(alone / "truth.csv")["object"]) == {"coconut"}
     assert not (alone / "cars.parquet").exists()
     # Parcels of other objects become fields and shrub, with a few lone palms more: none is lost.
     one, all_of_them = (
@@ -300,10 +340,10 @@ def test_a_country_on_the_date_line_south_of_the_equator(tmp_path: Path) -> None
         ((-180, -17, -179, -16), 32701), ((179, -17, 180, -16), 32760),
     ))  # fmt: skip
     assert area == pytest.approx(1e6, rel=0.05)
-    truth = pd.read_csv(folder / "truth.csv").query("object == 'coconut' and unit_id.str.count('[.]') == 1")
+    palms = pd.read_csv(folder / "truth.csv").query("object == 'coconut' and unit_id.str.count('[.]') == 1")
     points = gpd.read_parquet(folder / "points.parquet").query("object == 'coconut'")
     stands = (2019 - points["year_planted"] >= 4) & ~(points["year_removed"] <= 2019)
-    assert len(points[stands].sjoin(units[units["parent_id"].isna()])) == truth["count"].sum()
+    assert len(points[stands].sjoin(units[units["parent_id"].isna()])) == palms["count"].sum()
 
 
 def test_high_resolution_labels_are_the_points_of_their_areas(country: Path) -> None:
@@ -353,6 +393,35 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
+def test_the_room_that_is_planned_is_enough(country: Path) -> None:
+    tiles = {tuple(item["assets"]["nir"]["proj:transform"][2:6:3]): item["assets"]["nir"]["proj:shape"]
+             for item in items_of(country)}  # fmt: skip
+    height, width = max(shape[0] for shape in tiles.values()), sum(shape[1] for shape in tiles.values())
+    disk, memory = room_for([Extent(32650, 0, 0, width, height)], 6)
+    used = sum(path.stat().st_size for path in country.rglob("*") if path.is_file())
+    assert 0.3 * disk < used < disk
+    assert memory < 2e9
+
+
+def test_the_catalogue_is_valid_stac(country: Path) -> None:
+    pytest.importorskip("jsonschema")
+    from pystac.validation.stac_validator import JsonSchemaSTACValidator
+
+    catalog = pystac.Catalog.from_file(str(country / "catalog.json"))
+    items = list(catalog.get_items(recursive=True))
+    assert len(items) == len(items_of(country))
+    validator = JsonSchemaSTACValidator()  # its core schemas are on board; those of extensions are not
+    for thing in (catalog, *catalog.get_children(), *items):
+        plain = thing.to_dict()
+        validator.validate_core(plain, thing.STAC_OBJECT_TYPE, plain["stac_version"])
+    del plain["geometry"]
+    with pytest.raises(pystac.errors.STACValidationError):
+        validator.validate_core(plain, thing.STAC_OBJECT_TYPE, plain["stac_version"])
+    for item in items:
+        assert all(Path(asset.get_absolute_href()).is_file() for asset in item.assets.values())
+        assert shapely.geometry.shape(item.geometry).is_valid
+
+
 def test_a_country_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     huge = Extent(32650, 0, 0, 5000, 5000)
     with pytest.raises(InputError, match="GB of disk"):
@@ -364,3 +433,95 @@ def test_a_country_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(build_module.psutil, "virtual_memory", Little)
     with pytest.raises(InputError, match="GB of memory"):
         _check_room(tmp_path, 50, [huge], 1)
+
+
+def as_set(trees: Trees) -> set[tuple[float, ...]]:
+    return set(zip(*(getattr(trees, field.name).tolist() for field in fields(Trees)), strict=True))
+
+
+def test_cells_that_wait_in_files_hold_the_same_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subpixmap.simulate.planting.CELL_M", 300.0)
+    landscape, bounds = Landscape(9, get_world("base"), OBJECTS), (-100.0, -250.0, 550.0, 300.0)
+    steps: list[int] = []
+    planted = plant(landscape, bounds, tmp_path, lambda: steps.append(1))
+    assert len(planted.cells) == len(steps) == 6
+    whole = place_trees(landscape, bounds)
+    assert len(whole) > 500
+    assert as_set(planted.within(bounds)) == as_set(join_trees(list(planted.trees()))) == as_set(whole)
+    inside = (whole.x >= 100) & (whole.x < 330) & (whole.y >= -20) & (whole.y < 70)
+    assert as_set(planted.within((100.0, -20.0, 330.0, 70.0))) == as_set(whole[inside])
+
+
+def test_tables_of_points_do_not_depend_on_their_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    lon, lat = rng.uniform(119, 120, (2, 1000))
+    names = pa.array([f"tree {k}" for k in range(1000)])
+    whole = truth._with_geometry({"object": names}, lon, lat)
+    monkeypatch.setattr(truth, "_ROW_GROUP", 300)
+    for number, parts in enumerate(([1000], [1, 299, 0, 450, 250])):
+        edges = np.cumsum([0, *parts])
+        truth._write_points(
+            tmp_path / f"{number}.parquet", (whole.slice(a, n) for a, n in zip(edges[:-1], parts, strict=True))
+        )
+    one, other = ((tmp_path / f"{k}.parquet") for k in (0, 1))
+    assert pq.ParquetFile(other).metadata.num_row_groups == 4
+    read = gpd.read_parquet(other)
+    assert read["object"].tolist() == names.to_pylist()
+    np.testing.assert_array_equal(read.geometry.x, lon)
+    assert gpd.read_parquet(one).equals(read)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 7])
+def test_six_kilometres_hold_enough_of_every_object(seed: int, tmp_path: Path) -> None:
+    """Errors of a country's total are judged from 20,000 objects on; of cars, from the year's acquisitions together."""
+    world = get_world("base")
+    land = make_country(seed, size_km=6, center=(119.5, 10.5), world=world, objects=OBJECTS)
+    planted = plant(land.landscape, (-3300.0, -3300.0, 3300.0, 3300.0), tmp_path, lambda: None)
+    by_year = truth.truth_by_year(land, planted, (2018, 2023)).query("unit_id.str.count('[.]') == 1")
+    for name, counts in by_year.groupby(["object", "period"])["count"].sum().groupby("object"):
+        assert counts.min() >= 20_000, name
+    dates = schedule(seed, years=(2018, 2018), per_year=4, lon=119.5, lat=10.5, world=world, half_m=3000)
+    cars = truth.truth_by_scene(land, planted.lots, dates).query("unit_id.str.count('[.]') == 1")
+    assert cars["count"].sum() >= 20_000
+
+
+def test_the_command_takes_every_option(subpixmap, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    code = subpixmap(
+        "simulate", tmp_path / "c", "--seed", 4, "--size-km", 1, "--years", "2021", "--objects", "olive", "--objects",
+        "car,coconut", "--acquisitions", 1, "--center", "-3.8,-37.9", "--world", "shifted", "--dialect",
+        "planetary-computer",
+    )  # fmt: skip
+    out, err = capsys.readouterr()
+    assert code == 0
+    made = json.loads((tmp_path / "c" / "country.json").read_text())
+    assert (made["seed"], made["years"], made["objects"]) == (4, [2021, 2021], ["coconut", "olive", "car"])
+    assert (made["center"], made["world"], made["epsg"]) == ([-3.8, -37.9], "shifted", 32730)
+    assert [line.split()[0] for line in out.splitlines()[-3:]] == ["coconut", "olive", "car"]
+    assert "2021" in out
+    assert "simulate: " in err
+    assert "pictures" in err
+    assert not (tmp_path / "c" / ".scratch").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--center", "Manila", "--center 'Manila' is not longitude,latitude in degrees"),
+        ("--center", "10,95", "between 70 S and 70 N"),
+        ("--size-km", "0.5", "size 0.5 km is outside 1 to 50 km"),
+        ("--years", "2023-2018", "2023"),
+        ("--objects", "mango", "object mango is unknown"),
+        ("--acquisitions", "99", "99 acquisitions a year"),
+        ("--world", "mars", "world 'mars' is unknown"),
+        ("--dialect", "latin", "dialect 'latin' is unknown"),
+    ],
+)
+def test_the_command_refuses_in_one_line(
+    subpixmap, tmp_path: Path, capsys: pytest.CaptureFixture, option: str, value: str, words: str
+) -> None:
+    assert subpixmap("simulate", tmp_path / "c", option, value) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "c").exists()
