@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import queue
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -194,7 +193,7 @@ def run_with_cached_model(
     if limit_s is None:
         return run(task, _MODELS[sha256])
     # Not a thread of Python: what hangs in a library may hold the interpreter's lock.
-    faulthandler.dump_traceback_later(limit_s, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=2)  # 2: the process's own stderr
     try:
         return run(task, _MODELS[sha256])
     finally:
