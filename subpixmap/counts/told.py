@@ -47,7 +47,8 @@ def _of_object(name: str, rows: pd.DataFrame, level: float) -> list[str]:
     found = rows[rows["significant"].fillna(False).astype(bool)]
     up, down = int((found["slope_per_year"] > 0).sum()), int((found["slope_per_year"] < 0).sum())
     flicker = int((~found["persistent"].fillna(True).astype(bool)).sum())
-    told = f"{name}: of {len(rows)} units {up} rise and {down} fall ({1 - level:.0%} of these by chance)"
+    told = f"{name}: of {len(rows)} units {up} rise and {down} fall"
+    told += f" ({1 - level:.0%} of these by chance)" if up + down else ""
     told += f"; {flicker} of them do not persist" if flicker else ""
     remarks = [told]
     exact = rows[rows["p_method"] != "seasonal"]
