@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import shapely
 from numpy.typing import NDArray
-from trees_california import BANDS, HALO, RECIPE, TEST_CITY, N
+from trees_california import BANDS, BLOCKS, HALO, MID, RECIPE, TEST_CITY, WIDTH, N
 
 from subpixmap import open_cube
 from subpixmap.errors import InputError, SubpixmapError
@@ -52,7 +52,7 @@ class Seen:
     """One crop on the 10 m lattice, as `make_patches` wants it."""
 
     reflectance: NDArray[np.float32]
-    """(acquisition, band, 32, 32)."""
+    """(acquisition, band, 16 + 2 halo, 16 + 2 halo)."""
     valid: NDArray[np.bool_]
     points: dict[str, tuple[NDArray[np.float64], ...]]
     """(tree, 2) in pixels, for each acquisition."""
@@ -90,10 +90,11 @@ def see_crop(row: Any, trees: NDArray[np.float64], items: Path, *, dates: int) -
     bounds = project(shapely.segmentize(crop.buffer(CONTEXT), 50), epsg, 4326).bounds
     cube = open_cube(bounds, int(row.year), source=str(items), bands=BANDS, months=MONTHS, chunk=64)
     # The 16 px that hold the crop, wherever its corner falls in them, and the halo around.
-    lattice = Lattice.of_transform(cube.attrs["epsg"], cube.rio.transform())
+    west, north = float(cube["x"][0]) - 5, float(cube["y"][0]) + 5
+    lattice = Lattice(cube.attrs["epsg"], 10, west % 10, north % 10)
     to_cube = transformer(epsg, lattice.epsg)
     outline = shapely.transform(crop, lambda xy: np.column_stack(to_cube.transform(*xy.T)))
-    window, opened = lattice.window(outline.bounds), lattice.window(cube.rio.bounds())
+    window, opened = lattice.window(outline.bounds), lattice.window((west, north - 10, west + 10, north))
     window = dataclasses.replace(window, height=N, width=N)
     wide = window.padded(HALO)
     rows, cols = wide.row - opened.row, wide.col - opened.col
@@ -154,6 +155,10 @@ def learn(training: Patches, test: Patches, config: TrainConfig, options: argpar
         measure={"tree": "count"},
         evidence=options.evidence,
         **input_statistics(training, sample=len(training)),
+        width=WIDTH,
+        mid=MID,
+        blocks=BLOCKS,
+        halo=HALO,
         training={
             "data": f"{len(training)} crops of {N} px: {', '.join(cities)} (urban-tree-detection-data, Ventura et al., "
             f"CC BY 4.0), acquisitions of {options.source}",
@@ -180,7 +185,7 @@ def main() -> int:
     parser.add_argument("--test-city", default=TEST_CITY)
     parser.add_argument("--dates", type=int, default=4, help="acquisitions of a crop, the clearest")
     parser.add_argument("--steps", type=int, default=RECIPE.steps)
-    parser.add_argument("--members", type=int, default=RECIPE.members)
+    parser.add_argument("--members", type=int, default=4, help="networks averaged")
     parser.add_argument("--evidence", default="sentinel-2", help="simulated, if the source is")
     options = parser.parse_args()
     try:
@@ -192,7 +197,9 @@ def main() -> int:
             for city, rows in index.groupby("city")
         }
         test = cities.pop(options.test_city)
-        config = dataclasses.replace(RECIPE, steps=options.steps, members=options.members, jitter_offset=0.003)
+        config = dataclasses.replace(
+            RECIPE, steps=options.steps, members=options.members, turns=True, jitter_offset=0.003
+        )
         model, errors = learn(join(list(cities.values())), test, config, options)
         save_model(
             options.out / f"{NAME}.safetensors", model.net, dataclasses.replace(model.card, error=rounded(errors))
