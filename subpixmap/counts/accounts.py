@@ -156,8 +156,8 @@ def _uncovered(levels: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     if not len(lacking):
         return []
     told = ", ".join(
-        f"{names[row.parent_id]} ({row.children_ha / row.parent_ha:.1%} of {row.parent_ha:,.0f} ha)"
-        for row in lacking.head(3).itertuples()
+        f"{names[parent]} ({children / whole:.1%} of {whole:,.0f} ha)"
+        for parent, children, whole in lacking[["parent_id", "children_ha", "parent_ha"]].head(3).to_numpy()
     )
     more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
     return [

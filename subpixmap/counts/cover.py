@@ -68,8 +68,8 @@ class Cover:
         """(n_units, cell) sums of a layer (y, x) without NaN that is zero wherever `mapped` is False."""
         tiles = self.by_tile(layer) if by_tile is None else by_tile
         key = self.whole_unit * self.n_cells + _cell_of_tile(self.whole_tile, self.window)
-        found = np.bincount(key, tiles[self.whole_tile], self.n_units * self.n_cells)
-        found = found.astype(np.float64, copy=False).reshape(self.n_units, self.n_cells)
+        summed = np.bincount(key, tiles[self.whole_tile], self.n_units * self.n_cells)
+        found: Array = summed.astype(np.float64, copy=False).reshape(self.n_units, self.n_cells)
         if self.starts.size:
             weights = layer.reshape(-1).take(self.border.pixel) * self.border.fraction
             found[self.border.unit[self.starts], self.start_cell] += np.add.reduceat(weights, self.starts)

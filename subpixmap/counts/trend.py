@@ -123,8 +123,8 @@ def trend(
     for p, q in (("p_value", "q_value"), ("change_p", "change_q")):
         table[q] = table.groupby("object", sort=False)[p].transform(_false_discovery_rates)
     steps = shared_steps(counts, series)
-    for name, rows in steps[steps["stands_out"].astype(bool)].groupby("object"):
-        table.loc[table["object"] == name, "shared_step"] = "; ".join(step_told(row) for row in rows.itertuples())
+    for name, joins in steps[steps["stands_out"].astype(bool)].groupby("object"):
+        table.loc[table["object"] == name, "shared_step"] = "; ".join(step_told(row) for row in joins.itertuples())
     known = table["q_value"].notna()
     table.loc[known, "significant"] = table.loc[known, "q_value"] <= 1 - level
     return table

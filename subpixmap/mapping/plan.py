@@ -89,7 +89,7 @@ class Recipe:
     def from_json(cls, raw: Mapping[str, Any]) -> Recipe:
         """The recipe of `to_json`."""
         values: dict[str, Any] = _tuples(raw)
-        values |= {"lattices": tuple(Lattice(**one) for one in raw["lattices"]), "mask": mask_of_card(raw["mask"])}
+        values |= {"lattices": tuple(Lattice(**one) for one in raw["lattices"]), "mask": MaskRule.stated(raw["mask"])}
         return cls(**values)
 
 
@@ -236,7 +236,7 @@ def make_plan(
         max_scenes=max_scenes,
         min_obs=min_obs,
         max_cloud=None if max_cloud is None else float(max_cloud),
-        mask=mask or mask_of_card(card.mask),
+        mask=mask or MaskRule.stated(card.mask),
         numerics=numerics(device),
     )
     return Plan(
@@ -266,11 +266,6 @@ def make_plan(
 def _require_block(block: int) -> None:
     if block <= 0 or block % CHUNK:
         raise InputError(f"--block {block} is not a multiple of {CHUNK} px")
-
-
-def mask_of_card(stated: Mapping[str, Any]) -> MaskRule:
-    """The mask rule that a model was trained with."""
-    return MaskRule(**_tuples(stated))
 
 
 def _tuples(raw: Mapping[str, Any]) -> dict[str, Any]:

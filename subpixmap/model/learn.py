@@ -254,7 +254,7 @@ def evaluate_on(
     wanted = split or ("test" if own else "all")
     if wanted not in (*SPLITS, "all"):
         raise InputError(f"--split {wanted!r} is unknown; choose {', '.join(SPLITS)} or all")
-    mask = MaskRule(**{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in card.mask.items()})
+    mask = MaskRule.stated(card.mask)
     chosen = [tile for tile in tiles if wanted in (tile.split, "all")]
     sky = find_sky(
         reference,
@@ -366,7 +366,7 @@ def _facts(
 ) -> dict[str, Any]:
     """The card's account of its training."""
     km2 = reference.resolution**2 / 1e6
-    splits = {
+    splits: dict[str, dict[str, Any]] = {
         split: {
             "units": sorted({tile.unit for tile in tiles if tile.split == split}),
             "km2": round(float(samples[split].patches.labelled.sum() * km2), 4),

@@ -8,6 +8,7 @@ contradiction is refused.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,6 +39,12 @@ class MaskRule:
         for code in (*self.drop, *self.dilate):
             if not 0 <= code <= 255:
                 raise InputError(f"the mask names scene class {code}; classes are 0 to 255")
+
+    @classmethod
+    def stated(cls, stated: Mapping[str, Any]) -> MaskRule:
+        """From JSON, such as the `mask` of a card: the rule that a model was trained with."""
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in stated.items()}
+        return cls(**values)
 
     def margin(self, resolution: float) -> int:
         """Pixels around a window that can change its mask."""

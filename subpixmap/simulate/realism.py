@@ -152,13 +152,13 @@ def compare(real: pd.DataFrame, simulated: pd.DataFrame) -> pd.DataFrame:
         `highest` of the single real chips, and `differs`: in words, where simulated and real are more than a quarter
         apart (correlations: 0.15), and whether that is still within the real chips' own range.
     """
-    means = simulated.groupby("band").mean()
+    means = simulated.groupby("band").mean().to_dict()
     rows = []
     of_band = real.index.get_level_values("band")
     for band in [b for b in BANDS if b in of_band]:
         single = real[of_band == band]
         for name in single.columns:
-            a, b = float(single[name].mean()), float(means.loc[band, name])
+            a, b = float(single[name].mean()), means[name][band]
             low, high = float(single[name].min()), float(single[name].max())
             rows.append((band, name, a, b, b - a, low, high, _in_words(name, a, b, low, high)))
     columns = ["band", "statistic", "real", "simulated", "difference", "lowest", "highest", "differs"]
