@@ -197,7 +197,7 @@ def test_a_shift_of_the_labels_is_found_and_corrected(tmp_path: Path) -> None:
     wrong = reference_of(painted, border=0)
     sky = find_sky(wrong, str(painted.source), halo=0)
     found = {name: one for name, one in estimate_shifts(wrong, sky).items() if one.certain}
-    assert len(found) >= 4
+    assert len(found) >= 3
     for one in found.values():
         assert (one.east, one.north) == (pytest.approx(8.0, abs=1.5), pytest.approx(-13.0, abs=1.5))
     right = reference_of(painted, border=0, shifts={name: (one.east, one.north) for name, one in found.items()})
