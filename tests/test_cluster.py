@@ -155,3 +155,20 @@ def test_a_missing_gpu_is_told():
         open_pool(where_and_what, tiny_model(), device="cuda"),
     ):
         pass
+
+
+def faults_of_a_freed_tensor(task, model):
+    import resource
+
+    import numpy as np
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        np.ones(2**18, np.float32)  # 1 MiB: 256 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_local_workers_keep_freed_memory():
+    with open_pool(faults_of_a_freed_tensor, tiny_model(), workers=1) as pool:
+        faults = results(pool, ["once"])["once"]
+    assert faults < 10 * 256  # handed back to the system each time it would be ten times as much
