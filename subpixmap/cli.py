@@ -229,7 +229,7 @@ def trend(
     pipeline.trend(
         out,
         level=level,
-        unchanged=[part for text in unchanged or [] for part in text.split(",")],
+        unchanged=_parts(unchanged),
         background=background,
         quiet=quiet,
     )
@@ -353,10 +353,15 @@ def _request(arguments: dict[str, Any]) -> Request:
     from subpixmap.pipeline import DEFAULT_SOURCE, Request
 
     known = {key: value for key, value in arguments.items() if key in Request.__dataclass_fields__}
-    known["objects"] = tuple(part for text in known["objects"] or [] for part in text.split(","))
+    known["objects"] = _parts(known["objects"])
     known["source"] = tuple(known["source"] or DEFAULT_SOURCE)
-    known["refresh"] = tuple(part for text in known["refresh"] or [] for part in text.split(","))
+    known["refresh"] = _parts(known["refresh"])
     return Request(**known)
+
+
+def _parts(texts: list[str] | None) -> tuple[str, ...]:
+    """Values that may be repeated or written with commas."""
+    return tuple(part for text in texts or [] for part in text.split(","))
 
 
 class Interrupted(BaseException):

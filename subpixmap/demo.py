@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subpixmap.errors import InputError
+from subpixmap.files import cache_folder
 from subpixmap.progress import Progress
 
 if TYPE_CHECKING:
@@ -21,13 +22,6 @@ OBJECTS = ("coconut",)
 YEARS = (2018, 2023)
 VERSION = 1
 """Counted up when the simulator changes: an older country in a cache is left alone."""
-
-
-def cache_folder() -> Path:
-    """The user's cache, or the folder that the environment variable SUBPIXMAP_CACHE names."""
-    import platformdirs
-
-    return Path(os.environ.get("SUBPIXMAP_CACHE") or platformdirs.user_cache_path("subpixmap"))
 
 
 def demo_country(years: tuple[int, int] = YEARS, *, quiet: bool = False) -> Path:

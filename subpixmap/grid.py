@@ -57,6 +57,13 @@ class Window:
             raise ValueError(f"{self} is not inside {inside}")
         return slice(row, row + self.height), slice(col, col + self.width)
 
+    def overlap(self, other: Window) -> Window | None:
+        """The pixels that both hold; None if there are none."""
+        top, left = max(self.row, other.row), max(self.col, other.col)
+        bottom = min(self.row + self.height, other.row + other.height)
+        right = min(self.col + self.width, other.col + other.width)
+        return Window(top, left, bottom - top, right - left) if bottom > top and right > left else None
+
     def aligned(self, multiple: int) -> Window:
         """Grow to the smallest window whose edges are multiples of `multiple` pixels."""
         row, col = self.row // multiple * multiple, self.col // multiple * multiple

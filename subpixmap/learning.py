@@ -5,7 +5,6 @@ Each verb of the command line is one function here; what they compose lies in `r
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subpixmap.errors import InputError
+from subpixmap.files import file_sha256, write_json
 
 if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Model
@@ -51,14 +51,14 @@ def reference(
     from subpixmap.reference.build import make_reference
     from subpixmap.reference.folder import summary, write_reference
     from subpixmap.reference.points import read_points
-    from subpixmap.region.units import read_area, sha256
+    from subpixmap.region.units import read_area
 
     if correct_shift and not source:
         raise InputError("--correct-shift needs imagery to compare with: give --source")
     table = read_points(points, crs=crs, objects=objects, object_column=object_column, where=where)
     areas = read_area(labelled)
-    files = {"points": points.name, "points_sha256": sha256(points), "rows": len(table), "where": where or ""}
-    files |= {"labelled": labelled.name, "labelled_sha256": sha256(labelled)}
+    files = {"points": points.name, "points_sha256": file_sha256(points), "rows": len(table), "where": where or ""}
+    files |= {"labelled": labelled.name, "labelled_sha256": file_sha256(labelled)}
     options: dict[str, Any] = {
         "definitions": definitions,
         "measure": measure,
@@ -106,8 +106,7 @@ def train(
     from subpixmap.model.learn import Scheme, learn_from
     from subpixmap.reference.folder import read_reference, reference_sha256
 
-    if output.suffix != ".safetensors":
-        raise InputError(f"--output {output}: a checkpoint's name ends in .safetensors")
+    _require_checkpoint_name(output)
     made = read_reference(folder)
     output.parent.mkdir(parents=True, exist_ok=True)
     model, errors = learn_from(
@@ -164,8 +163,7 @@ def learn(
 
     The reference is left in a folder beside the checkpoint, so that `evaluate` finds the same test land again.
     """
-    if output.suffix != ".safetensors":
-        raise InputError(f"--output {output}: a checkpoint's name ends in .safetensors")
+    _require_checkpoint_name(output)
     folder = output.with_suffix(".reference")
     reference(points, labelled, image_date, folder, source=source, quiet=quiet, **(reference_options or {}))
     return train(folder, source, output, quiet=quiet, **(train_options or {}))
@@ -243,7 +241,7 @@ def write_metrics(path: Path, errors: Mapping[str, Any]) -> list[Path]:
     from subpixmap.report.agreement import plot_agreement
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_plain(errors), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(path, _plain(errors))
     written = [path]
     for name in [name for name, value in errors.items() if is_object(value)]:
         picture = path.with_name(f"{path.stem}.{name}.png")
@@ -311,6 +309,11 @@ def _shifts(
                 name, shift.east, shift.north, "; corrected" if correct else "; --correct-shift moves the points there",
             )  # fmt: skip
     return told
+
+
+def _require_checkpoint_name(output: Path) -> None:
+    if output.suffix != ".safetensors":
+        raise InputError(f"--output {output}: a checkpoint's name ends in .safetensors")
 
 
 def _show_table(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -292,7 +292,8 @@ def trend(
         raise InputError(f"--level {level:g}: the confidence of an interval lies between 0.5 and 1")
     table = follow_run(out, level=level, unchanged=unchanged, background=background)
     paths = write_trend(out, table)
-    console.show_remarks(trend_remarks(table, *read_counts(out), level=level), quiet=quiet)
+    if not quiet:  # `run` tells them at its end, with those of the counts
+        console.show_remarks(trend_remarks(table, *read_counts(out), level=level), quiet=quiet)
     write_manifest(out)
     console.say_files(paths, quiet=quiet)
     return table

@@ -237,7 +237,7 @@ def make_card(crops: Crops, patches: Patches, config: TrainConfig) -> Card:
             "views": VIEWS,
             "command": f"python workflows/trees_california.py train --data trees_california --model {NAME}.safetensors",
             "present_above": config.present_above,
-            "recipe": {k: v for k, v in dataclasses.asdict(config).items() if k not in ("log_every", "save_every")},
+            "recipe": config.recipe,
         },
         limits=(
             "Trained and measured on aerial imagery degraded to 9.6 m, not on Sentinel-2, whose brightness, atmosphere "

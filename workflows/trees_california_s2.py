@@ -167,7 +167,7 @@ def learn(training: Patches, test: Patches, config: TrainConfig, options: argpar
             "command": "python workflows/trees_california_s2.py --data trees_california "
             f"--source {options.source} --out trees-s2",
             "present_above": config.present_above,
-            "recipe": {k: v for k, v in dataclasses.asdict(config).items() if k not in ("log_every", "save_every")},
+            "recipe": config.recipe,
         },
         limits=("Californian cities only.", "The aerial imagery and the acquisitions may lie months apart."),
     )

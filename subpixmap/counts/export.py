@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from subpixmap.errors import InputError
-from subpixmap.files import write_atomic
+from subpixmap.files import write_atomic, write_json
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -143,11 +143,11 @@ def write_vector(tables: Mapping[str, pd.DataFrame], units: gpd.GeoDataFrame, fo
 def write_accounts(path: Path, counted: Counted) -> Path:
     """Write what lies outside the units and whether all adds up: the tables of `Counted` beside its rows, as JSON."""
     tables: dict[str, Any] = {
-        name: getattr(counted, name).to_dict("split", index=False)
+        name: _known(getattr(counted, name)).to_dict("split", index=False)
         for name in ("outside", "balance", "parents", "background")
     }
     raw = {**tables, "overlap_ha": counted.overlap_ha, "remarks": list(counted.remarks)}
-    write_atomic(path, (json.dumps(_plain(raw), ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode())
+    write_json(path, raw)
     return path
 
 
@@ -162,15 +162,9 @@ def read_accounts(path: Path) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def _known(table: pd.DataFrame) -> pd.DataFrame:
     """JSON has no NaN: unknown is null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if value is pd.NA or (isinstance(value, float) and value != value):
-        return None
-    return value
+    return table.astype(object).where(table.notna(), None)  # type: ignore[call-overload]
 
 
 def to_csv(table: pd.DataFrame) -> bytes:

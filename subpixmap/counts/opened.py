@@ -61,7 +61,7 @@ def blocks_of(maps: Maps, stored: Iterator[MapBlock], all_objects: Sequence[str]
             continue
         window = _extent(maps[epsg], block.lattice)
         objects = [str(one) for one in np.atleast_1d(maps[epsg]["object"].values)]
-        chunks = tuple(chunk for chunk in block.chunks if _overlap(chunk, window) is not None)
+        chunks = tuple(chunk for chunk in block.chunks if chunk.overlap(window) is not None)
         if chunks:
             values = _Values(maps[epsg], window, block.window)
             record = _selected(block.record, [all_objects.index(name) for name in objects])
@@ -76,7 +76,7 @@ class _Values:
 
     def read(self, periods: Sequence[str], names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
         """The arrays of one period after the other; a pixel without a count was not observed."""
-        shared = _overlap(self.window, self.extent)
+        shared = self.window.overlap(self.extent)
         assert shared is not None
         rows, cols = shared.slices(self.extent)
         part = self.dataset.isel(y=rows, x=cols)
@@ -123,9 +123,3 @@ def _extent(dataset: xr.Dataset, lattice: Lattice) -> Window:
         f"the map of EPSG:{lattice.epsg} does not hold neighbouring pixels of its run; select a window without gaps "
         "(counts are never resampled)"
     )
-
-
-def _overlap(a: Window, b: Window) -> Window | None:
-    top, left = max(a.row, b.row), max(a.col, b.col)
-    bottom, right = min(a.row + a.height, b.row + b.height), min(a.col + a.width, b.col + b.width)
-    return Window(top, left, bottom - top, right - left) if bottom > top and right > left else None

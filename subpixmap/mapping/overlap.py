@@ -28,7 +28,7 @@ class Footprints:
     def of(cls, items: Iterable[Item]) -> Footprints:
         """Gather the rectangles."""
         found = tuple(items)
-        bounds = np.array([next(iter(item.assets.values())).bounds for item in found]).reshape(-1, 4)
+        bounds = np.array([item.bounds for item in found]).reshape(-1, 4)
         footprints, of_item = np.unique(bounds, axis=0, return_inverse=True)
         _, acquisition = np.unique([item.acquisition for item in found], return_inverse=True)
         return cls(found, footprints, of_item.reshape(-1), acquisition)

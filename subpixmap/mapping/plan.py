@@ -318,7 +318,7 @@ def _require_items(name: str, zones: Mapping[int, Zone], items: Sequence[Item]) 
     for epsg, zone in zones.items():
         west, south, east, north = zone.lattice.bounds(zone.extent)
         for item in items:
-            w, s, e, n = next(iter(item.assets.values())).bounds
+            w, s, e, n = item.bounds
             if item.epsg == epsg and w < east and e > west and s < north and n > south:
                 return
     raise InputError(

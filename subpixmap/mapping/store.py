@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from subpixmap.errors import SubpixmapError, VerificationFailed
-from subpixmap.files import sync_file, sync_folder
+from subpixmap.files import sync
 from subpixmap.grid import CHUNK, Block, Window
 from subpixmap.mapping.plan import Plan, Zone, read_plan
 from subpixmap.mapping.shard import read_shard
@@ -265,10 +265,10 @@ def write_block(out: str | os.PathLike[str], block: Block, period: str, arrays: 
             _require_shape(name, values, (array.shape[0], *block.window.shape))
             array[:, at, rows, cols] = values
         shard = _shard(array, at, rows, cols)
-        sync_file(shard)
+        sync(shard)
         folders |= {shard.parent, shard.parent.parent}
     for folder in folders:
-        sync_folder(folder)
+        sync(folder)
 
 
 def read_block(
@@ -354,7 +354,7 @@ def _damaged_shard_is_told(shard: Path, told: str) -> Iterator[None]:
 def shard_paths(out: str | os.PathLike[str], block: Block, period: str) -> list[Path]:
     """The files that hold a block and period."""
     group, at, rows, cols = _place(out, block, period)
-    return [_shard(group[name], at, rows, cols) for name in (*PER_OBJECT, N_OBS)]
+    return [_shard(group[name], at, rows, cols) for name in ARRAYS]
 
 
 def _shard(array: Any, at: int, rows: slice, cols: slice) -> Path:
@@ -389,7 +389,7 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
         coords["period"] = [label for label in labels if label in stored]
         arrays = {
             name: (there[name].dims, _lazy(out, zone, coords["period"], done, name, there[name]), there[name].attrs)
-            for name in (*PER_OBJECT, N_OBS)
+            for name in ARRAYS
         }
         attrs = {"run_id": plan.run_id, "evidence": plan.model.evidence, "folder": os.fspath(out)}
         dataset = xr.Dataset(arrays, coords=coords, attrs=attrs)

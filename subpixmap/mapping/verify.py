@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from subpixmap.errors import SubpixmapError, VerificationFailed
-from subpixmap.files import write_atomic
+from subpixmap.files import file_sha256, write_atomic
 from subpixmap.grid import Block
 from subpixmap.mapping.ledger import (
     Failure,
@@ -144,7 +144,7 @@ def write_manifest(out: str | os.PathLike[str]) -> Path:
     raw: dict[str, Any] = {
         "run_id": plan.run_id,
         "model": {"name": plan.model.name, "sha256": plan.model.sha256},
-        "files": {name: _file_sha256(path) for name, path in _listed(out)},
+        "files": {name: file_sha256(path) for name, path in _listed(out)},
         "ledger": _ledger_sha256(out),
     }
     path = Path(out) / MANIFEST
@@ -254,7 +254,7 @@ def _verify_files(out: str | os.PathLike[str]) -> tuple[int, list[Damage]]:
     now = dict(_listed(out))
     damaged = [Damage(name, "is missing") for name in sorted(set(raw["files"]) - set(now))]
     for name, digest in sorted(raw["files"].items()):
-        if name in now and _file_sha256(now[name]) != digest:
+        if name in now and file_sha256(now[name]) != digest:
             damaged.append(Damage(name, "differs from what the manifest says"))
     if raw["ledger"] != _ledger_sha256(out):
         damaged.append(Damage("ledger", "records were removed, added or changed since the manifest was written"))
@@ -274,13 +274,8 @@ def _listed(out: str | os.PathLike[str]) -> Iterator[tuple[str, Path]]:
 def _ledger_sha256(out: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     for path in sorted(ledger_path(out).glob("*.json")):
-        digest.update(f"{path.name} {_file_sha256(path)}\n".encode())
+        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
     return digest.hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _manifest_text(raw: dict[str, Any]) -> str:

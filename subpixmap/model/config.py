@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from subpixmap.errors import InputError
 
@@ -60,6 +61,11 @@ class TrainConfig:
     """Or "cuda"; another device changes the last bits."""
     log_every: int = 20
     save_every: int = 100
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What a card keeps of it: all but how often it is told and saved."""
+        return {key: value for key, value in asdict(self).items() if key not in ("log_every", "save_every")}
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.crop, self.block, self.log_every, self.save_every) < 1:

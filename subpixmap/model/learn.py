@@ -67,6 +67,33 @@ class Scheme:
         if self.test_years:
             parse_years(self.test_years)
 
+    def tiles(self, reference: Reference, halo: int) -> list[Tile]:
+        """The reference cut into tiles of the three splits."""
+        return split_tiles(
+            reference,
+            halo=halo,
+            by=self.split_by,
+            size=self.tile or None,
+            test=self.test,
+            calibration=self.calibration,
+            seed=self.seed,
+        )
+
+    def sky(
+        self, reference: Reference, source: str | Sequence[str], *, bands: Sequence[str] | None, halo: int,
+        collection: str | None,
+    ) -> Sky:  # fmt: skip
+        """The imagery over the reference that may be used."""
+        return find_sky(
+            reference,
+            source,
+            bands=bands,
+            within_days=self.within_days,
+            months=self.months or None,
+            halo=halo,
+            collection=collection,
+        )
+
     def allows(self, split: str, day: date) -> bool:
         """Whether an acquisition of that day may serve a split."""
         if not self.test_years:
@@ -136,26 +163,10 @@ def learn_from(
     config = dataclasses.replace(config, present_above=reference.present_above)
     if reference.border < halo:
         log.warning("the border strip is %d px, the receptive radius %d px", reference.border, halo)
-    tiles = split_tiles(
-        reference,
-        halo=halo,
-        by=scheme.split_by,
-        size=scheme.tile or None,
-        test=scheme.test,
-        calibration=scheme.calibration,
-        seed=scheme.seed,
-    )
+    tiles = scheme.tiles(reference, halo)
     if min(tile.window.width for tile in tiles) < config.crop:
         config = dataclasses.replace(config, crop=min(tile.window.width for tile in tiles))
-    sky = find_sky(
-        reference,
-        source,
-        bands=bands,
-        within_days=scheme.within_days,
-        months=scheme.months or None,
-        halo=halo,
-        collection=collection,
-    )
+    sky = scheme.sky(reference, source, bands=bands, halo=halo, collection=collection)
     samples = read_splits(reference, tiles, sky, scheme, halo=halo, progress=progress)
     facts = _facts(reference, tiles, samples, scheme, config, sha256=reference_sha256, command=command)
     card = Card(
@@ -239,15 +250,7 @@ def evaluate_on(
             "(leave --split and --baselines out)"
         )
     if own:
-        tiles = split_tiles(
-            reference,
-            halo=model.halo,
-            by=scheme.split_by,
-            size=scheme.tile or None,
-            test=scheme.test,
-            calibration=scheme.calibration,
-            seed=scheme.seed,
-        )
+        tiles = scheme.tiles(reference, model.halo)
     else:
         tiles = all_tiles(reference, size=scheme.tile or None)
         _warn_of_taught_land(card, reference)
@@ -256,17 +259,9 @@ def evaluate_on(
         raise InputError(f"--split {wanted!r} is unknown; choose {', '.join(SPLITS)} or all")
     mask = MaskRule.stated(card.mask)
     chosen = [tile for tile in tiles if wanted in (tile.split, "all")]
-    sky = find_sky(
-        reference,
-        source,
-        bands=card.bands,
-        within_days=scheme.within_days,
-        months=scheme.months or None,
-        halo=model.halo,
-        collection=collection,
-    )
+    sky = scheme.sky(reference, source, bands=card.bands, halo=model.halo, collection=collection)
     sample = _read(reference, chosen, sky, scheme, wanted, model.halo, progress, mask)
-    patches = sample.patches if land_cover is None else with_cover(sample.patches, _in_order(chosen), land_cover)
+    patches = sample.patches if land_cover is None else with_cover(sample.patches, sample.tiles, land_cover)
     fitted: dict[str, Any] = {}
     if baselines:
         training = [tile for tile in tiles if tile.split == "training"]
@@ -298,9 +293,7 @@ def fit_baselines(
     """Baselines by name, fitted to training patches with the model's bands and objects."""
     if not names:
         return {}
-    index = [training.objects.index(name) for name in model.card.objects]
-    plain = training.select_bands(model.card.bands)
-    plain = dataclasses.replace(plain, count=plain.count[:, :, index], objects=model.card.object_names)
+    plain = training.select_bands(model.card.bands).select_objects(model.card.object_names)
     return {name: fit_baseline(name, plain, config=config) for name in names}
 
 
@@ -346,14 +339,6 @@ def _objects(patches: Patches) -> np.ndarray:
     return np.asarray((patches.count[:, 0] * patches.labelled[:, None]).sum(axis=(0, 2, 3), dtype=float))
 
 
-def _in_order(tiles: Sequence[Tile]) -> list[Tile]:
-    """Tiles in the order in which `read_sample` gives their places: area by area."""
-    groups: dict[str, list[Tile]] = {}
-    for tile in tiles:
-        groups.setdefault(tile.area.key, []).append(tile)
-    return [tile for group in groups.values() for tile in group]
-
-
 def _facts(
     reference: Reference,
     tiles: Sequence[Tile],
@@ -389,7 +374,7 @@ def _facts(
         "splits": splits,
         "scheme": dataclasses.asdict(scheme),
         "present_above": reference.present_above,
-        "recipe": {k: v for k, v in dataclasses.asdict(config).items() if k not in ("log_every", "save_every")},
+        "recipe": config.recipe,
     }
 
 

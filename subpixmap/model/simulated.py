@@ -184,14 +184,13 @@ def rounded(errors: Any) -> Any:
 
 
 def _facts(name: str, config: TrainConfig, numbers: dict[str, int]) -> dict[str, Any]:
-    recipe = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("log_every", "save_every")}
     return {
         "data": f"simulated world 'base', places of {_SIZE} px with {_ACQUISITIONS} acquisitions",
         "seeds": SEEDS,
         "places": numbers,
         "command": f"subpixmap train --simulated {name} --steps {config.steps} -o {name}.safetensors",
         "present_above": config.present_above,
-        "recipe": recipe,
+        "recipe": config.recipe,
     }
 
 

@@ -34,7 +34,7 @@ from subpixmap.reference.patches import Patches
 FloatArray = NDArray[np.floating]
 N = TypeVar("N", DensityNet, StridedNet)
 
-_NO_RECIPE = ("threads", "device", "members", "turns", "log_every", "save_every")
+_NO_RECIPE = ("threads", "device", "members", "turns")
 """Options in which a state on disk may differ: a member does not know of the others."""
 
 
@@ -244,15 +244,12 @@ def _square_of_means(error: Tensor, weight: Tensor, px: int) -> Tensor:
 
 
 def _matching(patches: Patches, card: Card, config: TrainConfig) -> Patches:
-    if missing := set(card.objects) - set(patches.objects):
-        raise InputError(f"patches lack objects {', '.join(sorted(missing))}")
-    patches = patches.select_bands(card.bands)
+    patches = patches.select_objects(card.object_names).select_bands(card.bands)
     if patches.halo != card.halo:
         raise InputError(f"patches have a halo of {patches.halo} px, the network needs {card.halo}")
     if min(patches.count.shape[-2:]) < config.crop:
         raise InputError(f"patches of {patches.size} useful px are smaller than a crop of {config.crop}")
-    index = [patches.objects.index(name) for name in card.objects]
-    return dataclasses.replace(patches, count=patches.count[:, :, index], objects=card.object_names)
+    return patches
 
 
 def _density_scale(patches: Patches) -> Tensor:
@@ -345,7 +342,7 @@ def _start(build: Callable[[], N], config: TrainConfig, scale: Tensor) -> _Run[N
         for decay, matrices in ((config.weight_decay, True), (0.0, False))  # biases and normalisation do not decay
         if (part := [p for n, p in net.named_parameters() if (p.ndim > 1, n.startswith("heads")) == (matrices, heads)])
     ]
-    kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NO_RECIPE}
+    kept = {k: v for k, v in config.recipe.items() if k not in _NO_RECIPE}
     shape = {name: list(value.shape) for name, value in net.state_dict().items()}
     scaling = [*net.mean.flatten().tolist(), *net.scale.flatten().tolist(), *scale.tolist()]
     recipe = {"config": kept, "shape": shape, "scaling": scaling}

@@ -6,7 +6,6 @@ labelled), `<area>_labelled.tif` 0 (not labelled), 1 (labelled, in the border st
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -19,7 +18,7 @@ import shapely
 from numpy.typing import NDArray
 
 from subpixmap.errors import InputError, VerificationFailed
-from subpixmap.files import write_atomic
+from subpixmap.files import file_sha256, write_json
 from subpixmap.grid import Lattice, Window
 from subpixmap.reference.build import USED, Area, Reference, presence
 
@@ -39,7 +38,7 @@ def write_reference(folder: str | Path, reference: Reference) -> Path:
         {"type": "Feature", "properties": {"name": name}, "geometry": shapely.geometry.mapping(outline)}
         for name, outline in outlines.items()
     ]
-    _write_json(folder / "areas.geojson", {"type": "FeatureCollection", "features": features})
+    write_json(folder / "areas.geojson", {"type": "FeatureCollection", "features": features})
     content = {
         "format": _FORMAT,
         "image_date": [day.isoformat() for day in reference.image_date],
@@ -47,7 +46,7 @@ def write_reference(folder: str | Path, reference: Reference) -> Path:
         "areas": told,
         "summary": summary(reference),
     }
-    _write_json(folder / "reference.json", content)
+    write_json(folder / "reference.json", content)
     return folder
 
 
@@ -82,7 +81,7 @@ def read_reference(folder: str | Path) -> Reference:
 
 def reference_sha256(folder: str | Path) -> str:
     """Hash of a reference: of its `reference.json`, which holds those of its files."""
-    return hashlib.sha256((Path(folder) / "reference.json").read_bytes()).hexdigest()
+    return file_sha256(Path(folder) / "reference.json")
 
 
 def summary(reference: Reference) -> list[dict[str, Any]]:
@@ -115,7 +114,7 @@ def _write_area(folder: Path, area: Area, reference: Reference) -> dict[str, Any
     for layer, (values, bands, nodata) in layers.items():
         name = f"{area.key}_{layer}.tif"
         _write_raster(folder / name, values, area.lattice, area.window, bands, nodata)
-        files[layer] = {"file": name, "sha256": _sha256(folder / name)}
+        files[layer] = {"file": name, "sha256": file_sha256(folder / name)}
     lattice, window = area.lattice, area.window
     return {
         "name": area.name,
@@ -130,7 +129,7 @@ def _read_area(folder: Path, told: Mapping[str, Any], outline: Any, objects: tup
     read = {}
     for layer in _LAYERS:
         path = folder / told["files"][layer]["file"]
-        if not path.is_file() or _sha256(path) != told["files"][layer]["sha256"]:
+        if not path.is_file() or file_sha256(path) != told["files"][layer]["sha256"]:
             raise VerificationFailed(f"{path} is missing or not what reference.json says: make the reference again")
         if layer != "presence":
             with rasterio.open(path) as raster:
@@ -163,11 +162,3 @@ def _write_raster(
         raster.write(values)
         for number, band in enumerate(bands, 1):
             raster.set_band_description(number, band)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_atomic(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -96,6 +96,13 @@ class Patches:
         index = [self.bands.index(band) for band in bands]
         return replace(self, reflectance=self.reflectance[:, :, index], bands=tuple(bands))
 
+    def select_objects(self, objects: Sequence[str]) -> Patches:
+        """The same with some objects only, in the order given."""
+        if missing := set(objects) - set(self.objects):
+            raise InputError(f"patches lack objects {', '.join(sorted(missing))}")
+        index = [self.objects.index(name) for name in objects]
+        return replace(self, count=self.count[:, :, index], objects=tuple(objects))
+
     def save(self, folder: str | Path) -> None:
         """Write one .npy for each array and patches.json, which is written last."""
         folder = Path(folder)

@@ -24,6 +24,8 @@ class Sample:
     """Patches of one split, and where their pixels come from."""
 
     patches: Patches
+    tiles: tuple[Tile, ...]
+    """Of the places, in their order: area by area."""
     days: tuple[date, ...]
     """Of the acquisitions, over all areas."""
     acquisitions: dict[str, tuple[str, ...]]
@@ -75,7 +77,8 @@ def read_sample(
         progress(number)
     most = max(len(scenes.acquisitions) for scenes, _ in seen.values())
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in ("reflectance", "valid", "count", "labelled")}
-    for tile in (tile for group in groups.values() for tile in group):
+    ordered = tuple(tile for group in groups.values() for tile in group)
+    for tile in ordered:
         scenes, window = seen[tile.area.key]
         wide, inner = tile.window.padded(halo).slices(window), tile.window.slices(window)
         columns["reflectance"].append(_filled(scenes.reflectance[:, :, *wide], most, np.nan))
@@ -87,10 +90,11 @@ def read_sample(
         **arrays,
         bands=sky.bands,
         objects=tuple(reference.objects),
-        names=tuple(tile.unit for group in groups.values() for tile in group),
+        names=tuple(tile.unit for tile in ordered),
     )
     days = tuple(day for scenes, _ in seen.values() for day in scenes.days)
-    return Sample(patches, days, {_name(groups[key][0].area): scenes.acquisitions for key, (scenes, _) in seen.items()})
+    names = {_name(groups[key][0].area): scenes.acquisitions for key, (scenes, _) in seen.items()}
+    return Sample(patches, ordered, days, names)
 
 
 def _around(windows: Sequence[Window]) -> Window:

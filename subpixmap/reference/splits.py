@@ -136,11 +136,7 @@ def require_apart(tiles: Sequence[Tile], halo: int) -> None:
 def cut(values: NDArray[Any], has: Window, want: Window) -> NDArray[Any]:
     """The part (..., y, x) of a window; zeros where `values` does not reach."""
     out = np.zeros((*values.shape[:-2], *want.shape), values.dtype)
-    top, left = max(want.row, has.row), max(want.col, has.col)
-    bottom = min(want.row + want.height, has.row + has.height)
-    right = min(want.col + want.width, has.col + has.width)
-    if bottom > top and right > left:
-        part = Window(top, left, bottom - top, right - left)
+    if (part := want.overlap(has)) is not None:
         out[..., *part.slices(want)] = values[..., *part.slices(has)]
     return out
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from subpixmap.errors import InputError
+from subpixmap.files import cache_folder, write_atomic
 
 API = "https://www.geoboundaries.org/api/current/gbOpen"
 """Asked as API/PHL/ADM2/; the environment variable SUBPIXMAP_GEOBOUNDARIES names a mirror."""
@@ -55,24 +55,18 @@ def fetch_boundaries(name: str) -> Boundaries:
     if match is None:
         raise InputError(f"--admin {name}: write geoboundaries:ISO3:ADMn, for example geoboundaries:PHL:ADM2")
     country, level = match[1].upper(), match[2].upper()
-    folder = _cache() / "geoboundaries"
+    folder = cache_folder() / "geoboundaries"
     path, about = folder / f"{country}-{level}.geojson", folder / f"{country}-{level}.json"
     if not (path.is_file() and about.is_file()):
         folder.mkdir(parents=True, exist_ok=True)
         facts = _ask(name, f"{os.environ.get('SUBPIXMAP_GEOBOUNDARIES') or API}/{country}/{level}/")
-        _write(path, _get(name, str(facts["gjDownloadURL"])))
-        _write(about, json.dumps(facts).encode())  # last: it says that the units are whole
+        write_atomic(path, _get(name, str(facts["gjDownloadURL"])))
+        write_atomic(about, json.dumps(facts).encode())  # last: it says that the units are whole
     facts = json.loads(about.read_text(encoding="utf-8"))
     version = f"{facts.get('boundaryID', '?')}, represents {facts.get('boundaryYearRepresented', '?')}"
     return Boundaries(
         path, f"geoBoundaries {country} {level} ({facts.get('boundaryLicense', 'licence not stated')})", version
     )
-
-
-def _cache() -> Path:
-    import platformdirs
-
-    return Path(os.environ.get("SUBPIXMAP_CACHE") or platformdirs.user_cache_path("subpixmap"))
 
 
 def _ask(name: str, url: str) -> dict[str, Any]:
@@ -103,9 +97,3 @@ def _get(name: str, url: str) -> bytes:
             f"--admin {name}: {url} answered {answer.status_code}; try again later, or give a file of units"
         )
     return answer.content
-
-
-def _write(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)

@@ -18,10 +18,11 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError
+from subpixmap.files import file_sha256
 from subpixmap.region.geoboundaries import fetch_boundaries, is_geoboundaries
 from subpixmap.region.outline import densify, polygons, widen, wrap
 from subpixmap.region.overlap import require_overlap
-from subpixmap.region.units import COLUMNS, SUFFIXES, read_area, read_units, sha256, union
+from subpixmap.region.units import COLUMNS, SUFFIXES, read_area, read_units, union
 
 COAST_BUFFER = 10_000.0
 """Metres by which the outline of a named region is widened."""
@@ -114,7 +115,7 @@ def given_units(
         units = read_units(found.path, id_column=id_column, name_column=name_column, parent_column=parent_column)
         return units, found.source, found.version
     units = read_units(admin, id_column=id_column, name_column=name_column, parent_column=parent_column)
-    return units, Path(admin).name, f"sha256:{sha256(admin)[:16]}"
+    return units, Path(admin).name, f"sha256:{file_sha256(admin)[:16]}"
 
 
 def region_names(country: str | None = None) -> list[str]:
@@ -178,7 +179,7 @@ def _file_region(path: Path, columns: dict[str, str | None]) -> Region:
     units = read_area(path, **columns)
     named = len(units) == 1 and units.unit_name.iloc[0] != units.unit_id.iloc[0]
     name = _slug(units.unit_name.iloc[0] if named else path.stem)
-    return Region(name, union(units), units, path.name, f"sha256:{sha256(path)[:16]}")
+    return Region(name, union(units), units, path.name, f"sha256:{file_sha256(path)[:16]}")
 
 
 def _named_region(text: str) -> Region:

@@ -6,7 +6,6 @@ file's order; ids are text, no unit is dropped, and what is ambiguous is refused
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from decimal import Decimal
@@ -138,11 +137,6 @@ def read_polygons(path: str | Path, *, dense: bool = False) -> gpd.GeoDataFrame:
             "%s: %d rows have no polygon and keep an empty unit (first: row %d)", path.name, len(empty), empty[0]
         )
     return table
-
-
-def sha256(path: str | Path) -> str:
-    """Hash of a file's bytes."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def guess(table: pd.DataFrame, patterns: tuple[str, ...], level: int | None = None) -> str | None:

@@ -122,7 +122,7 @@ def _some(names: Sequence[str], most: int = 8) -> str:
 
 def _reach(items: Sequence[Item]) -> BaseGeometry:
     """Extents of the items' rasters, EPSG:4326; grown by some metres against rounding at their common edges."""
-    extents = {(item.epsg, next(iter(item.assets.values())).bounds) for item in items}
+    extents = {(item.epsg, item.bounds) for item in items}
     boxes = [
         project(shapely.segmentize(shapely.box(*bounds).buffer(20, join_style="mitre"), 20_000), epsg, 4326)
         for epsg, bounds in sorted(extents)

@@ -88,6 +88,11 @@ class Item:
     dark_reflectance: float | None = None
     """Of that ground, after the offset; None where it was not looked at or is too little."""
 
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(west, south, east, north) of its rasters, metres; bands and SCL share them."""
+        return next(iter(self.assets.values())).bounds
+
 
 def lock_items(
     found: Iterable[dict[str, Any]],
@@ -332,7 +337,7 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _to_stac(item: Item) -> dict[str, Any]:
     """A STAC 1.0 item of the rasters' extent; ours is kept under the prefix `subpixmap:`."""
-    west, south, east, north = next(iter(item.assets.values())).bounds
+    west, south, east, north = item.bounds
     move = transformer(item.epsg, 4326).transform
     ring = [list(move(x, y)) for x, y in ((west, south), (east, south), (east, north), (west, north), (west, south))]
     longitudes, latitudes = zip(*ring, strict=True)
