@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from subpixmap.errors import InputError
 from subpixmap.periods import Period
@@ -28,8 +28,9 @@ def ask_items(
     """
     from subpixmap.mapping.plan import read_plan
     from subpixmap.scenes.cube import common_bands
+    from subpixmap.scenes.fallback import lock_sources
     from subpixmap.scenes.lock import read_lock, read_notes
-    from subpixmap.scenes.source import find_items
+    from subpixmap.scenes.source import find_by_source, preferred
 
     new, known, noted = request.periods(), [], {}
     if (request.folder / "plan.json").is_file():
@@ -40,35 +41,26 @@ def ask_items(
         labels = {p.label for p in new}
         known = [item for item in read_lock(request.folder / "items.parquet") if item.period not in labels]
         noted = read_notes(request.folder / "items.parquet").get("refused", {})
-    found = find_items(request.source, region.geometry, new, collection=request.collection) if new else []
+    by_source = find_by_source(request.source, region.geometry, new, collection=request.collection) if new else {}
+    found = preferred(by_source)
     if not found and not known:
         raise InputError(f"no item of {', '.join(request.source)} touches region {region.name} in {request.years}")
     model = models[0]
     if len(models) > 1:
         offered = set(common_bands(found, least=0.5))  # a single item that lacks a band is refused, not followed
         model = next((one for one in models if offered >= set(one.card.bands)), model)
-    locked, refused = _take_items(request, found, new, model.card.bands)
-    asked_again = {str(item.get("id")) for item in found}
+    refused: dict[str, str] = {}
+    locked = lock_sources(
+        by_source,
+        new,
+        model.card.bands,
+        offset_rule=request.offset_rule,
+        refused=refused,
+        allow_partial=request.allow_partial,
+    )
+    asked_again = {str(item.get("id")) for items in by_source.values() for item in items}
     noted = {name: why for name, why in noted.items() if name not in asked_again}
     return model, known + locked, tuple(p.label for p in new), dict(sorted((noted | refused).items()))
-
-
-def _take_items(
-    request: Request, found: Sequence[dict[str, Any]], periods: Sequence[Period], bands: Sequence[str]
-) -> tuple[list[Item], dict[str, str]]:
-    """Frozen items, and those that are left out, which only --allow-partial does."""
-    from subpixmap.scenes.darkness import check_darkness
-    from subpixmap.scenes.lock import lock_items, several_problems
-
-    refused: dict[str, str] = {}
-    locked = lock_items(found, periods, bands, offset_rule=request.offset_rule, refused=refused)
-    if refused and not request.allow_partial:
-        raise several_problems(list(refused.values()), advice="--allow-partial goes on without them" if locked else "")
-    if request.offset_rule == "auto":
-        locked = check_darkness(locked, refused=refused if request.allow_partial else None)
-    if refused and not locked:
-        raise several_problems(list(refused.values()))
-    return locked, refused
 
 
 def known_periods(request: Request) -> list[Period]:

@@ -6,10 +6,12 @@ import mapping_data
 import pandas as pd
 import pytest
 import scenes_data
+import stac_server
 
 from subpixmap import pipeline
 from subpixmap.errors import InputError, Refused
 from subpixmap.model.checkpoint import save_model
+from subpixmap.scenes import reader
 from subpixmap.scenes.lock import read_lock, read_notes
 
 # No offset: what lies on dark ground is as dark as it should be.
@@ -140,3 +142,78 @@ def test_one_item_that_lacks_bands_does_not_decide_the_model(place, tmp_path):
     lacking = {**items[0], "assets": {k: v for k, v in items[0]["assets"].items() if k != "swir16"}}
     assert common_bands([*items, lacking], least=0.5) == list(mapping_data.BANDS)
     assert common_bands([*items, lacking]) == ["B02", "B08"]
+
+
+def served(stac, items, name, change=None):
+    """The items as a catalogue serves them under names of its own."""
+    stac.items = json.loads(json.dumps(items))
+    for item in stac.items:
+        item |= {"id": item["id"].replace("L2A", name), "collection": "sentinel-2-l2a"}
+        for asset in item["assets"].values():
+            asset["href"] = asset["href"].replace(str(stac.files), stac.url)
+        if change:
+            change(item)
+    return stac.items
+
+
+def spoil(item):
+    """An offset that its baseline does not have, a place that its files do not have, a file that is not there."""
+    month = item["properties"]["datetime"][:7]
+    for name, asset in item["assets"].items():
+        if month == "2021-04" and name != "scl":
+            asset["raster:bands"][0]["offset"] = -0.1
+        if month == "2021-06":
+            asset["proj:transform"][2] += 120
+    if month == "2022-04":
+        item["assets"]["scl"]["href"] += "f"
+
+
+@pytest.fixture
+def two_servers(place, tmp_path, monkeypatch):
+    """Two catalogues of the same five scenes; the first one's last three cannot be taken."""
+    monkeypatch.setattr(reader, "BACKOFF_S", 0.01)
+    starts = ("20210405T021051", "20210605T021051", "20220405T021051")
+    items = [*place[0], *(scenes_data.make_item(tmp_path, start=start, seed=9, **WHERE) for start in starts)]
+    with stac_server.serve() as first, stac_server.serve() as second:
+        first.files = second.files = tmp_path
+        served(first, items, "first", spoil)
+        served(second, items, "second")
+        yield first, second, {"collection": "sentinel-2-l2a", "source": (first.url, second.url)}
+
+
+def test_what_cannot_be_taken_from_the_first_source_comes_from_the_next(place, two_servers, tmp_path, capsys):
+    first, second, options = two_servers
+    bad, good = ([item["id"] for item in stac.items] for stac in (first, second))
+    alone = options | {"source": (first.url,)}
+    with pytest.raises(InputError, match=f"{bad[2]} has baseline 02.14, which has no offset.*--allow-partial"):
+        pipeline.plan(place[1](**alone))
+    assert not (tmp_path / "out").exists()
+
+    job = pipeline.plan(place[1](**options))
+    assert sorted(item.id for item in job.items) == sorted([*bad[:2], *good[2:]])
+    assert all(item.assets["B02"].href.startswith(second.url) == (item.id in good) for item in job.items)
+    told = read_notes(tmp_path / "out" / "items.parquet")["refused"]
+    assert list(told) == sorted(bad[2:])
+    for number, why in ((2, "which has no offset"), (3, "but its item declares"), (4, "could not be read")):
+        assert why in told[bad[number]]
+        assert told[bad[number]].endswith(f"; {good[number]} of {second.url} stands in for it")
+    assert f"{good[2]} of {second.url} stands in for it" in capsys.readouterr().out
+
+
+def test_a_fallback_that_is_not_needed_is_not_looked_at(place, two_servers, tmp_path):
+    first, second, options = two_servers
+    job = pipeline.plan(place[1](**options | {"source": (second.url, first.url)}))
+    assert sorted(item.id for item in job.items) == sorted(item["id"] for item in second.items)
+    assert not job.refused
+    assert not [path for path in first.requests if path.endswith(".tif")]
+
+
+def test_what_every_source_has_wrong_stops_a_run(place, two_servers, tmp_path):
+    first, second, options = two_servers
+    bad, good = first.items[2]["id"], second.items[2]["id"]
+    del second.items[2]["assets"]["nir"]
+    with pytest.raises(InputError, match=rf"{bad} has baseline.*{good} has no asset for B08.*--allow-partial"):
+        pipeline.plan(place[1](**options))
+    job = pipeline.plan(place[1](**options, allow_partial=True))
+    assert len(job.items) == 4
+    assert "stands in" not in job.refused[bad] + job.refused[good]

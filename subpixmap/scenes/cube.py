@@ -21,10 +21,11 @@ from subpixmap.errors import InputError
 from subpixmap.grid import Lattice, Window, project, utm_epsg
 from subpixmap.periods import ALL_MONTHS, Every, make_periods
 from subpixmap.scenes.dialect import BANDS, SCL, asset_names
-from subpixmap.scenes.lock import Asset, Item, by_acquisition, lattices, lock_items, snap
+from subpixmap.scenes.fallback import lock_sources
+from subpixmap.scenes.lock import Asset, Item, by_acquisition, lattices, snap
 from subpixmap.scenes.radiometry import MaskRule, OffsetRule, scl_valid, to_reflectance
 from subpixmap.scenes.reader import AlignedReader, Rasters
-from subpixmap.scenes.source import find_items
+from subpixmap.scenes.source import find_by_source, preferred
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -261,12 +262,14 @@ def open_cube(
     """
     geometry = _geometry(region_or_bounds)
     periods = make_periods(years, every, tuple(months) if months else ALL_MONTHS)
-    found = find_items(source, geometry, periods, collection=collection)
+    by_source = find_by_source(source, geometry, periods, collection=collection)
+    found = preferred(by_source)
     named = source if isinstance(source, str) else ", ".join(source)
     if not found:
         raise InputError(f"no item of {named} touches the region {geometry.bounds} in {years}")
     names = list(bands) if bands else common_bands(found)
-    epsg, items = _main_zone(geometry, lock_items(found, periods, names, offset_rule=offset_rule))
+    items = lock_sources(by_source, periods, names, offset_rule=offset_rule, look=False)
+    epsg, items = _main_zone(geometry, items)
     lattice = lattices(items, resolution)[epsg]
     window = lattice.window(project(geometry, 4326, epsg).bounds)
     return lazy_cube(items, lattice, window, names, mask=mask, chunk=chunk).assign_attrs(source=named)

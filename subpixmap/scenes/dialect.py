@@ -145,6 +145,14 @@ def acquisition(item: dict[str, Any]) -> str:
     raise InputError(f"item {item_id(item)} does not say its datatake (s2:datatake_id or s2:product_uri)")
 
 
+def scene_key(item: dict[str, Any]) -> tuple[str, str] | None:
+    """A scene's name in every catalogue: platform and start of its datatake, MGRS tile; None if unreadable."""
+    try:
+        return acquisition(item)[:20], tile(item)
+    except InputError:
+        return None
+
+
 def baseline(item: dict[str, Any]) -> str | None:
     """Processing baseline such as 05.09; None when the item does not say it.
 

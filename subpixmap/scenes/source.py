@@ -7,7 +7,7 @@ ordered fallback.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,17 +80,35 @@ def find_items(
     SourceFailed
         A catalogue does not answer.
     """
-    sources = [source] if isinstance(source, str) else list(source)
+    return preferred(find_by_source(source, geometry, periods, collection=collection))
+
+
+def find_by_source(
+    source: str | Sequence[str],
+    geometry: BaseGeometry,
+    periods: Sequence[Period],
+    *,
+    collection: str | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """All that each source has, in order of preference; otherwise as `find_items`."""
+    sources = [source] if isinstance(source, str) else list(dict.fromkeys(source))
     for name in sources:
         _require_known(name)
     shapely.prepare(geometry)
-    found: list[dict[str, Any]] = []
+    return {
+        name: [item for item in _ask(name, geometry, periods, collection) if _wanted(item, geometry, periods)]
+        for name in sources
+    }
+
+
+def preferred(found: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Items of the first source, and what it lacks from the later ones."""
+    chosen: list[dict[str, Any]] = []
     have: set[tuple[str, str]] = set()
-    for name in sources:
-        new = [item for item in _ask(name, geometry, periods, collection) if _wanted(item, geometry, periods)]
-        found += [item for item in new if _key(item) not in have]
-        have |= {key for item in new if (key := _key(item))}
-    return found
+    for items in found.values():
+        chosen += [item for item in items if dialect.scene_key(item) not in have]
+        have |= {key for item in items if (key := dialect.scene_key(item))}
+    return chosen
 
 
 def _require_known(source: str) -> None:
@@ -140,13 +158,6 @@ def _touches(item: dict[str, Any], geometry: BaseGeometry) -> bool:
     # A tile on the date line, written as a shape around the globe: it lies on both sides.
     sides = shapely.union(shapely.box(-180, south, -174, north), shapely.box(174, south, 180, north))
     return bool(geometry.intersects(sides))
-
-
-def _key(item: dict[str, Any]) -> tuple[str, str] | None:
-    try:
-        return dialect.acquisition(item)[:20], dialect.tile(item)
-    except InputError:
-        return None
 
 
 def _absolute(item: dict[str, Any], base: str) -> dict[str, Any]:
