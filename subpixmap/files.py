@@ -28,6 +28,12 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left half-written anywhere in a folder that nobody else writes to."""
+    for partial in folder.rglob("*.partial"):
+        partial.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Force a file's bytes, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)

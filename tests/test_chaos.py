@@ -71,6 +71,17 @@ def test_a_killed_driver_resumes_to_the_same_bits(quick_processes, scenes, truth
     kill_drivers(quick_processes, scenes, truth, tmp_path / "run", kills=2, seed=1, longest_s=1.5)
 
 
+def test_what_killed_writers_left_half_written_is_swept(scenes, truth, tmp_path):
+    _, country = scenes
+    map_region(tmp_path, country.plan(**OPTIONS), country.items, country.model, workers=0)
+    record, chunk = next(tmp_path.glob("ledger/*.json")), next(tmp_path.glob("map.zarr/*/count/c/**/0"))
+    record.with_name(f".{record.name}.123.partial").write_bytes(b"{")
+    chunk.with_suffix(".0123456789abcdef.partial").write_bytes(b"half")
+    map_region(tmp_path, country.plan(**OPTIONS), country.items, country.model, workers=0)
+    assert not list(tmp_path.rglob("*.partial"))
+    assert hashes(tmp_path) == truth
+
+
 @pytest.mark.slow
 def test_30_killed_drivers(quick_processes, scenes, truth, tmp_path):
     for seed in range(10):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subpixmap.errors import Incomplete, InputError, Refused, VerificationFailed
+from subpixmap.files import sweep
 from subpixmap.grid import CHUNK
 from subpixmap.mapping.block import Outcome, Task, map_block
 from subpixmap.mapping.cluster import Pool, WorkerDied, open_pool
@@ -147,6 +148,7 @@ def map_region(
     started = time.monotonic()
     where = {"workers": workers, "scheduler": scheduler, "client": client, "memory_limit": memory_limit}
     with run_lock(out), _disk_full_is_resumable(out):
+        sweep(Path(out))
         plan = write_plan(out, plan)
         create_map(out, plan)
         tasks = pending_tasks(out, plan, items)
