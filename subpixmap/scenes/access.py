@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -16,7 +17,9 @@ from urllib.parse import urlsplit
 import rasterio
 
 from subpixmap.errors import InputError
-from subpixmap.scenes.hrefs import is_remote, redact, without_secrets
+from subpixmap.scenes.hrefs import host_of, is_private, is_remote, leads_to_private, redact, without_secrets
+from subpixmap.scenes.http import require_public_answer
+from subpixmap.scenes.lock import Asset
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -36,6 +39,8 @@ GDAL_OPTIONS: dict[str, Any] = {
 # the first raster is read. It is none of the options above: there a number would mean bytes, and be set at every read.
 os.environ.setdefault("GDAL_CACHEMAX", "256")
 
+_STORES = re.compile(r"(.+\.)?s3([.-][a-z]{2}(-[a-z]+)+-\d)?\.amazonaws\.com|[a-z0-9]+\.blob\.core\.windows\.net")
+
 _CDSE = {"AWS_S3_ENDPOINT": "eodata.dataspace.copernicus.eu", "AWS_VIRTUAL_HOSTING": "FALSE", "AWS_HTTPS": "YES"}
 
 
@@ -50,6 +55,36 @@ def gdal_path(href: str, *, renew: bool = False) -> str:
         if (parts.hostname or "").endswith(ending):
             return f"/vsicurl/{sign(href, renew)}"
     return f"/vsicurl/{href}"
+
+
+def require_harmless(asset: Asset, path: str) -> None:
+    """Look again where a remote file lies, when it is opened: its name or a redirect may lead elsewhere by now.
+
+    GDAL follows redirects to any host and has no option against it. So a server is first asked by us, one request for a
+    file that is opened, except object stores, which redirect to nothing but their own. What a server answers
+    to GDAL alone is not seen.
+
+    Parameters
+    ----------
+    asset
+        What is opened.
+    path
+        Its `gdal_path`.
+
+    Raises
+    ------
+    InputError
+        The name of its host leads to a private address, or a redirect does.
+    OSError
+        The server does not answer, or with an error.
+    """
+    host = host_of(asset.href)
+    if urlsplit(asset.href).scheme not in ("http", "https") or asset.own_network or is_private(host):
+        return  # files, stores with keys, and what the lock has only of a catalogue of the user's own
+    if leads_to_private(host):
+        raise InputError(f"{redact(asset.href)} is not opened: {host} leads to a private address by now")
+    if not _STORES.fullmatch(host):
+        require_public_answer(path.removeprefix("/vsicurl/"))
 
 
 def gdal_env(href: str, *, renew: bool = False) -> AbstractContextManager[Any]:

@@ -73,7 +73,7 @@ def resolve(href: str, base: str) -> str:
         return os.path.abspath(os.path.join(os.path.dirname(base), href))
     else:
         found = href
-    scheme, host = urlsplit(found).scheme, _host(found)
+    scheme, host = urlsplit(found).scheme, host_of(found)
     if scheme not in REMOTE:
         raise InputError(f"href {redact(found)[:200]!r} is not opened: only {', '.join(REMOTE)} are")
     if scheme != "s3" and is_private(host) and not _may_be_private(host, base):
@@ -106,7 +106,7 @@ def require_public(url: str, base: str) -> None:
     InputError
         The URL is of no server, or of a private one.
     """
-    host, own = _host(url), _host(base)
+    host, own = host_of(url), host_of(base)
     if not is_remote(base) or is_private(own) or leads_to_private(own):
         return
     if urlsplit(url).scheme not in ("http", "https"):
@@ -115,24 +115,29 @@ def require_public(url: str, base: str) -> None:
         raise InputError(f"{redact(url)[:200]!r} is not opened: {host} leads to a private address")
 
 
-@lru_cache(maxsize=1024)
 def leads_to_private(host: str) -> bool:
     """Whether any address of a host's name is private; False if it has none."""
     try:
-        found = socket.getaddrinfo(host, None)
+        return any(not ipaddress.ip_address(address).is_global for address in addresses(host))
     except (OSError, UnicodeError):
         return False
-    return any(not ipaddress.ip_address(str(one[4][0]).partition("%")[0]).is_global for one in found)
+
+
+@lru_cache(maxsize=1024)
+def addresses(host: str) -> tuple[str, ...]:
+    """Of a host's name; looked up once by each process, unless that fails."""
+    return tuple(str(one[4][0]).partition("%")[0] for one in socket.getaddrinfo(host, None))
 
 
 def _may_be_private(host: str, base: str) -> bool:
     """A private catalogue may name hosts of its own; a file of this machine may name this machine."""
     if is_remote(base):
-        return is_private(_host(base))
+        return is_private(host_of(base))
     return host in ("localhost", "127.0.0.1", "::1")
 
 
-def _host(url: str) -> str:
+def host_of(url: str) -> str:
+    """Name or address; empty if there is none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:

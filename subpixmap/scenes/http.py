@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 from subpixmap.errors import Incomplete, InputError
@@ -19,12 +20,14 @@ TIMEOUT_S = (10.0, 60.0)
 MAX_BYTES = 2**28
 """Of an answer: more is no page of a catalogue."""
 
+_threads = threading.local()
+
 
 class SourceFailed(Incomplete):
     """A catalogue did not answer; the same command tries again."""
 
 
-def guarded(session: Session, base: str) -> Session:
+def guarded(session: Session, base: str, retries: int | None = None) -> Session:
     """The session with our retries, and a guard of every request: redirects and links of the answers too.
 
     Parameters
@@ -33,6 +36,8 @@ def guarded(session: Session, base: str) -> Session:
         Of requests.
     base
         URL that the user gave; only if it is private itself, others may be.
+    retries
+        Of a request that fails, with back-off; `RETRIES` when not given.
     """
     from requests.adapters import HTTPAdapter
     from urllib3 import Retry
@@ -43,7 +48,7 @@ def guarded(session: Session, base: str) -> Session:
             return super().send(request, *args, **options)
 
     retry = Retry(
-        total=RETRIES,
+        total=RETRIES if retries is None else retries,
         backoff_factor=BACKOFF_S,
         status_forcelist=[429, 500, 502, 503, 504],
         allowed_methods=None,  # POST too: a search changes nothing
@@ -88,3 +93,24 @@ def get_json(session: Session, url: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{where} is no STAC: it holds no JSON object")
     return content
+
+
+def require_public_answer(url: str) -> None:
+    """Ask for the first byte of a public URL: no redirect leads to a private host, or it is refused unasked.
+
+    Raises
+    ------
+    InputError
+        A redirect leads to a private host.
+    requests.RequestException
+        No answer, or an error of the server; it is an `OSError`.
+    """
+    import requests
+
+    sessions: dict[str, Session] = _threads.__dict__.setdefault("sessions", {})
+    origin = "/".join(url.split("/", 3)[:3])
+    if origin not in sessions:  # its connection is kept for the host's next file
+        sessions[origin] = guarded(requests.Session(), url, retries=0)
+    with sessions[origin].get(url, headers={"Range": "bytes=0-0"}, timeout=TIMEOUT_S, stream=True) as answer:
+        answer.raise_for_status()
+        answer.raw.read(1)

@@ -42,6 +42,8 @@ class Asset:
     """(a, b, c, d, e, f) of the file, metres; north-up with square pixels."""
     shape: tuple[int, int]
     """(rows, columns)."""
+    own_network: bool = False
+    """Whether its host has a public name and a private address, which only a catalogue of the user's own may name."""
 
     @property
     def resolution(self) -> float:
@@ -166,7 +168,7 @@ def _freeze(raw: dict[str, Any], period: Period, bands: Sequence[str], rule: Off
     code, tile = codes.pop(), dialect.tile(raw)
     if code != (32600 if tile[2] >= "N" else 32700) + int(tile[:2]):
         raise InputError(f"item {dialect.item_id(raw)} names EPSG:{code}, but its tile {tile} lies in another zone")
-    assets = {band: Asset(asset["href"], *dialect.raster(raw, band, asset)) for band, asset in found.items()}
+    assets = {band: _asset(raw, band, asset) for band, asset in found.items()}
     if len({asset.bounds for asset in assets.values()}) > 1:
         told = ", ".join(f"{band} {asset.bounds}" for band, asset in assets.items())
         raise InputError(f"item {dialect.item_id(raw)}: its assets cover different places: {told}")
@@ -184,6 +186,10 @@ def _freeze(raw: dict[str, Any], period: Period, bands: Sequence[str], rule: Off
         orbit=dialect.relative_orbit(raw),
         assets=assets,
     )
+
+
+def _asset(raw: dict[str, Any], band: str, asset: dict[str, Any]) -> Asset:
+    return Asset(asset["href"], *dialect.raster(raw, band, asset), own_network=asset.get("own_network") is True)
 
 
 def sort_items(items: Iterable[Item]) -> list[Item]:
@@ -344,6 +350,7 @@ def _to_stac(item: Item) -> dict[str, Any]:
     own = {key: value for key, value in vars(item).items() if key not in ("id", "datetime", "assets")}
     assets = {
         band: {"href": asset.href, "proj:transform": list(asset.transform), "proj:shape": list(asset.shape)}
+        | ({"subpixmap:own_network": True} if asset.own_network else {})
         for band, asset in item.assets.items()
     }
     return {
@@ -367,6 +374,7 @@ def _from_stac(raw: dict[str, Any]) -> Item:
             asset["href"],
             tuple(float(v) for v in asset["proj:transform"]),  # type: ignore[arg-type]
             (int(asset["proj:shape"][0]), int(asset["proj:shape"][1])),
+            asset.get("subpixmap:own_network") is True,
         )
         for band, asset in raw["assets"].items()
         if asset

@@ -20,7 +20,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from subpixmap.errors import Incomplete, InputError
-from subpixmap.scenes.access import gdal_env, gdal_path
+from subpixmap.scenes.access import gdal_env, gdal_path, require_harmless
 from subpixmap.scenes.hrefs import driver, is_remote, redact, without_secrets
 from subpixmap.scenes.lock import Asset
 
@@ -86,7 +86,10 @@ def _dataset(asset: Asset, epsg: int, renew: bool) -> rasterio.DatasetReader:
         return pool[asset]
     while len(pool) >= OPEN_FILES:
         pool.popitem(last=False)[1].close()
-    dataset = open_raster(asset.href, renew=renew)
+    driver(asset.href)  # nothing is asked for what is not opened
+    path = gdal_path(asset.href, renew=renew)
+    require_harmless(asset, path)
+    dataset = open_raster(asset.href, path)
     try:
         check_header(dataset, asset, epsg)
     except InputError:
@@ -96,10 +99,9 @@ def _dataset(asset: Asset, epsg: int, renew: bool) -> rasterio.DatasetReader:
     return dataset
 
 
-def open_raster(href: str, *, renew: bool = False) -> rasterio.DatasetReader:
-    """Open a raster by the driver of its extension, within `gdal_env`."""
-    found = driver(href)
-    return rasterio.open(gdal_path(href, renew=renew), driver=found, sharing=False)
+def open_raster(href: str, path: str | None = None) -> rasterio.DatasetReader:
+    """Open a raster by the driver of its extension; a remote one by its GDAL path, within `gdal_env`."""
+    return rasterio.open(path or href, driver=driver(href), sharing=False)
 
 
 def _forget(asset: Asset) -> None:

@@ -21,7 +21,7 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap.errors import InputError
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
-from subpixmap.scenes.hrefs import require_public, resolve
+from subpixmap.scenes.hrefs import host_of, is_private, leads_to_private, require_public, resolve
 from subpixmap.scenes.local import read_local
 from subpixmap.scenes.search import search
 from subpixmap.scenes.static import read_static
@@ -175,6 +175,8 @@ def _absolute(item: dict[str, Any], base: str) -> dict[str, Any]:
                 moved[name]["href"] = href = resolve(asset["href"], base)
                 if href.startswith("http"):
                     require_public(href, base)
+                    host = host_of(href)
+                    moved[name]["own_network"] = not is_private(host) and leads_to_private(host)
             except InputError as error:
                 moved[name] = {"refused": str(error)}
     return item | {"assets": moved, "links": []}
