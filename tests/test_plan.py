@@ -14,6 +14,7 @@ from subpixmap.errors import InputError, Refused, VerificationFailed
 from subpixmap.grid import CHUNK, Block, Lattice, Window, owned, project
 from subpixmap.mapping.layout import plan_zones
 from subpixmap.mapping.plan import Recipe, items_by_period, read_plan, require_same, write_plan
+from subpixmap.model.checkpoint import Model
 from subpixmap.scenes.radiometry import MaskRule
 
 
@@ -206,3 +207,18 @@ def test_objects_keep_the_order_of_the_model(country):
 def test_a_block_holds_whole_chunks():
     block = Block(Lattice(32651), 3, 4, 512)
     assert len(list(block.chunks())) == (512 // CHUNK) ** 2
+
+
+def test_objects_are_masked_as_the_card_says_and_never_mixed(tmp_path):
+    one = tiny(tmp_path, years="2021", dates=1)
+    card = replace(one.model.card, mask={"dilate_m": 60.0, "objects": {"car": {"drop": [0, 1, 3], "dilate": [3]}}})
+    own = replace(one, model=Model.of(one.model.net, card))
+    with pytest.raises(InputError, match="masks coconut and car in different ways"):
+        own.plan()
+    cars, palms = own.plan(objects=["car"]).recipe, own.plan(objects=["coconut"]).recipe
+    assert cars.mask == MaskRule((0, 1, 3), (3,), 60.0)
+    assert palms.mask == MaskRule(dilate_m=60.0)
+    assert cars.to_json()["mask"] == {"drop": [0, 1, 3], "dilate": [3], "dilate_m": 60.0}
+    assert Recipe.from_json(cars.to_json()) == cars
+    with pytest.raises(InputError, match="mask of objects it does not count: \\['cars'\\]"):
+        replace(card, mask={"objects": {"cars": {}}})

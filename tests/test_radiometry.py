@@ -74,3 +74,31 @@ def test_contradictions_are_refused_by_name_unless_told(tmp_path):
 def test_absurd_masks_are_refused(bad):
     with pytest.raises(InputError):
         MaskRule(**bad)
+
+
+CARD_MASK = {"drop": [0, 3, 8, 9], "dilate": [3, 9], "dilate_m": 40.0}
+OF_CARS = CARD_MASK | {"objects": {"car": {"drop": [0, 3], "dilate": [3]}}}
+
+
+def test_a_card_may_mask_one_object_in_another_way():
+    assert MaskRule.stated({}) == MaskRule()
+    shared = MaskRule((0, 3, 8, 9), (3, 9), 40.0)
+    for objects in ((), ("coconut",), ("coconut", "olive")):
+        assert MaskRule.stated(OF_CARS, objects) == MaskRule.stated(CARD_MASK, objects) == shared
+    cars = MaskRule.stated(OF_CARS, ("car",))
+    assert cars == MaskRule((0, 3), (3,), 40.0)
+    assert MaskRule.stated(CARD_MASK | {"objects": {"car": CARD_MASK}}, ("car", "olive")) == shared
+    lot = np.full((9, 9), 5, np.uint8)
+    lot[3:6, 3:6] = 9  # packed cars
+    assert scl_valid(lot, 20.0, cars).all()
+    assert scl_valid(lot, 20.0, shared).sum() < 49
+
+
+def test_objects_with_several_masks_are_not_mixed_and_unknown_fields_are_named():
+    with pytest.raises(
+        InputError, match="masks coconut, olive and car in different ways: map each alone, with --object"
+    ):
+        MaskRule.stated(OF_CARS, ("coconut", "car", "olive"))
+    for mask in ({"drops": [9]}, {"objects": {"car": {"drops": [9]}}}):
+        with pytest.raises(InputError, match="unknown fields: drops"):
+            MaskRule.stated(mask, ("car",))

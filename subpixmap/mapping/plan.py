@@ -20,7 +20,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError, Refused, VerificationFailed
-from subpixmap.files import write_atomic
+from subpixmap.files import make_folder, path_of, write_atomic
 from subpixmap.grid import CHUNK, Block, Lattice
 from subpixmap.mapping.layout import BlockPlan, Zone, chunk_bits, chunks_of_bits, plan_zones
 from subpixmap.periods import ALL_MONTHS, Every, Period
@@ -236,7 +236,7 @@ def make_plan(
         max_scenes=max_scenes,
         min_obs=min_obs,
         max_cloud=None if max_cloud is None else float(max_cloud),
-        mask=mask or MaskRule.stated(card.mask),
+        mask=mask or MaskRule.stated(card.mask, chosen),
         numerics=numerics(device),
     )
     return Plan(
@@ -334,7 +334,7 @@ def write_plan(out: str | os.PathLike[str], plan: Plan) -> Plan:
     Refused
         The folder holds a run of another recipe; names the fields that differ.
     """
-    path = Path(out) / "plan.json"
+    path = path_of(out) / "plan.json"
     if path.exists():
         there = read_plan(out)
         require_same(there.recipe, plan.recipe, path)
@@ -346,7 +346,7 @@ def write_plan(out: str | os.PathLike[str], plan: Plan) -> Plan:
         plan = replace(there, periods=tuple(sorted(known.values(), key=_in_time)), expected=expected)
         if plan.periods == there.periods and plan.expected == there.expected:
             return plan
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomic(path, (json.dumps(_to_json(plan), indent=1, ensure_ascii=False) + "\n").encode())
     return plan
 
@@ -369,7 +369,7 @@ def read_plan(out: str | os.PathLike[str]) -> Plan:
     VerificationFailed
         It is damaged.
     """
-    path = Path(out) / "plan.json"
+    path = path_of(out) / "plan.json"
     if not path.is_file():
         raise InputError(f"{out} holds no run: {path.name} is missing; start with subpixmap run --out {out}")
     try:

@@ -68,7 +68,7 @@ class Card:
     max_count_per_pixel: float = 20.0
     """A reference above this many objects in a pixel is absurd."""
     mask: Mapping[str, Any] = field(default_factory=dict)
-    """Mask rule used in training (arguments of scenes.radiometry.MaskRule)."""
+    """Mask rule used in training, with what differs for an object under `objects` (see MaskRule.stated)."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Data, seeds, command, options."""
     error: Mapping[str, Any] = field(default_factory=dict)
@@ -89,6 +89,8 @@ class Card:
             raise InputError(f"card {self.name!r}: objects and measure must name the same objects")
         if unknown := set(self.calibration) - set(self.objects):
             raise InputError(f"card {self.name!r}: calibration of objects it does not count: {sorted(unknown)}")
+        if unknown := set(self.mask.get("objects", {})) - set(self.objects):
+            raise InputError(f"card {self.name!r}: mask of objects it does not count: {sorted(unknown)}")
         if self.evidence not in EVIDENCE or not set(self.measure.values()) <= set(MEASURES):
             raise InputError(f"card {self.name!r}: evidence must be one of {EVIDENCE} and measures of {MEASURES}")
         if not self.resolution > 0 or min(self.width, self.mid, self.blocks, self.members) < 1:

@@ -257,7 +257,7 @@ def evaluate_on(
     wanted = split or ("test" if own else "all")
     if wanted not in (*SPLITS, "all"):
         raise InputError(f"--split {wanted!r} is unknown; choose {', '.join(SPLITS)} or all")
-    mask = MaskRule.stated(card.mask)
+    mask = MaskRule.stated(card.mask, card.object_names)
     chosen = [tile for tile in tiles if wanted in (tile.split, "all")]
     sky = scheme.sky(reference, source, bands=card.bands, halo=model.halo, collection=collection)
     sample = _read(reference, chosen, sky, scheme, wanted, model.halo, progress, mask)

@@ -8,8 +8,8 @@ contradiction is refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -41,10 +41,36 @@ class MaskRule:
                 raise InputError(f"the mask names scene class {code}; classes are 0 to 255")
 
     @classmethod
-    def stated(cls, stated: Mapping[str, Any]) -> MaskRule:
-        """From JSON, such as the `mask` of a card: the rule that a model was trained with."""
-        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in stated.items()}
-        return cls(**values)
+    def stated(cls, stated: Mapping[str, Any], objects: Sequence[str] = ()) -> MaskRule:
+        """From JSON, such as the `mask` of a card: the rule that a model was trained with.
+
+        Parameters
+        ----------
+        stated
+            Fields of the rule. Under `objects` stands what differs for one, by its name: lots of packed bright cars
+            are often taken for cloud, and `{"objects": {"car": {"drop": [0, 1, 3, 10, 11], "dilate": [3]}}}` keeps them.
+        objects
+            Whose rule is asked for.
+
+        Raises
+        ------
+        InputError
+            They have several rules, for what is observed is the same for all objects of a run; or an unknown field.
+        """
+        shared, own = {k: v for k, v in stated.items() if k != "objects"}, stated.get("objects", {})
+        rules: dict[MaskRule, list[str]] = {}
+        for name in objects or ("",):
+            values: dict[str, Any] = dict(shared) | own.get(name, {})
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            if unknown := set(values) - {field.name for field in fields(cls)}:
+                raise InputError(f"the mask has unknown fields: {', '.join(sorted(unknown))}")
+            rules.setdefault(cls(**values), []).append(name)
+        if len(rules) > 1:
+            told = " and ".join(", ".join(names) for names in rules.values())
+            raise InputError(
+                f"the model masks {told} in different ways: map each alone, with --object and its own --out"
+            )
+        return next(iter(rules))
 
     def margin(self, resolution: float) -> int:
         """Pixels around a window that can change its mask."""
