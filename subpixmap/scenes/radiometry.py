@@ -47,8 +47,8 @@ class MaskRule:
         Parameters
         ----------
         stated
-            Fields of the rule. Under `objects` stands what differs for one, by its name: lots of packed bright cars
-            are often taken for cloud, and `{"objects": {"car": {"drop": [0, 1, 3, 10, 11], "dilate": [3]}}}` keeps them.
+            Fields of the rule. Under `objects` stands what differs for one, by its name: packed bright cars are
+            often taken for cloud, and `{"objects": {"car": {"drop": [0, 1, 3, 10, 11], "dilate": [3]}}}` keeps them.
         objects
             Whose rule is asked for.
 
