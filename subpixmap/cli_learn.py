@@ -153,8 +153,10 @@ def train(
 ) -> None:
     """Train, calibrate and evaluate a checkpoint, on reference data or on simulated places."""
     from subpixmap import learning
+    from subpixmap.model.config import SIMULATED, TrainConfig
 
-    config = _config(steps, seed, members=members, turns=turns, patience=patience, device=device)
+    recipe = TrainConfig() if simulated is None else SIMULATED
+    config = _config(recipe, steps, seed=seed, members=members, turns=turns, patience=patience, device=device)
     if (simulated is None) == (folder is None):
         raise InputError("give either --reference with --source, or --simulated NAME")
     if simulated is not None:
@@ -270,8 +272,9 @@ def learn(
 ) -> None:
     """Make a checkpoint from points in labelled areas: reference, train, calibrate, evaluate, card, in one go."""
     from subpixmap import learning
+    from subpixmap.model.config import TrainConfig
 
-    config = _config(steps, seed, members=members, turns=turns, patience=patience, device=device)
+    config = _config(TrainConfig(), steps, seed=seed, members=members, turns=turns, patience=patience, device=device)
     learning.learn(
         points,
         labelled,
@@ -314,10 +317,8 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=f"Example: subpixmap learn palms.gpkg {area} --source earth-search -o palms.safetensors")(learn)
 
 
-def _config(steps: int | None, seed: int, **options: Any) -> TrainConfig:
-    from subpixmap.model.config import TrainConfig
-
-    config = dataclasses.replace(TrainConfig(), seed=seed, **options)
+def _config(recipe: TrainConfig, steps: int | None, **options: Any) -> TrainConfig:
+    config = dataclasses.replace(recipe, **options)
     if steps is None:
         return config
     return dataclasses.replace(config, steps=steps, warmup=min(config.warmup, max(1, steps // 5)))

@@ -74,3 +74,8 @@ class TrainConfig:
             raise InputError("training: want mse_weight in 0-1, average in [0, 1) and a positive rate")
         if self.members < 1 or self.patience < 0:
             raise InputError("training: want members of at least 1 and patience of at least 0")
+
+
+SIMULATED = TrainConfig(jitter_gain=0.012, jitter_offset=0.001)
+"""For simulated places, whose bands err by 1.2 % against each other. Crowns and green undergrowth differ by a few
+percent in single bands: jitter beyond the sensor's own hides that, and the totals of dates follow the season."""

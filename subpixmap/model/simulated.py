@@ -16,8 +16,9 @@ from typing import Any, TextIO
 from subpixmap.errors import InputError
 from subpixmap.model.calibrate import calibrate
 from subpixmap.model.checkpoint import Card, Model, save_model
+from subpixmap.model.config import SIMULATED, TrainConfig
 from subpixmap.model.evaluate import evaluate, table
-from subpixmap.model.train import TrainConfig, input_statistics, train
+from subpixmap.model.train import input_statistics, train
 from subpixmap.reference.patches import Patches, join, make_patches
 
 BANDS = {
@@ -121,7 +122,7 @@ def train_simulated(
     places, held_out
         Places for training, and for calibration and test each.
     config
-        Recipe; default `TrainConfig()`.
+        Recipe; default `SIMULATED`.
     width, mid, blocks
         Of `DensityNet`.
     cache
@@ -136,7 +137,7 @@ def train_simulated(
     Model
         As written, with calibration and measured errors in its card.
     """
-    config = config or TrainConfig()
+    config = config or SIMULATED
     bands = tuple(bands or BANDS.get(name, ()))
     counted = tuple(objects or OBJECTS.get(name) or DEFINITIONS)
     if not bands:
