@@ -18,6 +18,7 @@ import typer
 
 from subpixmap import cli_learn
 from subpixmap.errors import InputError, SubpixmapError
+from subpixmap.files import path_of
 
 if TYPE_CHECKING:
     from subpixmap.pipeline import Request
@@ -33,6 +34,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
+
+def _place(path: Path | None) -> Path | None:
+    """A run folder as it was typed; URLs of object stores are paths too."""
+    return None if path is None else path_of(path)
+
+
 # What run, plan and map share -----------------------------------------------------------------------------------------
 Region = Annotated[
     str, typer.Option("--region", help="demo | country | country/unit | west,south,east,north | polygon file")
@@ -40,7 +47,10 @@ Region = Annotated[
 Years = Annotated[str, typer.Option(help="first-last, or one year")]
 Every = Annotated[str, typer.Option(help="length of a period: year, quarter, month or scene")]
 Months = Annotated[str | None, typer.Option(help="the same season every year, for example 3-5")]
-Out = Annotated[Path | None, typer.Option(help="run folder  [default: runs/<region>]")]
+Out = Annotated[
+    Path | None,
+    typer.Option(callback=_place, help="run folder, or s3://bucket/folder  [default: runs/<region>]"),
+]
 Objects = Annotated[list[str] | None, typer.Option("--object", help="object to count; may be repeated  [default: all]")]
 Source = Annotated[
     list[str] | None,
@@ -70,7 +80,7 @@ Force = Annotated[bool, typer.Option("--force", help="accept input unlike the mo
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="start without asking, however large the run")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="errors only")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="details, and the traceback of an error")]
-Folder = Annotated[Path, typer.Argument(help="run folder")]
+Folder = Annotated[Path, typer.Argument(callback=_place, help="run folder, or s3://bucket/folder")]
 
 
 @app.command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subpixmap.errors import InputError
+from subpixmap.files import is_remote, write_atomic
 from subpixmap.grid import CHUNK
 from subpixmap.scenes.hrefs import without_secrets
 
@@ -100,7 +102,7 @@ def show_results(out: Path, *, quiet: bool) -> None:
         return
     import pandas as pd
 
-    counts = pd.read_parquet(out / "counts.parquet")
+    counts = pd.read_parquet(io.BytesIO((out / "counts.parquet").read_bytes()))
     top = counts[counts["parent_id"].isna() | ~counts["parent_id"].isin(counts["unit_id"])]
     named_objects = top["object"] + " (" + top["measure"] + ")"
     totals = top.groupby(["period", named_objects], sort=False)["map_total_full"].sum(min_count=1)
@@ -182,7 +184,8 @@ def _errors(measured: Mapping[str, Any]) -> str:
 def run_log(out: Path) -> Iterator[None]:
     """Write what happens to OUT/run.log, one JSON object a line."""
     log = logging.getLogger("subpixmap")
-    handler = logging.FileHandler(out / "run.log", encoding="utf-8")
+    path = out / "run.log"
+    handler = _Uploaded(path) if is_remote(path) else logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_JsonLines())
     log.addHandler(handler)
     level = log.level
@@ -196,6 +199,29 @@ def run_log(out: Path) -> Iterator[None]:
         log.setLevel(level)
         log.removeHandler(handler)
         handler.close()
+
+
+class _Uploaded(logging.StreamHandler[io.StringIO]):
+    """A log in an object store, where nothing can be appended: uploaded whole twice a minute, and at the end."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.StringIO())
+        self.path, self.at = path, time.monotonic()
+        self.stream.write(path.read_text(encoding="utf-8") if path.is_file() else "")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        if time.monotonic() - self.at > 30:
+            self.upload()
+
+    def upload(self) -> None:
+        self.at = time.monotonic()
+        with contextlib.suppress(OSError):  # the run goes on without its log
+            write_atomic(self.path, self.stream.getvalue().encode())
+
+    def close(self) -> None:
+        self.upload()
+        super().close()
 
 
 class _JsonLines(logging.Formatter):

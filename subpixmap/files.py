@@ -1,16 +1,66 @@
-"""Files that are there whole or not at all, also after a power cut; their hashes; where the user's cache is."""
+"""Files that are there whole or not at all, also after a power cut; their hashes; where the user's cache is.
+
+A run's folder lies on a disk or in an object store; the difference is known here alone, and both are seen as paths
+(`path_of`). On a disk a file becomes whole by renaming it. In an object store it is by itself: an upload is seen when
+it is complete, and from then on by everybody; nothing can be renamed or appended to there, and nothing has to be forced
+to disk.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
+import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from subpixmap.errors import InputError
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?!/)")  # a pathlib.Path of a URL has lost one of the two slashes
+_AT_ONCE = 256  # files asked for in one go
+
+
+def path_of(path: str | os.PathLike[str]) -> Path:
+    """A local path, or for a URL that fsspec knows (`s3://bucket/run`) an object that has the same methods.
+
+    Credentials and endpoint are those of the environment, as the store's own library reads them (`AWS_PROFILE`,
+    `AWS_ENDPOINT_URL_S3`, ...).
+
+    Raises
+    ------
+    InputError
+        The URL is of no known store, or its library is not installed.
+    """
+    text = str(path)
+    if (url := _URL.match(text)) is None or is_remote(path):
+        return path if is_remote(path) else Path(path)  # type: ignore[return-value]
+    if url[1] == "file":
+        return Path(text[len("file:") :].replace("//", "/", 1))
+    try:
+        from upath import UPath
+
+        # What was listed before may be another worker's news by now.
+        found = UPath(f"{url[1]}://{text[url.end() :]}", use_listings_cache=False)
+        found.fs  # noqa: B018  (imports what the store needs)
+    except (ImportError, ValueError) as error:
+        told = "install subpixmap[s3]" if isinstance(error, ImportError) else "give a folder or s3://bucket/folder"
+        raise InputError(f"{text} cannot be used ({error}): {told}") from error
+    return cast(Path, found)
+
+
+def is_remote(path: object) -> bool:
+    """Whether something that `path_of` returned lies in an object store."""
+    return not isinstance(path, (str, os.PathLike))
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace a file: written beside it, forced to disk, renamed, and the folder forced to disk too."""
+    if is_remote(path):
+        _store(path).pipe_file(_key(path), data)
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -23,6 +73,86 @@ def write_atomic(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that must not exist yet; it is seen only whole. Of several writers one succeeds.
+
+    In an object store this is a conditional upload (`If-None-Match: *`), which the store has to know.
+
+    Raises
+    ------
+    FileExistsError
+        It exists.
+    """
+    if is_remote(path):
+        try:
+            _store(path).pipe_file(_key(path), data, mode="create")
+        except FileExistsError:
+            if path.read_bytes() != data:  # else it was ours: the answer was lost, and the library asked again
+                raise
+        return
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    draft.write_bytes(data)
+    try:
+        os.link(draft, path)  # fails if the file exists
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def touch(path: Path) -> None:
+    """Renew the time at which a file was changed last."""
+    if is_remote(path):
+        write_atomic(path, path.read_bytes())
+    else:
+        os.utime(path)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it; an object store needs none."""
+    if not is_remote(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def files_under(folder: Path) -> list[Path]:
+    """All files at any depth, sorted; none if the folder does not exist."""
+    if not is_remote(folder):
+        return sorted(path for path in folder.rglob("*") if path.is_file())
+    root = _key(folder).rstrip("/")
+    return [folder / name[len(root) + 1 :] for name in sorted(_store(folder).find(root))]
+
+
+def read_many(paths: Sequence[Path]) -> Iterator[tuple[Path, bytes | Exception]]:
+    """Each file with its bytes, or why it could not be read; those of an object store are asked for many at once."""
+    for start in range(0, len(paths), _AT_ONCE):
+        part = paths[start : start + _AT_ONCE]
+        if is_remote(part[0]):
+            found = _store(part[0]).cat([_key(path) for path in part], on_error="return")
+            yield from ((path, found[_key(path)]) for path in part)
+            continue
+        for path in part:
+            try:
+                yield path, path.read_bytes()
+            except OSError as error:
+                yield path, error
+
+
+def modified(folder: Path) -> dict[str, float]:
+    """Name of each file of a folder -> when it was changed last, seconds since 1970."""
+    if not is_remote(folder):
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat().st_mtime for entry in entries}
+    listed = _store(folder).ls(_key(folder), detail=True, refresh=True)
+    return {one["name"].rpartition("/")[2]: one["LastModified"].timestamp() for one in listed if "LastModified" in one}
+
+
+def _store(path: Path) -> Any:
+    """The fsspec file system of a path in an object store."""
+    return cast(Any, path).fs
+
+
+def _key(path: Path) -> str:
+    return str(cast(Any, path).path)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Replace a file by JSON for people: indented, UTF-8; a NaN is an error."""
     write_atomic(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
@@ -30,12 +160,16 @@ def write_json(path: Path, content: Any) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what killed writers left half-written anywhere in a folder that nobody else writes to."""
+    if is_remote(folder):
+        return
     for partial in folder.rglob("*.partial"):
         partial.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
     """Force a file's bytes, or a folder's entries, to disk."""
+    if is_remote(path):
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -45,6 +179,8 @@ def sync(path: Path) -> None:
 
 def file_sha256(path: str | Path) -> str:
     """Hash of a file's bytes."""
+    if is_remote(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()  # type: ignore[union-attr]
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -7,6 +7,7 @@ get wrong is refused while the job is made, before a pixel is read.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from subpixmap import console, demo
 from subpixmap.errors import Incomplete, InputError, Refused
+from subpixmap.files import write_atomic
 from subpixmap.locking import ask_items, known_periods, log_lock, made_from_other_items
 from subpixmap.periods import parse_months, parse_years
 from subpixmap.progress import Progress
@@ -450,7 +452,9 @@ def _device(asked: str) -> str:
 def _write_units(out: Path, units: gpd.GeoDataFrame, source: str, version: str) -> None:
     """OUT/units.parquet: the units that are counted in, with where they come from."""
     told = units.assign(boundary_source=source, boundary_version=version)
-    told.to_parquet(out / "units.parquet", index=False)
+    buffer = io.BytesIO()
+    told.to_parquet(buffer, index=False)
+    write_atomic(out / "units.parquet", buffer.getvalue())
 
 
 def _read_units(out: Path) -> tuple[gpd.GeoDataFrame, str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subpixmap.errors import InputError
+from subpixmap.files import path_of
 from subpixmap.grid import CHUNK
 from subpixmap.periods import Every, Period, make_periods, parse_months
 
@@ -98,6 +99,6 @@ class Request:
     def folder(self) -> Path:
         """Where the run leaves its files."""
         if self.out is not None:
-            return self.out
+            return path_of(self.out)
         name = Path(self.region).stem if Path(self.region).is_file() else self.region
         return Path("runs") / re.sub(r"[^\w.-]+", "-", name.strip().lower())

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from subpixmap.errors import InputError
-from subpixmap.files import write_atomic, write_json
+from subpixmap.files import make_folder, write_atomic, write_json
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -62,7 +62,7 @@ def write_table(table: pd.DataFrame, stem: Path, columns: dict[str, str]) -> tup
 
 def write_csv(table: pd.DataFrame, path: Path, columns: dict[str, str]) -> Path:
     """Write one CSV file with these columns, in this order."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomic(path, to_csv(pd.DataFrame(table)[list(columns)].astype(columns)))
     return path
 
@@ -80,7 +80,7 @@ def read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path} does not exist; make it first (subpixmap count or trend)")
     if path.suffix == ".parquet":
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(io.BytesIO(path.read_bytes()))
     else:
         kinds: dict[Hashable, Any] = dict(columns.items())
         texts = {name for name, kind in columns.items() if kind == "string"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from subpixmap.counts.trend import TREND_COLUMNS, trend
 from subpixmap.counts.years import background_effect, unchanged_effect
 from subpixmap.counts.zonal import MapBlock
 from subpixmap.errors import InputError, VerificationFailed
+from subpixmap.files import is_remote, path_of
 from subpixmap.grid import Block, Window
 from subpixmap.mapping.ledger import Record, record_path
 from subpixmap.mapping.plan import Plan, items_by_period, read_plan
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 def read_facts(out: str | os.PathLike[str], plan: Plan) -> Facts:
     """What the rows of a run say about its map."""
-    locked = items_by_period(plan, read_lock(Path(out) / "items.parquet"))
+    locked = items_by_period(plan, read_lock(path_of(out) / "items.parquet"))
     return Facts(
         objects=dict(plan.model.definitions),
         measures=dict(plan.model.measures),
@@ -57,7 +59,7 @@ def read_blocks(out: str | os.PathLike[str], plan: Plan) -> Iterator[MapBlock]:
     """The blocks of a run, zone by zone, in row-major order; nothing is read before it is asked for."""
     for _, zone in sorted(plan.zones.items()):
         for one in zone.blocks:
-            stored = _Stored(os.fspath(out), plan.run_id, one.block, one.chunks)
+            stored = _Stored(str(out), plan.run_id, one.block, one.chunks)
             yield MapBlock(
                 lattice=zone.lattice,
                 window=one.block.window,
@@ -99,10 +101,10 @@ def read_run_units(out: str | os.PathLike[str]) -> gpd.GeoDataFrame:
     """The units given to the run."""
     import geopandas as gpd
 
-    path = Path(out) / "units.parquet"
+    path = path_of(out) / "units.parquet"
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the units (subpixmap count {out} --admin FILE)")
-    return gpd.read_parquet(path)
+    return gpd.read_parquet(io.BytesIO(path.read_bytes()))
 
 
 def count_run(
@@ -129,8 +131,8 @@ def count_run(
     client
         A Dask client whose workers see the folder; without one, the blocks are summed in this process.
     """
-    maps = None if isinstance(out, (str, os.PathLike)) else out
-    folder = folder_of(maps) if maps is not None else os.fspath(out)  # type: ignore[arg-type]
+    maps = out if isinstance(out, Mapping) else None
+    folder = folder_of(maps) if maps is not None else str(out)
     plan = read_plan(folder)
     facts = replace(read_facts(folder, plan), assign_nearest=assign_nearest)
     if units is None:
@@ -181,7 +183,7 @@ def count_by_unit(
 
 def write_counts(out: str | os.PathLike[str], counted: Counted) -> list[Path]:
     """Write counts.csv, counts.parquet, series.parquet and accounts.json into a run folder; returns their paths."""
-    folder = Path(out)
+    folder = path_of(out)
     paths = list(write_table(counted.table, folder / "counts", COLUMNS))
     series = write_parquet(counted.series, folder / "series.parquet", SERIES_COLUMNS)
     return [*paths, series, write_accounts(folder / "accounts.json", counted)]
@@ -216,13 +218,13 @@ def follow_run(
 
 def read_counts(out: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """counts.parquet and series.parquet of a run folder."""
-    folder = Path(out)
+    folder = path_of(out)
     return read_table(folder / "counts.parquet", COLUMNS), read_table(folder / "series.parquet", SERIES_COLUMNS)
 
 
 def write_trend(out: str | os.PathLike[str], table: pd.DataFrame) -> list[Path]:
     """Write trend.csv and trend.parquet into a run folder; returns their paths."""
-    return list(write_table(table, Path(out) / "trend", TREND_COLUMNS))
+    return list(write_table(table, path_of(out) / "trend", TREND_COLUMNS))
 
 
 def export_counts(out: str | os.PathLike[str], format: str, *, to: str | os.PathLike[str] | None = None) -> list[Path]:
@@ -243,7 +245,9 @@ def export_counts(out: str | os.PathLike[str], format: str, *, to: str | os.Path
     -------
     list of Path
     """
-    folder = Path(to) if to is not None else Path(out) / "export"
+    folder = path_of(to) if to is not None else path_of(out) / "export"
+    if is_remote(folder):
+        raise InputError(f"{folder}: files are exported to a disk; give --to FOLDER")
     if format == "cog":
         from subpixmap.counts.raster import export_cogs
 
@@ -254,9 +258,9 @@ def export_counts(out: str | os.PathLike[str], format: str, *, to: str | os.Path
         return export_stac(out, folder)
     tables = {"counts": COLUMNS, "trend": TREND_COLUMNS}
     there = {
-        name: read_table(Path(out) / f"{name}.parquet", columns)
+        name: read_table(path_of(out) / f"{name}.parquet", columns)
         for name, columns in tables.items()
-        if name == "counts" or (Path(out) / f"{name}.parquet").is_file()
+        if name == "counts" or (path_of(out) / f"{name}.parquet").is_file()
     }
     if format == "csv":
         return [write_csv(table, folder / f"{name}.csv", tables[name]) for name, table in there.items()]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import shapely
 from subpixmap.counts.raster import export_cogs
 from subpixmap.counts.source import read_facts
 from subpixmap.counts.table import Facts
+from subpixmap.files import path_of
 from subpixmap.grid import project
 from subpixmap.mapping.plan import Plan, Zone, read_plan
 from subpixmap.periods import Period
@@ -63,9 +63,9 @@ def export_stac(out: str | os.PathLike[str], to: Path) -> list[Path]:
     collection = _collection(plan, facts, items)
     collection.normalize_hrefs(str(to.resolve()))
     collection.make_all_asset_hrefs_relative()
-    tables = [name for name in _TABLES if (Path(out) / name).is_file()]
+    tables = [name for name in _TABLES if (path_of(out) / name).is_file()]
     for name in tables:
-        shutil.copyfile(Path(out) / name, to / name)
+        (to / name).write_bytes((path_of(out) / name).read_bytes())
         asset = _asset(to / name, _TABLES[name], ["metadata"] if name in ("items.parquet", "plan.json") else ["data"])
         asset.href = f"./{name}"
         collection.add_asset(name, asset)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.files import write_atomic
+from subpixmap.files import make_folder, path_of, read_many, write_atomic
 from subpixmap.mapping.plan import Plan
 
 CELL = 128
@@ -117,7 +117,7 @@ def cell_sums(values: NDArray[Any]) -> NDArray[Any]:
 
 def ledger_path(out: str | os.PathLike[str]) -> Path:
     """OUT/ledger."""
-    return Path(out) / "ledger"
+    return path_of(out) / "ledger"
 
 
 def record_path(out: str | os.PathLike[str], block_id: str, period: str) -> Path:
@@ -133,7 +133,7 @@ def failure_path(out: str | os.PathLike[str], block_id: str, period: str) -> Pat
 def write_record(out: str | os.PathLike[str], record: Record) -> None:
     """Commit a block: whole or not at all, and forced to disk."""
     path = record_path(out, *record.key)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomic(path, record.to_json().encode())
     failure_path(out, *record.key).unlink(missing_ok=True)
 
@@ -141,16 +141,16 @@ def write_record(out: str | os.PathLike[str], record: Record) -> None:
 def write_failure(out: str | os.PathLike[str], failure: Failure) -> None:
     """Note why a block could not be done, for `status`."""
     path = failure_path(out, failure.block_id, failure.period)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomic(path, (json.dumps(vars(failure)) + "\n").encode())
 
 
 def read_failures(out: str | os.PathLike[str]) -> list[Failure]:
     """Blocks that the last run could not do, in the order of their names."""
     found = []
-    for path in sorted(ledger_path(out).glob("*.failed")):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            found.append(Failure(**json.loads(path.read_text(encoding="utf-8"))))
+    for _, data in read_many(sorted(ledger_path(out).glob("*.failed"))):
+        with contextlib.suppress(ValueError, TypeError):
+            found.append(Failure(**json.loads(data)))  # type: ignore[arg-type]
     return found
 
 
@@ -168,9 +168,11 @@ def read_ledger(out: str | os.PathLike[str]) -> tuple[dict[tuple[str, str], Reco
     """Valid records, and for each file that is none the reason."""
     records: dict[tuple[str, str], Record] = {}
     damaged: dict[Path, str] = {}
-    for path in sorted(ledger_path(out).glob(f"*{_SUFFIX}")):
+    for path, data in read_many(sorted(ledger_path(out).glob(f"*{_SUFFIX}"))):
         try:
-            record = Record.from_json(path.read_text(encoding="utf-8"))
+            if isinstance(data, Exception):
+                raise data
+            record = Record.from_json(data.decode())
             if record_path(out, *record.key) != path:
                 raise ValueError(f"it is the record of {record.block_id}, {record.period}")
         except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:

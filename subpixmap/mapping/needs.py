@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from subpixmap.errors import Refused
+from subpixmap.files import is_remote, path_of
 from subpixmap.grid import CHUNK
 from subpixmap.mapping.block import readers_for
 from subpixmap.mapping.overlap import footprints_by_period_and_zone
@@ -121,6 +122,8 @@ def require_fit(plan: Plan, found: Needs, out: str | os.PathLike[str], *, worker
             f"a worker needs up to {found.worker_memory / 1e9:.1f} GB for blocks of {plan.recipe.block} px and may use "
             f"{worker_limit / 1e9:.1f} GB; use fewer --workers or a smaller --block ({_smaller(plan, worker_limit)})"
         )
+    if is_remote(path_of(out)):
+        return  # an object store does not tell how much room it has
     folder = Path(out).absolute()
     while not folder.exists():
         folder = folder.parent

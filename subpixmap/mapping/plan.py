@@ -365,15 +365,20 @@ def read_plan(out: str | os.PathLike[str]) -> Plan:
     Raises
     ------
     InputError
-        There is no plan in the folder.
+        There is no plan in the folder, or it cannot be read.
     VerificationFailed
         It is damaged.
     """
     path = path_of(out) / "plan.json"
-    if not path.is_file():
-        raise InputError(f"{out} holds no run: {path.name} is missing; start with subpixmap run --out {out}")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        missing = f"{out} holds no run: {path.name} is missing; start with subpixmap run --out {out}"
+        raise InputError(missing) from error
+    except Exception as error:  # the library of each object store has its own
+        raise InputError(f"{path} cannot be read ({error}); check the address and the credentials") from error
+    try:
+        raw = json.loads(data)
         plan = _from_json(raw)
         if raw["run_id"] != plan.run_id or raw["sha256"] != _sha256({k: v for k, v in raw.items() if k != "sha256"}):
             raise ValueError("its hash differs from its content")

@@ -12,11 +12,10 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subpixmap.errors import Incomplete, InputError, Refused, VerificationFailed
-from subpixmap.files import sweep
+from subpixmap.files import is_remote, path_of, sweep
 from subpixmap.grid import CHUNK
 from subpixmap.mapping.block import Outcome, Task, map_block
 from subpixmap.mapping.cluster import Pool, WorkerDied, open_pool
@@ -137,18 +136,18 @@ def map_region(
     BlocksFailed
         After all others are done; carries the summary.
     Incomplete
-        The disk is full or the scheduler is lost; the same command resumes.
+        The disk is full, the object store or the scheduler is lost; the same command resumes.
     Refused
         The folder holds another recipe, another live run holds the folder, or the model is not the plan's.
     """
     if model.sha256 != plan.recipe.model_sha256:
         raise Refused(f"model {model.sha256[:12]} is not the plan's ({plan.recipe.model_sha256[:12]})")
     device = plan.recipe.numerics["device"]
-    require_same(plan.recipe, replace(plan.recipe, numerics=numerics(device)), Path(out) / "plan.json")
+    require_same(plan.recipe, replace(plan.recipe, numerics=numerics(device)), path_of(out) / "plan.json")
     started = time.monotonic()
     where = {"workers": workers, "scheduler": scheduler, "client": client, "memory_limit": memory_limit}
-    with run_lock(out), _disk_full_is_resumable(out):
-        sweep(Path(out))
+    with run_lock(out), _lost_storage_is_resumable(out):
+        sweep(path_of(out))
         plan = write_plan(out, plan)
         create_map(out, plan)
         tasks = pending_tasks(out, plan, items)
@@ -180,7 +179,7 @@ def pending_tasks(out: str | os.PathLike[str], plan: Plan, items: Iterable[Item]
     records = read_records(out, plan)
     tasks = []
     digests: dict[str, str] = {}
-    run_id, folder = plan.run_id, os.path.abspath(out)  # workers may have another working directory
+    run_id, folder = plan.run_id, str(path_of(out).absolute())  # workers may have another working directory
     for period, epsg, locked, near in footprints_by_period_and_zone(plan, items):
         if period not in digests:
             digests[period] = items_sha256(locked)
@@ -280,13 +279,15 @@ class _Drive:
 
 
 @contextlib.contextmanager
-def _disk_full_is_resumable(out: str | os.PathLike[str]) -> Iterator[None]:
+def _lost_storage_is_resumable(out: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if not _stops_everything(error):
-            raise
-        raise Incomplete(f"{out}: {error}; make room, then the same command resumes") from error
+        if _stops_everything(error):
+            raise Incomplete(f"{out}: {error}; make room, then the same command resumes") from error
+        if is_remote(path_of(out)):
+            raise Incomplete(f"{out} cannot be reached ({error}); the same command resumes") from error
+        raise
 
 
 def _stops_everything(error: BaseException) -> bool:

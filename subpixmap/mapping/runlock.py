@@ -1,7 +1,9 @@
 """OUT/run.lock: one live run in a folder.
 
 The file names its owner and is touched every few seconds. A second run is refused while the owner lives. A dead owner
-on the same host is taken over at once; one on another host when its heartbeat has stopped.
+on the same host is taken over at once; one on another host when its heartbeat has stopped. On a disk, the takers of
+one host wait for each other in the kernel; in an object store, who takes the folder first uploads a claim, as only one
+can.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from subpixmap.errors import Refused
+from subpixmap.errors import InputError, Refused
+from subpixmap.files import is_remote, make_folder, path_of, touch, write_new
 
 NAME = "run.lock"
 BEAT_S = 5.0
@@ -55,11 +58,11 @@ def run_lock(out: str | os.PathLike[str]) -> Iterator[None]:
     Refused
         Another live run holds it; names host, process and time.
     """
-    folder = Path(out).resolve()
+    folder = path_of(out).resolve()
     if _held.get(folder) == threading.get_ident():
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / NAME
     mine = _take(path)
     _held[folder] = threading.get_ident()
@@ -72,49 +75,69 @@ def run_lock(out: str | os.PathLike[str]) -> Iterator[None]:
         stop.set()
         beats.join()
         del _held[folder]
-        if (now := read_owner(path)) is not None and now.token == mine.token:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if (now := read_owner(path)) is not None and now.token == mine.token:
+                path.unlink(missing_ok=True)
 
 
 def read_owner(path: Path) -> Owner | None:
-    """Who is named in the file; None if there is none, or it says nothing."""
+    """Who is named in the file; None if there is none, or it says nothing. OSError: it cannot be read."""
     try:
         return Owner(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
 
 
-def is_alive(owner: Owner, path: Path) -> bool:
+def is_alive(owner: Owner, path: Path, now: float | None = None) -> bool:
     """Whether the owner may still write: its process lives (same host), or it gave a sign lately."""
     if owner.host == socket.gethostname():
         return _born(owner.pid) == owner.born
     with contextlib.suppress(OSError):  # by the file system's clock, not by the other host's
-        return time.time() - path.stat().st_mtime < STALE_S
+        return (time.time() if now is None else now) - path.stat().st_mtime < STALE_S
     return False
 
 
 def _take(path: Path) -> Owner:
     """Make the file our own; of several that try at once, one succeeds."""
     mine = Owner(socket.gethostname(), os.getpid(), _born(os.getpid()), time.time(), secrets.token_hex(8))
-    draft = path.with_name(f".{NAME}.{mine.token}")
-    draft.write_text(json.dumps(asdict(mine)), encoding="utf-8")
     try:
-        with _one_at_a_time(path.parent):
+        with _one_at_a_time(path.parent, mine.token) as now:
             owner = read_owner(path)
-            if owner is not None and is_alive(owner, path):
+            if owner is not None and is_alive(owner, path, now):
                 raise Refused(f"{path.parent} is held by a live run ({owner}); wait for it, or use another --out")
             path.unlink(missing_ok=True)
-            os.link(draft, path)  # fails if the file exists, and shows it only whole
+            write_new(path, json.dumps(asdict(mine)).encode())
     except FileExistsError as error:
         raise Refused(f"{path.parent} is being taken by another run; wait for it, or use another --out") from error
-    finally:
-        draft.unlink(missing_ok=True)
     return mine
 
 
+def _one_at_a_time(folder: Path, token: str) -> contextlib.AbstractContextManager[float | None]:
+    """Held by one taker of the folder at a time; gives the time by the store's clock, where that is known."""
+    return _claimed(folder, token) if is_remote(folder) else _flocked(folder)
+
+
 @contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Held by one process of this host at a time, and let go by the kernel when it dies."""
+def _claimed(folder: Path, token: str) -> Iterator[float]:
+    """By an object that only one can create; it lives for moments, and longer only if its taker died."""
+    claim = folder / f".{NAME}.claim"
+    try:
+        if claim.is_file() and time.time() - claim.stat().st_mtime > STALE_S:
+            claim.unlink(missing_ok=True)
+        write_new(claim, token.encode())
+    except FileExistsError:
+        raise
+    except Exception as error:  # each store's library has its own
+        raise InputError(f"{folder} cannot be written ({error}); check the address and the credentials") from error
+    try:
+        yield claim.stat().st_mtime
+    finally:
+        claim.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _flocked(folder: Path) -> Iterator[None]:
+    """By one process of this host at a time, and let go by the kernel when it dies."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems lock no folders
@@ -126,11 +149,11 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 def _beat(path: Path, mine: Owner, stop: threading.Event) -> None:
     while not stop.wait(BEAT_S):
-        now = read_owner(path)
-        if now is None or now.token != mine.token:
-            return
         with contextlib.suppress(OSError):
-            os.utime(path)
+            now = read_owner(path)
+            if now is None or now.token != mine.token:
+                return
+            touch(path)
 
 
 def _born(pid: int) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from subpixmap.errors import SubpixmapError, VerificationFailed
-from subpixmap.files import sync
+from subpixmap.files import files_under, is_remote, path_of, sweep, sync
 from subpixmap.grid import CHUNK, Block, Window
 from subpixmap.mapping.plan import Plan, Zone, read_plan
 from subpixmap.mapping.shard import read_shard
@@ -45,7 +45,16 @@ _FORMAT: Any = 3
 
 def map_path(out: str | os.PathLike[str]) -> Path:
     """OUT/map.zarr."""
-    return Path(out) / "map.zarr"
+    return path_of(out) / "map.zarr"
+
+
+def _stored(path: Path) -> Any:
+    """What Zarr opens: the folder, or its own view of an object store."""
+    if not is_remote(path):
+        return path
+    from zarr.storage import FsspecStore
+
+    return FsspecStore.from_url(str(path), storage_options={"use_listings_cache": False})
 
 
 def create_map(out: str | os.PathLike[str], plan: Plan) -> None:
@@ -82,9 +91,9 @@ def metadata_files(out: str | os.PathLike[str]) -> list[Path]:
     """Files of the map that are no shards."""
     arrays = {*PER_OBJECT, N_OBS}
     found = []
-    for file in sorted(map_path(out).rglob("*")):
+    for file in files_under(map_path(out)):
         inside = file.relative_to(map_path(out)).parts
-        if file.is_file() and not (len(inside) > 2 and inside[1] in arrays and inside[2] == "c"):
+        if not (len(inside) > 2 and inside[1] in arrays and inside[2] == "c"):
             found.append(file)
     return found
 
@@ -123,9 +132,8 @@ def _damage_is_told(path: Path) -> Iterator[None]:
 
 
 def _create_zones(path: Path, plan: Plan, order: Mapping[int, list[str]] | None = None) -> bool:
-    root = zarr.open_group(path, mode="a", zarr_format=_FORMAT, use_consolidated=False)
-    for partial in path.rglob("*.partial*"):  # left by a killed writer
-        partial.unlink(missing_ok=True)
+    root = zarr.open_group(_stored(path), mode="a", zarr_format=_FORMAT, use_consolidated=False)
+    sweep(path)
     labels = [period.label for period in plan.periods]
     changed = False
     for epsg, zone in plan.zones.items():
@@ -237,7 +245,7 @@ def _consolidate(path: Path, plan: Plan) -> None:
         # Zarr says that other libraries may not know consolidated metadata; without it xarray warns at every open.
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         for group in [*map(str, plan.zones), None]:
-            zarr.consolidate_metadata(path, path=group, zarr_format=_FORMAT)
+            zarr.consolidate_metadata(_stored(path), path=group, zarr_format=_FORMAT)
 
 
 def write_block(out: str | os.PathLike[str], block: Block, period: str, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -264,7 +272,7 @@ def write_block(out: str | os.PathLike[str], block: Block, period: str, arrays: 
         else:
             _require_shape(name, values, (array.shape[0], *block.window.shape))
             array[:, at, rows, cols] = values
-        shard = _shard(array, at, rows, cols)
+        shard = _shard(out, array, at, rows, cols)
         sync(shard)
         folders |= {shard.parent, shard.parent.parent}
     for folder in folders:
@@ -318,25 +326,26 @@ def read_periods(
     for period in periods:
         at = _period_place(out, labels, period)
         yield {
-            name: _inner_chunks(array, name, block, at, rows, cols, wanted, f"block {block.id}, period {period}")
+            name: _inner_chunks(
+                _shard(out, array, at, rows, cols), array, name, block, wanted, f"block {block.id}, period {period}"
+            )
             for name, array in arrays.items()
         }
 
 
 def _inner_chunks(
-    array: Any, name: str, block: Block, at: int, rows: slice, cols: slice, chunks: Sequence[Window], told: str
+    shard: Path, array: Any, name: str, block: Block, chunks: Sequence[Window], told: str
 ) -> NDArray[Any]:
     """(object, y, x) or (y, x): inner chunks of one shard."""
-    shard, lead = _shard(array, at, rows, cols), 1 if name == N_OBS else array.shape[0]
+    lead = 1 if name == N_OBS else array.shape[0]
     with _damaged_shard_is_told(shard, told):
         values = read_shard(shard, lead, block.window, chunks, array.dtype, array.fill_value)
     return values[0] if name == N_OBS else values
 
 
-def _read(group: zarr.Group, name: str, at: int, rows: slice, cols: slice, told: str) -> NDArray[Any]:
+def _read(shard: Path, array: Any, name: str, at: int, rows: slice, cols: slice, told: str) -> NDArray[Any]:
     """One shard, with its period axis: (object, 1, y, x) or (1, y, x)."""
-    array: Any = group[name]
-    with _damaged_shard_is_told(_shard(array, at, rows, cols), told):
+    with _damaged_shard_is_told(shard, told):
         one = slice(at, at + 1)
         return np.asarray(array[(one, rows, cols) if name == N_OBS else (slice(None), one, rows, cols)])
 
@@ -354,13 +363,13 @@ def _damaged_shard_is_told(shard: Path, told: str) -> Iterator[None]:
 def shard_paths(out: str | os.PathLike[str], block: Block, period: str) -> list[Path]:
     """The files that hold a block and period."""
     group, at, rows, cols = _place(out, block, period)
-    return [_shard(group[name], at, rows, cols) for name in ARRAYS]
+    return [_shard(out, group[name], at, rows, cols) for name in ARRAYS]
 
 
-def _shard(array: Any, at: int, rows: slice, cols: slice) -> Path:
+def _shard(out: str | os.PathLike[str], array: Any, at: int, rows: slice, cols: slice) -> Path:
     side = array.shards[-1]
     place = (*((0,) if array.ndim == 4 else ()), at, rows.start // side, cols.start // side)
-    return Path(array.store.root) / array.path / "c" / "/".join(map(str, place))
+    return map_path(out) / array.path / "c" / "/".join(map(str, place))
 
 
 def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
@@ -382,7 +391,7 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
     labels = [period.label for period in plan.periods]
     found = {}
     for epsg, zone in plan.zones.items():
-        there = xr.open_zarr(map_path(out), group=str(epsg), decode_coords="all", chunks=None)
+        there = xr.open_zarr(_stored(map_path(out)), group=str(epsg), decode_coords="all", chunks=None)
         stored = [str(label) for label in there["period"].values]
         there = there.isel(period=[stored.index(label) for label in labels if label in stored])
         coords = {name: there[name] for name in ("object", "y", "x", _GRID_MAPPING)}
@@ -391,7 +400,7 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
             name: (there[name].dims, _lazy(out, zone, coords["period"], done, name, there[name]), there[name].attrs)
             for name in ARRAYS
         }
-        attrs = {"run_id": plan.run_id, "evidence": plan.model.evidence, "folder": os.fspath(out)}
+        attrs = {"run_id": plan.run_id, "evidence": plan.model.evidence, "folder": str(out)}
         dataset = xr.Dataset(arrays, coords=coords, attrs=attrs)
         found[epsg] = dataset.rio.write_crs(epsg)
     return found
@@ -426,7 +435,8 @@ def _lazy(
             return np.full((*lead, 1, side, side), empty)
         block = Block(zone.lattice, row0 + r, col0 + c, side)
         group, at, y, x = _place(out, block, labels[p])
-        return _read(group, name, at, y, x, f"block {block.id}, period {labels[p]}")
+        array: Any = group[name]
+        return _read(_shard(out, array, at, y, x), array, name, at, y, x, f"block {block.id}, period {labels[p]}")
 
     return da.map_blocks(
         load,
@@ -439,7 +449,9 @@ def _lazy(
 
 
 def _open_zone(out: str | os.PathLike[str], epsg: int) -> zarr.Group:
-    return zarr.open_group(map_path(out), path=str(epsg), mode="r+", zarr_format=_FORMAT, use_consolidated=False)
+    return zarr.open_group(
+        _stored(map_path(out)), path=str(epsg), mode="r+", zarr_format=_FORMAT, use_consolidated=False
+    )
 
 
 def _place(out: str | os.PathLike[str], block: Block, period: str) -> tuple[zarr.Group, int, slice, slice]:

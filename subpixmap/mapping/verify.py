@@ -6,6 +6,7 @@ files. What is damaged is named, and blocks can be taken back so that the next r
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from subpixmap.errors import SubpixmapError, VerificationFailed
-from subpixmap.files import file_sha256, write_atomic
+from subpixmap.files import file_sha256, modified, path_of, read_many, write_atomic
 from subpixmap.grid import Block
 from subpixmap.mapping.ledger import (
     Failure,
@@ -107,8 +108,9 @@ def status(out: str | os.PathLike[str]) -> Status:
     done = {key for key, record in records.items() if record.run_id == run_id and key in planned}
     per_period = plan.n_tasks // max(len(plan.periods), 1)
     by_period = {p.label: (sum(label == p.label for _, label in done), per_period) for p in plan.periods}
-    lock = Path(out) / LOCK_NAME
-    owner = read_owner(lock)
+    lock, owner = path_of(out) / LOCK_NAME, None
+    with contextlib.suppress(OSError):
+        owner = read_owner(lock)
     if owner is not None and not is_alive(owner, lock):
         owner = None
     rate = _rate(out, done, owner.since) if owner else 0.0
@@ -127,7 +129,8 @@ def status(out: str | os.PathLike[str]) -> Status:
 
 def _rate(out: str | os.PathLike[str], done: Iterable[tuple[str, str]], since: float) -> float:
     """Records a second, by the times of the latest files."""
-    times = sorted(record_path(out, *key).stat().st_mtime for key in done)
+    changed = modified(ledger_path(out))
+    times = sorted(changed.get(record_path(out, *key).name, 0.0) for key in done)
     times = [when for when in times if when >= since][-_RATE_OVER:]
     if not times:
         return 0.0
@@ -147,7 +150,7 @@ def write_manifest(out: str | os.PathLike[str]) -> Path:
         "files": {name: file_sha256(path) for name, path in _listed(out)},
         "ledger": _ledger_sha256(out),
     }
-    path = Path(out) / MANIFEST
+    path = path_of(out) / MANIFEST
     write_atomic(path, _manifest_text(raw).encode())
     return path
 
@@ -176,7 +179,10 @@ def verify(out: str | os.PathLike[str], *, threads: int | None = None) -> Verifi
     records, bad_files = read_ledger(out)
     planned, run_id = _planned(plan), plan.run_id
     key_of = {record_path(out, *key): key for key in planned} if bad_files else {}
-    damaged = [Damage(os.path.relpath(path, out), reason, key_of.get(path)) for path, reason in bad_files.items()]
+    damaged = [
+        Damage(path.relative_to(path_of(out)).as_posix(), reason, key_of.get(path))
+        for path, reason in bad_files.items()
+    ]
     checked, found = _verify_files(out)
     damaged += found
     for key in sorted(set(records) - set(planned)):
@@ -241,7 +247,7 @@ def _readable_zones(out: str | os.PathLike[str], plan: Plan) -> tuple[set[int], 
 
 def _verify_files(out: str | os.PathLike[str]) -> tuple[int, list[Damage]]:
     """Files against the manifest; without one, a run is not finished, and there is nothing to compare with."""
-    path = Path(out) / MANIFEST
+    path = path_of(out) / MANIFEST
     if not path.is_file():
         return 0, []
     try:
@@ -263,7 +269,7 @@ def _verify_files(out: str | os.PathLike[str]) -> tuple[int, list[Damage]]:
 
 def _listed(out: str | os.PathLike[str]) -> Iterator[tuple[str, Path]]:
     """Files the manifest vouches for: those of the folder, and the map's metadata and coordinates."""
-    folder = Path(out)
+    folder = path_of(out)
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in _NOT_LISTED and not path.name.startswith("."):
             yield path.name, path
@@ -273,8 +279,10 @@ def _listed(out: str | os.PathLike[str]) -> Iterator[tuple[str, Path]]:
 
 def _ledger_sha256(out: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(ledger_path(out).glob("*.json")):
-        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+    for path, data in read_many(sorted(ledger_path(out).glob("*.json"))):
+        if isinstance(data, Exception):
+            raise data
+        digest.update(f"{path.name} {hashlib.sha256(data).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 

@@ -61,9 +61,9 @@ def write_report(out: str | Path, *, truth: pd.DataFrame | None = None, size: in
     InputError
         The folder holds no run, or its tables are missing.
     """
-    from subpixmap.files import write_atomic
+    from subpixmap.files import path_of, write_atomic
 
-    path = Path(out) / "report.html"
+    path = path_of(out) / "report.html"
     write_atomic(path, render(read_run(out, truth=truth, size=size)).encode())
     return path
 

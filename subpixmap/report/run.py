@@ -5,6 +5,7 @@ In: plan.json, counts.parquet, trend.parquet, units.parquet, items.parquet, the 
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import geopandas as gpd
 import pandas as pd
 
 from subpixmap.errors import InputError
+from subpixmap.files import path_of
 from subpixmap.report.display import Layers, read_layers
 
 if TYPE_CHECKING:
@@ -98,13 +100,13 @@ def read_run(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 
     from subpixmap.mapping.store import open_map
     from subpixmap.scenes.lock import read_lock, read_notes
 
-    out = Path(out)
+    out = path_of(out)
     plan = read_plan(out)
     counts = read_table(out / "counts.parquet", COLUMNS)
     trend = read_table(out / "trend.parquet", TREND_COLUMNS) if (out / "trend.parquet").is_file() else None
     records = read_records(out, plan)
     items = read_lock(out / "items.parquet")
-    units = gpd.read_parquet(out / "units.parquet")
+    units = gpd.read_parquet(io.BytesIO((out / "units.parquet").read_bytes()))
     return Run(
         name=plan.region_name,
         geometry=plan.geometry,
@@ -132,7 +134,7 @@ def read_run(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 
 def _noise(path: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
-    table = pd.read_parquet(path)
+    table = pd.read_parquet(io.BytesIO(path.read_bytes()))
     return table.astype({"noise_se": float, "unit_id": str, "object": str, "period": str})
 
 

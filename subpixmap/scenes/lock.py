@@ -7,9 +7,11 @@ answer of the catalogue that is shuffled or has repetitions gives the same list 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,6 +21,7 @@ from typing import Any, Literal
 from affine import Affine
 
 from subpixmap.errors import InputError, VerificationFailed
+from subpixmap.files import path_of, write_atomic
 from subpixmap.grid import Lattice, transformer
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
@@ -301,14 +304,15 @@ def write_lock(path: str | os.PathLike[str], items: Iterable[Item], notes: Mappi
     ordered = sort_items(items)
     if not ordered:
         raise InputError("no item was found: there is nothing to lock")
-    temporary = Path(f"{path}.partial")
     # As dicts, items take ten times the memory of the table that they become: only a part of them is held so.
     parts = [ordered[at : at + _PART] for at in range(0, len(ordered), _PART)]
     tables = [stac_arrow.parse_stac_items_to_arrow(map(_to_stac, part)).read_all() for part in parts]
     table = pa.concat_tables(tables, promote_options="permissive")
     collection = {"type": "Collection", "stac_version": "1.0.0", "id": _COLLECTION, "links": [], **(notes or {})}
-    stac_arrow.to_parquet(table, temporary, collections={_COLLECTION: collection})
-    os.replace(temporary, path)
+    with tempfile.TemporaryDirectory(prefix="subpixmap-lock-") as folder:
+        local = Path(folder) / "items.parquet"
+        stac_arrow.to_parquet(table, local, collections={_COLLECTION: collection})
+        write_atomic(path_of(path), local.read_bytes())
 
 
 def read_lock(path: str | os.PathLike[str]) -> list[Item]:
@@ -323,7 +327,7 @@ def read_lock(path: str | os.PathLike[str]) -> list[Item]:
     import stac_geoparquet.arrow as stac_arrow
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        table = pyarrow.parquet.read_table(io.BytesIO(path_of(path).read_bytes()))
         return [_from_stac(raw) for raw in stac_arrow.stac_table_to_items(table)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VerificationFailed(f"{path} is no readable lock of items ({error})") from error
@@ -334,7 +338,7 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     import pyarrow.parquet
 
     try:
-        found = pyarrow.parquet.read_metadata(path).metadata or {}
+        found = pyarrow.parquet.read_metadata(io.BytesIO(path_of(path).read_bytes())).metadata or {}
         collection = json.loads(found.get(b"stac-geoparquet", b"{}")).get("collections", {}).get(_COLLECTION, {})
     except (OSError, ValueError) as error:
         raise VerificationFailed(f"{path} is no readable lock of items ({error})") from error
