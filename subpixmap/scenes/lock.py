@@ -35,7 +35,7 @@ _COLLECTION = "subpixmap-lock"
 _PART = 500
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a country has half a million
 class Asset:
     """One raster of an item."""
 
@@ -221,6 +221,7 @@ def lattices(items: Iterable[Item], resolution: float = 10.0) -> dict[int, Latti
         they are named.
     """
     zones: dict[int, dict[Lattice, set[str]]] = {}
+    known: dict[tuple[Any, ...], Lattice] = {}  # the items of a tile share few transforms
     problems = []
     for item in items:
         for band, asset in item.assets.items():
@@ -230,7 +231,9 @@ def lattices(items: Iterable[Item], resolution: float = 10.0) -> dict[int, Latti
                     f"item {item.id}, asset {band}: pixels of {asset.resolution:g} m cannot fill a lattice of "
                     f"{resolution:g} m; choose a resolution that divides it"
                 )
-            lattice = Lattice.of_transform(item.epsg, Affine(*asset.transform), resolution)
+            grid = item.epsg, asset.transform
+            if (lattice := known.get(grid)) is None:
+                lattice = known[grid] = Lattice.of_transform(item.epsg, Affine(*asset.transform), resolution)
             zones.setdefault(item.epsg, {}).setdefault(lattice, set()).add(item.id)
     if problems:
         raise several_problems(problems)

@@ -76,7 +76,7 @@ def test_the_philippines_are_planned_from_a_lock_of_52_000_items(tmp_path):
     region, periods, model = resolve_region("philippines"), make_periods("2018-2023"), tiny_model()
     items = generated_lock(region, periods, 52_000)
     assert 50_000 < len(items) < 54_000
-    before, took, clock = rss(), SimpleNamespace(), time.perf_counter
+    before, took, clock = rss(), SimpleNamespace(), time.process_time  # other load on the machine does not count
     start = clock()
     plan = make_plan(region, periods, items, model)
     took.plan = clock() - start
@@ -85,7 +85,7 @@ def test_the_philippines_are_planned_from_a_lock_of_52_000_items(tmp_path):
     tasks = pending_tasks(tmp_path, plan, items)
     took.tasks = clock() - start - took.plan - took.needs
     told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in vars(took).items())
-    print(f"{len(items)} items, {found.blocks} blocks, {len(tasks)} tasks: {told}; {time.process_time():.0f} s of CPU")
+    print(f"{len(items)} items, {found.blocks} blocks, {len(tasks)} tasks; CPU: {told}")
     print(f"peak memory {rss() / 1e6:.0f} MB, of which {before / 1e6:.0f} MB before the plan")
     assert len(tasks) == found.tasks < 50_000
     assert rss() - before < 1e9
