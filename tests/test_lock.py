@@ -119,3 +119,31 @@ def test_real_tiles_of_120_m_lie_60_m_apart_and_are_taken(real_data):
     (lattice,) = lattices(items, 120.0).values()
     assert (lattice.x_phase, lattice.y_phase) == (60.0, 0.0)
     assert np.mod(5162220, 120) == 60
+
+
+def test_the_dialect_of_the_copernicus_data_space(tmp_path):
+    """JPEG 2000 by S3, names with resolutions, STAC 1.1, datatakes of EOPF: the same scene as in Earth Search."""
+    item = scenes_data.make_item(tmp_path, size_px=20, bands={"B02": 10, "B8A": 20})
+    (here,) = lock_items([item], PERIODS, ["B02", "B8A"])
+    props = item["properties"]
+    product = props["s2:product_uri"].removesuffix(".SAFE")
+    assets = {}
+    for band, asset in zip(("B02_10m", "B8A_20m", "SCL_20m"), item["assets"].values(), strict=True):
+        told = {"raster:offset": -0.1, "raster:scale": 0.0001} if band != "SCL_20m" else {}
+        told |= {key: asset[key] for key in ("proj:transform", "proj:shape")}
+        assets[band] = {"href": f"s3://eodata/Sentinel-2/{product}.SAFE/{band}.jp2", "bands": [{"name": band}], **told}
+    there = item | {"id": product, "stac_version": "1.1.0", "collection": "sentinel-2-l2a", "assets": assets}
+    there["properties"] = {
+        "datetime": props["datetime"],
+        "proj:code": "EPSG:32651",
+        "grid:code": props["grid:code"],
+        "processing:version": "5.00",
+        "eopf:datatake_id": props["s2:datatake_id"],
+        "eo:cloud_cover": props["eo:cloud_cover"],
+    }
+    (other,) = lock_items([there], PERIODS, ["B02", "B8A"])
+    assert (other.acquisition, other.tile, other.datetime) == (here.acquisition, here.tile, here.datetime)
+    assert (other.offset_dn, other.baseline, other.orbit) == (-1000, "05.00", 103)
+    for band, asset in other.assets.items():
+        assert (asset.transform, asset.shape) == (here.assets[band].transform, here.assets[band].shape)
+        assert asset.href.startswith("s3://eodata/")

@@ -134,9 +134,10 @@ def tile(item: dict[str, Any]) -> str:
 
 def acquisition(item: dict[str, Any]) -> str:
     """Datatake without its baseline suffix, such as GS2A_20230815T095031_042547: one pass of the satellite."""
-    text = properties(item).get("s2:datatake_id")
-    if isinstance(text, str) and (match := _DATATAKE.fullmatch(text)):
-        return match["name"]
+    for name in ("s2:datatake_id", "eopf:datatake_id"):
+        text = properties(item).get(name)
+        if isinstance(text, str) and (match := _DATATAKE.fullmatch(text)):
+            return match["name"]
     name = product(item)
     if "start" in name:
         return f"G{name['platform']}_{name['start']}"

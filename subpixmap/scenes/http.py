@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from requests import Session
 
 RETRIES = 8
+CONNECT_RETRIES = 4
+"""Of those, where no server is reached at all: most often the URL is wrong, and a person waits."""
 BACKOFF_S = 1.0
 """Doubles with every retry."""
 TIMEOUT_S = (10.0, 60.0)
@@ -49,6 +51,7 @@ def guarded(session: Session, base: str, retries: int | None = None) -> Session:
 
     retry = Retry(
         total=RETRIES if retries is None else retries,
+        connect=CONNECT_RETRIES,
         backoff_factor=BACKOFF_S,
         status_forcelist=[429, 500, 502, 503, 504],
         allowed_methods=None,  # POST too: a search changes nothing
