@@ -34,11 +34,11 @@ def path_of(path: str | os.PathLike[str]) -> Path:
     InputError
         The URL is of no known store, or its library is not installed.
     """
-    text = str(path)
-    if (url := _URL.match(text)) is None or is_remote(path):
-        return path if is_remote(path) else Path(path)  # type: ignore[return-value]
-    if url[1] == "file":
-        return Path(text[len("file:") :].replace("//", "/", 1))
+    if is_remote(path):
+        return cast(Path, path)
+    text = re.sub(r"^file:/+", "/", str(path))
+    if (url := _URL.match(text)) is None:
+        return Path(text)
     try:
         from upath import UPath
 

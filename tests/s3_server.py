@@ -21,7 +21,8 @@ class Uploads:
         self.n, self.refused, self.answer_lost = 0, refused, answer_lost
 
     def __call__(self, environ, start_response):
-        if environ["REQUEST_METHOD"] != "PUT":
+        heartbeat = environ["PATH_INFO"].endswith("run.lock") and "HTTP_IF_NONE_MATCH" not in environ
+        if environ["REQUEST_METHOD"] != "PUT" or heartbeat:  # how often it beats depends on the machine
             return self.app(environ, start_response)
         with self.lock:
             self.n += 1

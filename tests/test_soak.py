@@ -1,4 +1,4 @@
-"""A long run: memory and open files of the workers stay what they were (SUBPIXMAP_SOAK_MINUTES, `make soak`)."""
+"""A long run: memory and open files of the workers stay what they were (`make soak`)."""
 
 import itertools
 import os
@@ -13,6 +13,7 @@ from mapping_data import hashes, tiny
 from subpixmap.mapping.run import map_region
 
 MINUTES = float(os.environ.get("SUBPIXMAP_SOAK_MINUTES", "2"))
+WORKERS = int(os.environ.get("SUBPIXMAP_SOAK_WORKERS", "2"))
 
 
 def slope_per_hour(seconds, values):
@@ -25,7 +26,7 @@ def test_workers_do_not_grow(tmp_path, quick_processes):
 
     country = tiny(tmp_path / "scenes", dates=2, region_px=(340, 430))
     plan, truth, samples = country.plan(), None, []
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50)
+    cluster = LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=":0", silence_logs=50)
     with cluster, Client(cluster, set_as_default=False) as client:
         processes = [psutil.Process(nanny.pid) for nanny in cluster.workers.values()]
         start = time.monotonic()
