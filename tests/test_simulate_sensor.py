@@ -5,13 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.optimize import curve_fit
+from scipy.spatial import cKDTree
 
 from subpixmap.scenes.radiometry import MaskRule, scl_valid, to_reflectance
+from subpixmap.simulate.catalogue import as_delivered
+from subpixmap.simulate.delivery import OFFSET
 from subpixmap.simulate.ground import FINE, MARGIN, Frame, Ground, crown_radius, draw_discs, grow_canopy
 from subpixmap.simulate.landcover import Landscape
 from subpixmap.simulate.noise import fractal
 from subpixmap.simulate.patches import patches, valid_of
-from subpixmap.simulate.placement import KIND, Trees, place_trees
+from subpixmap.simulate.placement import KIND, Trees, parked, place_lots, place_trees
 from subpixmap.simulate.render import Place, make_place, render
 from subpixmap.simulate.schedule import schedule
 from subpixmap.simulate.sensor import Acquisition, reflectance, sample, season_palette
@@ -170,6 +173,17 @@ def test_digital_numbers_keep_dark_pixels_and_nodata_apart() -> None:
     np.testing.assert_array_equal(digital_numbers(rho), [1, 1, 1, 1234, 65535, 0])
 
 
+def test_reflectance_below_zero_is_kept_by_the_offset_alone() -> None:
+    """As in scenes since baseline 04.00; without the offset it ends at DN 1."""
+    rho = np.array([-0.2, -0.0999, -0.02, 0.0, 0.1234, np.nan], np.float32)
+    dn = digital_numbers(rho, OFFSET)
+    np.testing.assert_array_equal(dn, [1, 1, 800, 1000, 2234, 0])
+    kept, gone = (to_reflectance(as_delivered(dn, offset), -offset) for offset in (OFFSET, 0))
+    np.testing.assert_allclose(kept, [-0.0999, -0.0999, -0.02, 0, 0.1234, np.nan], atol=1e-7)
+    np.testing.assert_allclose(gone, [1e-4, 1e-4, 1e-4, 1e-4, 0.1234, np.nan], atol=1e-7)
+    np.testing.assert_array_equal(as_delivered(dn, 0), digital_numbers(rho))
+
+
 def test_noise_fields_have_unit_variance_and_no_seams() -> None:
     x, y = np.meshgrid(np.arange(0, 60000, 50.0), np.arange(0, 60000, 50.0))
     field = fractal(x, y, seed=4, scale=1000, octaves=4)
@@ -234,3 +248,40 @@ def test_stems_have_no_phase_against_the_pixels() -> None:
     for values in (trees.x, trees.y):
         share = np.histogram(values % 20, 10)[0] / len(trees)
         np.testing.assert_allclose(share, 0.1, atol=0.01)
+
+
+def around(points: np.ndarray, metres: float) -> np.ndarray:
+    """Points per hectare within a distance of each."""
+    near = cKDTree(points).query_ball_point(points, metres, return_length=True)
+    return near / (np.pi * (metres / 100) ** 2)
+
+
+def test_objects_stand_as_close_as_in_the_field_and_change_with_the_years() -> None:
+    """Planting densities and distances as they are documented; measured inside the stands, where they are densest."""
+    land, bounds = Landscape(12, get_world("base"), OBJECTS), (0.0, 0.0, 4000.0, 4000.0)
+    trees = place_trees(land, bounds)
+    here = {k: trees[(trees.kind == KIND[k]) & trees.standing(2020)] for k in ("coconut", "oil_palm", "olive")}
+    at = {name: np.column_stack([found.x, found.y]) for name, found in here.items()}
+    per_ha = {name: around(points, 30) for name, points in at.items()}
+
+    distance, _ = cKDTree(at["oil_palm"]).query(at["oil_palm"], k=5)  # the first is the palm itself
+    assert 8.3 < np.median(distance[:, 1]) < 9.2
+    assert np.median(distance[:, 4] / distance[:, 1]) < 1.15  # a triangle: six palms at one distance
+    assert 115 < np.percentile(per_ha["oil_palm"], 95) < 148
+    assert 100 < np.percentile(per_ha["coconut"], 95) < 160
+    sparse = (per_ha["coconut"] > 15) & (per_ha["coconut"] < 100)  # below 4 in 20 m x 20 m
+    assert sparse.mean() > 0.3
+    for low, high in ((60, 120), (200, 360)):  # traditional, intensive
+        assert ((per_ha["olive"] > low) & (per_ha["olive"] < high)).mean() > 0.2
+
+    lots = place_lots(land, bounds)
+    stalls = around(np.column_stack([lots.x, lots.y]), 20) / 100  # per pixel
+    assert 4 < np.median(stalls) < np.percentile(stalls, 95) < 6
+    one, other = (parked(lots, land.seed, scene) for scene in (1801, 1802))
+    assert 0.2 < (one != other).mean() < 0.5
+
+    years = range(2014, 2026)
+    assert all((trees.planted == year).any() and (trees.removed == year).any() for year in years)
+    lost = {year: (trees.removed == year).sum() / trees.standing(year - 1).sum() for year in years}
+    assert max(lost.values()) > 0.1  # a storm
+    assert np.median(list(lost.values())) < 0.03

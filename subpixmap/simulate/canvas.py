@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from subpixmap.grid import transformer, utm_epsg
 from subpixmap.simulate.catalogue import Tile, mgrs_square
 from subpixmap.simulate.country import HALO_M, Country
+from subpixmap.simulate.delivery import OFFSET
 from subpixmap.simulate.ground import MARGIN, Frame
 from subpixmap.simulate.noise import FloatArray
 from subpixmap.simulate.placement import Bounds
@@ -62,7 +63,7 @@ class Canvas:
     folder: Path
 
     def plane(self, name: str) -> NDArray[Any]:
-        """(acquisition, rows, columns) of a band (uint16: 10000 x reflectance, 0 = no data) or `SCL` (uint8, 20 m).
+        """(acquisition, rows, columns) of a band (uint16: 10000 x reflectance + 1000, 0 = no data) or `SCL` (20 m).
 
         A plane in a file is mapped anew by each call, so that the pages of a tile go with it.
         """
@@ -192,7 +193,7 @@ def paint(
         frame = frame_of(country, canvas.extent, window)
         place = make_place(country.landscape, frame, planted.within(frame.bounds()), planted.lots)
         for number, picture in enumerate(render(place, dates)):
-            layers = {band: digital_numbers(rho) for band, rho in picture.bands.items()} | {"SCL": picture.scl}
+            layers = {band: digital_numbers(rho, OFFSET) for band, rho in picture.bands.items()} | {"SCL": picture.scl}
             for name, pixels in layers.items():
                 k = width // pixels.shape[1]
                 part = slice(row // k, (row + height) // k), slice(col // k, (col + width) // k)

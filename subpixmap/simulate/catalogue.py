@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.grid import transformer
-from subpixmap.simulate.delivery import Delivery
+from subpixmap.simulate.delivery import OFFSET, Delivery
 from subpixmap.simulate.sensor import Acquisition
 from subpixmap.simulate.spectra import BAND_FACTS
 
@@ -115,7 +115,7 @@ def write_item(
 ) -> dict[str, Any]:  # fmt: skip
     """Write the assets and the item of one tile of one delivery; the item is returned.
 
-    `bands` give 10000 x reflectance without an offset, 0 where there is no data. `footprint` is the polygon with data,
+    `bands` give 10000 x reflectance + 1000, 0 where there is no data. `footprint` is the polygon with data,
     degrees.
     """
     name = item_id(tile, acquisition, delivery, dialect)
@@ -124,7 +124,7 @@ def write_item(
     assets = {}
     for band, pixels in bands:
         gsd = BAND_FACTS[band].gsd
-        write_cog(here / f"{band}.tif", add_offset(pixels, delivery.offset_dn), tile, gsd)
+        write_cog(here / f"{band}.tif", as_delivered(pixels, delivery.offset_dn), tile, gsd)
         key = EARTH_SEARCH_NAMES[band] if dialect == "earth-search" else band
         assets[key] = _band_asset(band, tile, delivery, dialect)
     write_cog(here / "SCL.tif", scl, tile, 20)
@@ -145,9 +145,10 @@ def write_item(
     return item
 
 
-def add_offset(pixels: NDArray[np.uint16], offset: int) -> NDArray[np.uint16]:
-    """Digital numbers with ESA's offset; 0 stays no data."""
-    return np.where(pixels == 0, 0, pixels + np.uint16(offset)).astype(np.uint16)
+def as_delivered(pixels: NDArray[np.uint16], offset: int) -> NDArray[np.uint16]:
+    """Digital numbers with ESA's offset, or without it, where reflectance below zero ends at 1; 0 stays no data."""
+    less = np.uint16(OFFSET - offset)
+    return np.where(pixels == 0, np.uint16(0), np.maximum(pixels, less + np.uint16(1)) - less)
 
 
 def bbox_of(geometry: BaseGeometry) -> list[float]:

@@ -14,6 +14,7 @@ from subpixmap.simulate.sensor import Acquisition
 DIALECTS = ("earth-search", "planetary-computer")
 REPROCESSED = "05.00"
 OFFSET = 1000
+"""What ESA adds to digital numbers since baseline 04.00."""
 
 
 @dataclass(frozen=True)
