@@ -57,22 +57,22 @@ def out(server, request):
 
 
 @pytest.fixture(scope="module")
-def country(tmp_path_factory):
+def tiny_country(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
     return tiny(folder, dates=1, size_px=300, region_px=(100, 300))
 
 
 @pytest.fixture(scope="module")
-def truth(country, tmp_path_factory):
+def truth(tiny_country, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    map_region(folder, country.plan(), country.items, country.model, workers=0)
+    map_region(folder, tiny_country.plan(), tiny_country.items, tiny_country.model, workers=0)
     return folder
 
 
-def test_a_run_in_an_object_store_has_the_bits_of_one_on_a_disk(out, country, truth):
-    early, late = country.years("2021"), country.years("2022")
-    map_region(out, early.plan(), early.items, country.model, workers=0)
-    summary = map_region(str(out), late.plan(), country.items, country.model, workers=0)  # extended
+def test_a_run_in_an_object_store_has_the_bits_of_one_on_a_disk(out, tiny_country, truth):
+    early, late = tiny_country.years("2021"), tiny_country.years("2022")
+    map_region(out, early.plan(), early.items, tiny_country.model, workers=0)
+    summary = map_region(str(out), late.plan(), tiny_country.items, tiny_country.model, workers=0)  # extended
     assert (summary.earlier, summary.done) == (2, 2)
     assert hashes(out) == hashes(truth)
     local, remote = read_records(truth), read_records(out)
@@ -85,13 +85,13 @@ def test_a_run_in_an_object_store_has_the_bits_of_one_on_a_disk(out, country, tr
     assert not any(NAME in name for name in names)
 
 
-def test_worker_processes_write_to_it_too(out, country, truth, quick_processes):
-    map_region(out, country.plan(), country.items, country.model, workers=1)
+def test_worker_processes_write_to_it_too(out, tiny_country, truth, quick_processes):
+    map_region(out, tiny_country.plan(), tiny_country.items, tiny_country.model, workers=1)
     assert hashes(out) == hashes(truth)
 
 
-def test_a_flipped_bit_is_found_and_repaired(out, country, truth):
-    map_region(out, country.plan(), country.items, country.model, workers=0)
+def test_a_flipped_bit_is_found_and_repaired(out, tiny_country, truth):
+    map_region(out, tiny_country.plan(), tiny_country.items, tiny_country.model, workers=0)
     write_manifest(out)
     verify(out).require_sound()
     rng = random.Random(0)
@@ -105,7 +105,7 @@ def test_a_flipped_bit_is_found_and_repaired(out, country, truth):
     assert records[0].name in told
     assert str(shards[-1]) in told
     assert len(take_back(out, verify(out).damaged)) == 2
-    assert map_region(out, country.plan(), country.items, country.model, workers=0).done == 2
+    assert map_region(out, tiny_country.plan(), tiny_country.items, tiny_country.model, workers=0).done == 2
     assert hashes(out) == hashes(truth)
 
 
@@ -113,62 +113,62 @@ def _shards(out):
     return [path for path in files_under(out / "map.zarr") if "/c/0/" in str(path) and "/count/" in str(path)]
 
 
-def fail_uploads(server, out, country, expected, numbers):
+def fail_uploads(server, out, tiny_country, expected, numbers):
     """Refuse all uploads from the n-th on, as when the rights are withdrawn; until none fails. How many runs failed."""
     failed = 0
     for n in numbers:
         place = out / str(n)
         server.reset(refused=lambda i, n=n: i >= n)
         try:
-            map_region(place, country.plan(), country.items, country.model, workers=0, attempts=1)
+            map_region(place, tiny_country.plan(), tiny_country.items, tiny_country.model, workers=0, attempts=1)
             break
         except (BlocksFailed, Incomplete, InputError):
             failed += 1
         server.reset()
         there = hashes(place) if (place / "plan.json").is_file() else {}
         assert there.items() <= expected.items()
-        map_region(place, country.plan(), country.items, country.model, workers=0)
+        map_region(place, tiny_country.plan(), tiny_country.items, tiny_country.model, workers=0)
         assert hashes(place) == expected
         assert not verify(place).damaged
     return failed
 
 
-def test_when_uploads_fail_what_is_committed_is_right(server, out, country, truth, monkeypatch):
+def test_when_uploads_fail_what_is_committed_is_right(server, out, tiny_country, truth, monkeypatch):
     monkeypatch.setattr(run, "_PAUSE_S", 0.0)
-    early = country.years("2021")
-    map_region(out / "undisturbed", early.plan(), early.items, country.model, workers=0)
+    early = tiny_country.years("2021")
+    map_region(out / "undisturbed", early.plan(), early.items, tiny_country.model, workers=0)
     # The last upload is the last block's record. A place before it, the arrays of that block are not all there.
     assert fail_uploads(server, out, early, of_2021(truth), (server.n, server.n - 3)) == 2
 
 
 @pytest.mark.slow
-def test_whichever_upload_fails_what_is_committed_is_right(server, out, country, truth, monkeypatch):
+def test_whichever_upload_fails_what_is_committed_is_right(server, out, tiny_country, truth, monkeypatch):
     monkeypatch.setattr(run, "_PAUSE_S", 0.0)
-    assert fail_uploads(server, out, country.years("2021"), of_2021(truth), itertools.count(1)) > 20
+    assert fail_uploads(server, out, tiny_country.years("2021"), of_2021(truth), itertools.count(1)) > 20
 
 
 def of_2021(out):
     return {key: value for key, value in hashes(out).items() if key[1] == "2021"}
 
 
-def test_data_without_a_record_is_not_done(server, out, country, truth):
+def test_data_without_a_record_is_not_done(server, out, tiny_country, truth):
     """The record is the last of a block's uploads: without it the block is made again."""
-    early = country.years("2021")
-    map_region(out, early.plan(), early.items, country.model, workers=0)
+    early = tiny_country.years("2021")
+    map_region(out, early.plan(), early.items, tiny_country.model, workers=0)
     key = sorted(read_records(out))[0]
     record_path(out, *key).unlink()
     assert status(out).done == 1
     (dataset,) = open_map(out).values()
     assert int((dataset["n_obs"] > 0).sum()) < int((next(iter(open_map(truth).values()))["n_obs"][:1] > 0).sum())
-    assert map_region(out, early.plan(), early.items, country.model, workers=0).done == 1
+    assert map_region(out, early.plan(), early.items, tiny_country.model, workers=0).done == 1
     assert hashes(out) == of_2021(truth)
 
 
-def test_lost_answers_do_not_matter(server, out, country, truth):
+def test_lost_answers_do_not_matter(server, out, tiny_country, truth):
     """The store took the upload, its answer was lost, and the library uploads again."""
-    early = country.years("2021")
+    early = tiny_country.years("2021")
     server.reset(answer_lost=lambda n: n % 7 in (2, 3))
-    map_region(out, early.plan(), early.items, country.model, workers=0)
+    map_region(out, early.plan(), early.items, tiny_country.model, workers=0)
     assert server.n > 30
     assert hashes(out) == of_2021(truth)
 
@@ -181,10 +181,10 @@ def test_the_lock_of_a_lost_answer_is_our_own(server, out):
     assert not files_under(out)
 
 
-def test_a_killed_driver_resumes_to_the_same_bits(out, tmp_path, country, truth, quick_processes):
+def test_a_killed_driver_resumes_to_the_same_bits(out, tmp_path, tiny_country, truth, quick_processes):
     import pickle
 
-    (tmp_path / "country.pickle").write_bytes(pickle.dumps((country, {})))
+    (tmp_path / "country.pickle").write_bytes(pickle.dumps((tiny_country, {})))
     for seconds in (2.0,):
         ready = quick_processes.Event()
         process = quick_processes.Process(target=map_once.main, args=(tmp_path, str(out), ready))
@@ -194,7 +194,7 @@ def test_a_killed_driver_resumes_to_the_same_bits(out, tmp_path, country, truth,
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert hashes(out).items() <= hashes(truth).items() if (out / "plan.json").is_file() else True
-    map_region(out, country.plan(), country.items, country.model, workers=0)
+    map_region(out, tiny_country.plan(), tiny_country.items, tiny_country.model, workers=0)
     assert hashes(out) == hashes(truth)
     assert not verify(out).damaged
 
@@ -230,9 +230,9 @@ def test_an_owner_elsewhere_is_waited_for_until_its_heartbeat_stops(out, monkeyp
     assert STALE_S > 0
 
 
-def test_what_cannot_be_reached_is_told_in_a_line(server, monkeypatch, country):
+def test_what_cannot_be_reached_is_told_in_a_line(server, monkeypatch, tiny_country):
     with pytest.raises(InputError, match=r"s3://nowhere/run cannot be written \(.*bucket.*check the address"):
-        map_region("s3://nowhere/run", country.plan(), country.items, country.model, workers=0)
+        map_region("s3://nowhere/run", tiny_country.plan(), tiny_country.items, tiny_country.model, workers=0)
     with pytest.raises(InputError, match=r"s3://runs/none holds no run: plan.json is missing"):
         status("s3://runs/none")
     with pytest.raises(InputError, match=r"nosuch://x/y cannot be used .* give a folder or s3://"):
@@ -263,3 +263,22 @@ def test_paths(tmp_path, out):
         assert isinstance(error, FileNotFoundError)
         assert files_under(place) == [place / "one"]
     assert files_under(tmp_path / "nowhere") == []
+
+
+def test_the_commands_take_such_a_folder(out, country, stand_in, subpixmap, tmp_path, capsys):
+    """Tables, report, status, verify and export, as on a disk."""
+    options = ["--region", country / "region.geojson", "--years", "2020", "--source", country / "catalog.json"]
+    options += ["--admin", country / "admin.parquet", "--model", stand_in, "--object", "coconut", "--workers", 0]
+    for place in (tmp_path / "run", out):
+        assert subpixmap("run", *options, "--out", place) == 0
+    assert f"{out}/report.html" in capsys.readouterr().out
+    for name in ("counts.csv", "counts.parquet", "items.parquet", "units.parquet", "accounts.json"):
+        assert (out / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    assert subpixmap("verify", out) == 0
+    assert "are what they were" in capsys.readouterr().out
+    assert (out / "run.log").read_text().count('"block done"') == status(out).done
+    assert subpixmap("export", out, "--format", "csv") == 2
+    assert "give --to FOLDER" in capsys.readouterr().err
+    assert subpixmap("export", out, "--format", "gpkg", "--to", tmp_path / "export") == 0
+    (out / "counts.csv").write_bytes(b"other")
+    assert subpixmap("verify", out) == 5
