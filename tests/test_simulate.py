@@ -472,16 +472,18 @@ def test_tables_of_points_do_not_depend_on_their_parts(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 7])
-def test_six_kilometres_hold_enough_of_every_object(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "seed", "size"), [("base", 1, 6), ("base", 7, 6), ("base", 5, 9), ("shifted", 3, 9), ("shifted", 5, 9)]
+)
+def test_countries_hold_enough_of_every_object(name: str, seed: int, size: int, tmp_path: Path) -> None:
     """Errors of a country's total are judged from 20,000 objects on; of cars, from the year's acquisitions together."""
-    world = get_world("base")
-    land = make_country(seed, size_km=6, center=(119.5, 10.5), world=world, objects=OBJECTS)
-    planted = plant(land.landscape, (-3300.0, -3300.0, 3300.0, 3300.0), tmp_path, lambda: None)
+    world, half = get_world(name), size * 550.0
+    land = make_country(seed, size_km=size, center=(119.5, 10.5), world=world, objects=OBJECTS)
+    planted = plant(land.landscape, (-half, -half, half, half), tmp_path, lambda: None)
     by_year = truth.truth_by_year(land, planted, (2018, 2023)).query("unit_id.str.count('[.]') == 1")
     for name, counts in by_year.groupby(["object", "period"])["count"].sum().groupby("object"):
         assert counts.min() >= 20_000, name
-    dates = schedule(seed, years=(2018, 2018), per_year=4, lon=119.5, lat=10.5, world=world, half_m=3000)
+    dates = schedule(seed, years=(2018, 2018), per_year=4, lon=119.5, lat=10.5, world=world, half_m=size * 500)
     cars = truth.truth_by_scene(land, planted.lots, dates).query("unit_id.str.count('[.]') == 1")
     assert cars["count"].sum() >= 20_000
 
