@@ -173,6 +173,20 @@ def test_100_killed_workers(scenes, truth, workers, tmp_path):
     print(f"{kills} kills in {run} runs, all bit-identical")
 
 
+def test_files_that_cannot_be_written_are_told_in_a_line(tmp_path, country, stand_in, subpixmap, capsys):
+    options = ["--region", country / "region.geojson", "--years", "2020", "--source", country / "catalog.json"]
+    options += ["--admin", country / "admin.parquet", "--model", stand_in, "--workers", 0, "--quiet"]
+    (tmp_path / "file").write_text("")
+    assert subpixmap("run", *options, "--out", tmp_path / "file" / "run") == 2
+    assert "cannot be a run folder (Not a directory); choose another --out" in capsys.readouterr().err
+    (tmp_path / "run" / "counts.csv").mkdir(parents=True)
+    assert subpixmap("run", *options, "--out", tmp_path / "run") == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "counts.csv" in line
+    (tmp_path / "run" / "counts.csv").rmdir()
+    assert subpixmap("run", *options, "--out", tmp_path / "run") == 0
+
+
 class Failing:
     """Lets the N-th call of fsync, replace or rename fail, and all calls after it."""
 

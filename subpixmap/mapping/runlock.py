@@ -55,6 +55,8 @@ def run_lock(out: str | os.PathLike[str]) -> Iterator[None]:
 
     Raises
     ------
+    InputError
+        It cannot be written.
     Refused
         Another live run holds it; names host, process and time.
     """
@@ -62,7 +64,10 @@ def run_lock(out: str | os.PathLike[str]) -> Iterator[None]:
     if _held.get(folder) == threading.get_ident():
         yield
         return
-    make_folder(folder)
+    try:
+        make_folder(folder)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise InputError(f"{folder} cannot be a run folder ({error.strerror}); choose another --out") from error
     path = folder / NAME
     mine = _take(path)
     _held[folder] = threading.get_ident()
