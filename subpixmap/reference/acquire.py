@@ -22,9 +22,10 @@ from subpixmap.scenes.choice import choose
 from subpixmap.scenes.cube import common_bands, read_reflectance, read_valid
 from subpixmap.scenes.darkness import check_darkness
 from subpixmap.scenes.dialect import observed_at
-from subpixmap.scenes.lock import Item, by_acquisition, lattices, lock_items
+from subpixmap.scenes.fallback import lock_sources
+from subpixmap.scenes.lock import Item, by_acquisition, lattices
 from subpixmap.scenes.radiometry import MaskRule
-from subpixmap.scenes.source import find_items
+from subpixmap.scenes.source import find_by_source, preferred
 
 FAR_DAYS = 60
 """Acquisitions further from the image date than this, in the median, are warned about."""
@@ -92,9 +93,11 @@ def find_sky(
     found, outside = {}, []
     for area in reference.areas:
         box = shapely.segmentize(shapely.box(*area.lattice.bounds(area.window.padded(halo))), 1000)
-        asked = find_items(source, project(box, area.lattice.epsg, 4326), periods, collection=collection)
-        found[area.key] = [one for one in asked if start <= observed_at(one).date() <= end]
-        if not found[area.key]:
+        asked = find_by_source(source, project(box, area.lattice.epsg, 4326), periods, collection=collection)
+        found[area.key] = {
+            name: [one for one in items if start <= observed_at(one).date() <= end] for name, items in asked.items()
+        }
+        if not any(found[area.key].values()):
             outside.append(area.name)
     told = source if isinstance(source, str) else ", ".join(source)
     if outside:
@@ -102,8 +105,8 @@ def find_sky(
             f"no item of {told} between {start} and {end} touches {len(outside)} of {len(reference.areas)} labelled "
             f"areas ({', '.join(outside[:5])}): the reference lies outside the imagery, or --within-days is too small"
         )
-    names = tuple(bands) if bands else tuple(common_bands([item for items in found.values() for item in items]))
-    locked = {key: lock_items(items, periods, names) for key, items in found.items()}
+    names = tuple(bands or common_bands([item for asked in found.values() for item in preferred(asked)]))
+    locked = {key: lock_sources(asked, periods, names, look=False) for key, asked in found.items()}
     sky = {area.key: _of_zone(area, locked[area.key]) for area in reference.areas}
     unique = {(item.id, item.epsg): item for items in sky.values() for item in items}
     check_darkness(unique.values())
