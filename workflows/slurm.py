@@ -3,9 +3,9 @@
     python workflows/slurm.py --jobs 40 --cores 16 --memory 64GB --walltime 08:00:00 -- \
         run --region philippines --years 2018-2023 --out /scratch/me/philippines --yes
 
-Needs `pip install dask-jobqueue`, and a run folder that all nodes see (a shared disk or s3://...). `--dry-run` prints the job script and submits
-nothing. A job whose time is up is replaced and its blocks are repeated; if the driver itself is ended, the same command
-goes on where it stopped.
+Needs `pip install dask-jobqueue`, and a run folder that all nodes see (a shared disk, or s3://...). `--dry-run` prints
+the job script and submits nothing. A job whose time is up is replaced and its blocks are repeated; if the driver itself
+is ended, the same command goes on where it stopped.
 """
 
 import argparse
