@@ -10,6 +10,7 @@ from mapping_data import hashes, tiny
 
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.mapping.ledger import Failure, record_path, write_failure
+from subpixmap.mapping.plan import write_plan
 from subpixmap.mapping.run import map_region
 from subpixmap.mapping.runlock import run_lock
 from subpixmap.mapping.verify import status, take_back, verify, write_manifest
@@ -167,3 +168,11 @@ def test_status_tells_what_is_done_and_what_failed(copy):
         assert live.seconds_left < float("inf")
     with pytest.raises(InputError, match="holds no run"):
         status(copy / "map.zarr")
+
+
+def test_status_of_a_run_that_has_just_started(country, tmp_path):
+    write_plan(tmp_path, country.plan())
+    with run_lock(tmp_path):
+        now = status(tmp_path)
+    assert (now.done, now.rate, now.seconds_left) == (0, 0.0, float("inf"))
+    assert now.owner.pid == os.getpid()

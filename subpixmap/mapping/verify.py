@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,9 +127,9 @@ def status(out: str | os.PathLike[str]) -> Status:
     )
 
 
-def _rate(out: str | os.PathLike[str], done: Iterable[tuple[str, str]], since: float) -> float:
+def _rate(out: str | os.PathLike[str], done: Collection[tuple[str, str]], since: float) -> float:
     """Records a second, by the times of the latest files."""
-    changed = modified(ledger_path(out))
+    changed = modified(ledger_path(out)) if done else {}
     times = sorted(changed.get(record_path(out, *key).name, 0.0) for key in done)
     times = [when for when in times if when >= since][-_RATE_OVER:]
     if not times:
