@@ -87,7 +87,7 @@ def get_json(session: Session, url: str) -> dict[str, Any]:
                 if len(text) > MAX_BYTES:
                     raise InputError(f"{where} is no STAC: it has more than {MAX_BYTES} bytes")
     except RequestException as error:
-        told = without_secrets(" ".join(str(error).split()))[:200]
+        told = without_secrets(" ".join(str(error).split()))[:300]
         raise SourceFailed(f"{where} did not answer: {told}") from None
     try:
         content = json.loads(text)

@@ -162,7 +162,7 @@ def _said(url: str, otherwise: type[SubpixmapError]) -> Iterator[None]:
         if isinstance(error.__context__, SubpixmapError):  # of the guard of its requests
             raise error.__context__ from None
         status = getattr(error, "status_code", None)
-        text = without_secrets(" ".join(str(error).split()))[:200]
+        text = without_secrets(" ".join(str(error).split()))[:300]
         if status is not None and 400 <= status < 500 and status != 429:
             raise InputError(f"{where} refuses the question with HTTP {status}: {text}") from error
         raise SourceFailed(f"{where} did not answer{f' (HTTP {status})' if status else ''}: {text}") from error
