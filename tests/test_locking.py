@@ -3,6 +3,7 @@
 import json
 
 import mapping_data
+import numpy as np
 import pandas as pd
 import pytest
 import scenes_data
@@ -12,6 +13,7 @@ from subpixmap import pipeline
 from subpixmap.errors import InputError, Refused
 from subpixmap.model.checkpoint import save_model
 from subpixmap.scenes import reader
+from subpixmap.scenes.cube import open_cube
 from subpixmap.scenes.lock import read_lock, read_notes
 
 # No offset: what lies on dark ground is as dark as it should be.
@@ -217,3 +219,16 @@ def test_what_every_source_has_wrong_stops_a_run(place, two_servers, tmp_path):
     job = pipeline.plan(place[1](**options, allow_partial=True))
     assert len(job.items) == 4
     assert "stands in" not in job.refused[bad] + job.refused[good]
+
+
+def test_a_cube_takes_from_the_next_source_too(two_servers):
+    first, second, options = two_servers
+    where = {"bands": ["B02"], "months": [3, 4], "collection": options["collection"]}
+    box = tuple(first.items[0]["bbox"])
+    with pytest.raises(InputError, match=f"{first.items[2]['id']} has baseline 02.14, which has no offset"):
+        open_cube(box, 2021, source=first.url, **where)
+    cube = open_cube(box, 2021, source=options["source"], **where)
+    assert list(cube.time.dt.month.values) == [3, 4]
+    assert first.requests["/search"] == 2 * second.requests["/search"] > 0
+    expected = open_cube(box, 2021, source=second.url, **where)
+    np.testing.assert_array_equal(cube.reflectance.values, expected.reflectance.values)
