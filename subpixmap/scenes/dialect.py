@@ -134,8 +134,8 @@ def tile(item: dict[str, Any]) -> str:
 
 def acquisition(item: dict[str, Any]) -> str:
     """Datatake without its baseline suffix, such as GS2A_20230815T095031_042547: one pass of the satellite."""
-    for name in ("s2:datatake_id", "eopf:datatake_id"):
-        text = properties(item).get(name)
+    for key in ("s2:datatake_id", "eopf:datatake_id"):
+        text = properties(item).get(key)
         if isinstance(text, str) and (match := _DATATAKE.fullmatch(text)):
             return match["name"]
     name = product(item)
