@@ -234,3 +234,14 @@ def test_names_are_private_where_their_addresses_are(monkeypatch):
         hrefs.require_public("http://b.example.org/B04.tif", base)
     assert len(looked_up) == len(set(looked_up))
     hrefs.addresses.cache_clear()
+
+
+def test_where_no_server_is_one_is_told_soon(monkeypatch, caplog):
+    """A server that answers with errors is asked longer than a host that does not answer at all."""
+    monkeypatch.setattr(http, "RETRIES", 8)
+    with stac_server.serve(ITEMS) as server:
+        url = server.url
+    with pytest.raises(SourceFailed, match=f"source {url} did not answer.*Connection refused"):
+        search(url, "s2", REGION, PERIODS, today=TODAY)
+    asked = [record for record in caplog.records if record.getMessage().startswith("Retrying")]
+    assert len(asked) == http.CONNECT_RETRIES < http.RETRIES
