@@ -93,6 +93,26 @@ def test_a_worker_that_dies_while_it_is_brought_the_model_costs_nothing(tmp_path
     assert {key: value[0] for key, value in found.items()} == {key: key for key in "abcd"}
 
 
+def test_a_worker_that_its_cluster_gives_up_is_replaced(quick_processes):
+    """Dask closes what has not come back after a while, and starts no other: without workers a run waits for ever."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    impatient = dask.config.set({"distributed.deploy.lost-worker-timeout": "10ms"})
+    quiet = {"dashboard_address": ":0", "silence_logs": 50}
+    with impatient, LocalCluster(n_workers=1, threads_per_worker=1, **quiet) as local, Client(local) as client:
+        with open_pool(where_and_what, tiny_model(), client=client) as pool:
+            os.kill(local.workers[0].pid, signal.SIGKILL)
+            deadline = time.monotonic() + 60
+            while local.workers and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert not local.workers  # given up
+            pool.submit("a")
+            while (event := pool.wait(0.5)) is None and time.monotonic() < deadline:
+                assert pool.slots
+    assert event[1][0] == "a"
+
+
 @contextlib.contextmanager
 def running(*command):
     """A process of a cluster, with the environment of a worker that can import this module."""

@@ -151,12 +151,21 @@ class _OnDask:
 
     @property
     def slots(self) -> int:
-        """Follows the number of workers, which may change; asked every few seconds."""
+        """Follows the number of workers, which may change; asked every few seconds, and then lost ones are replaced."""
         if time.monotonic() - self.known_at > 2:
             self.known_at = time.monotonic()
             with contextlib.suppress(OSError):  # a lost scheduler is told by `wait`
-                self.known_slots = IN_FLIGHT * max(len(self.client.scheduler_info(n_workers=-1)["workers"]), 1)
+                alive = len(self.client.scheduler_info(n_workers=-1)["workers"])
+                self.known_slots = IN_FLIGHT * max(alive, 1)
+                self._replace_lost(alive)
         return self.known_slots
+
+    def _replace_lost(self, alive: int) -> None:
+        """Have a local cluster start what it has given up: a worker that died while it started, or started slowly."""
+        from distributed import LocalCluster
+
+        if isinstance(local := self.client.cluster, LocalCluster) and alive < len(local.worker_spec):
+            local.scale(len(local.worker_spec))  # changes nothing while the cluster still waits for it
 
     def submit(self, task: Any) -> None:
         future = self.client.submit(run_with_cached_model, self.run, task, self.sha256, self.limit_s, pure=False)
@@ -270,6 +279,7 @@ def connect(
         "distributed.worker.memory.target": False,  # tasks return little; nothing is worth spilling
         "distributed.worker.memory.spill": False,
         "distributed.admin.tick.limit": "1h",
+        "distributed.deploy.lost-worker-timeout": "60s",  # until then a worker that starts again is left alone
         "distributed.scheduler.allowed-failures": 0,  # the driver counts, repeats and gives up
         "distributed.scheduler.worker-saturation": 1.0,  # a task that waits is not blamed for the one that runs
         # Dask has every freed tensor handed back to the system: page faults then cost 0.7 times the arithmetic.

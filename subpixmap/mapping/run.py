@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("subpixmap")
 
 _PAUSE_S = 0.5  # before a failed block is tried again; doubled every time
+_LONGEST_PAUSE_S = 60.0
 _SLOW_FLOPS = 1e10  # of a slow core in the network, floating point operations a second
 
 
@@ -265,7 +266,7 @@ class _Drive:
             return
         log.warning("block repeated", extra=told)
         self.summary = replace(now, retries=now.retries + 1)
-        pause = _PAUSE_S * 2 ** self.tried[task.key]
+        pause = min(_PAUSE_S * 2 ** self.tried[task.key], _LONGEST_PAUSE_S)
         heapq.heappush(self.delayed, (time.monotonic() + pause, self.summary.retries, task))
 
     def _report(self) -> None:
