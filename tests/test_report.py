@@ -114,9 +114,6 @@ def make_run(periods: list[str] | None = None, *, evidence: str = "simulated", s
     rng = np.random.default_rng(1)
     truth = counts[counts.object == "coconut"][["unit_id", "object", "period"]].astype(str)
     truth["count"] = counts.map_total_full[truth.index] * rng.normal(1.02, 0.05, len(truth))
-    data = maps[32650]
-    whole = data["count"].sum(["y", "x"]).to_series().rename("map_total").reset_index()
-    whole["observed_ha"] = whole.period.map((data.n_obs > 0).sum(["y", "x"]).to_series() / 100).astype(float)
     passes = [f"{p[:4]}-{m:02d}-11T02:15:00Z" for p in periods for m in (2, 3, 4, 5, 9, 11)]
     common = {"acquisition": [f"S2A_{t[:10]}" for t in passes], "period": [t[:4] for t in passes]}
     acquisitions = pd.DataFrame(common | {"time": passes, "blocks": 1, "observed_px": 250_000})
@@ -132,7 +129,7 @@ def make_run(periods: list[str] | None = None, *, evidence: str = "simulated", s
     return Run(
         name="demo", geometry=region, periods=tuple(periods), objects=DEFINITIONS,
         measures={"coconut": "count", "car": "occupancy"}, evidence=evidence, simulated=simulated, counts=counts,
-        trend=trend(counts), units=units, series=noise, layers=read_layers(maps, region, size=300), map_totals=whole,
+        trend=trend(counts), units=units, series=noise, layers=read_layers(maps, region, size=300),
         acquisitions=acquisitions, items=items,
         facts={"Region": "demo", "Model": "demo-s2", "Run id": "0123456789abcdef", "Software": "subpixmap 0.1.0"},
         truth=truth if simulated else None, expected_blocks=6, done_blocks=6,
@@ -275,8 +272,6 @@ def test_totals_do_not_count_a_place_twice(run):
     both = rows.map_total.sum()
     assert mine.map_total == pytest.approx(both / 2)
     assert mine.map_total == pytest.approx(rows[rows.unit_id.isin(leaves(run.units))].map_total.sum())
-    whole = run.map_totals[(run.map_totals.object == "coconut") & (run.map_totals.period == "2023")].map_total.iloc[0]
-    assert mine.map_total + mine.outside == pytest.approx(whole)
 
 
 def test_unobserved_is_blank_and_never_zero(small):
@@ -475,17 +470,21 @@ def test_report_of_a_run_folder(folder):
     assert write_report(folder).read_text(encoding="utf-8") == page
 
 
-def test_outside_is_what_the_counts_say(folder):
-    """The ledger's totals less the units' equal what the count finds in the polygon around all units."""
-    from subpixmap.counts.source import count_run
-    from subpixmap.report.run import read_run
+def test_what_is_mapped_beyond_the_region_is_in_no_number(folder):
+    """Whole chunks are mapped; the accounts and the page look at the region, which its only unit covers."""
+    from subpixmap.counts.export import read_accounts
+    from subpixmap.mapping.ledger import read_records
+    from subpixmap.report import write_report
 
-    run = read_run(folder)
-    found = region_totals(run).set_index(["object", "period"]).outside
-    expected = count_run(folder).outside.set_index(["object", "period"]).map_total
-    assert len(found) == len(expected) == 4
-    for key, value in expected.items():
-        assert found[key] == pytest.approx(value, rel=1e-4, abs=1e-3)
+    accounts = read_accounts(folder / "accounts.json")
+    assert accounts["outside"]["area_ha"].tolist() == [0] * 4
+    assert accounts["outside"]["map_total"].isna().all()
+    assert not accounts["remarks"]
+    balance = accounts["balance"].set_index(["object", "period"])
+    assert balance["units"].to_numpy() == pytest.approx(balance["map"].to_numpy(), rel=1e-7)
+    mapped = sum(one.total["coconut"] for one in read_records(folder).values() if one.period == "2021")
+    assert abs(mapped / balance.loc[("coconut", "2021"), "map"] - 1) > 0.05
+    assert "Does it add up?" in write_report(folder).read_text(encoding="utf-8")
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

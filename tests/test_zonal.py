@@ -440,6 +440,59 @@ def test_what_lies_outside_near_a_unit_is_told_apart_and_can_be_assigned():
     assert balance["units"] + balance["outside"] == pytest.approx(balance["map"], rel=1e-9)
 
 
+def test_what_is_mapped_beyond_the_region_is_in_no_sum():
+    """By hand: a unit of 1 km, the region 300 m wider on one side and 2 km on the other, the map wider still."""
+    block = Block(ZONE51, 1634, 58, 512)
+    west, south, _, _ = ZONE51.bounds(block.window)
+    unit = shapely.box(west + 1000, south + 1000, west + 2000, south + 2000)
+    region = gpd.GeoSeries([shapely.box(west + 700, south + 1000, west + 4000, south + 2000)], crs=32651)
+    blocks = [map_block(block, {"2018": np.ones((1, 512, 512))})]
+
+    def count(units, **options):
+        region_too = {"region": region.segmentize(100).to_crs(4326).iloc[0]} | options
+        return count_blocks(blocks, frame(units), facts(YEARS[:1]), size=512, **region_too)
+
+    found = count([unit])
+    outside, balance = found.outside.iloc[0], found.balance.iloc[0]
+    assert found.table["map_total"].iloc[0] == pytest.approx(1e4, rel=1e-6)
+    assert outside["map_total"] == pytest.approx((300 + 2000) * 1000 / 100, rel=1e-6)
+    assert outside["near_total"] == pytest.approx((300 + 1000) * 1000 / 100, rel=2e-3)
+    assert outside["area_ha"] == pytest.approx(230, rel=1e-6)
+    assert balance["map"] == pytest.approx(3300 * 1000 / 100, rel=1e-6)
+    assert balance["units"] + balance["outside"] == pytest.approx(balance["map"], rel=1e-7)
+    assert found.overlap_ha == pytest.approx(0, abs=1e-3)
+    # All that is mapped, where no region is given.
+    assert count([unit], region=None).balance["map"].iloc[0] == pytest.approx(512**2, rel=1e-7)
+    # A unit that reaches beyond the region is counted whole, and belongs to what is accounted for.
+    wide = count([shapely.box(west + 200, south + 1000, west + 2000, south + 2000)])
+    assert wide.table["map_total"].iloc[0] == pytest.approx(1.8e4, rel=1e-6)
+    assert wide.balance["map"].iloc[0] == pytest.approx(3800 * 1000 / 100, rel=1e-6)
+    assert wide.balance["outside"].iloc[0] == pytest.approx(2000 * 1000 / 100, rel=1e-6)
+    # What lies beyond the region is not assigned to the nearest unit either.
+    given = count([unit], assign_nearest=True)
+    assert given.table["map_total"].iloc[0] == pytest.approx((300 + 1000 + 1000) * 1000 / 100, rel=2e-3)
+
+
+def test_the_region_is_summed_like_exactextract(island):
+    """A slanting region over units with gaps: the sum of everything against the fractions of its own polygon."""
+    block, counts, units = island
+    west, south, east, north = ZONE51.bounds(block.window)
+    region = shapely.segmentize(
+        shapely.Polygon([(west + 300, south + 90), (east - 700, south + 800), (east - 900, north - 333)]), 50
+    )
+    mine = units[::2]
+    placed = gpd.GeoSeries([region], crs=32651).to_crs(4326)
+    counted = count_blocks(
+        [map_block(block, counts)], frame(mine), facts(objects=("coconut", "oil_palm")), size=512, region=placed.iloc[0]
+    )
+    everything = shapely.union_all([placed.to_crs(32651).iloc[0], *mine])
+    layers = np.nan_to_num(np.concatenate([counts[year] for year in ("2018", "2019")]))
+    expected = zonal_sums(unit_fractions([everything], ZONE51, block.window), layers, 1)[0]
+    assert counted.balance["map"].to_numpy() == pytest.approx(expected[[0, 2, 1, 3]], rel=1e-6)
+    balance = counted.balance
+    assert (balance["units"] + balance["outside"]).to_numpy() == pytest.approx(balance["map"].to_numpy(), rel=1e-7)
+
+
 def test_a_shared_error_of_an_acquisition_does_not_average_out_over_a_unit():
     from subpixmap.counts.noise import Noise, cell_noise
 
@@ -496,6 +549,7 @@ def test_clouds_do_not_look_like_felling():
 
 def test_whole_cells_and_borders_are_the_plain_fractions(island):
     """The quick sums of a block against coverage fractions of all its pixels."""
+    from subpixmap.counts.cells import EXTRA
     from subpixmap.counts.cover import CELL, cover_block
     from subpixmap.mapping import ledger
 
@@ -507,11 +561,11 @@ def test_whole_cells_and_borders_are_the_plain_fractions(island):
     cover = cover_block(units, ZONE51, block.window, list(block.chunks()))
     assert cover.whole_tile.size  # some tiles lie inside one unit, or outside all
     plain = zonal_sums(unit_fractions(units, ZONE51, block.window), layer[None], len(units))[:, 0]
-    assert cover.sums(layer).sum(axis=1)[:-2] == pytest.approx(plain, rel=1e-9)
+    assert cover.sums(layer).sum(axis=1)[:-EXTRA] == pytest.approx(plain, rel=1e-9)
     values = np.arange(layer.size).reshape(layer.shape) % 7
     histogram = cover.histogram(values, 5)
     expected = [
         zonal_sums(unit_fractions(units, ZONE51, block.window), [values == k], len(units))[:, 0] for k in range(4)
     ]
-    assert histogram[:-2, :4] == pytest.approx(np.array(expected).T, rel=1e-7)
-    assert histogram[:-2].sum(axis=1) == pytest.approx(cover.area[:-2], rel=1e-12)
+    assert histogram[:-EXTRA, :4] == pytest.approx(np.array(expected).T, rel=1e-7)
+    assert histogram[:-EXTRA].sum(axis=1) == pytest.approx(cover.area[:-EXTRA], rel=1e-12)

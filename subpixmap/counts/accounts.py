@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from subpixmap.counts.cells import EXTRA
 from subpixmap.counts.polygons import Units
 from subpixmap.counts.table import SEEN_PX, SERIES_COLUMNS, Facts, ratio
 from subpixmap.counts.zonal import Sums
@@ -22,7 +23,7 @@ _WORTH = 0.001
 def series(units: Units, sums: Sums, facts: Facts) -> pd.DataFrame:
     """What may be compared over the periods: densities on the pixels that every period observed."""
     n = len(units)
-    variance, acquisitions = (a[:n] for a in sums.noise.variance(n + 2, len(facts.periods), len(facts.objects)))
+    variance, acquisitions = (a[:n] for a in sums.noise.variance(n + EXTRA, len(facts.periods), len(facts.objects)))
     area, common, observed = sums.area[:n, None, None], sums.common[:n, None, None], sums.observed[:n, :, None]
     informed = sums.informed[:n, :, None]
     seen = common > SEEN_PX
@@ -46,17 +47,19 @@ def series(units: Units, sums: Sums, facts: Facts) -> pd.DataFrame:
 
 
 def outside(sums: Sums, facts: Facts) -> pd.DataFrame:
-    """What the map holds outside all units, and how much of it within 1 km of one."""
-    area, observed = sums.area[-2:].sum(), sums.observed[-2:].sum(axis=0)
+    """What the map holds in the region outside all units, and how much of it within 1 km of one."""
+    near, both = slice(-EXTRA, 1 - EXTRA), slice(-EXTRA, 2 - EXTRA)
+    area, near_area = (_known(sums.area[rows].sum()) for rows in (both, near))
+    observed, near_observed = (_known(sums.observed[rows].sum(axis=0)) for rows in (both, near))
     return pd.DataFrame(
         [
             {
                 "object": name,
                 "period": period.label,
-                "map_total": sums.total[-2:, p, o].sum() if observed[p] > SEEN_PX else np.nan,
-                "near_total": sums.total[-2, p, o] if sums.observed[-2, p] > SEEN_PX else np.nan,
+                "map_total": sums.total[both, p, o].sum() if observed[p] > 0 else np.nan,
+                "near_total": sums.total[near, p, o].sum() if near_observed[p] > 0 else np.nan,
                 "area_ha": area * facts.px_ha,
-                "near_ha": sums.area[-2] * facts.px_ha,
+                "near_ha": near_area * facts.px_ha,
                 "observed_ha": observed[p] * facts.px_ha,
                 "observed_frac": min(observed[p] / area, 1.0) if area > 0 else np.nan,
             }
@@ -66,6 +69,11 @@ def outside(sums: Sums, facts: Facts) -> pd.DataFrame:
     )
 
 
+def _known(pixels: NDArray) -> NDArray:
+    """Pixels, without what is the rounding of a border."""
+    return np.where(pixels > SEEN_PX, pixels, 0.0)
+
+
 def topmost(units: Units) -> NDArray[np.int64]:
     """Positions of the units whose parent is not a unit itself."""
     ids = set(units.table["unit_id"])
@@ -73,17 +81,19 @@ def topmost(units: Units) -> NDArray[np.int64]:
 
 
 def balance(sums: Sums, facts: Facts, top: NDArray[np.int64]) -> pd.DataFrame:
-    """Objects of the whole map, of the topmost units and outside them."""
-    inside, outside = sums.total[top].sum(axis=0), sums.total[-2:].sum(axis=0)
+    """Objects of the whole region, of the topmost units and outside them."""
+    near, far, everything = sums.total[-EXTRA:]
+    inside = sums.total[top].sum(axis=0)
+    outside = np.where((sums.observed[-EXTRA : 2 - EXTRA].sum(axis=0) > SEEN_PX)[:, None], near + far, 0.0)
     return pd.DataFrame(
         [
             {
                 "object": name,
                 "period": period.label,
-                "map": sums.whole[p, o],
+                "map": everything[p, o],
                 "units": inside[p, o],
                 "outside": outside[p, o],
-                "counted_twice": inside[p, o] + outside[p, o] - sums.whole[p, o],
+                "counted_twice": inside[p, o] + outside[p, o] - everything[p, o],
             }
             for o, name in enumerate(facts.objects)
             for p, period in enumerate(facts.periods)

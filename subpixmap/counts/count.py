@@ -6,13 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
 from subpixmap.counts import accounts
+from subpixmap.counts.cells import EXTRA
 from subpixmap.counts.polygons import prepare_units
 from subpixmap.counts.table import Facts, unit_rows
 from subpixmap.counts.walk import sum_blocks
-from subpixmap.counts.zonal import MapBlock
+from subpixmap.counts.zonal import MapBlock, Sums
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -28,10 +32,12 @@ class Counted:
     series: pd.DataFrame
     """`SERIES_COLUMNS`: what may be compared over the periods, and how sure each period is."""
     outside: pd.DataFrame
-    """What the map holds outside all units: `object, period, map_total, near_total, area_ha, near_ha, observed_ha,
-    observed_frac`; near is within 1 km of a unit (a coarse coastline). With `assign_nearest`, near is in the units."""
+    """What the region holds outside all units: `object, period, map_total, near_total, area_ha, near_ha, observed_ha,
+    observed_frac`; near is within 1 km of a unit (a coarse coastline). With `assign_nearest`, near is in the units.
+    What is mapped beyond the region, because whole chunks are, is in no number."""
     balance: pd.DataFrame
-    """`object, period, map, units, outside, counted_twice`: objects. Of several levels only the topmost is in `units`;
+    """`object, period, map, units, outside, counted_twice`: objects; `map` is summed over the region with the units,
+    without looking at any unit. Of several levels only the topmost is in `units`;
     `counted_twice` = units + outside - map is what overlapping units share."""
     parents: pd.DataFrame
     """`parent_id, object, period, parent_total, children_total, difference, parent_ha, children_ha`: for each parent
@@ -51,6 +57,7 @@ def count_blocks(
     facts: Facts,
     *,
     size: int,
+    region: BaseGeometry | None = None,
     assign_nearest: bool = False,
     client: Client | None = None,
 ) -> Counted:
@@ -66,8 +73,10 @@ def count_blocks(
         What the rows say about the map.
     size
         Side of a block, pixels.
+    region
+        What is accounted for besides the units, EPSG:4326; all of the blocks' chunks without it.
     assign_nearest
-        Count what lies outside all units, within 1 km of one, in the nearest.
+        Count what lies in the region outside all units, within 1 km of one, in the nearest.
     client
         A Dask client whose workers see the map; in this process without one. The result does not depend on it.
 
@@ -76,7 +85,7 @@ def count_blocks(
     Counted
     """
     ready = prepare_units(units)
-    sums = sum_blocks(blocks, ready, facts, size=size, assign_nearest=assign_nearest, client=client)
+    sums = sum_blocks(blocks, ready, facts, size=size, region=region, assign_nearest=assign_nearest, client=client)
     top = accounts.topmost(ready)
     table = unit_rows(ready, sums, facts)
     counted = Counted(
@@ -86,6 +95,12 @@ def count_blocks(
         balance=accounts.balance(sums, facts, top),
         parents=accounts.parents(table),
         background=accounts.background(sums, facts),
-        overlap_ha=max(0.0, float(sums.mapped[top].sum() + sums.mapped[-2:].sum() - sums.extent[0]) * facts.px_ha),
+        overlap_ha=_overlap(sums, top) * facts.px_ha,
     )
     return replace(counted, remarks=tuple(accounts.remarks(counted, assigned=assign_nearest)))
+
+
+def _overlap(sums: Sums, top: NDArray[np.int64]) -> float:
+    """Pixels that the topmost units and what is outside them have more than the region has."""
+    near, far, everything = sums.mapped[-EXTRA:]
+    return max(0.0, float(sums.mapped[top].sum() + near + far - everything))

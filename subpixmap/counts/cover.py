@@ -1,12 +1,14 @@
 """Which unit covers which part of a block: whole tiles where one unit covers all, coverage fractions along the borders.
 
-In: units and a block. Out: a `Cover`, computed once a block and used for every period and object. Most of a country
-lies inside some unit: there a tile of 32 px is summed as a whole, and only the rest is gathered pixel by pixel.
+In: units, the region and a block. Out: a `Cover`, computed once a block and used for every period and object. Most of a
+country lies inside some unit: there a tile of 32 px is summed as a whole, and only the rest is gathered pixel by pixel.
+What is mapped beyond the region, because whole inner chunks are, belongs to no row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,28 +16,28 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.counts.fractions import Array, Fractions, unit_fractions
-from subpixmap.counts.polygons import clipped, polygonal
+from subpixmap.counts.cells import EXTRA, CutCell, cut_cell, sort_cells
+from subpixmap.counts.fractions import Array, Fractions, polygon_fractions
 from subpixmap.grid import Lattice, Window, owned
 
 CELL = 128
 """Side of a cell, pixels; the grid of the ledger's sums."""
 TILE = 32
 """Side of a tile, pixels: what one unit alone covers is summed tile by tile, the rest pixel by pixel."""
-NEAR = 1000.0
-"""Metres from a unit within which what lies outside all units is told apart: a coarse coastline loses such places."""
 
 
 @dataclass(frozen=True)
 class Cover:
-    """How the units cover a block. The two rows after the units are what lies outside all of them, near and far."""
+    """How the units cover a block. After them follow the `EXTRA` rows: near, far, and everything."""
 
     n_units: int
-    """Units and the two rows."""
+    """Units and the extra rows."""
     window: Window
     """The block."""
     mapped: NDArray[np.bool_]
     """(y, x) pixels that the zone owns, in chunks that the run computes."""
+    far_chunks: tuple[Window, ...]
+    """Chunks that hold nothing but what is farther than 1 km from any unit."""
     area: Array
     """(n_units,) pixels that the zone owns."""
     whole_unit: NDArray[np.int64]
@@ -75,9 +77,14 @@ class Cover:
             found[self.border.unit[self.starts], self.start_cell] += np.add.reduceat(weights, self.starts)
         return found
 
+    def whole_tiles_nearby(self) -> NDArray[np.int64]:
+        """Tiles wholly inside the region and not farther than 1 km from all units."""
+        far, everything = (self.whole_tile[self.whole_unit == self.n_units - back] for back in (2, 1))
+        return np.setdiff1d(everything, far)
+
     def histogram(self, values: NDArray[np.integer], bins: int) -> Array:
         """(n_units, bins) mapped pixels by value; the last bin holds all larger values."""
-        capped = np.minimum(values, bins - 1)
+        capped = values if values.max(initial=0) < bins else np.minimum(values, bins - 1)
         key = self.border.unit * bins + capped.reshape(-1).take(self.border.pixel)
         found = np.bincount(key, self.border.fraction, self.n_units * bins).astype(np.float64, copy=False)
         found = found.reshape(self.n_units, bins)
@@ -95,6 +102,7 @@ def cover_block(
     window: Window,
     chunks: Sequence[Window],
     *,
+    region: BaseGeometry | None = None,
     assign_nearest: bool = False,
 ) -> Cover:
     """How units cover a block.
@@ -107,45 +115,42 @@ def cover_block(
         The block.
     chunks
         The inner chunks that the run computes; they are whole cells.
+    region
+        What is accounted for besides the units, in the lattice's CRS: beyond it, pixels are mapped only because whole
+        chunks are. Without it, all of the chunks.
     assign_nearest
-        Give a pixel outside all units, within 1 km of one, to the unit nearest to its centre.
+        Give a pixel of the region outside all units, within 1 km of one, to the unit nearest to its centre.
 
     Returns
     -------
     Cover
     """
+    own, cells = owned(lattice, window), _cells(window)
     mapped = np.zeros(window.shape, bool)
     for chunk in chunks:
         mapped[chunk.slices(window)] = True
-    own, cells = owned(lattice, window), _cells(window)
-    inside = np.array([mapped[cell.slices(window)].any() for cell in cells])
+    computed = np.array([mapped[cell.slices(window)].any() for cell in cells])
     mapped &= own
     boxes = shapely.box(*np.array([lattice.bounds(cell) for cell in cells]).T)
-    hits, full = np.zeros((len(units), len(cells)), bool), np.zeros((len(units), len(cells)), bool)
-    for i, unit in enumerate(units):
-        shapely.prepare(unit)
-        hits[i], full[i] = shapely.intersects(unit, boxes), shapely.contains(unit, boxes)
-    belt = _belt(units, lattice, bool((inside & ~full.any(axis=0)).any()))
+    kinds = sort_cells(units, region, boxes, computed, lattice, assign_nearest=assign_nearest)
 
-    area = np.zeros(len(units) + 2)
+    area = np.zeros(len(units) + EXTRA)
     whole: list[tuple[int, int]] = []
+    cuts = []
+    for at in np.flatnonzero(kinds.inside | kinds.hits.any(axis=0)).tolist():
+        inside = bool(kinds.inside[at])
+        alone = [int(kinds.alone[at])] if kinds.alone[at] >= 0 else []
+        for row in alone + ([len(area) - 1] if inside and kinds.within[at] else []):
+            area[row] += np.count_nonzero(own[cells[at].slices(window)])
+            whole += [(row, at)] if inside else []
+        if not alone:
+            cuts.append(cut_cell(units, region, kinds, at, lattice, cells[at]))
     parts = [_NOTHING]
-    for at, cell in enumerate(cells):
-        local = np.flatnonzero(hits[:, at])
-        alone = int(local[0]) if local.size == 1 and full[local[0], at] else None
-        if not local.size and inside[at]:
-            alone = _alone_outside(belt, boxes[at], len(units), assign_nearest)
-        elif not local.size:
-            continue
-        if alone is not None:
-            area[alone] += np.count_nonzero(own[cell.slices(window)])
-            whole += [(alone, at)] if inside[at] else []
-            continue
-        found = _cell_fractions(units, local, belt if inside[at] else None, lattice, cell)
+    shapes = [shape for cut in cuts for shape, _ in cut.shapes]
+    for found in _by_cut(cuts, polygon_fractions(shapes, lattice, window), window):
         if assign_nearest:
-            found = _to_nearest(found, units, lattice, cell)
-        found = found._replace(pixel=_renumbered(found.pixel, cell, window))
-        np.add.at(area, found.unit, found.fraction * own.reshape(-1)[found.pixel])
+            found = _to_nearest(found, units, lattice, window)
+        area += np.bincount(found.unit, found.fraction * own.reshape(-1)[found.pixel], len(area))
         kept = mapped.reshape(-1)[found.pixel]
         parts.append(Fractions(found.unit[kept], found.pixel[kept], found.fraction[kept]))
     border = Fractions(*(np.concatenate([part[i] for part in parts]) for i in range(3)))
@@ -158,6 +163,7 @@ def cover_block(
         n_units=len(area),
         window=window,
         mapped=mapped,
+        far_chunks=_chunks_of(~kinds.inside | (kinds.alone == len(units) + 1), cells, chunks),
         area=area,
         whole_unit=np.append(np.repeat(at_unit, tiles.shape[1]), more_unit),
         whole_tile=np.append(tiles.reshape(-1), more_tile),
@@ -165,6 +171,39 @@ def cover_block(
         starts=starts,
         start_cell=cell_of[starts],
     )
+
+
+def _by_cut(
+    cuts: Sequence[CutCell], fractions: Iterator[tuple[NDArray[np.int64], Array]], window: Window
+) -> Iterator[Fractions]:
+    """Fractions of one cell after the other, by row; pixels are numbered in the block."""
+    for cut in cuts:
+        found = [
+            (row, *pair)
+            for (_, rows), pair in zip(cut.shapes, itertools.islice(fractions, len(cut.shapes)), strict=True)
+            for row in rows
+        ]
+        if cut.rest is not None:
+            left = np.ones(cut.cell.shape)
+            rows, cols = cut.cell.slices(window)
+            for _, pixel, fraction in found:
+                row, col = np.divmod(pixel, window.width)
+                left[row - rows.start, col - cols.start] -= fraction
+            row, col = np.nonzero(left > 0)
+            found.append((cut.rest, (row + rows.start) * window.width + col + cols.start, left[row, col]))
+        if found:
+            found.sort(key=lambda one: one[0])
+            yield Fractions(
+                np.repeat([row for row, _, _ in found], [len(pixel) for _, pixel, _ in found]),
+                np.concatenate([pixel for _, pixel, _ in found]),
+                np.concatenate([fraction for _, _, fraction in found]),
+            )
+
+
+def _chunks_of(marked: NDArray[np.bool_], cells: Sequence[Window], chunks: Sequence[Window]) -> tuple[Window, ...]:
+    """The chunks all of whose cells are marked."""
+    of = {(cell.row, cell.col): bool(mark) for cell, mark in zip(cells, marked, strict=True)}
+    return tuple(chunk for chunk in chunks if all(of[cell.row, cell.col] for cell in _cells(chunk)))
 
 
 def _whole_tiles(border: Fractions, window: Window) -> tuple[Fractions, NDArray[np.int64], NDArray[np.int64]]:
@@ -204,52 +243,12 @@ def _cells(window: Window) -> list[Window]:
     ]
 
 
-def _belt(units: Sequence[BaseGeometry], lattice: Lattice, needed: bool) -> BaseGeometry:
-    """Everything within 1 km of a unit. Its outer border carries no number of its own, so it is drawn coarsely."""
-    if not needed or not len(units):
-        return shapely.Polygon()
-    belt = shapely.buffer(shapely.simplify(shapely.union_all(units), lattice.resolution), NEAR, quad_segs=4)
-    shapely.prepare(belt)
-    return belt
-
-
-def _alone_outside(belt: BaseGeometry, box: BaseGeometry, n: int, assign_nearest: bool) -> int | None:
-    """The row of a cell that no unit touches; None where it must be looked at pixel by pixel."""
-    if not belt.intersects(box):
-        return n + 1
-    return n if belt.contains(box) and not assign_nearest else None
-
-
-def _cell_fractions(
-    units: Sequence[BaseGeometry],
-    local: NDArray[np.int64],
-    belt: BaseGeometry | None,
-    lattice: Lattice,
-    cell: Window,
-) -> Fractions:
-    """Fractions of one cell; with `belt`, also of what is outside all units, from its own polygon, in two more rows."""
-    near = [clipped(units[i], lattice.bounds(cell.padded(2))) for i in local]
-    rows = local
-    if belt is not None:
-        outside = polygonal(shapely.difference(shapely.box(*lattice.bounds(cell)), shapely.union_all(near)))
-        near += [polygonal(shapely.intersection(outside, belt)), polygonal(shapely.difference(outside, belt))]
-        rows = np.append(local, [len(units), len(units) + 1])
-    found = unit_fractions(near, lattice, cell)
-    return found._replace(unit=rows[found.unit])
-
-
-def _to_nearest(found: Fractions, units: Sequence[BaseGeometry], lattice: Lattice, cell: Window) -> Fractions:
+def _to_nearest(found: Fractions, units: Sequence[BaseGeometry], lattice: Lattice, window: Window) -> Fractions:
     """Give the pixels of the first row after the units to the unit nearest to each pixel's centre."""
     moved = found.unit == len(units)
-    rows, cols = np.divmod(found.pixel[moved], cell.width)
-    x, y = lattice.coords(cell)
+    rows, cols = np.divmod(found.pixel[moved], window.width)
+    x, y = lattice.coords(window)
     unit = found.unit.copy()
     unit[moved] = shapely.STRtree(units).nearest(shapely.points(x[cols], y[rows]))
     order = np.argsort(unit, kind="stable")
     return Fractions(unit[order], found.pixel[order], found.fraction[order])
-
-
-def _renumbered(pixel: NDArray[np.int64], cell: Window, window: Window) -> NDArray[np.int64]:
-    rows, cols = cell.slices(window)
-    row, col = np.divmod(pixel, cell.width)
-    return (row + rows.start) * window.width + col + cols.start

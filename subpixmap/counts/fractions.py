@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,13 +46,13 @@ def unit_fractions(units: Sequence[BaseGeometry], lattice: Lattice, window: Wind
     box = shapely.box(*lattice.bounds(window))
     parts: list[Fractions] = []
     for position, unit in enumerate(units):
-        if unit.is_empty or not unit.intersects(box):
+        if unit.is_empty or not unit.intersects(box) or clipped(unit, near).is_empty:
             continue
         if unit.contains(box):
             pixel = np.arange(window.height * window.width)
             parts.append(Fractions(np.full(pixel.size, position), pixel, np.ones(pixel.size)))
             continue
-        pixel, fraction = _coverage(clipped(unit, near), lattice, window)
+        (pixel, fraction), *_ = polygon_fractions([clipped(unit, near)], lattice, window)
         parts.append(Fractions(np.full(pixel.size, position), pixel, fraction))
     if not parts:
         return Fractions(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
@@ -89,22 +89,25 @@ def zonal_sums(fractions: Fractions, arrays: Sequence[NDArray] | NDArray, n_unit
     return sums
 
 
-def _coverage(polygon: BaseGeometry, lattice: Lattice, window: Window) -> tuple[NDArray[np.int64], Array]:
-    """(pixel index, fraction) of one polygon, by exactextract."""
+def polygon_fractions(
+    polygons: Sequence[BaseGeometry], lattice: Lattice, window: Window
+) -> Iterator[tuple[NDArray[np.int64], Array]]:
+    """(pixel index in the window, fraction) of one polygon after the other, by exactextract; none of them is empty."""
     from exactextract import exact_extract
     from exactextract.feature import JSONFeatureSource
     from exactextract.raster import NumPyRasterSource
 
-    if polygon.is_empty:
-        return np.zeros(0, np.int64), np.zeros(0)
+    if not polygons:
+        return
     # The values are not looked at: a broadcast zero stands for the raster. No CRS is given, because exactextract only
-    # warns when they differ; the polygon is in the lattice's CRS by contract.
+    # warns when they differ; the polygon is in the lattice's CRS by contract. One call for all costs a third.
     raster = NumPyRasterSource(np.broadcast_to(np.uint8(0), window.shape), *_corners(lattice, window))
-    feature = {"type": "Feature", "properties": {}, "geometry": shapely.geometry.mapping(polygon)}
-    found = exact_extract(raster, JSONFeatureSource([feature]), ["cell_id", "coverage"])[0]["properties"]
-    pixel, fraction = np.asarray(found["cell_id"], np.int64), np.asarray(found["coverage"], np.float64)
-    order = np.argsort(pixel, kind="stable")
-    return pixel[order], fraction[order]
+    features = [{"type": "Feature", "properties": {}, "geometry": shapely.geometry.mapping(one)} for one in polygons]
+    for found in exact_extract(raster, JSONFeatureSource(features), ["cell_id", "coverage"]):
+        pixel = np.asarray(found["properties"]["cell_id"], np.int64)
+        fraction = np.asarray(found["properties"]["coverage"], np.float64)
+        order = np.argsort(pixel, kind="stable")
+        yield pixel[order], fraction[order]
 
 
 def _corners(lattice: Lattice, window: Window) -> tuple[float, float, float, float]:

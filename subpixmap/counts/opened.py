@@ -74,7 +74,9 @@ class _Values:
     extent: Window
     window: Window
 
-    def read(self, periods: Sequence[str], names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
+    def read(
+        self, periods: Sequence[str], wanted: Mapping[str, Sequence[Window]]
+    ) -> Iterator[Mapping[str, NDArray[Any]]]:
         """The arrays of one period after the other; a pixel without a count was not observed."""
         shared = self.window.overlap(self.extent)
         assert shared is not None
@@ -84,11 +86,11 @@ class _Values:
             now = part.sel(period=period)
             count = now["count"].values.reshape(-1, *shared.shape)
             found = {"count": count}
-            if "presence" in names:
+            if "presence" in wanted:
                 found["presence"] = now["presence"].values.reshape(-1, *shared.shape)
-            if "n_obs" in names:
+            if "n_obs" in wanted:
                 found["n_obs"] = np.where(np.isfinite(count).all(axis=0), now["n_obs"].values, 0)
-            yield {name: self._whole(found[name], shared) for name in names}
+            yield {name: self._whole(found[name], shared) for name in wanted}
 
     def _whole(self, values: NDArray[Any], shared: Window) -> NDArray[Any]:
         """In the whole block; outside the map nothing was observed."""

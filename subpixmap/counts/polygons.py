@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
 _FAR = 30.0  # degrees from a zone's strip beyond which a vertex is cut off before projecting; no owned pixel is near it
+_SQUARE = 8  # blocks
 _EDGE = 0.05  # degrees by which a unit's extent is grown when its zones are looked up; more than any pixel
 
 
@@ -48,6 +49,34 @@ class Units:
                 found.setdefault(epsg, np.full(len(self), shapely.Polygon(), dtype=object))
                 found[epsg][position] = _projected(polygon, epsg)
         return dict(sorted(found.items()))
+
+
+class Ground:
+    """What is accounted for besides the units, block by block: the region of a run, in the CRS of a zone."""
+
+    def __init__(self, region: BaseGeometry | None) -> None:
+        """`region` in EPSG:4326; None for all that is mapped."""
+        self.region = region
+        self.zones: dict[int, BaseGeometry] = {}
+        self.parts: dict[tuple[int, int, int], BaseGeometry] = {}
+
+    def at(self, lattice: Lattice, window: Window) -> BaseGeometry | None:
+        """The region around a block (not cut exactly at it); None where it holds all of the block."""
+        if self.region is None:
+            return None
+        if lattice.epsg not in self.zones:
+            self.zones[lattice.epsg] = _projected(self.region, lattice.epsg)
+            shapely.prepare(self.zones[lattice.epsg])
+        whole, around = self.zones[lattice.epsg], lattice.bounds(window.padded(2))
+        if whole.contains(shapely.box(*around)):
+            return None
+        # A country's outline has 100,000 vertices: it is cut into large squares first, and these into blocks.
+        side = _SQUARE * max(window.height, window.width)
+        square = Window(window.row // side * side, window.col // side * side, side, side)
+        key = (lattice.epsg, square.row, square.col)
+        if key not in self.parts:
+            self.parts[key] = clipped(whole, lattice.bounds(square.padded(4)))
+        return clipped(self.parts[key], around)
 
 
 def prepare_units(units: gpd.GeoDataFrame) -> Units:

@@ -97,7 +97,7 @@ def _write_zone(out: str | os.PathLike[str], plan: Plan, zone: Zone, position: i
                     if block.lattice != zone.lattice or block.record(label) is None:
                         continue
                     rows, cols = block.window.slices(extent)
-                    values = next(block.read([label], ["count"]))["count"][position] * np.float32(factor)
+                    values = next(block.read([label], {"count": block.chunks}))["count"][position] * np.float32(factor)
                     file.write(values, 1, window=((rows.start, rows.stop), (cols.start, cols.stop)))
             path = to / f"{kind}_{name}_{label.replace(':', '')}_{epsg}.tif"
             partial = Path(folder) / path.name

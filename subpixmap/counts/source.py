@@ -92,9 +92,18 @@ class _Stored:
             return None
         return {**record.cells, "acquisitions": [used.id for used in record.acquisitions]}
 
-    def read(self, periods: Sequence[str], names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
-        """The arrays of one period after the other, in the computed chunks."""
-        return read_periods(self.out, self.block, periods, names, chunks=self.chunks)
+    def read(
+        self, periods: Sequence[str], wanted: Mapping[str, Sequence[Window]]
+    ) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """The arrays of one period after the other, each in its chunks."""
+        by_chunks: dict[tuple[Window, ...], list[str]] = {}
+        for name, chunks in wanted.items():
+            by_chunks.setdefault(tuple(chunks), []).append(name)
+        parts = [
+            read_periods(self.out, self.block, periods, names, chunks=chunks) for chunks, names in by_chunks.items()
+        ]
+        for found in zip(*parts, strict=True):
+            yield {name: values for part in found for name, values in part.items()}
 
 
 def read_run_units(out: str | os.PathLike[str]) -> gpd.GeoDataFrame:
@@ -146,7 +155,15 @@ def count_run(
     blocks = read_blocks(folder, plan)
     if maps is not None:
         facts, blocks, client = facts_of(maps, facts), blocks_of(maps, blocks, plan.objects), None
-    return count_blocks(blocks, units, facts, size=plan.recipe.block, assign_nearest=assign_nearest, client=client)
+    return count_blocks(
+        blocks,
+        units,
+        facts,
+        size=plan.recipe.block,
+        region=plan.geometry,
+        assign_nearest=assign_nearest,
+        client=client,
+    )
 
 
 def count_by_unit(

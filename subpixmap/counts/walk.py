@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.counts.cover import NEAR
+from subpixmap.counts.cells import EXTRA, NEAR
 from subpixmap.counts.fractions import unmapped_area
-from subpixmap.counts.polygons import Units, cells_of, clipped
+from subpixmap.counts.polygons import Ground, Units, cells_of, clipped
 from subpixmap.counts.table import Facts
 from subpixmap.counts.zonal import MapBlock, Sums, block_sums
 from subpixmap.grid import Lattice, Window
@@ -33,13 +33,17 @@ def sum_blocks(
     facts: Facts,
     *,
     size: int,
+    region: BaseGeometry | None = None,
     assign_nearest: bool = False,
     client: Client | None = None,
 ) -> Sums:
-    """Sums over all blocks; the two rows after the units are what lies outside all of them, near and far."""
+    """Sums over all blocks; the rows after the units are what lies outside all of them, near and far, and everything.
+
+    `region` (EPSG:4326) is what is accounted for besides the units; all that is mapped without it.
+    """
     labels, n = [period.label for period in facts.periods], len(units)
-    sums = Sums.zeros(n + 2, len(labels), len(facts.objects), facts.max_obs)
-    walk = _Walk(units, size)
+    sums = Sums.zeros(n + EXTRA, len(labels), len(facts.objects), facts.max_obs)
+    walk, ground = _Walk(units, size), Ground(region)
     task = partial(
         block_sums,
         periods=labels,
@@ -48,15 +52,19 @@ def sum_blocks(
         presence_threshold=facts.presence_threshold,
         assign_nearest=assign_nearest,
     )
-    calls = (((at, polygons, block)) for block in blocks for at, polygons in [walk.take(block.lattice, block.window)])
+    calls = (
+        (at, polygons, block, ground.at(block.lattice, block.window))
+        for block in blocks
+        for at, polygons in [walk.take(block.lattice, block.window)]
+    )
     for at, part in _in_order(task, calls, client):
-        sums.add(np.append(at, [n, n + 1]), part)
+        sums.add(np.append(at, n + np.arange(EXTRA)), part)
     for lattice, window, at, polygons in walk.rest(facts.resolution):
         sums.area[at] += unmapped_area(polygons, lattice, window)
     return sums
 
 
-Call = tuple[NDArray[np.int64], Sequence[BaseGeometry], MapBlock]
+Call = tuple[NDArray[np.int64], Sequence[BaseGeometry], MapBlock, BaseGeometry | None]
 
 
 def _in_order(
@@ -64,13 +72,13 @@ def _in_order(
 ) -> Iterator[tuple[NDArray[np.int64], Sums]]:
     """(positions, sums) of every call, in the order of the calls; a few at a time on the workers of a client."""
     if client is None:
-        for at, polygons, block in calls:
-            yield at, task(polygons, block)
+        for at, polygons, block, region in calls:
+            yield at, task(polygons, block, region=region)
         return
     ahead = 4 * max(1, sum(client.ncores().values()))
     waiting: deque[tuple[NDArray[np.int64], Any]] = deque()
-    for at, polygons, block in calls:
-        waiting.append((at, client.submit(task, polygons, block, pure=False)))
+    for at, polygons, block, region in calls:
+        waiting.append((at, client.submit(task, polygons, block, region=region, pure=False)))
         if len(waiting) >= ahead:
             first, future = waiting.popleft()
             yield first, future.result()

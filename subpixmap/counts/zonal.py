@@ -38,9 +38,10 @@ class MapBlock:
     """Period label -> what the ledger's valid record holds on its 128 px grid, None where there is no such record.
     `observed_px`, `out_of_domain_px` (cy, cx), `acquisition_observed_px` (acquisition, cy, cx), `acquisition_total`
     (acquisition, object, cy, cx) and `acquisitions`, their ids; each may be missing."""
-    read: Callable[[Sequence[str], Sequence[str]], Iterator[Mapping[str, NDArray]]]
-    """Period labels and names of arrays -> the arrays of one period after the other: `count` and `presence` (object, y,
-    x), `n_obs` (y, x), looked at in `chunks` only; periods without a record are not asked for."""
+    read: Callable[[Sequence[str], Mapping[str, Sequence[Window]]], Iterator[Mapping[str, NDArray]]]
+    """Period labels and names of arrays, with the chunks in which they are looked at -> the arrays of one period after
+    the other: `count` and `presence` (object, y, x), `n_obs` (y, x). Elsewhere they hold NaN (`n_obs` 0) or anything
+    that the map does; periods without a record are not asked for."""
     min_obs: int = 1
     """Clear observations that make a pixel observed."""
 
@@ -74,12 +75,9 @@ class Sums:
     """(unit, period, object) objects on those."""
     informed: Array
     """(unit, period) pixels observed in ledger cells that two or more acquisitions saw: the noise is known there."""
-    extent: Array
-    """(1,) pixels of the map: in computed chunks and owned."""
-    whole: Array
-    """(period, object) objects on all observed pixels of the map, summed without any unit: the check of the rest."""
     empty: Array
-    """(object,) pixels observed in every period, in none of which the object is present."""
+    """(object,) pixels observed in every period, in none of which the object is present, in tiles of the region that
+    are not farther than 1 km from all units."""
     empty_total: Array
     """(period, object) what the map nevertheless counts there."""
     noise: Noise
@@ -100,8 +98,6 @@ class Sums:
             common=np.zeros(one),
             common_total=np.zeros(three),
             informed=np.zeros(two),
-            extent=np.zeros(1),
-            whole=np.zeros((periods, objects)),
             empty=np.zeros(objects),
             empty_total=np.zeros((periods, objects)),
             noise=Noise(),
@@ -111,7 +107,7 @@ class Sums:
         """Add the sums of the units at these positions, in place."""
         for name in _BY_UNIT:
             getattr(self, name)[at] += getattr(part, name)
-        for name in ("extent", "whole", "empty", "empty_total"):
+        for name in ("empty", "empty_total"):
             getattr(self, name)[...] += getattr(part, name)
         self.noise.add(at, part.noise)
 
@@ -127,9 +123,10 @@ def block_sums(
     *,
     max_obs: int,
     presence_threshold: float = 0.5,
+    region: BaseGeometry | None = None,
     assign_nearest: bool = False,
 ) -> Sums:
-    """Sums of one block, for its units and, in two more rows, for what lies outside all of them.
+    """Sums of one block, for its units and, in more rows, for what lies outside all of them and for everything.
 
     Parameters
     ----------
@@ -145,30 +142,34 @@ def block_sums(
         Largest number of clear observations told apart.
     presence_threshold
         A pixel holds the object at or above it.
+    region
+        What is accounted for besides the units, in the lattice's CRS; all of the computed chunks without it.
     assign_nearest
-        Count a pixel that lies outside all units, within 1 km of one, in the nearest.
+        Count a pixel of the region that lies outside all units, within 1 km of one, in the nearest.
 
     Returns
     -------
     Sums
-        `len(units) + 2` rows. The last two are the map's extent (its computed chunks) less the union of the units: the
-        part within 1 km of a unit, and the rest.
+        `len(units) + EXTRA` rows. The last are the region less the union of the units, the part within 1 km of a unit
+        and the rest, and the region with the units, summed without looking at any unit: the check of all others.
     """
-    cover = cover_block(units, block.lattice, block.window, block.chunks, assign_nearest=assign_nearest)
+    cover = cover_block(units, block.lattice, block.window, block.chunks, region=region, assign_nearest=assign_nearest)
     sums = Sums.zeros(cover.n_units, len(periods), objects, max_obs)
     sums.area[:] = cover.area
     sums.mapped[:] = cover.sums(cover.mapped).sum(axis=1)
-    sums.extent[0] = np.count_nonzero(cover.mapped)
     records = {p: record for p, period in enumerate(periods) if (record := block.record(period)) is not None}
     sums.n_obs[:, [p for p in range(len(periods)) if p not in records], 0] += sums.mapped[:, None]
     done = [periods[p] for p in records]
     common = cover.mapped if len(records) == len(periods) else np.zeros_like(cover.mapped)
     ever = np.zeros((objects, *block.window.shape), bool)
     keep = len(done) * objects * common.size * 4 <= _KEEP  # else the counts of every period are read once more
-    names = ("n_obs", "presence", "count") if keep else ("n_obs", "presence")
+    far = set(cover.far_chunks)  # presence is not asked for there: no row that is shown needs it
+    wanted = {"n_obs": block.chunks, "presence": tuple(chunk for chunk in block.chunks if chunk not in far)}
+    if keep:
+        wanted["count"] = block.chunks
     counts: list[NDArray] = []
     observed_px = {}
-    for (p, record), arrays in zip(records.items(), block.read(done, names), strict=True):
+    for (p, record), arrays in zip(records.items(), block.read(done, wanted), strict=True):
         observed = cover.mapped & (arrays["n_obs"] >= block.min_obs)
         present = (arrays["presence"] >= presence_threshold) & observed
         observed_px[p] = int(np.count_nonzero(observed))
@@ -178,7 +179,7 @@ def block_sums(
         if keep:
             counts.append(arrays["count"])
     _add_common(sums, cover, common, ever)
-    again = iter(counts) if keep else (arrays["count"] for arrays in block.read(done, ("count",)))
+    again = iter(counts) if keep else (arrays["count"] for arrays in block.read(done, {"count": block.chunks}))
     for p, count in zip(records, again, strict=True):
         found_px = _add_counts(sums, p, cover, count, common, ever)
         if found_px != observed_px[p]:
@@ -219,8 +220,9 @@ def _add_coverage(
 def _add_common(sums: Sums, cover: Cover, common: NDArray[np.bool_], ever: NDArray[np.bool_]) -> None:
     """Add what every period observed, in place."""
     sums.common[:] += cover.sums(common).sum(axis=1)
+    nearby = cover.whole_tiles_nearby()
     for o, layer in enumerate(ever):
-        sums.empty[o] += np.count_nonzero(common & ~layer)
+        sums.empty[o] += cover.by_tile(common & ~layer)[nearby].sum()
 
 
 def _add_counts(
@@ -228,13 +230,14 @@ def _add_counts(
 ) -> int:
     """Add the objects of one period, in place; returns how many pixels hold a count."""
     known = cover.mapped & np.isfinite(count).all(axis=0)
+    nearby = cover.whole_tiles_nearby()
     for o, layer in enumerate(count):
-        values = np.where(known, layer, np.float32(0))
+        values = np.zeros_like(layer)
+        np.copyto(values, layer, where=known)
         shared = values * common
-        everywhere, in_common = cover.by_tile(values), cover.by_tile(shared)
-        sums.whole[p, o] += everywhere.sum()
-        sums.total[:, p, o] += cover.sums(values, everywhere).sum(axis=1)
+        in_common = cover.by_tile(shared)
+        sums.total[:, p, o] += cover.sums(values).sum(axis=1)
         sums.common_total[:, p, o] += cover.sums(shared, in_common).sum(axis=1)
-        there = cover.by_tile(shared * ever[o]).sum() if ever[o].any() else 0.0
-        sums.empty_total[p, o] += in_common.sum() - there
+        there = cover.by_tile(shared * ever[o])[nearby].sum() if ever[o].any() else 0.0
+        sums.empty_total[p, o] += in_common[nearby].sum() - there
     return int(np.count_nonzero(known))

@@ -6,7 +6,6 @@ In: plan.json, counts.parquet, trend.parquet, units.parquet, items.parquet, the 
 from __future__ import annotations
 
 import io
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,8 +56,6 @@ class Run:
     common_frac, common_total, n_acquisitions, background_per_ha where series.parquet was read."""
     layers: Layers | None
     """The map for display."""
-    map_totals: pd.DataFrame
-    """object, period, map_total, observed_ha: of everything that was mapped, in and outside the units."""
     acquisitions: pd.DataFrame
     """acquisition, time, period, blocks, observed_px: what went into the map."""
     items: pd.DataFrame
@@ -120,7 +117,6 @@ def read_run(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 
         units=units,
         series=_noise(out / "series.parquet"),
         layers=read_layers(open_map(out), plan.geometry, size=size),
-        map_totals=_map_totals(records, plan.recipe.resolution),
         acquisitions=_acquisitions(records),
         items=_items(items),
         facts=_facts(plan, counts, units) | _lacks(read_notes(out / "items.parquet")),
@@ -143,17 +139,6 @@ def is_simulated(source: str) -> bool:
     path = Path(source)
     folder = path if path.is_dir() else path.parent
     return (folder / "country.json").is_file()
-
-
-def _map_totals(records: Mapping[tuple[str, str], Record], resolution: float) -> pd.DataFrame:
-    total: dict[tuple[str, str], float] = defaultdict(float)
-    observed: dict[str, float] = defaultdict(float)
-    for (_, period), record in sorted(records.items()):
-        observed[period] += record.observed_px * resolution**2 / 1e4
-        for name, value in record.total.items():
-            total[name, period] += value
-    rows = [(name, period, value, observed[period]) for (name, period), value in total.items()]
-    return pd.DataFrame(rows, columns=["object", "period", "map_total", "observed_ha"])
 
 
 def _acquisitions(records: Mapping[tuple[str, str], Record]) -> pd.DataFrame:

@@ -65,13 +65,13 @@ def roots(units: pd.DataFrame) -> list[str]:
 
 
 def region_totals(run: Run) -> pd.DataFrame:
-    """One row per object and period: the sum over the top units, and what lies outside all of them.
+    """One row per object and period: the sum over the top units.
 
     Returns
     -------
     pandas.DataFrame
-        object, period, map_total, map_total_full, noise_se, area_ha, observed_ha, observed_frac, density_per_ha,
-        outside, outside_ha; NaN where nothing was observed. Units share their acquisitions: errors add up fully.
+        object, period, map_total, map_total_full, noise_se, area_ha, observed_ha, observed_frac, density_per_ha; NaN
+        where nothing was observed. Units share their acquisitions: errors add up fully.
     """
     top = run.counts[run.counts.unit_id.isin(roots(run.units))]
     columns = ["map_total", "map_total_full", "area_ha", "observed_ha"]
@@ -79,11 +79,7 @@ def region_totals(run: Run) -> pd.DataFrame:
     found["noise_se"] = _noise(run, found)
     found["observed_frac"] = (found.observed_ha / found.area_ha.where(found.area_ha > 0)).fillna(0.0)
     found["density_per_ha"] = found.map_total / found.observed_ha.where(found.observed_ha > 0)
-    whole = run.map_totals.rename(columns={"map_total": "whole", "observed_ha": "whole_ha"})
-    found = found.merge(whole, on=["object", "period"], how="left")
-    found["outside"] = found.whole - found.map_total.fillna(0.0)
-    found["outside_ha"] = (found.whole_ha - found.observed_ha).clip(lower=0)
-    return ordered(found.drop(columns=["whole", "whole_ha"]), run)
+    return ordered(found, run)
 
 
 def _noise(run: Run, table: pd.DataFrame) -> pd.Series:
