@@ -259,12 +259,14 @@ def count(
             admin, id_column=id_column, name_column=name_column, parent_column=parent_column
         )
         require_overlap(units, source, planned.geometry, f"the map of {planned.region_name}")
-        _write_units(out, units, source, version)
-    units, source, version = _read_units(out)
+    else:
+        units, source, version = _read_units(out)
     with _counting(planned, scheduler, workers) as client:
         counted = count_run(
             out, units, boundary_source=source, boundary_version=version, assign_nearest=assign_nearest, client=client
         )
+    if admin is not None:
+        _write_units(out, units, source, version)  # only now: a count that fails leaves the folder as it was
     paths = write_counts(out, counted)
     console.show_remarks(counted.remarks, quiet=quiet)
     write_manifest(out)

@@ -103,8 +103,9 @@ def test_a_broken_download_is_not_taken_for_units(server, tmp_path):
     ],
 )
 def test_what_cannot_be_had_is_said(server, name, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as told:
         fetch_boundaries(name)
+    assert str(told.value).count("--admin") == 1  # one message, not one inside another
 
 
 def test_offline_ends_with_2_and_says_what_to_do(server, monkeypatch, tmp_path, capsys):
@@ -119,4 +120,6 @@ def test_offline_ends_with_2_and_says_what_to_do(server, monkeypatch, tmp_path, 
     assert "geoboundaries:PHL:ADM2 is not in the cache and 127.0.0.1" in told
     assert "go online once, or give a file of units" in told
     assert "\n" not in told
+    assert told.count("--admin") == 1
+    assert "something else" not in told
     assert not out.exists()

@@ -70,8 +70,9 @@ def fetch_boundaries(name: str) -> Boundaries:
 
 
 def _ask(name: str, url: str) -> dict[str, Any]:
+    answer = _get(name, url)
     try:
-        found = json.loads(_get(name, url))
+        found = json.loads(answer)
         facts = found[0] if isinstance(found, list) else found
         if not str(facts["gjDownloadURL"]):
             raise KeyError("gjDownloadURL")
