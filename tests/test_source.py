@@ -2,19 +2,14 @@
 
 import json
 
-import numpy as np
 import pytest
-import rasterio
 import scenes_data
 import shapely
 import stac_server
-from affine import Affine
 
 from subpixmap.errors import InputError
 from subpixmap.periods import make_periods
-from subpixmap.scenes.cube import read_reflectance, read_valid
-from subpixmap.scenes.lock import lattices, lock_items
-from subpixmap.scenes.radiometry import MaskRule
+from subpixmap.scenes.lock import lock_items
 from subpixmap.scenes.source import find_items
 
 SMALL = {"B02": 10}
@@ -111,61 +106,6 @@ def test_a_later_source_gives_what_the_earlier_lacks(items, tmp_path):
     second = scenes_data.write_collection(tmp_path / "second.json", [newer, *items[1:]])
     assert find_items([str(first), str(second)], EVERYWHERE, PERIODS) == items[:2]
     assert find_items([str(second), str(first)], EVERYWHERE, PERIODS)[0] == newer
-
-
-def pixels(band):
-    n = 40 if band == "SCL" or scenes_data.BANDS[band] == 20 else 80
-    if band == "SCL":
-        return np.full((n, n), 4, np.uint8)
-    rng = np.random.default_rng([*band.encode()])
-    return rng.integers(1, 12000, (n, n)).astype(np.uint16)
-
-
-def product(folder, offset):
-    """A .SAFE folder of 80 pixels, its images in JPEG 2000 as ESA delivers them; each band has values of its own."""
-    name = "S2A_MSIL2A_20210105T021051_N0500_R103_T51PTT_20210105T050000.SAFE"
-    images = folder / name / "GRANULE" / "L2A_T51PTT_A028940_20210105T021051" / "IMG_DATA"
-    for band, step in {**scenes_data.BANDS, "SCL": 20}.items():
-        path = images / f"R{step}m" / f"T51PTT_20210105T021051_{band}_{step}m.jp2"
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        place = Affine(step, 0, 300000, 0, -step, 1200000)
-        size = {"width": 800 // step, "height": 800 // step, "count": 1, "dtype": pixels(band).dtype}
-        lossless = {"driver": "JP2OpenJPEG", "QUALITY": 100, "REVERSIBLE": "YES"}
-        with rasterio.open(path, "w", crs="EPSG:32651", transform=place, **size, **lossless) as dataset:
-            dataset.write(pixels(band), 1)
-    (folder / name / "MTD_MSIL2A.xml").write_text(
-        f"""<x><Datatake datatakeIdentifier="GS2A_20210105T021051_028940_N05.00"/>
-        <PRODUCT_START_TIME>2021-01-05T02:10:51.024Z</PRODUCT_START_TIME>
-        <BOA_ADD_OFFSET band_id="0">{offset}</BOA_ADD_OFFSET><BOA_ADD_OFFSET band_id="1">{offset}</BOA_ADD_OFFSET>
-        <Cloud_Coverage_Assessment>12.5</Cloud_Coverage_Assessment></x>"""
-    )
-    return folder / name
-
-
-def test_products_as_downloaded(tmp_path):
-    folder = product(tmp_path, -1000)
-    for source in (tmp_path, folder):
-        (item,) = lock_items(find_items(str(source), EVERYWHERE, PERIODS), PERIODS, list(scenes_data.BANDS))
-        assert (item.tile, item.acquisition, item.baseline, item.offset_dn, item.orbit, item.cloud_cover) == (
-            *("51PTT", "GS2A_20210105T021051_028940", "05.00", -1000),
-            *(103, 12.5),
-        )
-        assert item.assets["B8A"].resolution == 20
-    (lattice,) = lattices([item]).values()
-    window = lattice.window(item.assets["B02"].bounds)
-    read = read_reflectance([item], lattice, window, list(scenes_data.BANDS))
-    for band, found in zip(scenes_data.BANDS, read, strict=True):
-        dn = pixels(band).repeat(80 // len(pixels(band)), 0).repeat(80 // len(pixels(band)), 1)
-        np.testing.assert_array_equal(found, (dn.astype(np.float32) - np.float32(1000)) / np.float32(10000))
-    assert read_valid([item], lattice, window, MaskRule()).all()
-    product(tmp_path, 0)
-    with pytest.raises(InputError, match="declares offset 0"):
-        lock_items(find_items(str(folder), EVERYWHERE, PERIODS), PERIODS, ["B02"])
-    next(folder.rglob("*_B05_20m.jp2")).unlink()
-    with pytest.raises(InputError, match="0 images of B05"):
-        find_items(str(folder), EVERYWHERE, PERIODS)
 
 
 def test_tiles_on_the_date_line(items, tmp_path):

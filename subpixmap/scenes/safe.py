@@ -1,98 +1,93 @@
-"""An L2A product as ESA delivers it (a .SAFE folder) -> a STAC item."""
+"""An L2A product as ESA delivers it (a .SAFE folder) -> a STAC item, built by stactools-sentinel2."""
 
 from __future__ import annotations
 
+import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
-import shapely
-
 from subpixmap.errors import InputError
-from subpixmap.grid import transformer
-from subpixmap.scenes.dialect import BANDS, SCL
+from subpixmap.scenes import dialect
 
-_NAME = re.compile(
-    r"(?P<platform>S2[A-Z])_MSIL2A_(?P<start>\d{8}T\d{6})_N(?P<baseline>\d{4})_R(?P<orbit>\d{3})_T(?P<tile>\w{5})_\d{8}T\d{6}"
-)
-_NATIVE = dict.fromkeys(BANDS, 20) | dict.fromkeys(("B02", "B03", "B04", "B08"), 10) | {SCL: 20}
+# Elements that an item cannot be built without.
+_NEEDED = {
+    "MTD_MSIL2A.xml": "Product_Info PRODUCT_URI PRODUCT_START_TIME Datatake Granule Reflectance_Conversion "
+    "Quality_Indicators_Info EXT_POS_LIST",
+    "MTD_TL.xml": "TILE_ID HORIZONTAL_CS_CODE Size Geoposition ULX ULY Tile_Angles Image_Content_QI",
+}
 
 
 def read_safe(folder: Path) -> dict[str, Any]:
-    """Build the item of a product from its name, its images' headers and its metadata.
+    """Build the item of a product from its metadata, and hold it against the headers of its images.
 
     Raises
     ------
     InputError
-        The folder is no L2A product, or an image or the metadata is missing.
+        The folder is no L2A product, something of it is missing or unreadable, or an image's header is not what the
+        metadata says. Or stactools-sentinel2 is not installed.
     """
-    match = _NAME.match(folder.name)
-    if not match:
-        raise InputError(f"{folder} is not named as an L2A product of Sentinel-2 (S2A_MSIL2A_...SAFE)")
-    metadata = next(folder.glob("MTD_MSIL2A.xml"), None)
-    if metadata is None:
-        raise InputError(f"{folder} has no MTD_MSIL2A.xml: the product is not complete")
-    text = metadata.read_text(errors="replace")
-    assets = {band: _asset(folder, band, step) for band, step in _NATIVE.items()}
-    epsg = assets[SCL]["proj:epsg"]
-    offsets = {int(value) for value in re.findall(r"<BOA_ADD_OFFSET[^>]*>\s*(-?\d+)\s*<", text)}
-    for band in BANDS:
-        assets[band]["raster:bands"] = [{"nodata": 0, "scale": 0.0001, "offset": sum(offsets) / 10000}]
-    if len(offsets) > 1:
-        raise InputError(f"{folder} has several offsets (BOA_ADD_OFFSET): {sorted(offsets)}")
-    baseline = match["baseline"]
-    properties = {
-        "datetime": _tag(folder, text, "PRODUCT_START_TIME"),
-        "proj:epsg": epsg,
-        "grid:code": f"MGRS-{match['tile']}",
-        "s2:product_uri": folder.name,
-        "s2:product_type": "S2MSI2A",
-        "s2:processing_baseline": f"{baseline[:2]}.{baseline[2:]}",
-        "sat:relative_orbit": int(match["orbit"]),
-    }
-    if datatake := re.search(r'datatakeIdentifier="(\w+\.\d\d)"', text):
-        properties["s2:datatake_id"] = datatake[1]
-    if cloud := re.search(r"<Cloud_Coverage_Assessment>\s*([\d.]+)\s*<", text):
-        properties["eo:cloud_cover"] = float(cloud[1])
-    outline = _outline(epsg, assets[SCL])
-    return {
-        "type": "Feature",
-        "stac_version": "1.0.0",
-        "id": folder.stem,
-        "bbox": list(outline.bounds),
-        "geometry": shapely.geometry.mapping(outline),
-        "properties": properties,
-        "links": [],
-        "assets": assets,
-    }
+    folder = Path(os.path.abspath(folder))
+    item = _create_item(folder)
+    item["id"] = folder.stem  # the library's has no baseline: two versions of a scene would have one name
+    del item["properties"]["created"]  # the time of reading; the same product gives the same item
+    dialect.require_level_2a(item)
+    found = dialect.band_assets(item, [*dialect.BANDS, dialect.SCL])
+    if "<BOA_ADD_OFFSET" not in Path(item["assets"]["product_metadata"]["href"]).read_text(errors="replace"):
+        # From baseline 04.00 on the library then supposes -0.1. The product says of none: the lock is to decide.
+        for band in dialect.BANDS:
+            found[band]["raster:bands"][0]["offset"] = 0
+    for band, asset in found.items():
+        _hold_against_header(folder, item, band, asset)
+    return item
 
 
-def _asset(folder: Path, band: str, step: int) -> dict[str, Any]:
-    """The band's image at its native resolution, described by its own header."""
-    from subpixmap.scenes.reader import open_raster
-
-    found = sorted(folder.glob(f"GRANULE/*/IMG_DATA/R{step}m/*_{band}_{step}m.*"))
-    if len(found) != 1:
-        raise InputError(
-            f"{folder} has {len(found)} images of {band} at {step} m, not one: the product is not complete"
-        )
-    with open_raster(str(found[0])) as dataset:
-        return {
-            "href": str(found[0].resolve()),
-            "proj:epsg": dataset.crs.to_epsg(),
-            "proj:transform": list(dataset.transform)[:6],
-            "proj:shape": list(dataset.shape),
-        }
-
-
-def _outline(epsg: int, asset: dict[str, Any]) -> shapely.Polygon:
-    (a, _, c, _, e, f), (rows, cols) = asset["proj:transform"], asset["proj:shape"]
-    corners = ((c, f), (c, f + e * rows), (c + a * cols, f + e * rows), (c + a * cols, f))
-    return shapely.Polygon([transformer(epsg, 4326).transform(x, y) for x, y in corners])
+def _create_item(folder: Path) -> dict[str, Any]:
+    """The library's item, without the warnings and with one kind of error."""
+    try:
+        from antimeridian import FixWindingWarning
+        from stactools.sentinel2.stac import create_item
+    except ImportError as error:
+        raise InputError(f"{folder} needs stactools-sentinel2 to be read: pip install 'subpixmap[safe]'") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FixWindingWarning)  # ESA lists footprints clockwise; it turns them
+        warnings.filterwarnings("ignore", "Use `@` matmul", PendingDeprecationWarning)  # rasterio's own, with affine 3
+        try:
+            return create_item(str(folder)).to_dict(include_self_link=False, transform_hrefs=False)
+        except FileNotFoundError as error:
+            name = os.path.relpath(str(error.filename), folder)
+            raise InputError(f"{folder} has no {name}: the product is not complete") from None
+        except Exception as error:  # whatever the library and lxml raise on a product that is not what it should be
+            told = _lacking(folder) or f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise InputError(f"{folder} cannot be read as an L2A product ({told}); download it again") from None
 
 
-def _tag(folder: Path, text: str, name: str) -> str:
-    match = re.search(rf"<{name}>\s*([^<\s]+)\s*<", text)
-    if not match:
-        raise InputError(f"{folder}: MTD_MSIL2A.xml has no {name}")
-    return match[1]
+def _lacking(folder: Path) -> str:
+    """What the metadata lacks, in words; empty if it has all."""
+    for name, tags in _NEEDED.items():
+        for path in sorted((*folder.glob(name), *folder.glob(f"GRANULE/*/{name}"))):
+            text = path.read_text(errors="replace")
+            if missing := [tag for tag in tags.split() if not re.search(rf"<(\w+:)?{tag}[\s>]", text)]:
+                return f"{path.relative_to(folder)} has no {', '.join(missing)}"
+    return ""
+
+
+def _hold_against_header(folder: Path, item: dict[str, Any], band: str, asset: dict[str, Any]) -> None:
+    """The image lies in the product, and its own header says what the metadata says of it."""
+    from rasterio.errors import RasterioIOError
+
+    from subpixmap.scenes.lock import Asset
+    from subpixmap.scenes.reader import check_header, open_raster
+
+    path = Path(os.path.normpath(asset["href"]))
+    if not path.is_relative_to(folder):
+        raise InputError(f"{folder} names an image outside of itself: {asset['href']}")
+    if not path.exists():
+        raise InputError(f"{folder} has no image of {band}, {path.relative_to(folder)}: the product is not complete")
+    declared = Asset(str(path), *dialect.raster(item, band, asset))
+    try:
+        with open_raster(str(path)) as dataset:
+            check_header(dataset, declared, dialect.epsg(item, asset))
+    except RasterioIOError as error:
+        raise InputError(f"{folder}: the image of {band} cannot be opened ({error}); download it again") from None
