@@ -408,7 +408,7 @@ def main() -> None:
     except OSError as error:  # a full disk, a lost object store
         if verbose:
             traceback.print_exc()
-        print(f"subpixmap: {error}; once that is mended the same command goes on", file=sys.stderr)
+        print(f"subpixmap: {str(error) or repr(error)}; once that is mended the same command goes on", file=sys.stderr)
         sys.exit(3)
     except Interrupted as end:
         print(f"subpixmap: interrupted by {end}; the same command resumes", file=sys.stderr)
