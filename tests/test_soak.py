@@ -10,6 +10,7 @@ import psutil
 import pytest
 from mapping_data import hashes, tiny
 
+from subpixmap.mapping.cluster import connect
 from subpixmap.mapping.run import map_region
 
 MINUTES = float(os.environ.get("SUBPIXMAP_SOAK_MINUTES", "2"))
@@ -21,14 +22,12 @@ def slope_per_hour(seconds, values):
 
 
 @pytest.mark.slow
-def test_workers_do_not_grow(tmp_path, quick_processes):
-    from distributed import Client, LocalCluster
-
+def test_workers_do_not_grow(tmp_path):
+    """Workers as a run starts them: spawned, with the memory settings that they get there."""
     country = tiny(tmp_path / "scenes", dates=2, region_px=(340, 430))
     plan, truth, samples = country.plan(), None, []
-    cluster = LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=":0", silence_logs=50)
-    with cluster, Client(cluster, set_as_default=False) as client:
-        processes = [psutil.Process(nanny.pid) for nanny in cluster.workers.values()]
+    with connect(WORKERS) as client:
+        processes = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
         start = time.monotonic()
         for number in itertools.count():
             out = tmp_path / f"run{number}"
@@ -45,9 +44,10 @@ def test_workers_do_not_grow(tmp_path, quick_processes):
     for k in range(len(processes)):
         megabytes = slope_per_hour(when, [one[1][k] for one in warm])
         files = slope_per_hour(when, [one[2][k] for one in warm])
+        eighths = [f"{samples[len(samples) * i // 8 - 1][1][k]:.0f}" for i in range(1, 9)]
         print(
             f"worker {k}: {len(samples)} runs of {plan.n_tasks} blocks in {samples[-1][0] / 60:.0f} min, after warm-up "
-            f"{megabytes:+.1f} MB/h, {files:+.1f} open files/h, {warm[-1][1][k]:.0f} MB at the end"
+            f"{megabytes:+.1f} MB/h, {files:+.1f} open files/h, MB after each eighth of the runs: {' '.join(eighths)}"
         )
         assert warm[-1][1][k] < 1.1 * warm[0][1][k] + 20
         assert warm[-1][2][k] <= warm[0][2][k] + 8
