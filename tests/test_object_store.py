@@ -1,12 +1,15 @@
 """A run whose folder lies in an object store: the same bits as on a disk, whatever upload fails, whoever is killed."""
 
 import itertools
+import multiprocessing
 import os
+import pickle
 import random
 import signal
 import subprocess
 import sys
 
+import dask
 import map_once
 import pytest
 from mapping_data import hashes, tiny
@@ -85,7 +88,14 @@ def test_a_run_in_an_object_store_has_the_bits_of_one_on_a_disk(out, tiny_countr
     assert not any(NAME in name for name in names)
 
 
-def test_worker_processes_write_to_it_too(out, tiny_country, truth, quick_processes):
+@pytest.fixture
+def fresh_processes(server):
+    """Processes that see the server in their environment; those forked from one of an earlier test would not."""
+    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
+        yield multiprocessing.get_context("spawn")
+
+
+def test_worker_processes_write_to_it_too(out, tiny_country, truth, fresh_processes):
     map_region(out, tiny_country.plan(), tiny_country.items, tiny_country.model, workers=1)
     assert hashes(out) == hashes(truth)
 
@@ -181,13 +191,11 @@ def test_the_lock_of_a_lost_answer_is_our_own(server, out):
     assert not files_under(out)
 
 
-def test_a_killed_driver_resumes_to_the_same_bits(out, tmp_path, tiny_country, truth, quick_processes):
-    import pickle
-
+def test_a_killed_driver_resumes_to_the_same_bits(out, tmp_path, tiny_country, truth, fresh_processes):
     (tmp_path / "country.pickle").write_bytes(pickle.dumps((tiny_country, {})))
     for seconds in (2.0,):
-        ready = quick_processes.Event()
-        process = quick_processes.Process(target=map_once.main, args=(tmp_path, str(out), ready))
+        ready = fresh_processes.Event()
+        process = fresh_processes.Process(target=map_once.main, args=(tmp_path, str(out), ready))
         process.start()
         assert ready.wait(120)
         process.join(seconds)
