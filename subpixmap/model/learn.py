@@ -25,7 +25,6 @@ from subpixmap.model.checkpoint import Card, Model, save_model
 from subpixmap.model.config import TrainConfig
 from subpixmap.model.evaluate import brief, evaluate, table
 from subpixmap.model.predict import check_input
-from subpixmap.model.simulated import rounded
 from subpixmap.model.train import input_statistics, train
 from subpixmap.periods import parse_years
 from subpixmap.reference.acquire import FAR_DAYS, Sky, days_off, find_sky
@@ -193,7 +192,7 @@ def learn_from(
     errors = evaluate(model, samples["test"].patches, baselines=fit_baselines(baselines, training, model, config))
     if progress is not None:
         print(table(errors), file=progress, flush=True)
-    return save_model(path, model.net, dataclasses.replace(model.card, error=rounded(brief(errors)))), errors
+    return save_model(path, model.net, dataclasses.replace(model.card, error=brief(errors))), errors
 
 
 def evaluate_on(

@@ -17,7 +17,7 @@ from subpixmap.errors import InputError
 from subpixmap.model.calibrate import calibrate
 from subpixmap.model.checkpoint import Card, Model, save_model
 from subpixmap.model.config import SIMULATED, TrainConfig
-from subpixmap.model.evaluate import evaluate, table
+from subpixmap.model.evaluate import brief, evaluate, table
 from subpixmap.model.train import input_statistics, train
 from subpixmap.reference.patches import Patches, join, make_patches
 
@@ -172,16 +172,7 @@ def train_simulated(
     errors = evaluate(model, rendered("test"))
     if progress is not None:
         print(table(errors), file=progress, flush=True)
-    return save_model(path, model.net, dataclasses.replace(model.card, error=rounded(errors)))
-
-
-def rounded(errors: Any) -> Any:
-    """Nested numbers to 4 digits, as a card keeps them; what is not a number becomes None."""
-    if isinstance(errors, dict):
-        return {key: rounded(value) for key, value in errors.items()}
-    if isinstance(errors, float):
-        return float(f"{errors:.4g}") if errors == errors else None
-    return errors
+    return save_model(path, model.net, dataclasses.replace(model.card, error=brief(errors)))
 
 
 def _facts(name: str, config: TrainConfig, numbers: dict[str, int]) -> dict[str, Any]:
