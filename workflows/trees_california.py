@@ -33,9 +33,8 @@ from subpixmap.grid import Lattice, Window
 from subpixmap.model.baselines import BASELINES, fit_baseline
 from subpixmap.model.checkpoint import Card, Model, load_model, save_model
 from subpixmap.model.config import TrainConfig
-from subpixmap.model.evaluate import block_means, density_errors
+from subpixmap.model.evaluate import block_means, density_errors, rounded
 from subpixmap.model.net import Averaged
-from subpixmap.model.simulated import rounded
 from subpixmap.model.train import input_statistics, train
 from subpixmap.reference.countmap import count_map
 from subpixmap.reference.patches import Patches

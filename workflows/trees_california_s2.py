@@ -31,8 +31,7 @@ from subpixmap.errors import InputError, SubpixmapError
 from subpixmap.grid import Lattice, project, transformer
 from subpixmap.model.checkpoint import Card, Model, save_model
 from subpixmap.model.config import TrainConfig
-from subpixmap.model.evaluate import evaluate
-from subpixmap.model.simulated import rounded
+from subpixmap.model.evaluate import evaluate, rounded
 from subpixmap.model.train import input_statistics, train
 from subpixmap.periods import make_periods
 from subpixmap.reference.countmap import labelled_mask

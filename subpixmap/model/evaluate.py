@@ -30,6 +30,7 @@ __all__ = [
     "mean_over_dates",
     "predict_patches",
     "presence_errors",
+    "rounded",
     "table",
 ]
 
@@ -208,18 +209,18 @@ def brief(errors: Mapping[str, Any]) -> dict[str, Any]:
     """What of the errors a card keeps, to 4 digits: totals, intervals, supports, empty land, presence, calibration."""
     kept = ("total", "intervals_95", "empty_land", "presence", "unit", "calibration", *SUPPORTS)
     return {
-        name: _rounded({key: value[key] for key in kept if key in value} if is_object(value) else value)
+        name: rounded({key: value[key] for key in kept if key in value} if is_object(value) else value)
         for name, value in errors.items()
         if name not in ("baselines", "leakage")
     }
 
 
-def _rounded(errors: Any) -> Any:
+def rounded(errors: Any) -> Any:
     """Nested numbers to 4 digits; what is not a number becomes None."""
     if isinstance(errors, Mapping):
-        return {key: _rounded(value) for key, value in errors.items()}
+        return {key: rounded(value) for key, value in errors.items()}
     if isinstance(errors, list | tuple):
-        return [_rounded(value) for value in errors]
+        return [rounded(value) for value in errors]
     if isinstance(errors, float):
         return float(f"{errors:.4g}") if errors == errors else None
     return errors
