@@ -8,6 +8,7 @@ to disk.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -87,7 +88,10 @@ def write_new(path: Path, data: bytes) -> None:
         try:
             _store(path).pipe_file(_key(path), data, mode="create")
         except FileExistsError:
-            if path.read_bytes() != data:  # else it was ours: the answer was lost, and the library asked again
+            found = None
+            with contextlib.suppress(FileNotFoundError):  # another's, and gone by now
+                found = path.read_bytes()
+            if found != data:  # else it was ours: the answer was lost, and the library asked again
                 raise
         return
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")

@@ -209,19 +209,30 @@ def test_a_killed_driver_resumes_to_the_same_bits(out, tmp_path, tiny_country, t
 
 def test_of_many_at_once_exactly_one_goes_on_and_a_dead_owner_is_not_waited_for(out):
     processes = [
-        subprocess.Popen([sys.executable, "-c", HOLD, str(out), "6"], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", HOLD, str(out), "600"], stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    first = [process.stdout.readline() for process in processes]
-    assert sorted(first) == ["held\n", "refused\n", "refused\n"]
-    holder = processes[first.index("held\n")]
-    with pytest.raises(Refused, match=rf"held by a live run \(process {holder.pid} on "), run_lock(out):
-        pass
-    holder.kill()
-    for process in processes:
-        process.communicate()
+    try:
+        first = [process.stdout.readline() for process in processes]
+        assert sorted(first) == ["held\n", "refused\n", "refused\n"]
+        holder = processes[first.index("held\n")]
+        with pytest.raises(Refused, match=rf"held by a live run \(process {holder.pid} on "), run_lock(out):
+            pass
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
     with run_lock(out):
         assert read_owner(out / NAME).pid == os.getpid()
+
+
+def test_what_another_wrote_and_took_away_again_was_not_ours(out, monkeypatch):
+    def exists(*_, **__):
+        raise FileExistsError
+
+    monkeypatch.setattr(out.fs, "pipe_file", exists)
+    with pytest.raises(FileExistsError):
+        write_new(out / "claim", b"mine")
 
 
 def test_an_owner_elsewhere_is_waited_for_until_its_heartbeat_stops(out, monkeypatch):

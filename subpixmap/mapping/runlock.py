@@ -127,8 +127,9 @@ def _claimed(folder: Path, token: str) -> Iterator[float]:
     """By an object that only one can create; it lives for moments, and longer only if its taker died."""
     claim = folder / f".{NAME}.claim"
     try:
-        if claim.is_file() and time.time() - claim.stat().st_mtime > STALE_S:
-            claim.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - claim.stat().st_mtime > STALE_S:
+                claim.unlink(missing_ok=True)
         write_new(claim, token.encode())
     except FileExistsError:
         raise
