@@ -76,7 +76,7 @@ def write_country(out: Path, region: Region, plan: Plan, *, background: float = 
     """
     out.mkdir(parents=True)
     write_plan(out, plan)
-    items = _items(plan.periods)
+    items = make_items(plan.periods)
     write_lock(out / "items.parquet", items)
     told = {"boundary_source": region.boundary_source, "boundary_version": region.boundary_version}
     region.units.assign(**told).to_parquet(out / "units.parquet", index=False)
@@ -204,7 +204,7 @@ def _write_record(out: Path, record: Record) -> None:
     path.write_text(record.to_json(), encoding="utf-8")
 
 
-def _items(periods: Sequence[Period]) -> list[Item]:
+def make_items(periods: Sequence[Period]) -> list[Item]:
     asset = Asset("/nowhere/B02.tif", (10.0, 0.0, 0.0, 0.0, -10.0, 0.0), (2, 2))
     return [
         Item(f"S2_{p.label}", "51PTS", f"GS2A_{p.label}", f"{p.label}-03-01T02:00:00Z", p.label, 32651, "05.00", 0,

@@ -21,6 +21,19 @@ from subpixmap.scenes.lock import Item, lattices, lock_items
 BANDS = {"B02": 10, "B08": 10, "B11": 20}
 CORNER = (300000.0, 1200000.0)
 
+HOLD = """
+import sys, time
+from subpixmap.mapping.runlock import run_lock
+from subpixmap.errors import Refused
+try:
+    with run_lock(sys.argv[1]):
+        print("held", flush=True)
+        time.sleep(float(sys.argv[2]))
+except Refused:
+    print("refused", flush=True)
+"""
+"""A program: hold the lock of a folder for some seconds (`run_lock`), and say whether it is held or refused."""
+
 
 @dataclass(frozen=True)
 class Tiny:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from country_map import make_items
 
 from subpixmap.counts.export import read_table
 from subpixmap.counts.source import count_by_unit, count_run, export_counts, follow_run, write_counts, write_trend
@@ -20,7 +21,7 @@ from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, reco
 from subpixmap.mapping.plan import ModelInfo, Plan, Recipe, write_plan
 from subpixmap.mapping.store import create_map, write_block
 from subpixmap.periods import Period
-from subpixmap.scenes.lock import Asset, Item, items_sha256, write_lock
+from subpixmap.scenes.lock import items_sha256, write_lock
 from subpixmap.scenes.radiometry import MaskRule
 
 REGION = shapely.segmentize(shapely.box(119.985, 10.49, 120.015, 10.51), 0.002)
@@ -50,15 +51,6 @@ def make_plan(region=REGION, periods=PERIODS, block=256):
     model = ModelInfo("demo-s2", "m" * 64, "simulated", 8, 10.0, {"coconut": "palms", "car": "cars"},
                       {"coconut": "count", "car": "occupancy"})  # fmt: skip
     return Plan(recipe, "here", region, "a file", "v1", periods, zones, model, "local", {"subpixmap": "0.1.0"})
-
-
-def make_items(periods):
-    asset = Asset("/nowhere/B02.tif", (10.0, 0.0, 0.0, 0.0, -10.0, 0.0), (2, 2))
-    return [
-        Item(f"S2_{p.label}", "51PTS", f"GS2A_{p.label}", f"{p.label}-03-01T02:00:00Z", p.label, 32651, "05.00", 0,
-             "none", 1.0, 3, {"B02": asset, "SCL": asset})
-        for p in periods
-    ]  # fmt: skip
 
 
 def make_run(out, plan, *, skip=(), seed=3):

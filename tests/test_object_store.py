@@ -12,7 +12,7 @@ import sys
 import dask
 import map_once
 import pytest
-from mapping_data import hashes, tiny
+from mapping_data import HOLD, hashes, tiny
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")
@@ -27,18 +27,6 @@ from subpixmap.mapping.run import BlocksFailed, map_region
 from subpixmap.mapping.runlock import NAME, STALE_S, read_owner, run_lock
 from subpixmap.mapping.store import open_map
 from subpixmap.mapping.verify import status, take_back, verify, write_manifest
-
-HOLD = """
-import sys, time
-from subpixmap.mapping.runlock import run_lock
-from subpixmap.errors import Refused
-try:
-    with run_lock(sys.argv[1]):
-        print("held", flush=True)
-        time.sleep(float(sys.argv[2]))
-except Refused:
-    print("refused", flush=True)
-"""
 
 
 @pytest.fixture(scope="module")

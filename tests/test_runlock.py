@@ -7,22 +7,11 @@ import sys
 import time
 
 import pytest
+from mapping_data import HOLD
 
 from subpixmap.errors import Refused
 from subpixmap.mapping import runlock
 from subpixmap.mapping.runlock import NAME, is_alive, read_owner, run_lock
-
-HOLD = """
-import sys, time
-from subpixmap.mapping.runlock import run_lock
-from subpixmap.errors import Refused
-try:
-    with run_lock(sys.argv[1]):
-        print("held", flush=True)
-        time.sleep(float(sys.argv[2]))
-except Refused:
-    print("refused", flush=True)
-"""
 
 
 def holder(folder, seconds=60.0):
