@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from subpixmap.grid import owned
+from subpixmap.mapping.encoding import as_stored
 from subpixmap.mapping.layout import BlockPlan, plan_zones
 from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, record_path
 from subpixmap.mapping.plan import ModelInfo, Plan, Recipe, write_plan
@@ -126,8 +127,8 @@ def _template(rng: np.random.Generator, size: int, background: float) -> Templat
     seen = np.stack([_patches(rng, size, 0.4) for _ in range(MOST)]) & _patches(rng, size, 0.05)
     n_obs = seen.sum(axis=0).astype(np.uint16)
     clear = n_obs > 0
-    count = np.where(clear, count, np.nan).astype(np.float32)[None]
-    presence = np.clip(count * 2, 0.0, 1.0).astype(np.float32)
+    count = as_stored({"count": np.where(clear, count, np.nan).astype(np.float32)[None]})["count"]
+    presence = as_stored({"presence": np.clip(count * 2, 0.0, 1.0).astype(np.float32)})["presence"]
     errors = rng.normal(1, 0.03, (MOST, 1, 1))
     return {
         "count": count,

@@ -16,6 +16,7 @@ from subpixmap.counts.table import COLUMNS, SERIES_COLUMNS
 from subpixmap.counts.trend import TREND_COLUMNS, trend
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.grid import Lattice, owned
+from subpixmap.mapping.encoding import as_stored
 from subpixmap.mapping.layout import plan_zones
 from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, record_path, write_record
 from subpixmap.mapping.plan import ModelInfo, Plan, Recipe, write_plan
@@ -99,6 +100,8 @@ def block_of(plan, one, period, items, rng):
         "sd_over_dates": np.full_like(count, np.nan),
         "n_obs": n_obs,
     }
+    arrays = as_stored(arrays)
+    count = arrays["count"]
     record = Record(
         block_id=one.block.id,
         period=period.label,

@@ -1,5 +1,6 @@
 """Which blocks and chunks are computed, what the plan keeps, and what it refuses."""
 
+import hashlib
 import json
 import time
 from dataclasses import fields, replace
@@ -177,6 +178,16 @@ def test_a_damaged_plan_is_named(country, tmp_path):
             read_plan(tmp_path)
     with pytest.raises(InputError, match="holds no run"):
         read_plan(tmp_path / "nothing")
+
+
+def test_a_plan_of_another_version_is_refused(country, tmp_path):
+    write_plan(tmp_path, country.plan())
+    path = tmp_path / "plan.json"
+    raw = {key: value for key, value in json.loads(path.read_text()).items() if key != "sha256"} | {"format": 1}
+    canonical = json.dumps(raw, sort_keys=True, separators=(",", ":"))
+    path.write_text(json.dumps(raw | {"sha256": hashlib.sha256(canonical.encode()).hexdigest()}))
+    with pytest.raises(Refused, match=r"plan\.json is of format 1 and this version of subpixmap reads 2"):
+        read_plan(tmp_path)
 
 
 def test_scenes_are_periods_of_their_own(country):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from subpixmap.grid import owned
 from subpixmap.mapping.accumulate import Accumulator
+from subpixmap.mapping.encoding import as_stored
 from subpixmap.mapping.layout import BlockPlan
 from subpixmap.mapping.ledger import CELL, Record, Used, array_sha256, cell_sums, write_record
 from subpixmap.mapping.plan import Recipe
@@ -105,7 +106,7 @@ def map_block(task: Task, model: Model) -> Outcome:
         del reflectance
         seconds["network"] += time.perf_counter() - began
     began = time.perf_counter()
-    arrays = _whole_block(task, mean.result(min_obs=task.recipe.min_obs))
+    arrays = as_stored(_whole_block(task, mean.result(min_obs=task.recipe.min_obs)))
     write_block(task.out, task.plan.block, task.period, arrays)
     record = _record(task, arrays, mean, used, cells, int(wanted.sum()))
     write_record(task.out, record)

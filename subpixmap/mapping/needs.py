@@ -25,7 +25,7 @@ from subpixmap.scenes.lock import Item
 _PROCESS = 700e6  # bytes of a worker before its first block: interpreter, torch, GDAL, zarr
 _GDAL_CACHE = 256e6  # GDAL_CACHEMAX of scenes.access
 _COMPRESSED = 0.8  # bytes in a COG for each byte of a band
-_STORED = {"count": 3.4, "presence": 3.4, "sd_over_dates": 3.4, "n_obs": 0.3}  # bytes a pixel after zstd
+_STORED = {"count": 1.1, "presence": 0.9, "sd_over_dates": 0.9, "n_obs": 0.3}  # bytes a pixel, compressed
 _RECORD = 8e3  # bytes of a ledger record, and again for every acquisition and object below
 _RECORD_CELL = 6.0
 

@@ -22,6 +22,7 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap.errors import InputError, Refused, VerificationFailed
 from subpixmap.files import make_folder, path_of, write_atomic
 from subpixmap.grid import CHUNK, Block, Lattice
+from subpixmap.mapping.encoding import STEP
 from subpixmap.mapping.layout import BlockPlan, Zone, chunk_bits, chunks_of_bits, plan_zones
 from subpixmap.periods import ALL_MONTHS, Every, Period
 from subpixmap.scenes.lock import Item, by_acquisition, lattices
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Model
     from subpixmap.region import Region
 
-FORMAT = 1
-"""Version of plan.json and of the ledger."""
+FORMAT = 2
+"""Version of plan.json, of the ledger and of the map."""
 TRIM_FROM = 6
 """From this many observations on, the highest and the lowest prediction are left out of the mean."""
 _PACKAGES = ("subpixmap", "torch", "numpy", "zarr", "xarray", "dask", "stackstac", "rasterio", "pyproj", "shapely")
@@ -63,7 +64,7 @@ class Recipe:
     """Items with more cloud over the whole tile are not considered, percent."""
     mask: MaskRule
     numerics: Mapping[str, Any] = field(default_factory=dict)
-    """What decides the last bits: device, threads, tile, dtype, version of torch."""
+    """What decides the last bits: device, threads, tile, dtype, version of torch, the step of the stored values."""
 
     def __post_init__(self) -> None:
         _require_block(self.block)
@@ -287,6 +288,7 @@ def numerics(device: str = "cpu") -> dict[str, Any]:
         "dtype": "float32",
         "memory_format": "channels_last",
         "trim_from": TRIM_FROM,
+        "step": STEP,
     }
 
 
@@ -366,6 +368,8 @@ def read_plan(out: str | os.PathLike[str]) -> Plan:
     ------
     InputError
         There is no plan in the folder, or it cannot be read.
+    Refused
+        Another version of this software made it, in another format.
     VerificationFailed
         It is damaged.
     """
@@ -379,8 +383,15 @@ def read_plan(out: str | os.PathLike[str]) -> Plan:
         raise InputError(f"{path} cannot be read ({error}); check the address and the credentials") from error
     try:
         raw = json.loads(data)
+        if raw["sha256"] != _sha256({k: v for k, v in raw.items() if k != "sha256"}):
+            raise ValueError("its hash differs from its content")
+        if raw["format"] != FORMAT:
+            raise Refused(
+                f"{path} is of format {raw['format']} and this version of subpixmap reads {FORMAT}: go on with the "
+                "version that made it, or start in another folder"
+            )
         plan = _from_json(raw)
-        if raw["run_id"] != plan.run_id or raw["sha256"] != _sha256({k: v for k, v in raw.items() if k != "sha256"}):
+        if raw["run_id"] != plan.run_id:
             raise ValueError("its hash differs from its content")
     except (ValueError, KeyError, TypeError, shapely.errors.GEOSException) as error:
         raise VerificationFailed(

@@ -9,38 +9,36 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
 from subpixmap.errors import SubpixmapError, VerificationFailed
-from subpixmap.files import files_under, is_remote, path_of, sweep, sync
+from subpixmap.files import files_under, path_of, sync
 from subpixmap.grid import CHUNK, Block, Window
+from subpixmap.mapping.arrays import (
+    ARRAYS,
+    GRID_MAPPING,
+    N_OBS,
+    PACKING,
+    PER_OBJECT,
+    ZARR_FORMAT,
+    consolidate,
+    create_zones,
+    labels_of,
+    zarr_store,
+)
+from subpixmap.mapping.encoding import ZERO, decode, encode
 from subpixmap.mapping.plan import Plan, Zone, read_plan
-from subpixmap.mapping.shard import read_shard
+from subpixmap.mapping.shard import read_chunks, read_shard
 
 if TYPE_CHECKING:
     import xarray as xr
-
-PER_OBJECT = {
-    "count": "expected objects per pixel, unclipped; NaN where not observed",
-    "presence": "probability that the pixel holds an object; NaN where not observed",
-    "sd_over_dates": "standard deviation of the predictions of single acquisitions; NaN below two observations",
-}
-"""Arrays (object, period, y, x) float32."""
-N_OBS = "n_obs"
-"""Array (period, y, x) uint16: clear observations that were used."""
-ARRAYS = (*PER_OBJECT, N_OBS)
-"""All of them."""
-_CODEC = ZstdCodec(level=3, checksum=True)  # without the checksum, no flipped bit is ever noticed
-_GRID_MAPPING = "spatial_ref"
-_FORMAT: Any = 3
 
 
 def map_path(out: str | os.PathLike[str]) -> Path:
@@ -48,22 +46,13 @@ def map_path(out: str | os.PathLike[str]) -> Path:
     return path_of(out) / "map.zarr"
 
 
-def _stored(path: Path) -> Any:
-    """What Zarr opens: the folder, or its own view of an object store."""
-    if not is_remote(path):
-        return path
-    from zarr.storage import FsspecStore
-
-    return FsspecStore.from_url(str(path), storage_options={"use_listings_cache": False})
-
-
 def create_map(out: str | os.PathLike[str], plan: Plan) -> None:
     """Create the arrays, or append the plan's new periods to those that are there. Repeating it changes nothing."""
     path = map_path(out)
     with _damage_is_told(path):
-        changed = _create_zones(path, plan)
+        changed = create_zones(path, plan)
         if changed:
-            _consolidate(path, plan)
+            consolidate(path, plan)
     for epsg in plan.zones:
         require_readable(out, plan, epsg)
 
@@ -78,13 +67,13 @@ def rebuild_metadata(out: str | os.PathLike[str], plan: Plan) -> None:
     order = {}
     for epsg in plan.zones:
         with contextlib.suppress(Exception):  # damaged: that is why we are here
-            labels = _labels(_open_zone(out, epsg))
+            labels = labels_of(_open_zone(out, epsg))
             if set(labels) <= {period.label for period in plan.periods}:
                 order[epsg] = labels
     for file in metadata_files(out):
         file.unlink()
-    _create_zones(path, plan, order)
-    _consolidate(path, plan)
+    create_zones(path, plan, order)
+    consolidate(path, plan)
 
 
 def metadata_files(out: str | os.PathLike[str]) -> list[Path]:
@@ -103,16 +92,17 @@ def require_readable(out: str | os.PathLike[str], plan: Plan, epsg: int) -> None
     zone, side = plan.zones[epsg], plan.recipe.block
     with _damage_is_told(map_path(out) / str(epsg)):
         group = _open_zone(out, epsg)
-        labels = _labels(group)
+        labels = labels_of(group)
         if unknown := set(labels) - {period.label for period in plan.periods}:
             raise ValueError(f"it has periods that its plan has not: {', '.join(sorted(unknown))}")
         n = len(labels)
         for name in ARRAYS:
             array: Any = group[name]
             lead = () if name == N_OBS else (len(plan.objects),)
-            there = (*array.shape[:-3], *array.shape[-2:], *array.shards, *array.chunks[-2:], str(array.dtype))
-            kind = "uint16" if name == N_OBS else "float32"
-            expected = (*lead, *zone.extent.shape, *lead, 1, side, side, CHUNK, CHUNK, kind)
+            kind = str(array.dtype), {key: array.attrs[key] for key in PACKING if key in array.attrs}
+            there = (*array.shape[:-3], *array.shape[-2:], *array.shards, *array.chunks[-2:], *kind)
+            kind = ("uint16", {}) if name == N_OBS else ("int16", PACKING)
+            expected = (*lead, *zone.extent.shape, *lead, 1, side, side, CHUNK, CHUNK, *kind)
             # A run that was killed between lengthening the arrays and naming the periods has longer ones.
             if there != expected or not n <= array.shape[-3] <= max(n, len(plan.periods)):
                 raise ValueError(f"{name} is laid out as {there}, its plan says {expected}")
@@ -129,123 +119,6 @@ def _damage_is_told(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # zarr raises errors of many kinds over damaged metadata
         raise VerificationFailed(f"{path} has damaged metadata ({error}); run subpixmap verify --repair") from error
-
-
-def _create_zones(path: Path, plan: Plan, order: Mapping[int, list[str]] | None = None) -> bool:
-    root = zarr.open_group(_stored(path), mode="a", zarr_format=_FORMAT, use_consolidated=False)
-    sweep(path)
-    labels = [period.label for period in plan.periods]
-    changed = False
-    for epsg, zone in plan.zones.items():
-        changed |= _create_zone(root, epsg, zone, plan, (order or {}).get(epsg, []), labels)
-    return changed
-
-
-def _create_zone(root: zarr.Group, epsg: int, zone: Zone, plan: Plan, first: list[str], labels: list[str]) -> bool:
-    """Whether anything changed. The period names are written last: they say how long the other arrays are."""
-    place = [zone.extent.row, zone.extent.col, zone.extent.height, zone.extent.width]
-    facts: dict[str, Any] = {"run_id": plan.run_id, "evidence": plan.model.evidence, "lattice_window": place}
-    group = root.require_group(str(epsg))
-    if dict(group.attrs) != facts:
-        group.attrs.put(facts)
-    known = _labels(group)
-    labels = [*first, *(label for label in labels if label not in first)]
-    labels = known + [label for label in labels if label not in known]
-    if labels == known and N_OBS in group:
-        return False
-    n, rows, cols = len(plan.objects), zone.extent.height, zone.extent.width
-    side = plan.recipe.block
-    for name, meaning in PER_OBJECT.items():
-        shape, shard = (n, len(labels), rows, cols), (n, 1, side, side)
-        attributes = {"long_name": meaning, "grid_mapping": _GRID_MAPPING}
-        _array(group, name, shape, shard, "float32", np.float32("nan"), ("object", "period", "y", "x"), attributes)
-    attributes = {"long_name": "clear observations used", "grid_mapping": _GRID_MAPPING}
-    _array(group, N_OBS, (len(labels), rows, cols), (1, side, side), "uint16", 0, ("period", "y", "x"), attributes)
-    x, y = zone.lattice.coords(zone.extent)
-    _coordinate(group, "x", x, {"standard_name": "projection_x_coordinate", "units": "m", "axis": "X"})
-    _coordinate(group, "y", y, {"standard_name": "projection_y_coordinate", "units": "m", "axis": "Y"})
-    _coordinate(group, "object", np.array(plan.objects, object), {})
-    _write_crs(group, epsg)
-    _coordinate(group, "period", np.array(labels, object), {})
-    return True
-
-
-def _array(
-    group: zarr.Group,
-    name: str,
-    shape: tuple[int, ...],
-    shard: tuple[int, ...],
-    dtype: str,
-    fill: Any,
-    dims: tuple[str, ...],
-    attributes: Mapping[str, Any],
-) -> None:
-    """Create an array of whole shards, or lengthen it along `period`."""
-    if name in group:
-        array = group[name]
-        if isinstance(array, zarr.Array) and array.shape != shape:
-            array.resize(shape)
-        return
-    group.create_array(
-        name,
-        shape=shape,
-        shards=shard,
-        chunks=(1,) * (len(shape) - 2) + (CHUNK, CHUNK),
-        dtype=dtype,
-        fill_value=fill,
-        compressors=[_CODEC],
-        dimension_names=dims,
-        attributes=dict(attributes),
-    )
-
-
-def _coordinate(group: zarr.Group, name: str, values: NDArray[Any], attributes: Mapping[str, Any]) -> None:
-    # One chunk, rewritten whole (zarr renames it into place).
-    dtype: Any = str if values.dtype == object else values.dtype
-    size = 4096 if name == "period" else len(values)
-    if name in group and (array := group[name]) and isinstance(array, zarr.Array) and array.chunks == (size,):
-        if array.shape != values.shape:
-            array.resize(values.shape)
-        if not np.array_equal(np.asarray(array[:]).astype(values.dtype), values):  # a killed run left it half made
-            array[:] = values
-        return
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        chunks=(size,),
-        dtype=dtype,
-        compressors=[_CODEC],
-        dimension_names=(name,),
-        attributes=dict(attributes),
-        overwrite=True,
-    )
-    array[:] = values
-
-
-def _write_crs(group: zarr.Group, epsg: int) -> None:
-    """The CF grid mapping variable by which rioxarray finds the CRS."""
-    import pyproj
-
-    if _GRID_MAPPING not in group:
-        attributes = pyproj.CRS.from_epsg(epsg).to_cf()
-        attributes["spatial_ref"] = attributes["crs_wkt"]
-        group.create_array(_GRID_MAPPING, shape=(), dtype="int64", attributes=attributes)
-
-
-def _labels(group: zarr.Group) -> list[str]:
-    """Periods in the order in which they were appended."""
-    if "period" not in group:
-        return []
-    # A run that was killed between lengthening this array and filling it leaves empty names.
-    return [str(label) for label in np.asarray(group["period"][:]) if str(label)]  # type: ignore[index]
-
-
-def _consolidate(path: Path, plan: Plan) -> None:
-    with warnings.catch_warnings():
-        # Zarr says that other libraries may not know consolidated metadata; without it xarray warns at every open.
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        for group in [*map(str, plan.zones), None]:
-            zarr.consolidate_metadata(_stored(path), path=group, zarr_format=_FORMAT)
 
 
 def write_block(out: str | os.PathLike[str], block: Block, period: str, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -271,7 +144,7 @@ def write_block(out: str | os.PathLike[str], block: Block, period: str, arrays: 
             array[at, rows, cols] = values
         else:
             _require_shape(name, values, (array.shape[0], *block.window.shape))
-            array[:, at, rows, cols] = values
+            array[:, at, rows, cols] = encode(values) + np.int16(ZERO)
         shard = _shard(out, array, at, rows, cols)
         sync(shard)
         folders |= {shard.parent, shard.parent.parent}
@@ -333,6 +206,72 @@ def read_periods(
         }
 
 
+@dataclass(frozen=True)
+class Shards:
+    """Where the shards of a zone lie and what they hold: a zone is opened once, whatever number of blocks is read."""
+
+    out: str
+    """The run's folder."""
+    epsg: int
+    extent: Window
+    labels: tuple[str, ...]
+    """Periods in the order of the map."""
+    kinds: Mapping[str, tuple[int, str, int]]
+    """Array -> objects (1 without any), type and fill value of what is stored."""
+
+
+def open_shards(out: str | os.PathLike[str], epsg: int) -> Shards:
+    """Open a zone of the map for `read_stored`."""
+    with _damage_is_told(map_path(out) / str(epsg)):
+        group = _open_zone(out, epsg)
+        extent = Window(*(int(v) for v in group.attrs["lattice_window"]))  # type: ignore[union-attr, arg-type]
+        arrays: dict[str, Any] = {name: group[name] for name in ARRAYS}
+        kinds = {
+            name: (1 if name == N_OBS else int(array.shape[0]), str(array.dtype), int(array.fill_value))
+            for name, array in arrays.items()
+        }
+        return Shards(str(out), epsg, extent, tuple(labels_of(group)), kinds)
+
+
+def read_stored(
+    shards: Shards, block: Block, periods: Sequence[str], wanted: Mapping[str, Sequence[Window]]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Inner chunks of one block as they are stored, period by period.
+
+    Parameters
+    ----------
+    shards
+        The block's zone.
+    block, periods
+        The place; labels of the periods.
+    wanted
+        Names of arrays, and the inner chunks that are read of each.
+
+    Yields
+    ------
+    dict
+        Name -> (object, chunk, 256, 256) int16 steps (see `encoding`); `n_obs` is (chunk, 256, 256) uint16.
+
+    Raises
+    ------
+    VerificationFailed
+        A shard is missing or damaged.
+    """
+    place = block.window.slices(shards.extent)
+    row, col = (part.start // block.size for part in place)
+    for period in periods:
+        at = _period_place(shards.out, shards.labels, period)
+        found = {}
+        for name, chunks in wanted.items():
+            lead, dtype, fill = shards.kinds[name]
+            inside = (at, row, col) if name == N_OBS else (0, at, row, col)
+            shard = map_path(shards.out) / str(shards.epsg) / name / "c" / "/".join(map(str, inside))
+            with _damaged_shard_is_told(shard, f"block {block.id}, period {period}"):
+                values = read_chunks(shard, lead, block.window, chunks, dtype, fill)
+            found[name] = values[0] if name == N_OBS else np.subtract(values, np.int16(ZERO), out=values)
+        yield found
+
+
 def _inner_chunks(
     shard: Path, array: Any, name: str, block: Block, chunks: Sequence[Window], told: str
 ) -> NDArray[Any]:
@@ -340,14 +279,7 @@ def _inner_chunks(
     lead = 1 if name == N_OBS else array.shape[0]
     with _damaged_shard_is_told(shard, told):
         values = read_shard(shard, lead, block.window, chunks, array.dtype, array.fill_value)
-    return values[0] if name == N_OBS else values
-
-
-def _read(shard: Path, array: Any, name: str, at: int, rows: slice, cols: slice, told: str) -> NDArray[Any]:
-    """One shard, with its period axis: (object, 1, y, x) or (1, y, x)."""
-    with _damaged_shard_is_told(shard, told):
-        one = slice(at, at + 1)
-        return np.asarray(array[(one, rows, cols) if name == N_OBS else (slice(None), one, rows, cols)])
+    return values[0] if name == N_OBS else decode(values - np.int16(ZERO))
 
 
 @contextlib.contextmanager
@@ -391,10 +323,10 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
     labels = [period.label for period in plan.periods]
     found = {}
     for epsg, zone in plan.zones.items():
-        there = xr.open_zarr(_stored(map_path(out)), group=str(epsg), decode_coords="all", chunks=None)
+        there = xr.open_zarr(zarr_store(map_path(out)), group=str(epsg), decode_coords="all", chunks=None)
         stored = [str(label) for label in there["period"].values]
         there = there.isel(period=[stored.index(label) for label in labels if label in stored])
-        coords = {name: there[name] for name in ("object", "y", "x", _GRID_MAPPING)}
+        coords = {name: there[name] for name in ("object", "y", "x", GRID_MAPPING)}
         coords["period"] = [label for label in labels if label in stored]
         arrays = {
             name: (there[name].dims, _lazy(out, zone, coords["period"], done, name, there[name]), there[name].attrs)
@@ -427,30 +359,28 @@ def _lazy(
     lead: tuple[int, ...] = like.shape[:1] if name != N_OBS else ()
     chunks = (*((size,) for size in lead), (1,) * len(labels), (side,) * rows, (side,) * cols)
     lazy_mask = da.from_array(mask, chunks=1, name=False)
-    empty = np.zeros((), like.dtype) if name == N_OBS else np.full((), np.nan, like.dtype)
+    empty: Any = np.uint16(0) if name == N_OBS else np.float32(np.nan)
 
     def load(wanted: NDArray[np.bool_], block_id: tuple[int, ...] = ()) -> NDArray[Any]:
         p, r, c = block_id[-3:]
         if not wanted.all():
-            return np.full((*lead, 1, side, side), empty)
+            return np.full((*lead, 1, side, side), empty, empty.dtype)
         block = Block(zone.lattice, row0 + r, col0 + c, side)
-        group, at, y, x = _place(out, block, labels[p])
-        array: Any = group[name]
-        return _read(_shard(out, array, at, y, x), array, name, at, y, x, f"block {block.id}, period {labels[p]}")
+        return read_block(out, block, labels[p], [name])[name][..., None, :, :]
 
     return da.map_blocks(
         load,
         lazy_mask,
         chunks=chunks,
         new_axis=[0] if lead else [],
-        dtype=like.dtype,
-        meta=np.empty((0,) * len(chunks), like.dtype),
+        dtype=empty.dtype,
+        meta=np.empty((0,) * len(chunks), empty.dtype),
     )
 
 
 def _open_zone(out: str | os.PathLike[str], epsg: int) -> zarr.Group:
     return zarr.open_group(
-        _stored(map_path(out)), path=str(epsg), mode="r+", zarr_format=_FORMAT, use_consolidated=False
+        zarr_store(map_path(out)), path=str(epsg), mode="r+", zarr_format=ZARR_FORMAT, use_consolidated=False
     )
 
 
@@ -464,7 +394,7 @@ def _block_place(out: str | os.PathLike[str], block: Block) -> tuple[zarr.Group,
     """The zone's group, its periods, and where a block lies in its arrays."""
     group = _open_zone(out, block.lattice.epsg)
     extent = Window(*(int(v) for v in group.attrs["lattice_window"]))  # type: ignore[union-attr, arg-type]
-    return group, _labels(group), *block.window.slices(extent)
+    return group, labels_of(group), *block.window.slices(extent)
 
 
 def _period_place(out: str | os.PathLike[str], labels: Sequence[str], period: str) -> int:
