@@ -187,7 +187,10 @@ def run_log(out: Path) -> Iterator[None]:
     path = out / "run.log"
     handler = _Uploaded(path) if is_remote(path) else logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_JsonLines())
+    told = logging.StreamHandler()  # what somebody has to do something about now
+    told.addFilter(lambda record: getattr(record, "tell", False))
     log.addHandler(handler)
+    log.addHandler(told)
     level = log.level
     log.setLevel(logging.INFO)  # not the attribute: what was asked before is remembered
     try:
@@ -197,6 +200,7 @@ def run_log(out: Path) -> Iterator[None]:
         raise
     finally:
         log.setLevel(level)
+        log.removeHandler(told)
         log.removeHandler(handler)
         handler.close()
 
@@ -231,7 +235,9 @@ class _JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
-        extra = {key: value for key, value in vars(record).items() if key not in _RECORD | {"message", "asctime"}}
+        extra = {
+            key: value for key, value in vars(record).items() if key not in _RECORD | {"message", "asctime", "tell"}
+        }
         return _redacted(json.dumps(told | extra, ensure_ascii=False, default=str))
 
 

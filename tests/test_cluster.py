@@ -10,11 +10,13 @@ import sys
 import time
 
 import pytest
-from mapping_data import tiny_model
+from mapping_data import tiny, tiny_model
 
 from subpixmap.errors import Incomplete, InputError
 from subpixmap.mapping import cluster
-from subpixmap.mapping.cluster import WorkerDied, open_pool
+from subpixmap.mapping.pool import WorkerDied, open_pool
+from subpixmap.model.checkpoint import load_model, save_model
+from subpixmap.pipeline import Job, freeze
 
 
 def where_and_what(task, model):
@@ -154,6 +156,61 @@ def test_a_scheduler_started_elsewhere_by_file_and_by_address_and_its_loss(tmp_p
                 pool.submit("d")
                 with pytest.raises(Incomplete, match=r"the scheduler at tcp://127.* is lost"):
                     results(pool, ["e"])
+
+
+def poll(pool, seconds):
+    """What the driver does while nothing comes."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert pool.slots
+        assert pool.wait(0.5) is None
+
+
+def test_a_scheduler_without_workers_is_told_and_waited_for(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(cluster, "_TOLD_AFTER_S", 0.5)
+    file = tmp_path / "scheduler.json"
+    options = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    with running("dask_scheduler", *options), contextlib.ExitStack() as stack:
+        address = wait_for(file)
+        come = ["dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard"]
+
+        def start_one_when_it_is_told(record):
+            if "has no workers yet" in record.getMessage():
+                stack.enter_context(running(*come))
+            return True
+
+        caplog.handler.addFilter(start_one_when_it_is_told)
+        with open_pool(where_and_what, tiny_model(), scheduler=address) as pool:
+            assert results(pool, ["a"])["a"][0] == "a"
+            caplog.handler.filters.clear()
+            (told,) = [record for record in caplog.records if "no workers yet" in record.getMessage()]
+            assert f"start one with: dask worker {address} --nthreads 1; waiting 30 min" in told.getMessage()
+            monkeypatch.setattr(pool.absence, "limit_s", 1.0)
+            stack.close()  # the worker goes, and none comes
+            pool.submit("b")
+            with pytest.raises(Incomplete, match=r"has had no workers for .* min; start one with.*resumes"):
+                poll(pool, 60.0)
+
+
+def test_a_run_without_workers_ends_with_3_and_goes_on_with_some(tmp_path, subpixmap, capsys):
+    import dask
+
+    path, out, file = tmp_path / "tiny.safetensors", tmp_path / "run", tmp_path / "scheduler.json"
+    model = tiny_model()
+    save_model(path, model.net, model.card)
+    country = tiny(tmp_path / "scenes", dates=1, years="2021", region_px=(99, 99), model=load_model(str(path)))
+    out.mkdir()
+    freeze(Job(out, country.plan(), country.items, country.model))
+    command = ["map", out, "--model", path, "--quiet"]
+    options = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    with running("dask_scheduler", *options), dask.config.set({"subpixmap.wait-for-workers": "1s"}):
+        address = wait_for(file)
+        assert subpixmap(*command, "--scheduler", file) == 3
+    told, error = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"the scheduler at {address} has no workers yet; start one with: dask worker {address}")
+    assert "the same command resumes" in error
+    assert "no workers yet" in (out / "run.log").read_text()
+    assert subpixmap(*command, "--workers", 0) == 0
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):

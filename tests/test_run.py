@@ -9,10 +9,10 @@ from mapping_data import hashes, tiny, tiny_model
 from subpixmap.errors import Refused
 from subpixmap.mapping import block, run
 from subpixmap.mapping.block import map_block
-from subpixmap.mapping.cluster import WorkerDied, open_pool
 from subpixmap.mapping.encoding import STEP
 from subpixmap.mapping.ledger import read_records, record_path
 from subpixmap.mapping.plan import read_plan, write_plan
+from subpixmap.mapping.pool import WorkerDied, open_pool
 from subpixmap.mapping.run import BlocksFailed, map_region, pending_tasks
 from subpixmap.mapping.store import create_map, open_map, read_block
 from subpixmap.mapping.verify import status

@@ -55,7 +55,9 @@ def main() -> int:
         cluster.adapt(minimum_jobs=1, maximum_jobs=asked.jobs)
         device = ["--device", "cuda"] if asked.gpus else []
         options = [*device, "--scheduler", cluster.scheduler_address]
-        return subprocess.run([sys.executable, "-m", "subpixmap", *command, *options], env=os.environ).returncode
+        # Jobs may wait long in the queue, all of them at once.
+        environment = {"DASK_SUBPIXMAP__WAIT_FOR_WORKERS": "24h"} | os.environ
+        return subprocess.run([sys.executable, "-m", "subpixmap", *command, *options], env=environment).returncode
 
 
 if __name__ == "__main__":
