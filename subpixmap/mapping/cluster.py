@@ -50,6 +50,8 @@ def connect(
     settings = {
         "distributed.worker.memory.target": False,  # tasks return little; nothing is worth spilling
         "distributed.worker.memory.spill": False,
+        "distributed.worker.profile.enabled": False,  # what it keeps grows for hours, by tens of MB
+        "distributed.admin.low-level-log-length": 100,
         "distributed.admin.tick.limit": "1h",
         "distributed.deploy.lost-worker-timeout": "60s",  # until then a worker that starts again is left alone
         "distributed.scheduler.allowed-failures": 0,  # the driver counts, repeats and gives up

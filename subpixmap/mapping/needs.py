@@ -18,11 +18,12 @@ from subpixmap.errors import Refused
 from subpixmap.files import is_remote, path_of
 from subpixmap.grid import CHUNK
 from subpixmap.mapping.block import readers_for
+from subpixmap.mapping.cluster import KEPT_BYTES
 from subpixmap.mapping.overlap import footprints_by_period_and_zone
 from subpixmap.mapping.plan import Plan
 from subpixmap.scenes.lock import Item
 
-_PROCESS = 700e6  # bytes of a worker before its first block: interpreter, torch, GDAL, zarr
+_PROCESS = 850e6  # bytes of a worker that has done a tiny block: interpreter, torch, GDAL, zarr
 _GDAL_CACHE = 256e6  # GDAL_CACHEMAX of scenes.access
 _COMPRESSED = 0.8  # bytes in a COG for each byte of a band
 _STORED = {"count": 1.1, "presence": 0.9, "sd_over_dates": 0.9, "n_obs": 0.3}  # bytes a pixel, compressed
@@ -87,7 +88,7 @@ def needs(plan: Plan, items: Iterable[Item]) -> Needs:
 
 
 def worker_memory(plan: Plan) -> float:
-    """Peak of a worker process, bytes: its own, GDAL's cache, and the arrays of the largest block."""
+    """Peak of a worker process, bytes: its own, GDAL's cache, memory kept, and the arrays of the largest block."""
     recipe, n = plan.recipe, len(plan.recipe.objects)
     windows = [one.window for zone in plan.zones.values() for one in zone.blocks]
     window = max(w.height * w.width for w in windows)
@@ -97,7 +98,7 @@ def worker_memory(plan: Plan) -> float:
     reading = padded * len(recipe.bands) * (4 + readers * (4 + 6))  # this acquisition, and the next ones with their DN
     running = window * (n * (3 * 8 + 2 * 4) + 4)  # sums, squares, presence; lowest, highest; counts
     ending = window * n * 5 * 8 + block * n * 3 * 4 * 2  # temporaries of the mean; the stored arrays, and encoded
-    return _PROCESS + _GDAL_CACHE + running + max(reading, ending)
+    return _PROCESS + _GDAL_CACHE + KEPT_BYTES + running + max(reading, ending)
 
 
 def require_fit(plan: Plan, found: Needs, out: str | os.PathLike[str], *, worker_limit: float | None) -> None:
