@@ -77,7 +77,8 @@ def run(request: Request) -> Job:
 
     job, found, seconds = _settle_and_show(request)
     if request.scheduler is None:
-        require_fit(job.plan, found, job.out, worker_limit=psutil.virtual_memory().total / _processes(request.workers))
+        memory, workers = psutil.virtual_memory().total, _processes(request.workers)
+        require_fit(job.plan, found, job.out, memory=memory, workers=workers)
     with run_lock(job.out), console.run_log(job.out):
         job = freeze(job, map_again=True)
         log.info("planned", extra={"run_id": job.plan.run_id, "items": len(job.items)} | asdict(found))

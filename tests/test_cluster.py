@@ -222,6 +222,27 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
         pass
 
 
+@pytest.mark.parametrize("content", ["", "not JSON", "[]", '{"id": "Scheduler"}', "\xff"])
+def test_a_file_that_is_no_scheduler_file_is_named(tmp_path, content):
+    file = tmp_path / "scheduler.json"
+    file.write_bytes(content.encode("latin-1"))
+    with (
+        pytest.raises(InputError, match=r"scheduler\.json is no scheduler file.*check --scheduler"),
+        open_pool(where_and_what, tiny_model(), scheduler=str(file)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:9", "tcp://", "tcp://127.0.0.1:99999"])
+def test_what_is_no_address_of_a_scheduler_is_named(monkeypatch, address):
+    monkeypatch.setattr(cluster, "_CONNECT_S", 1.0)
+    with (
+        pytest.raises(InputError, match=r"no scheduler answers at .*check --scheduler"),
+        open_pool(where_and_what, tiny_model(), scheduler=address),
+    ):
+        pass
+
+
 def test_a_missing_gpu_is_told():
     import torch
 

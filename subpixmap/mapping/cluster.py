@@ -6,10 +6,12 @@ Dask is the only scheduler.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subpixmap.errors import Incomplete, InputError
@@ -38,9 +40,9 @@ def connect(
     from distributed import Client
 
     if scheduler is not None:
-        where = {"scheduler_file": scheduler} if os.path.exists(scheduler) else {"address": scheduler}
         try:
-            client = Client(**where, timeout=_CONNECT_S, set_as_default=False)
+            address = _address_in(scheduler) if os.path.exists(scheduler) else scheduler
+            client = Client(address, timeout=_CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(f"no scheduler answers at {scheduler} ({error}); check --scheduler") from error
         with client:
@@ -63,6 +65,14 @@ def connect(
     with dask.config.set(settings), _local_cluster(workers, device, memory_limit) as cluster:
         with Client(cluster, set_as_default=False) as client:
             yield client
+
+
+def _address_in(file: str) -> str:
+    """What a scheduler wrote into its file."""
+    try:
+        return str(json.loads(Path(file).read_text(encoding="utf-8"))["address"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is no scheduler file: it holds no JSON with an address; check --scheduler") from error
 
 
 def _local_cluster(workers: int | None, device: str, memory_limit: str | int | None) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from subpixmap.files import is_remote, path_of
 from subpixmap.grid import CHUNK
 from subpixmap.mapping.block import readers_for
 from subpixmap.mapping.cluster import KEPT_BYTES
+from subpixmap.mapping.layout import plan_zones
 from subpixmap.mapping.overlap import footprints_by_period_and_zone
 from subpixmap.mapping.plan import Plan
 from subpixmap.scenes.lock import Item
@@ -101,7 +102,9 @@ def worker_memory(plan: Plan) -> float:
     return _PROCESS + _GDAL_CACHE + KEPT_BYTES + running + max(reading, ending)
 
 
-def require_fit(plan: Plan, found: Needs, out: str | os.PathLike[str], *, worker_limit: float | None) -> None:
+def require_fit(
+    plan: Plan, found: Needs, out: str | os.PathLike[str], *, memory: float | None, workers: int = 1
+) -> None:
     """Refuse a run that cannot fit into memory or on disk.
 
     Parameters
@@ -110,18 +113,20 @@ def require_fit(plan: Plan, found: Needs, out: str | os.PathLike[str], *, worker
         The plan and its needs.
     out
         The run's folder; what the map there holds already is taken off.
-    worker_limit
-        Bytes that a worker process may use; not checked when None.
+    memory
+        Bytes that all worker processes may use together; not checked when None.
+    workers
+        How many there are.
 
     Raises
     ------
     Refused
         Names need, limit and the options that would make it fit.
     """
-    if worker_limit is not None and found.worker_memory > worker_limit:
+    if memory is not None and found.worker_memory * workers > memory:
         raise Refused(
-            f"a worker needs up to {found.worker_memory / 1e9:.1f} GB for blocks of {plan.recipe.block} px and may use "
-            f"{worker_limit / 1e9:.1f} GB; use fewer --workers or a smaller --block ({_smaller(plan, worker_limit)})"
+            f"blocks of {plan.recipe.block} px take up to {found.worker_memory / 1e9:.1f} GB in a worker, of which there "
+            f"are {workers}, and the memory is {memory / 1e9:.1f} GB; {_that_would_fit(plan, found, memory, workers)}"
         )
     if is_remote(path_of(out)):
         return  # an object store does not tell how much room it has
@@ -137,19 +142,19 @@ def require_fit(plan: Plan, found: Needs, out: str | os.PathLike[str], *, worker
         )
 
 
-def _smaller(plan: Plan, limit: float) -> str:
-    """The largest block that would fit, in words."""
-    from dataclasses import replace
-
-    from subpixmap.mapping.layout import plan_zones
-
+def _that_would_fit(plan: Plan, found: Needs, memory: float, workers: int) -> str:
+    """Options, in words."""
+    options = []
+    if fewer := int(memory / found.worker_memory):
+        options.append(f"--workers {fewer}")
     for block in sorted({plan.recipe.block // 2**k // CHUNK * CHUNK for k in range(1, 6)} - {0}, reverse=True):
-        found = {epsg: zone.lattice for epsg, zone in plan.zones.items()}
-        zones = plan_zones(plan.geometry, found, plan.recipe.resolution, block)
+        lattices = {epsg: zone.lattice for epsg, zone in plan.zones.items()}
+        zones = plan_zones(plan.geometry, lattices, plan.recipe.resolution, block)
         smaller = replace(plan, recipe=replace(plan.recipe, block=block), zones=zones)
-        if worker_memory(smaller) <= limit:
-            return f"{block} fits"
-    return "none fits"
+        if worker_memory(smaller) * workers <= memory:
+            options.append(f"--block {block}")
+            break
+    return f"{' or '.join(options)} would fit" if options else "no block is small enough; use another machine"
 
 
 def _bytes_per_pixel(plan: Plan, items: Iterable[Item]) -> dict[str, float]:
