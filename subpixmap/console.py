@@ -49,8 +49,8 @@ def plan_table(job: Job, found: Needs, *, seconds: float, measured: Probe | None
         more = [f"and {len(job.refused) - len(shown)} more (--verbose)"] if len(shown) < len(job.refused) else []
         rows["refused"] = "\n".join([f"{len(job.refused)} items are left out", *shown, *more])
     rows |= {
-        "work": f"{found.blocks} blocks x {len(plan.periods)} periods = {found.tasks} tasks, at most "
-        f"{found.predicted_px / 1e6:,.0f} Mpx to predict",
+        "work": f"{found.blocks} blocks x {len(plan.periods)} periods = {found.tasks} tasks of up to "
+        f"{found.acquisitions:.3g} acquisitions, at most {found.predicted_px / 1e6:,.0f} Mpx to predict",
         "reading": f"up to {_bytes(found.bytes_to_read)}",
         "memory": f"up to {_bytes(found.worker_memory)} a worker",
         "map": f"about {_bytes(found.map_bytes)} on disk",

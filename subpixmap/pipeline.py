@@ -209,10 +209,12 @@ def map_job(
     from subpixmap.mapping.run import Progress as Standing
     from subpixmap.mapping.run import map_region
 
+    told = set()
     with Progress("map", job.plan.n_tasks, "blocks x periods", quiet=quiet) as bar:
 
         def show(now: Standing) -> None:
-            if bar.done == 0 and not quiet:
+            if now.where not in told and not quiet:
+                told.add(now.where)
                 console.show_where(now.where)
             bar.update(now.done, note=f"{now.failed} failed" if now.failed else "")
 

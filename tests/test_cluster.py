@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from mapping_data import tiny, tiny_model
@@ -253,6 +254,37 @@ def test_a_missing_gpu_is_told():
         open_pool(where_and_what, tiny_model(), device="cuda"),
     ):
         pass
+
+
+def test_a_missing_dask_cuda_is_told(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "dask_cuda", None)
+    with (
+        pytest.raises(InputError, match=r"GPUs need dask-cuda .*install subpixmap\[cuda\]"),
+        open_pool(where_and_what, tiny_model(), device="cuda"),
+    ):
+        pass
+
+
+def test_a_process_is_asked_for_each_gpu(monkeypatch):
+    """With a cluster of processes in the place of dask-cuda's: there is no GPU here."""
+    import torch
+    from distributed import LocalCluster
+
+    asked = []
+
+    def cluster_of(**options):
+        asked.append(options)
+        return LocalCluster(**options, processes=False, silence_logs=50)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=cluster_of))
+    with open_pool(where_and_what, tiny_model(), device="cuda") as pool:
+        assert results(pool, ["a"])["a"][0] == "a"
+    assert asked == [{"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}]
 
 
 def faults_of_a_freed_tensor(task, model):

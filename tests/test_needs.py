@@ -46,7 +46,7 @@ def test_what_cannot_fit_is_refused_with_what_would(country, tmp_path, monkeypat
     limit = (worker_memory(plan) + worker_memory(country.plan(block=256))) / 2
     with pytest.raises(Refused, match=r"blocks of 512 px take .*; --block 256 would fit"):
         require_fit(plan, found, tmp_path, memory=limit)
-    with pytest.raises(Refused, match=r"there are 4, .*; --workers 3 or --block 256 would fit"):
+    with pytest.raises(Refused, match=r"there are 4, and .*; --workers 3 or --block 256 would fit"):
         require_fit(plan, found, tmp_path, memory=4 * limit, workers=4)
     with pytest.raises(Refused, match="no block is small enough"):
         require_fit(plan, found, tmp_path, memory=1e8)

@@ -125,8 +125,8 @@ def require_fit(
     """
     if memory is not None and found.worker_memory * workers > memory:
         raise Refused(
-            f"blocks of {plan.recipe.block} px take up to {found.worker_memory / 1e9:.1f} GB in a worker, of which there "
-            f"are {workers}, and the memory is {memory / 1e9:.1f} GB; {_that_would_fit(plan, found, memory, workers)}"
+            f"blocks of {plan.recipe.block} px take up to {found.worker_memory / 1e9:.1f} GB in each worker, there are "
+            f"{workers}, and the memory is {memory / 1e9:.1f} GB; {_that_would_fit(plan, found, memory, workers)}"
         )
     if is_remote(path_of(out)):
         return  # an object store does not tell how much room it has
