@@ -159,6 +159,23 @@ def test_a_scheduler_started_elsewhere_by_file_and_by_address_and_its_loss(tmp_p
                     results(pool, ["e"])
 
 
+def test_local_workers_that_never_come_back_are_told_and_given_up(quick_processes, monkeypatch, caplog):
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as local,
+        Client(local) as client,
+        open_pool(where_and_what, tiny_model(), client=client) as pool,
+    ):
+        monkeypatch.setattr(pool, "_replace_lost", lambda alive: None)
+        monkeypatch.setattr(pool.absence, "limit_s", 6.0)
+        client.retire_workers(list(client.scheduler_info(n_workers=-1)["workers"]), close_workers=True)
+        pool.submit("a")
+        with pytest.raises(Incomplete, match=r"has had no workers for .* min; its processes end as soon as they start"):
+            poll(pool, 60.0)
+    assert "has no workers yet; its processes end" in caplog.text
+
+
 def poll(pool, seconds):
     """What the driver does while nothing comes."""
     deadline = time.monotonic() + seconds

@@ -106,7 +106,7 @@ def _cuda_cluster(workers: int | None) -> Any:
 
 
 class Absence:
-    """Tells that a scheduler elsewhere has no workers, and gives up waiting for them after a while."""
+    """Tells that a scheduler has no workers, and gives up waiting for them after a while."""
 
     def __init__(self, client: Client) -> None:
         import dask
@@ -114,27 +114,30 @@ class Absence:
         from distributed import LocalCluster
 
         self.address = client.scheduler.address if client.scheduler else "its address"
-        self.ours = isinstance(client.cluster, LocalCluster)  # starts its workers itself
+        # One on this machine starts its workers itself, and again when they die.
+        self.ours = isinstance(client.cluster, LocalCluster)
+        ended = "its processes end as soon as they start: look whether memory and software suffice"
+        self.advice = ended if self.ours else f"start one with: dask worker {self.address} --nthreads 1"
         self.limit_s = float(parse_timedelta(dask.config.get("subpixmap.wait-for-workers", _WAIT)))
         self.since: float | None = None
         self.told = False
 
     def look(self, alive: int) -> None:
         """To be called every few seconds with the number of workers."""
-        if alive or self.ours:
+        if alive:
             self.since, self.told = None, False
             return
         self.since = self.since or time.monotonic()
-        waited, start = time.monotonic() - self.since, f"start one with: dask worker {self.address} --nthreads 1"
+        waited = time.monotonic() - self.since
         if waited >= self.limit_s:
             raise Incomplete(
-                f"the scheduler at {self.address} has had no workers for {waited / 60:.3g} min; {start}, then the same "
-                "command resumes"
+                f"the scheduler at {self.address} has had no workers for {waited / 60:.3g} min; {self.advice}, "
+                "then the same command resumes"
             )
-        if waited >= min(_TOLD_AFTER_S, self.limit_s / 2) and not self.told:
+        if waited >= min(_TOLD_AFTER_S * (12 if self.ours else 1), self.limit_s / 2) and not self.told:
             self.told = True
-            told = f"the scheduler at {self.address} has no workers yet; {start}; waiting {self.limit_s / 60:.3g} min"
-            log.warning(told, extra={"tell": True})
+            told = f"the scheduler at {self.address} has no workers yet; {self.advice}"
+            log.warning(f"{told}; waiting {self.limit_s / 60:.3g} min", extra={"tell": True})
 
     def wait(self, client: Client) -> None:
         """Until there is a worker."""
@@ -144,6 +147,6 @@ class Absence:
             except (OSError, TimeoutError) as error:
                 raise Incomplete(f"the scheduler at {self.address} is lost; the same command resumes") from error
             self.look(alive)
-            if alive or self.ours:
+            if alive:
                 return
             time.sleep(0.2)
