@@ -21,6 +21,7 @@ from shapely.geometry.base import BaseGeometry
 CHUNK = 256
 """Side of an inner chunk, pixels. A block is a whole number of chunks."""
 
+_SMALL = 32  # pixels; smaller windows are not halved
 _NORTHING_TOP = 10_000_000.0  # rows are numbered downwards from here; it bounds every UTM northing
 
 
@@ -210,9 +211,18 @@ def owned(lattice: Lattice, window: Window) -> NDArray[np.bool_]:
     on_outline = utm_epsg(*to_lonlat.transform(outline_x, outline_y)) == lattice.epsg
     if on_outline.all() or not on_outline.any():  # a strip is wider than any window
         return np.full(window.shape, on_outline[0])
+    if min(window.shape) >= 2 * _SMALL:  # the border runs through few of the parts
+        return np.block([[owned(lattice, part) for part in row] for row in _quarters(window)])
     xx, yy = np.meshgrid(x, y)
     mask: NDArray[np.bool_] = utm_epsg(*to_lonlat.transform(xx, yy)) == lattice.epsg
     return mask
+
+
+def _quarters(window: Window) -> list[list[Window]]:
+    down, across = window.height // 2, window.width // 2
+    rows = [(window.row, down), (window.row + down, window.height - down)]
+    cols = [(window.col, across), (window.col + across, window.width - across)]
+    return [[Window(row, col, height, width) for col, width in cols] for row, height in rows]
 
 
 @lru_cache(maxsize=256)

@@ -49,10 +49,16 @@ def map_block(block, counts, chunks=None, *, n_obs=None, cells=None):
             clear = observed.astype(np.uint16) if n_obs is None else n_obs
             presence = np.where(observed, count > 0, np.nan).astype(np.float32)
             arrays = {"count": count, "presence": presence, "n_obs": clear}
-            yield {name: arrays[name] for name in names}
+            yield {name: stacked(arrays[name], chunks, block) for name, chunks in names.items()}
 
     chunks = tuple(block.chunks()) if chunks is None else tuple(chunks)
     return MapBlock(block.lattice, block.window, chunks, record, read)
+
+
+def stacked(array, chunks, block):
+    """(..., y, x) of a block -> (..., chunk, 256, 256)."""
+    parts = [array[(..., *chunk.slices(block.window))] for chunk in chunks]
+    return np.stack(parts, -3) if parts else np.empty((*array.shape[:-2], 0, 256, 256), array.dtype)
 
 
 def frame(polygons, *, epsg=32651, ids=None, **columns):
@@ -550,7 +556,7 @@ def test_clouds_do_not_look_like_felling():
 def test_whole_cells_and_borders_are_the_plain_fractions(island):
     """The quick sums of a block against coverage fractions of all its pixels."""
     from subpixmap.counts.cells import EXTRA
-    from subpixmap.counts.cover import CELL, cover_block
+    from subpixmap.counts.covering import CELL, cover_block
     from subpixmap.mapping import ledger
 
     block, counts, units = island
@@ -561,9 +567,9 @@ def test_whole_cells_and_borders_are_the_plain_fractions(island):
     cover = cover_block(units, ZONE51, block.window, list(block.chunks()))
     assert cover.whole_tile.size  # some tiles lie inside one unit, or outside all
     plain = zonal_sums(unit_fractions(units, ZONE51, block.window), layer[None], len(units))[:, 0]
-    assert cover.sums(layer).sum(axis=1)[:-EXTRA] == pytest.approx(plain, rel=1e-9)
+    assert cover.sums(stacked(layer, cover.chunks, block)).sum(axis=1)[:-EXTRA] == pytest.approx(plain, rel=1e-9)
     values = np.arange(layer.size).reshape(layer.shape) % 7
-    histogram = cover.histogram(values, 5)
+    histogram = cover.histogram(stacked(values, cover.chunks, block), 5)
     expected = [
         zonal_sums(unit_fractions(units, ZONE51, block.window), [values == k], len(units))[:, 0] for k in range(4)
     ]

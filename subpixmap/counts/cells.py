@@ -38,6 +38,8 @@ class Kinds(NamedTuple):
     """(cell,) wholly in the region or in a unit."""
     alone: NDArray[np.int64]
     """(cell,) the row that holds all of it, -1 where it must be looked at pixel by pixel."""
+    far: NDArray[np.bool_]
+    """(cell,) farther than 1 km from any unit."""
     belt: BaseGeometry
     """Everything within 1 km of a unit."""
 
@@ -60,9 +62,12 @@ def sort_cells(
     within = within | full.any(axis=0)
     belt = _belt(units, lattice, bool((inside & ~full.any(axis=0)).any()))
     alone = np.where((hits.sum(axis=0) == 1) & full.any(axis=0), hits.argmax(axis=0) if len(units) else -1, -1)
-    for at in np.flatnonzero(inside & within & ~hits.any(axis=0)):
-        alone[at] = _alone_outside(belt, boxes[at], len(units), assign_nearest)
-    return Kinds(hits, inside, within, alone, belt)
+    outside = inside & ~hits.any(axis=0)
+    far = outside & ~shapely.intersects(belt, boxes)
+    alone[far & within] = len(units) + 1
+    if not assign_nearest:
+        alone[outside & within & ~far & shapely.contains(belt, boxes)] = len(units)
+    return Kinds(hits, inside, within, alone, far, belt)
 
 
 class CutCell(NamedTuple):
@@ -129,10 +134,3 @@ def _belt(units: Sequence[BaseGeometry], lattice: Lattice, needed: bool) -> Base
     belt = shapely.buffer(shapely.simplify(shapely.union_all(units), lattice.resolution), NEAR, quad_segs=4)
     shapely.prepare(belt)
     return belt
-
-
-def _alone_outside(belt: BaseGeometry, box: BaseGeometry, n: int, assign_nearest: bool) -> int:
-    """The row of a cell of the region that no unit touches; -1 where it must be looked at pixel by pixel."""
-    if not belt.intersects(box):
-        return n + 1
-    return n if belt.contains(box) and not assign_nearest else -1

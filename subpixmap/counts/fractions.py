@@ -26,6 +26,10 @@ class Fractions(NamedTuple):
     fraction: Array
     """(n,) share of the pixel that the unit covers, 0-1 (exact to 3e-8: exactextract holds it in single precision)."""
 
+    def take(self, chosen: NDArray[np.bool_]) -> Fractions:
+        """Some of them."""
+        return Fractions(self.unit[chosen], self.pixel[chosen], self.fraction[chosen])
+
 
 def unit_fractions(units: Sequence[BaseGeometry], lattice: Lattice, window: Window) -> Fractions:
     """Share of every pixel of a window that each unit covers.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from subpixmap.counts.table import Facts
 from subpixmap.counts.zonal import MapBlock
 from subpixmap.errors import InputError
-from subpixmap.grid import Lattice, Window
+from subpixmap.grid import CHUNK, Lattice, Window
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -77,7 +77,7 @@ class _Values:
     def read(
         self, periods: Sequence[str], wanted: Mapping[str, Sequence[Window]]
     ) -> Iterator[Mapping[str, NDArray[Any]]]:
-        """The arrays of one period after the other; a pixel without a count was not observed."""
+        """The chunks of one period after the other; a pixel without a count was not observed."""
         shared = self.window.overlap(self.extent)
         assert shared is not None
         rows, cols = shared.slices(self.extent)
@@ -90,14 +90,16 @@ class _Values:
                 found["presence"] = now["presence"].values.reshape(-1, *shared.shape)
             if "n_obs" in wanted:
                 found["n_obs"] = np.where(np.isfinite(count).all(axis=0), now["n_obs"].values, 0)
-            yield {name: self._whole(found[name], shared) for name in wanted}
+            yield {name: self._stack(found[name], shared, chunks) for name, chunks in wanted.items()}
 
-    def _whole(self, values: NDArray[Any], shared: Window) -> NDArray[Any]:
-        """In the whole block; outside the map nothing was observed."""
+    def _stack(self, values: NDArray[Any], shared: Window, chunks: Sequence[Window]) -> NDArray[Any]:
+        """(..., chunk, 256, 256); outside the map nothing was observed."""
         fill = np.nan if values.dtype.kind == "f" else 0
-        whole = np.full((*values.shape[:-2], *self.window.shape), fill, values.dtype)
-        whole[(..., *shared.slices(self.window))] = values
-        return whole
+        stack = np.full((*values.shape[:-2], len(chunks), CHUNK, CHUNK), fill, values.dtype)
+        for i, chunk in enumerate(chunks):
+            if (both := chunk.overlap(shared)) is not None:
+                stack[(..., i, *both.slices(chunk))] = values[(..., *both.slices(shared))]
+        return stack
 
 
 def _selected(

@@ -15,6 +15,7 @@ import numpy as np
 
 from subpixmap.counts.source import read_blocks
 from subpixmap.errors import InputError
+from subpixmap.mapping.encoding import decode
 from subpixmap.mapping.plan import Plan, Zone, read_plan
 
 MEANINGS = {
@@ -96,9 +97,11 @@ def _write_zone(out: str | os.PathLike[str], plan: Plan, zone: Zone, position: i
                 for block in read_blocks(out, plan):
                     if block.lattice != zone.lattice or block.record(label) is None:
                         continue
-                    rows, cols = block.window.slices(extent)
-                    values = next(block.read([label], {"count": block.chunks}))["count"][position] * np.float32(factor)
-                    file.write(values, 1, window=((rows.start, rows.stop), (cols.start, cols.stop)))
+                    stack = next(block.read([label], {"count": block.chunks}))["count"][position]
+                    for chunk, values in zip(block.chunks, decode(stack), strict=True):
+                        rows, cols = chunk.slices(extent)
+                        place = (rows.start, rows.stop), (cols.start, cols.stop)
+                        file.write(values * np.float32(factor), 1, window=place)
             path = to / f"{kind}_{name}_{label.replace(':', '')}_{epsg}.tif"
             partial = Path(folder) / path.name
             shutil.copy(

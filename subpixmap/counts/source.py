@@ -24,7 +24,7 @@ from subpixmap.files import is_remote, path_of
 from subpixmap.grid import Block, Window
 from subpixmap.mapping.ledger import Record, record_path
 from subpixmap.mapping.plan import Plan, items_by_period, read_plan
-from subpixmap.mapping.store import read_periods
+from subpixmap.mapping.store import Shards, open_shards, read_stored
 from subpixmap.region import require_overlap
 from subpixmap.scenes.lock import items_sha256, read_lock
 
@@ -57,9 +57,10 @@ def read_facts(out: str | os.PathLike[str], plan: Plan) -> Facts:
 
 def read_blocks(out: str | os.PathLike[str], plan: Plan) -> Iterator[MapBlock]:
     """The blocks of a run, zone by zone, in row-major order; nothing is read before it is asked for."""
-    for _, zone in sorted(plan.zones.items()):
+    for epsg, zone in sorted(plan.zones.items()):
+        shards = open_shards(out, epsg)
         for one in zone.blocks:
-            stored = _Stored(str(out), plan.run_id, one.block, one.chunks)
+            stored = _Stored(shards, plan.run_id, one.block)
             yield MapBlock(
                 lattice=zone.lattice,
                 window=one.block.window,
@@ -74,14 +75,13 @@ def read_blocks(out: str | os.PathLike[str], plan: Plan) -> Iterator[MapBlock]:
 class _Stored:
     """One block on disk; small enough to be sent to a worker."""
 
-    out: str
+    shards: Shards
     run_id: str
     block: Block
-    chunks: tuple[Window, ...]
 
     def record(self, period: str) -> Mapping[str, Any] | None:
         """The ledger's cells, or None where the block is not done. One record is read at a time: a country has many."""
-        path = record_path(self.out, self.block.id, period)
+        path = record_path(self.shards.out, self.block.id, period)
         if not path.is_file():
             return None
         try:
@@ -95,15 +95,8 @@ class _Stored:
     def read(
         self, periods: Sequence[str], wanted: Mapping[str, Sequence[Window]]
     ) -> Iterator[Mapping[str, NDArray[Any]]]:
-        """The arrays of one period after the other, each in its chunks."""
-        by_chunks: dict[tuple[Window, ...], list[str]] = {}
-        for name, chunks in wanted.items():
-            by_chunks.setdefault(tuple(chunks), []).append(name)
-        parts = [
-            read_periods(self.out, self.block, periods, names, chunks=chunks) for chunks, names in by_chunks.items()
-        ]
-        for found in zip(*parts, strict=True):
-            yield {name: values for part in found for name, values in part.items()}
+        """The chunks of one period after the other, as they are stored."""
+        return read_stored(self.shards, self.block, periods, wanted)
 
 
 def read_run_units(out: str | os.PathLike[str]) -> gpd.GeoDataFrame:

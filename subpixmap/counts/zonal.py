@@ -7,6 +7,7 @@ needs the memory of its own pixels whatever the size of the country. `table` tur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.counts.cover import Cover, cover_block
+from subpixmap.counts.cover import Cover
+from subpixmap.counts.covering import cover_block
 from subpixmap.counts.noise import Noise, cell_noise
 from subpixmap.errors import VerificationFailed
 from subpixmap.grid import Lattice, Window
+from subpixmap.mapping.encoding import STEP, is_known, step_of
 
 _KEEP = 256 << 20  # bytes of counts of all periods that may stay in memory
 
@@ -33,15 +36,16 @@ class MapBlock:
     window: Window
     """The block's pixels."""
     chunks: tuple[Window, ...]
-    """The inner chunks that the run computes; elsewhere the map says nothing."""
+    """The inner chunks that the run computes."""
     record: Callable[[str], Mapping[str, Any] | None]
     """Period label -> what the ledger's valid record holds on its 128 px grid, None where there is no such record.
     `observed_px`, `out_of_domain_px` (cy, cx), `acquisition_observed_px` (acquisition, cy, cx), `acquisition_total`
     (acquisition, object, cy, cx) and `acquisitions`, their ids; each may be missing."""
     read: Callable[[Sequence[str], Mapping[str, Sequence[Window]]], Iterator[Mapping[str, NDArray]]]
-    """Period labels and names of arrays, with the chunks in which they are looked at -> the arrays of one period after
-    the other: `count` and `presence` (object, y, x), `n_obs` (y, x). Elsewhere they hold NaN (`n_obs` 0) or anything
-    that the map does; periods without a record are not asked for."""
+    """Period labels and names of arrays, with the chunks that are wanted of each -> stacks of these chunks, in their
+    order, one period after the other: `count` and `presence` (object, chunk, 256, 256), `n_obs` (chunk, 256, 256).
+    Counts and presence are numbers with NaN where nothing was observed, or the whole steps that the map stores (see
+    `mapping.encoding`). Periods without a record are not asked for."""
     min_obs: int = 1
     """Clear observations that make a pixel observed."""
 
@@ -154,58 +158,68 @@ def block_sums(
         and the rest, and the region with the units, summed without looking at any unit: the check of all others.
     """
     cover = cover_block(units, block.lattice, block.window, block.chunks, region=region, assign_nearest=assign_nearest)
+    near = cover.near()
     sums = Sums.zeros(cover.n_units, len(periods), objects, max_obs)
     sums.area[:] = cover.area
     sums.mapped[:] = cover.sums(cover.mapped).sum(axis=1)
     records = {p: record for p, period in enumerate(periods) if (record := block.record(period)) is not None}
     sums.n_obs[:, [p for p in range(len(periods)) if p not in records], 0] += sums.mapped[:, None]
     done = [periods[p] for p in records]
-    common = cover.mapped if len(records) == len(periods) else np.zeros_like(cover.mapped)
-    ever = np.zeros((objects, *block.window.shape), bool)
-    keep = len(done) * objects * common.size * 4 <= _KEEP  # else the counts of every period are read once more
-    far = set(cover.far_chunks)  # presence is not asked for there: no row that is shown needs it
-    wanted = {"n_obs": block.chunks, "presence": tuple(chunk for chunk in block.chunks if chunk not in far)}
-    if keep:
-        wanted["count"] = block.chunks
+    common = near.mapped if len(records) == len(periods) else np.zeros_like(near.mapped)
+    ever = np.zeros((objects, *near.mapped.shape), bool)
+    # What is far from all units is in no row but that of what lies outside: its counts are enough.
+    wanted = {"n_obs": near.chunks, "presence": near.chunks, "count": cover.chunks}
+    keep = len(done) * objects * cover.mapped.size * 4 <= _KEEP  # else the counts are read twice
     counts: list[NDArray] = []
-    observed_px = {}
     for (p, record), arrays in zip(records.items(), block.read(done, wanted), strict=True):
-        observed = cover.mapped & (arrays["n_obs"] >= block.min_obs)
-        present = (arrays["presence"] >= presence_threshold) & observed
-        observed_px[p] = int(np.count_nonzero(observed))
+        known = cover.mapped & is_known(arrays["count"]).all(axis=0)
+        observed = known[: near.n_near]
+        _require_alike(observed, near.mapped & (arrays["n_obs"] >= block.min_obs), block, periods[p])
+        present = _at_least(arrays["presence"], presence_threshold) & observed
         common = common & observed
         ever |= present
-        _add_coverage(sums, p, cover, arrays["n_obs"], observed, present, record)
+        by_cell = cover.sums(known)
+        sums.observed[:, p] += by_cell.sum(axis=1)
+        _add_coverage(sums, p, near, arrays["n_obs"], present, by_cell, record)
         if keep:
             counts.append(arrays["count"])
-    _add_common(sums, cover, common, ever)
-    again = iter(counts) if keep else (arrays["count"] for arrays in block.read(done, {"count": block.chunks}))
+    nearby = near.whole_tiles_nearby()
+    _add_common(sums, near, nearby, common, ever)
+    again = iter(counts) if keep else (arrays["count"] for arrays in block.read(done, {"count": cover.chunks}))
     for p, count in zip(records, again, strict=True):
-        found_px = _add_counts(sums, p, cover, count, common, ever)
-        if found_px != observed_px[p]:
-            raise VerificationFailed(
-                f"block {block.name}, period {periods[p]}: {found_px} pixels hold a count, but by n_obs "
-                f"{observed_px[p]} were observed; look with subpixmap verify"
-            )
+        _add_counts(sums, p, cover, near, nearby, count, common, ever)
     return sums
+
+
+def _at_least(values: NDArray, threshold: float) -> NDArray[np.bool_]:
+    """Where values or steps are at or above a positive number."""
+    found: NDArray[np.bool_] = values >= (math.ceil(threshold / STEP) if values.dtype.kind == "i" else threshold)
+    return found
+
+
+def _require_alike(observed: NDArray[np.bool_], clear: NDArray[np.bool_], block: MapBlock, period: str) -> None:
+    found, expected = np.count_nonzero(observed), np.count_nonzero(clear)
+    if found != expected:
+        raise VerificationFailed(
+            f"block {block.name}, period {period}: {found} pixels hold a count, but by n_obs {expected} were observed; "
+            "look with subpixmap verify"
+        )
 
 
 def _add_coverage(
     sums: Sums,
     p: int,
-    cover: Cover,
+    near: Cover,
     n_obs: NDArray,
-    observed: NDArray[np.bool_],
     present: NDArray[np.bool_],
+    by_cell: Array,
     record: Mapping[str, Any],
 ) -> None:
     """Add what was observed in one period, in place, and what the ledger knows of it on its 128 px grid."""
-    sums.n_obs[:, p] += cover.histogram(n_obs, sums.n_obs.shape[2])
-    by_cell = cover.sums(observed)
-    sums.observed[:, p] += by_cell.sum(axis=1)
+    sums.n_obs[:, p] += near.histogram(n_obs, sums.n_obs.shape[2])
     for o, layer in enumerate(present):
         if layer.any():
-            sums.present[:, p, o] += cover.sums(layer).sum(axis=1)
+            sums.present[:, p, o] += near.sums(layer).sum(axis=1)
     if "out_of_domain_px" in record:
         known = np.asarray(record["observed_px"], float).reshape(-1)
         strange = np.asarray(record["out_of_domain_px"], float).reshape(-1)
@@ -217,27 +231,33 @@ def _add_coverage(
         sums.noise.note(p, [str(one) for one in record["acquisitions"]], deviations)
 
 
-def _add_common(sums: Sums, cover: Cover, common: NDArray[np.bool_], ever: NDArray[np.bool_]) -> None:
+def _add_common(
+    sums: Sums, near: Cover, nearby: NDArray[np.int64], common: NDArray[np.bool_], ever: NDArray[np.bool_]
+) -> None:
     """Add what every period observed, in place."""
-    sums.common[:] += cover.sums(common).sum(axis=1)
-    nearby = cover.whole_tiles_nearby()
+    sums.common[:] += near.sums(common).sum(axis=1)
     for o, layer in enumerate(ever):
-        sums.empty[o] += cover.by_tile(common & ~layer)[nearby].sum()
+        sums.empty[o] += near.by_tile(common & ~layer)[nearby].sum()
 
 
 def _add_counts(
-    sums: Sums, p: int, cover: Cover, count: NDArray, common: NDArray[np.bool_], ever: NDArray[np.bool_]
-) -> int:
-    """Add the objects of one period, in place; returns how many pixels hold a count."""
-    known = cover.mapped & np.isfinite(count).all(axis=0)
-    nearby = cover.whole_tiles_nearby()
+    sums: Sums,
+    p: int,
+    cover: Cover,
+    near: Cover,
+    nearby: NDArray[np.int64],
+    count: NDArray,
+    common: NDArray[np.bool_],
+    ever: NDArray[np.bool_],
+) -> None:
+    """Add the objects of one period, in place. Sums of steps are whole numbers: exact in any order."""
+    step = step_of(count)
+    known = cover.mapped & is_known(count).all(axis=0)
     for o, layer in enumerate(count):
-        values = np.zeros_like(layer)
-        np.copyto(values, layer, where=known)
-        shared = values * common
-        in_common = cover.by_tile(shared)
-        sums.total[:, p, o] += cover.sums(values).sum(axis=1)
-        sums.common_total[:, p, o] += cover.sums(shared, in_common).sum(axis=1)
-        there = cover.by_tile(shared * ever[o])[nearby].sum() if ever[o].any() else 0.0
-        sums.empty_total[p, o] += in_common[nearby].sum() - there
-    return int(np.count_nonzero(known))
+        values = layer * known if layer.dtype.kind == "i" else np.where(known, layer, 0)
+        sums.total[:, p, o] += cover.sums(values).sum(axis=1) * step
+        shared = values[: near.n_near] * common
+        in_common = near.by_tile(shared)
+        sums.common_total[:, p, o] += near.sums(shared, in_common).sum(axis=1) * step
+        there = near.by_tile(shared * ever[o])[nearby].sum() if ever[o].any() else 0
+        sums.empty_total[p, o] += (in_common[nearby].sum() - there) * step
