@@ -65,6 +65,16 @@ class Window:
         right = min(self.col + self.width, other.col + other.width)
         return Window(top, left, bottom - top, right - left) if bottom > top and right > left else None
 
+    def quarters(self) -> tuple[Window, Window, Window, Window]:
+        """Upper left, upper right, lower left, lower right; of at least 2 x 2 pixels."""
+        down, right = self.height // 2, self.width // 2
+        rows = (self.row, down), (self.row + down, self.height - down)
+        cols = (self.col, right), (self.col + right, self.width - right)
+        upper_left, upper_right, lower_left, lower_right = (
+            Window(row, col, height, width) for row, height in rows for col, width in cols
+        )
+        return upper_left, upper_right, lower_left, lower_right
+
     def aligned(self, multiple: int) -> Window:
         """Grow to the smallest window whose edges are multiples of `multiple` pixels."""
         row, col = self.row // multiple * multiple, self.col // multiple * multiple
@@ -212,17 +222,29 @@ def owned(lattice: Lattice, window: Window) -> NDArray[np.bool_]:
     if on_outline.all() or not on_outline.any():  # a strip is wider than any window
         return np.full(window.shape, on_outline[0])
     if min(window.shape) >= 2 * _SMALL:  # the border runs through few of the parts
-        return np.block([[owned(lattice, part) for part in row] for row in _quarters(window)])
+        upper_left, upper_right, lower_left, lower_right = (owned(lattice, part) for part in window.quarters())
+        return np.block([[upper_left, upper_right], [lower_left, lower_right]])
     xx, yy = np.meshgrid(x, y)
     mask: NDArray[np.bool_] = utm_epsg(*to_lonlat.transform(xx, yy)) == lattice.epsg
     return mask
 
 
-def _quarters(window: Window) -> list[list[Window]]:
-    down, across = window.height // 2, window.width // 2
-    rows = [(window.row, down), (window.row + down, window.height - down)]
-    cols = [(window.col, across), (window.col + across, window.width - across)]
-    return [[Window(row, col, height, width) for col, width in cols] for row, height in rows]
+def owns(lattice: Lattice, window: Window) -> bool | None:
+    """Whether the lattice's zone owns all pixels of a window of any size (True) or none (False); None where some.
+
+    Looks at pixels of the outline at most 128 apart: over that distance a zone's border bends by less than 2 cm.
+    """
+    rows, cols = (
+        np.unique(np.append(np.arange(first, first + n, CHUNK // 2), first + n - 1))
+        for first, n in ((window.row, window.height), (window.col, window.width))
+    )
+    across, down = np.tile(cols, 2), np.tile(rows, 2)
+    row = np.concatenate([np.repeat(rows[[0, -1]], cols.size), down])
+    col = np.concatenate([across, np.repeat(cols[[0, -1]], rows.size)])
+    x = lattice.x_phase + (col + 0.5) * lattice.resolution
+    y = lattice.top - (row + 0.5) * lattice.resolution
+    found = utm_epsg(*transformer(lattice.epsg, 4326).transform(x, y)) == lattice.epsg
+    return None if found.any() and not found.all() else bool(found[0])
 
 
 @lru_cache(maxsize=256)

@@ -5,7 +5,7 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subpixmap.grid import Block, Lattice, Window, owned, project, transformer, utm_epsg
+from subpixmap.grid import Block, Lattice, Window, owned, owns, project, transformer, utm_epsg
 
 ZONE_51 = Lattice(32651)
 
@@ -102,6 +102,27 @@ def test_every_place_beside_a_seam_is_owned_by_one_zone():
 def test_ownership_inside_a_strip_needs_no_mask():
     x, y = transformer(4326, 32651).transform(123.0, 10.0)
     assert owned(ZONE_51, ZONE_51.window((x, y, x + 1000, y + 1000))).all()
+
+
+def test_ownership_is_looked_up_beside_the_border_only_and_is_that_of_every_pixel():
+    x, y = transformer(4326, 32651).transform(120.0, 10.5)
+    corner = ZONE_51.window((x, y, x, y))
+    for height, width, left in ((64, 64, 30), (301, 517, 200), (1024, 1024, 1000), (40, 1024, 3)):
+        window = Window(corner.row, corner.col - left, height, width)
+        xx, yy = np.meshgrid(*ZONE_51.coords(window))
+        lonlat = transformer(32651, 4326).transform(xx, yy)
+        expected = utm_epsg(*lonlat) == 32651
+        assert 0 < expected.sum() < expected.size
+        np.testing.assert_array_equal(owned(ZONE_51, window), expected)
+        assert owns(ZONE_51, window) is None
+
+
+def test_a_window_of_any_size_is_owned_or_not_without_a_mask():
+    x, y = transformer(4326, 32651).transform(120.0, 10.5)
+    corner = ZONE_51.window((x, y, x, y))
+    assert owns(ZONE_51, Window(corner.row, corner.col + 2_000, 50_000, 40_000)) is True
+    assert owns(ZONE_51, Window(corner.row, corner.col - 30_000, 20_000, 20_000)) is False
+    assert owns(ZONE_51, Window(corner.row, corner.col - 30_000, 20_000, 40_000)) is None
 
 
 def test_a_block_must_be_whole_chunks():

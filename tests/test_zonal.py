@@ -334,6 +334,35 @@ def test_a_unit_in_a_zone_that_the_map_lacks_keeps_its_area(seam):
     assert part["observed_frac"].iloc[0] == pytest.approx(0.5, abs=0.01)
 
 
+def test_the_area_beyond_the_map_is_that_of_exactextract(seam, monkeypatch):
+    """40 km of irregular coast across 120 E, most of it beyond the map: planar area against all coverage fractions."""
+    from subpixmap.counts import fractions
+
+    rng = np.random.default_rng(2)
+    angle = np.linspace(0, 2 * np.pi, 700)
+    radius = 0.18 * (1 + 0.2 * np.sin(5 * angle) + rng.uniform(-0.03, 0.03, angle.size))
+    unit = shapely.Polygon(np.column_stack([120.02 + radius * np.cos(angle), 10.6 + radius * np.sin(angle)])).buffer(0)
+    expected = 0.0
+    for epsg in (32650, 32651):
+        lattice = Lattice(epsg, 10.0)
+        polygon = gpd.GeoSeries([unit], crs=4326).to_crs(epsg).iloc[0]
+        window = lattice.window(polygon.bounds)
+        expected += zonal_sums(unit_fractions([polygon], lattice, window), owned(lattice, window)[None], 1)[0, 0]
+    looked_at = []
+    plain = fractions.unit_fractions
+    monkeypatch.setattr(fractions, "unit_fractions", lambda u, at, w: looked_at.append(w) or plain(u, at, w))
+    table = count_blocks(seam, frame([unit], epsg=4326), facts(YEARS[:1]), size=512).table
+    assert table["area_ha"].iloc[0] * 100 == pytest.approx(expected, rel=1e-9)
+    assert "outside_map" in table["flag"].iloc[0]
+    # Only what lies at the border of the zones is looked at pixel by pixel, in squares of 128 px.
+    assert 0 < sum(w.height * w.width for w in looked_at) < 0.1 * expected
+
+
+def test_units_that_are_all_empty_have_no_area(seam):
+    table = count_blocks(seam, frame([shapely.Polygon()], epsg=4326), facts(YEARS[:1]), size=512).table
+    assert table["area_ha"].tolist() == [0]
+
+
 def test_units_and_outside_are_the_map_across_zones(seam):
     units = [shapely.segmentize(shapely.box(119.97, 10.49, 120.01, 10.53), 0.002)]
     balance = count_blocks(seam, frame(units, epsg=4326), facts(YEARS[:1]), size=512).balance.iloc[0]

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.counts.polygons import clipped
-from subpixmap.grid import Lattice, Window, owned
+from subpixmap.grid import Lattice, Window, owned, owns
 
 Array = NDArray[np.float64]
+_ROUNDING = 1e-6  # pixels; less is the rounding of a border that runs along the window's
+_SMALL = 128  # pixels; smaller windows are not halved
 
 
 class Fractions(NamedTuple):
@@ -119,13 +121,29 @@ def _corners(lattice: Lattice, window: Window) -> tuple[float, float, float, flo
     return west, south, east, north
 
 
-def unmapped_area(units: Sequence[BaseGeometry], lattice: Lattice, window: Window) -> Array:
-    """(unit,) pixels of a window that no block of the map holds, weighted by coverage and owned by the zone."""
-    mask = owned(lattice, window)
-    if mask.all():  # then the sum of the fractions is the area, and no pixel need be looked at
-        near = lattice.bounds(window)
-        area = np.array([clipped(unit, near).area / lattice.pixel_area for unit in units])
-        return np.where(area > 1e-6, area, 0)  # less is the rounding of a border that runs along the window's
-    if not mask.any():
-        return np.zeros(len(units))
-    return zonal_sums(unit_fractions(units, lattice, window), mask[None], len(units))[:, 0]
+def owned_area(unit: BaseGeometry, lattice: Lattice, window: Window) -> float:
+    """Pixels of a window that the zone owns, weighted by coverage; the window may be as large as a zone.
+
+    Where the zone owns everything, the shares of the pixels that a polygon covers add up to its area, and no pixel need
+    be looked at; only along the zone's border they are.
+    """
+    inside = clipped(unit, lattice.bounds(window))
+    if inside.is_empty or (whole := owns(lattice, window)) is False:
+        return 0.0
+    if whole:
+        area = float(inside.area) / lattice.pixel_area
+        return area if area > _ROUNDING else 0.0
+    if min(window.shape) > _SMALL:
+        return sum(owned_area(inside, lattice, part) for part in window.quarters())
+    return float(zonal_sums(unit_fractions([inside], lattice, window), owned(lattice, window)[None], 1)[0, 0])
+
+
+def unmapped_area(unit: BaseGeometry, lattice: Lattice, square: Window, mapped: Sequence[Window]) -> float:
+    """`owned_area` of a square without the windows `mapped`, which are parts of it by halving."""
+    held = [window for window in mapped if window.overlap(square)]
+    if not held:
+        return owned_area(unit, lattice, square)
+    inside = clipped(unit, lattice.bounds(square))
+    if held == [square] or inside.is_empty:
+        return 0.0
+    return sum(unmapped_area(inside, lattice, part, held) for part in square.quarters())

@@ -7,7 +7,7 @@ the order given, so the bits do not depend on the workers; memory holds a few bl
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -59,8 +59,7 @@ def sum_blocks(
     )
     for at, part in _in_order(task, calls, client):
         sums.add(np.append(at, n + np.arange(EXTRA)), part)
-    for lattice, window, at, polygons in walk.rest(facts.resolution):
-        sums.area[at] += unmapped_area(polygons, lattice, window)
+    sums.area[:n] += walk.rest(facts.resolution)
     return sums
 
 
@@ -91,23 +90,32 @@ class _Walk:
     """Hands out the units of each block, and then the places of units that no block held."""
 
     def __init__(self, units: Units, size: int) -> None:
-        self.polygons = units.by_zone()
+        self.n, self.polygons = len(units), units.by_zone()
         self.size = size
         self.lattices: dict[int, Lattice] = {}
         self.cells: dict[int, dict[tuple[int, int], list[int]]] = {}
+        self.taken: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
 
     def take(self, lattice: Lattice, window: Window) -> tuple[NDArray[np.int64], list[BaseGeometry]]:
         cells = self._open(lattice)
         reach = math.ceil(NEAR / lattice.resolution) + 4
-        positions = cells.pop((window.row // self.size, window.col // self.size), [])
+        cell = window.row // self.size, window.col // self.size
+        self.taken[lattice.epsg].append(cell)
+        positions = cells.pop(cell, [])
         return self._units(lattice, window.padded(reach), positions)
 
-    def rest(self, resolution: float) -> Iterator[tuple[Lattice, Window, NDArray[np.int64], list[BaseGeometry]]]:
-        for epsg in self.polygons:
+    def rest(self, resolution: float) -> NDArray[np.float64]:
+        """(unit,) pixels that no block held, weighted by coverage and owned by their zone."""
+        area = np.zeros(self.n)
+        for epsg, polygons in self.polygons.items():
             lattice = self.lattices.get(epsg) or Lattice(epsg, resolution)
-            for (row, col), positions in self._open(lattice).items():
-                window = Window(row * self.size, col * self.size, self.size, self.size)
-                yield lattice, window, *self._units(lattice, window.padded(2), positions)
+            held = [Window(row * self.size, col * self.size, self.size, self.size) for row, col in self.taken[epsg]]
+            for position in sorted({one for positions in self._open(lattice).values() for one in positions}):
+                extent = lattice.window(polygons[position].bounds).aligned(self.size)
+                side = self.size << (max(extent.shape) // self.size - 1).bit_length()
+                square = Window(extent.row, extent.col, side, side)
+                area[position] += unmapped_area(polygons[position], lattice, square, held)
+        return area
 
     def _open(self, lattice: Lattice) -> dict[tuple[int, int], list[int]]:
         if lattice.epsg not in self.cells:
