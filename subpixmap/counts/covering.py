@@ -24,14 +24,22 @@ CELL = 128
 class _Tiles(NamedTuple):
     """The tiles of a block, row-major."""
 
-    box: NDArray
-    """(tile,) in the lattice's CRS."""
+    west: Array
+    """(tile,) metres in the lattice's CRS."""
+    north: Array
+    """(tile,) likewise."""
     cell: NDArray[np.int64]
     """(tile,) the cell that holds it."""
     own: NDArray[np.int64]
     """(tile,) pixels that the zone owns."""
     place: NDArray[np.int64]
     """(tile,) its number in the stack of chunks, -1 outside of it."""
+
+    def boxes(self, some: NDArray[np.int64], lattice: Lattice) -> NDArray:
+        """The outlines of some tiles."""
+        x, y, step = self.west[some], self.north[some], TILE * lattice.resolution
+        outlines: NDArray = shapely.box(x, y - step, x + step, y)
+        return outlines
 
 
 class _Cut(NamedTuple):
@@ -94,7 +102,11 @@ def cover_block(
             whole.append((int(kinds.alone[at]), mine))
         else:
             cut, more = _without_whole_tiles(
-                at, cut_cell(units, region, kinds, at, lattice, cells[at]), mine, tiles, n if assign_nearest else None
+                at,
+                cut_cell(units, region, kinds, at, lattice, cells[at]),
+                mine,
+                tiles.boxes(mine, lattice),
+                n if assign_nearest else None,
             )
             cuts.append(cut)
             whole += more
@@ -136,9 +148,9 @@ def cover_block(
 
 
 def _without_whole_tiles(
-    at: int, cut: CutCell, mine: NDArray[np.int64], tiles: _Tiles, by_pixel: int | None
+    at: int, cut: CutCell, mine: NDArray[np.int64], boxes: NDArray, by_pixel: int | None
 ) -> tuple[_Cut, list[tuple[int, NDArray[np.int64]]]]:
-    """Take off those of a cell's tiles (`mine`) that one polygon, or the rest, holds wholly.
+    """Take off those of a cell's tiles (`mine`, `boxes`) that one polygon, or the rest, holds wholly.
 
     Returns what is left, and the tiles with their rows. What belongs to the row `by_pixel` stays.
     """
@@ -146,14 +158,14 @@ def _without_whole_tiles(
     touched, full = np.zeros((2, mine.size), bool)
     for shape, rows in cut.shapes:
         shapely.prepare(shape)
-        hit = shapely.intersects(shape, tiles.box[mine])
+        hit = shapely.intersects(shape, boxes)
         touched |= hit
         if by_pixel not in rows:
-            held = shapely.contains(shape, tiles.box[mine])
+            held = shapely.contains(shape, boxes)
             if held.any():
                 full |= held
                 whole += [(row, mine[held]) for row in rows]
-                shape = polygonal(shapely.difference(shape, shapely.coverage_union_all(tiles.box[mine][held])))
+                shape = polygonal(shapely.difference(shape, shapely.coverage_union_all(boxes[held])))
         if shape.area > 0:
             shapes.append((shape, rows))
     open_ = touched & ~full
@@ -206,9 +218,9 @@ def _tiles_of(lattice: Lattice, window: Window, stack: Sequence[Window], own: ND
         chunk[(row // side == down) & (col // side == right)] = i
     west, _, _, north = lattice.bounds(window)
     step = TILE * lattice.resolution
-    x, y = west + col * step, north - row * step
     return _Tiles(
-        box=shapely.box(x, y - step, x + step, y),
+        west=west + col * step,
+        north=north - row * step,
         cell=row // wide * (window.width // CELL) + col // wide,
         own=own.reshape(window.height // TILE, TILE, -1, TILE).sum(axis=(1, 3)).reshape(-1),
         place=np.where(chunk >= 0, chunk * TILES + row % side * side + col % side, -1),

@@ -259,13 +259,14 @@ def read_stored(
     """
     place = block.window.slices(shards.extent)
     row, col = (part.start // block.size for part in place)
+    zone = map_path(shards.out) / str(shards.epsg)
     for period in periods:
         at = _period_place(shards.out, shards.labels, period)
         found = {}
         for name, chunks in wanted.items():
             lead, dtype, fill = shards.kinds[name]
-            inside = (at, row, col) if name == N_OBS else (0, at, row, col)
-            shard = map_path(shards.out) / str(shards.epsg) / name / "c" / "/".join(map(str, inside))
+            inside = f"{at}/{row}/{col}" if name == N_OBS else f"0/{at}/{row}/{col}"
+            shard = zone / name / "c" / inside
             with _damaged_shard_is_told(shard, f"block {block.id}, period {period}"):
                 values = read_chunks(shard, lead, block.window, chunks, dtype, fill)
             found[name] = values[0] if name == N_OBS else np.subtract(values, np.int16(ZERO), out=values)
