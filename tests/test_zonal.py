@@ -202,6 +202,32 @@ def test_a_constant_map_gives_constant_times_pixels(island):
         assert (rows["observed_frac"] == 1).all()
 
 
+def test_stored_steps_and_their_values_give_the_same_bits(island):
+    """What a run folder is read as (whole steps) against what an opened map holds (numbers)."""
+    from dataclasses import replace
+
+    from subpixmap.mapping.encoding import decode, encode
+
+    block, counts, units = island
+    values = {year: decode(encode(count)) for year, count in counts.items()}
+    plain = map_block(block, values)
+
+    def steps(periods, wanted):
+        for arrays in plain.read(periods, wanted):
+            yield {name: encode(one) if one.dtype.kind == "f" else one for name, one in arrays.items()}
+
+    tables = [
+        count_blocks([one], frame(units), facts(objects=("coconut", "oil_palm")), size=512)
+        for one in (plain, replace(plain, read=steps))
+    ]
+    for name in ("map_total", "object_area_ha", "observed_ha", "n_obs_median"):
+        first, second = (counted.table[name].to_numpy() for counted in tables)
+        np.testing.assert_array_equal(first, second, err_msg=name)
+    np.testing.assert_array_equal(*(counted.series["common_total"].to_numpy() for counted in tables))
+    assert tables[0].balance.equals(tables[1].balance)
+    assert tables[0].background.equals(tables[1].background)
+
+
 def test_two_identical_runs_give_the_same_bits(island):
     a, b = (run(island, island[2]).table["map_total"].to_numpy() for _ in range(2))
     assert a.tobytes() == b.tobytes()

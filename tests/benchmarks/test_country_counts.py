@@ -1,14 +1,22 @@
-"""`make bench`: all municipalities of the Philippines x 6 years from a generated map, on two workers."""
+"""`make bench`: all municipalities of the Philippines x 6 years from a generated map, on two workers.
+
+The whole alone: `pytest -m slow -s tests/benchmarks/test_country_counts.py -k municipalities`; what a block costs, in
+one process and a minute: the same with `-k slice`.
+"""
 
 import os
 import threading
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
 from country_map import OBJECT, country_plan, write_country
 
-from subpixmap.counts.source import count_run, export_counts, write_counts
+from subpixmap.counts.polygons import Ground, prepare_units
+from subpixmap.counts.source import count_run, export_counts, read_blocks, write_counts
+from subpixmap.counts.walk import _Walk
+from subpixmap.counts.zonal import block_sums
 from subpixmap.mapping.cluster import connect
 from subpixmap.region import resolve_region
 
@@ -40,8 +48,39 @@ class Watch(threading.Thread):
             self.peak = max(self.peak, total)
 
 
-def test_all_municipalities_of_the_philippines(real_data, tmp_path, capsys):
-    region = resolve_region("philippines", admin=real_data / "admin_philippines" / "phl_adm3_2019_medres.parquet")
+@pytest.fixture
+def region(real_data):
+    return resolve_region("philippines", admin=real_data / "admin_philippines" / "phl_adm3_2019_medres.parquet")
+
+
+def test_a_slice_of_the_country_in_one_process(region, tmp_path, capsys):
+    """Every 60th block, one after the other, each the least of three times: CPU time, whatever else runs."""
+    plan = country_plan(region, "2018-2023")
+    n = sum(len(zone.blocks) for zone in plan.zones.values())
+    plan = replace(plan, zones={epsg: replace(zone, blocks=zone.blocks[::60]) for epsg, zone in plan.zones.items()})
+    out = tmp_path / "slice"
+    write_country(out, region, plan)
+    walk, ground = _Walk(prepare_units(region.units), plan.recipe.block), Ground(plan.geometry)
+    labels, spent, chunks = [period.label for period in plan.periods], [], 0
+    for block in read_blocks(out, plan):
+        polygons, place = walk.take(block.lattice, block.window)[1], ground.at(block.lattice, block.window)
+        times = []
+        for _ in range(3):
+            start = time.process_time()
+            block_sums(polygons, block, labels, 1, max_obs=10, region=place)
+            times.append(time.process_time() - start)
+        spent.append(min(times))
+        chunks += len(block.chunks)
+    mean = sum(spent) / len(spent)
+    with capsys.disabled():
+        print(
+            f"\n{len(spent)} blocks: {1e3 * mean:.0f} ms of CPU a block, "
+            f"{1e9 * sum(spent) / (chunks * 256**2 * len(labels)):.1f} ns a pixel and year; {n} blocks would take "
+            f"{n * mean / 60:.1f} min of CPU; load {os.getloadavg()[2]:.1f}"
+        )
+
+
+def test_all_municipalities_of_the_philippines(region, tmp_path, capsys):
     plan = country_plan(region, "2018-2023")
     out = tmp_path / "country"
     write_country(out, region, plan)
