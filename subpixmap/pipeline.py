@@ -70,15 +70,10 @@ class Job:
 
 def run(request: Request) -> Job:
     """Plan, map, count, trend and report into one folder; resumes where it stopped, extends with more years."""
-    import psutil
-
-    from subpixmap.mapping.needs import require_fit
     from subpixmap.mapping.runlock import run_lock
 
     job, found, seconds = _settle_and_show(request)
-    if request.scheduler is None:
-        memory, workers = psutil.virtual_memory().total, _processes(request.workers)
-        require_fit(job.plan, found, job.out, memory=memory, workers=workers)
+    _require_fit(job, found, scheduler=request.scheduler, workers=request.workers)
     with run_lock(job.out), console.run_log(job.out):
         job = freeze(job, map_again=True)
         log.info("planned", extra={"run_id": job.plan.run_id, "items": len(job.items)} | asdict(found))
@@ -109,7 +104,11 @@ def plan(request: Request) -> Job:
     """What a run would read, compute and need. Freezes its items and its plan; maps nothing."""
     from subpixmap.mapping.runlock import run_lock
 
-    job, _, _ = _settle_and_show(request, to_stdout=True)
+    job, found, _ = _settle_and_show(request, to_stdout=True)
+    try:
+        _require_fit(job, found, scheduler=request.scheduler, workers=request.workers)
+    except Refused as error:  # the plan may be for another machine
+        console.show_remarks([f"a run would be refused on this machine: {error}"], quiet=request.quiet)
     with run_lock(job.out):
         return freeze(job)
 
@@ -192,12 +191,14 @@ def map_planned(
     quiet: bool = False,
 ) -> Summary:
     """Do the planned blocks of a run folder that are not done yet."""
+    from subpixmap.mapping.needs import needs
     from subpixmap.mapping.plan import read_plan
     from subpixmap.model.checkpoint import load_model
     from subpixmap.scenes.lock import read_lock
 
     planned = read_plan(out)
     job = Job(out, planned, read_lock(out / "items.parquet"), load_model(model or planned.model.name))
+    _require_fit(job, needs(job.plan, job.items), scheduler=scheduler, workers=workers)
     with console.run_log(out):
         return map_job(job, scheduler=scheduler, workers=workers, allow_partial=allow_partial, quiet=quiet)
 
@@ -436,6 +437,17 @@ def _settle_and_show(request: Request, *, to_stdout: bool = False) -> tuple[Job,
     if measured is not None:
         expected["probe"] = asdict(measured)
     return replace(job, plan=replace(job.plan, expected=expected)), found, seconds
+
+
+def _require_fit(job: Job, found: Needs, *, scheduler: str | None, workers: int | None) -> None:
+    """Refuse what does not fit on this machine; what the workers of a scheduler have is not known here."""
+    import psutil
+
+    from subpixmap.mapping.needs import require_fit
+
+    if scheduler is None:
+        memory = psutil.virtual_memory().total
+        require_fit(job.plan, found, job.out, memory=memory, workers=_processes(workers))
 
 
 def _arithmetic(job: Job, found: Needs, workers: int | None) -> float:

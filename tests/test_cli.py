@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from types import SimpleNamespace
 
 import geopandas as gpd
 import pandas as pd
@@ -167,6 +168,19 @@ def test_an_offset_that_dark_ground_contradicts_is_refused_by_name(command, coun
     assert "contradict" in error
     assert any(item["id"] in error for item in items)
     assert subpixmap("plan", *command(source=tmp_path / "items.json", offset_rule="none")[1:]) == 0
+
+
+def test_what_does_not_fit_is_planned_and_not_mapped(command, stand_in, tmp_path, subpixmap, capsys, monkeypatch):
+    import psutil
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1e9, available=1e9))
+    assert subpixmap(*command(out=out, workers=4)) == 4
+    assert not out.exists()
+    assert subpixmap("plan", *command(out=out, workers=4)[1:]) == 0
+    assert "a run would be refused on this machine" in capsys.readouterr().err
+    assert subpixmap("map", out, "--workers", 4, "--model", stand_in) == 4
+    assert "the memory is 1.0 GB" in capsys.readouterr().err
 
 
 def test_usage_errors_end_with_2(subpixmap, capsys):
