@@ -270,6 +270,7 @@ def _evaluate_simulated(
     from subpixmap.model.evaluate import evaluate as evaluate_patches
     from subpixmap.model.learn import fit_baselines, require_baselines
     from subpixmap.model.simulated import DEFINITIONS, SEEDS, simulated_patches
+    from subpixmap.reference.supports import SUPPORTS
 
     require_baselines(baselines)
     if unknown := (set(objects) | set(model.card.objects)) - set(DEFINITIONS):
@@ -280,7 +281,8 @@ def _evaluate_simulated(
     if taught:
         log.warning("seed %d is that of the %s places of the shipped models", seed, taught[0])
     options: dict[str, Any] = {"objects": objects, "halo": model.halo, "cache": cache, "workers": workers}
-    patches = simulated_patches(seed, places, world=world, **options)
+    size = SUPPORTS["1 km2"] + 2 * model.halo
+    patches = simulated_patches(seed, places, world=world, size=size, **options)
     fitted: dict[str, Any] = {}
     if baselines:  # on places of the world that the model was taught in, as many as it is measured on
         fitted = fit_baselines(baselines, simulated_patches(SEEDS["training"], places, **options), model)

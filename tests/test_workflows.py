@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -12,6 +13,9 @@ from typer.testing import CliRunner
 from subpixmap import cli
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
+sys.path.insert(0, str(WORKFLOWS))
+
+import simulated_worlds  # noqa: E402
 
 
 @pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.py")), ids=lambda path: path.name)
@@ -78,3 +82,22 @@ def test_the_parts_on_kubernetes_know_each_other():
     command = [*containers[2]["command"], *containers[2]["args"]]
     known = CliRunner().invoke(cli.app, ["run", "--help"]).output
     assert all(word in known for word in command if word.startswith("--")), shlex.join(command)
+
+
+def test_worlds_are_compared_with_their_truth(tmp_path):
+    (tmp_path / "truth.csv").write_text(
+        "unit_id,object,period,count\nC,coconut,2020,10000\nC.1,coconut,2020,9000\nC.2,coconut,2020,1000\n"
+    )
+    (tmp_path / "truth_scene.csv").write_text(
+        "unit_id,object,acquisition,datetime,count\nC,car,1,2020-02-01T02:00:00Z,100\nC,car,2,2020-08-01T02:00:00Z,300\n"
+    )
+    counts = pd.DataFrame(
+        [("C", "", "coconut", 10500.0), ("C.1", "C", "coconut", 8000.0), ("C.2", "C", "coconut", 2500.0),
+         ("C", "", "car", 190.0)],
+        columns=["unit_id", "parent_id", "object", "map_total_full"],
+    ).assign(period="2020")  # fmt: skip
+    found = simulated_worlds.compare(counts, simulated_worlds.true_counts(tmp_path))
+    coconut = {"truth": {"2020": 10000}, "country": {"2020": 5.0}, "units": 1, "units_within_10": 0}
+    assert found["coconut"] == coconut | {"units_worst": -11.11}
+    assert found["car"]["country"] == {"2020": -5.0}
+    assert "+5.0" in simulated_worlds.as_table({"base 7": found})

@@ -1,0 +1,117 @@
+"""How far are the totals of simulated countries from their truth, in the world of training and in a shifted one?
+
+    python workflows/simulated_worlds.py --seeds 101,102 --size-km 9 --out worlds [--model demo-s2] [--json worlds.json]
+
+For every world and seed: simulates the country, maps and counts it with `subpixmap run`, compares `map_total_full` with
+the truth, per object and year, for the country and for its units of 2,000 objects or more. Cars are compared with their
+mean over the acquisitions of a year, which is what a mean over dates measures. What the model counts is what exists
+there. Countries and maps that are there already are kept.
+
+All of it is simulated: it shows how a model behaves where the truth is known, not how well real objects are counted.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from subpixmap.model.checkpoint import load_model
+
+WORLDS = ("base", "shifted")
+LARGE = 2000
+"""Objects from which a unit is judged."""
+KEYS = ["unit_id", "object", "period"]
+
+
+def make_country(folder: Path, world: str, seed: int, size_km: float, years: str, objects: Sequence[str]) -> None:
+    """`subpixmap simulate`, unless it is there."""
+    if not (folder / "country.json").is_file():
+        options = ["--seed", seed, "--size-km", size_km, "--years", years, "--world", world]
+        call("simulate", folder, *options, "--objects", ",".join(objects))
+
+
+def map_country(country: Path, out: Path, model: str, years: str) -> None:
+    """`subpixmap run`, which goes on where it stopped."""
+    region, units, source = (country / name for name in ("region.geojson", "admin.parquet", "catalog.json"))
+    call("run", "--region", region, "--admin", units, "--source", source, "--years", years, "--model", model,
+         "--out", out, "--yes", "--quiet")  # fmt: skip
+
+
+def call(*words: object) -> None:
+    subprocess.run([sys.executable, "-m", "subpixmap", *map(str, words)], check=True)
+
+
+def true_counts(country: Path) -> pd.DataFrame:
+    """`unit_id, object, period, truth`: trees of the year, and cars on the mean over its acquisitions."""
+    trees = pd.read_csv(country / "truth.csv", dtype=dict.fromkeys(KEYS, str))
+    cars = pd.read_csv(country / "truth_scene.csv", dtype={"unit_id": str, "object": str, "datetime": str})
+    cars["period"] = cars["datetime"].str[:4]
+    cars = cars.groupby(KEYS, as_index=False)["count"].mean()
+    trees = trees[~trees["object"].isin(cars["object"])]
+    return pd.concat([trees, cars]).rename(columns={"count": "truth"})[[*KEYS, "truth"]]
+
+
+def compare(counts: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
+    """Per object: `country`, the errors in percent by year, `truth`, and what units of `LARGE` objects or more have."""
+    both = counts.merge(truth, on=KEYS, validate="one_to_one")
+    both["top"] = both["parent_id"].isna() | (both["parent_id"] == "")
+    found = {}
+    for name, rows in both.groupby("object"):
+        years = rows[rows["top"]].groupby("period")[["map_total_full", "truth"]].sum()
+        large = rows[~rows["top"] & (rows["truth"] >= LARGE)]
+        unit_errors = 100 * (large["map_total_full"] / large["truth"] - 1)
+        found[str(name)] = {
+            "truth": years["truth"].round().astype(int).to_dict(),
+            "country": (100 * (years["map_total_full"] / years["truth"] - 1)).round(2).to_dict(),
+            "units": len(large),
+            "units_within_10": int((unit_errors.abs() <= 10).sum()),
+            "units_worst": round(float(unit_errors[unit_errors.abs().idxmax()]), 2) if len(large) else None,
+        }
+    return found
+
+
+def as_table(found: dict[str, dict[str, Any]]) -> str:
+    """A line per country and object; errors in percent."""
+    lines = ["world     seed  object     objects a year     errors by year, %                        units within 10 %"]
+    for key, objects in found.items():
+        world, seed = key.split()
+        for name, one in objects.items():
+            least, most = min(one["truth"].values()), max(one["truth"].values())
+            errors = " ".join(f"{error:+6.1f}" for error in one["country"].values())
+            units = f"{one['units_within_10']}/{one['units']}"
+            lines.append(f"{world:<9} {seed:>4}  {name:<9} {least:>8,}-{most:<8,} {errors}  {units}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="101,102", help="countries; no training sees any")
+    parser.add_argument("--worlds", default=",".join(WORLDS))
+    parser.add_argument("--size-km", type=float, default=9)
+    parser.add_argument("--years", default="2018-2023")
+    parser.add_argument("--model", default="demo-s2")
+    parser.add_argument("--out", type=Path, default=Path("worlds"))
+    parser.add_argument("--json", type=Path, help="file for the numbers")
+    options = parser.parse_args()
+    objects = load_model(options.model).card.object_names
+    found = {}
+    for world in options.worlds.split(","):
+        for seed in map(int, options.seeds.split(",")):
+            country = options.out / f"{world}-{seed}-{options.size_km:g}km"
+            run = options.out / f"{country.name}-{Path(options.model).stem}"
+            make_country(country, world, seed, options.size_km, options.years, objects)
+            map_country(country, run, options.model, options.years)
+            found[f"{world} {seed}"] = compare(pd.read_parquet(run / "counts.parquet"), true_counts(country))
+    print(as_table(found))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
