@@ -44,7 +44,7 @@ def weights(model: object) -> list[torch.Tensor]:
 def test_it_learns_and_calibration_makes_totals_right() -> None:
     patches, others, unseen = (some_patches(12, seed=s, size=40) for s in (0, 1, 2))
     card = a_card(patches, width=16, mid=8)
-    config = dataclasses.replace(SMALL, steps=300, rate=0.01, head_rate=0.5, log_every=100, average=0.97, warmup=20)
+    config = dataclasses.replace(SMALL, steps=500, rate=0.01, head_rate=0.5, log_every=100, average=0.97, warmup=20)
     model = calibrate(train(patches, card, config, progress=None), others)
     errors = evaluate(model, unseen)
     for name in OBJECTS:
