@@ -1,11 +1,15 @@
 """What a run is said to need, against what it took; and refusals that name what would fit."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from mapping_data import tiny
 
 from subpixmap.errors import Refused
+from subpixmap.mapping.block import peak_rss
 from subpixmap.mapping.ledger import read_records
 from subpixmap.mapping.needs import needs, require_fit, worker_memory
 from subpixmap.mapping.run import map_region
@@ -29,6 +33,14 @@ def test_needs_are_upper_bounds_of_what_was_taken(country, tmp_path):
     assert 0.1 * found.map_bytes < used < found.map_bytes  # one scene has no spread, and the tiles end in the region
     assert found.bytes_to_read > 0
     assert summary.done == 4
+
+
+def test_the_peak_of_a_process_is_its_own():
+    """What getrusage tells of a child begins with the memory of the process that started it."""
+    large = np.ones(100_000_000)  # 800 MB
+    child = subprocess.run([sys.executable, "-c", "from subpixmap.mapping.block import peak_rss; print(peak_rss())"],
+                           capture_output=True, text=True, check=True)  # fmt: skip
+    assert 50e6 < int(child.stdout) < large.nbytes < peak_rss()
 
 
 def test_memory_grows_with_the_block_not_with_the_region(country):

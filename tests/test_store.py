@@ -116,6 +116,19 @@ def test_every_flipped_bit_is_noticed(made):
     read_block(out, block, "2021")
 
 
+def test_a_damaged_block_can_be_made_again(made):
+    """Zarr reads the index at the end of a shard before it writes the shard."""
+    out, plan = made
+    block = next(iter(plan.zones.values())).blocks[0].block
+    write_block(out, block, "2021", arrays_of(block))
+    paths = shard_paths(out, block, "2021")
+    good = [path.read_bytes() for path in paths]
+    for path, data in zip(paths, good, strict=True):
+        path.write_bytes(data[:-10] + bytes([data[-10] ^ 1]) + data[-9:])
+    write_block(out, block, "2021", arrays_of(block))
+    assert [path.read_bytes() for path in paths] == good
+
+
 @affine_star
 def test_xarray_opens_it_without_a_warning(made):
     import rioxarray  # noqa: F401

@@ -139,13 +139,14 @@ def write_block(out: str | os.PathLike[str], block: Block, period: str, arrays: 
         array = group[name]
         assert isinstance(array, zarr.Array)
         array = array.with_config({"write_empty_chunks": True})
+        shard = _shard(out, array, at, rows, cols)
+        shard.unlink(missing_ok=True)  # Zarr reads what it overwrites: a damaged shard could never be made again
         if name == N_OBS:
             _require_shape(name, values, block.window.shape)
             array[at, rows, cols] = values
         else:
             _require_shape(name, values, (array.shape[0], *block.window.shape))
             array[:, at, rows, cols] = encode(values) + np.int16(ZERO)
-        shard = _shard(out, array, at, rows, cols)
         sync(shard)
         folders |= {shard.parent, shard.parent.parent}
     for folder in folders:
