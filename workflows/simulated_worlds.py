@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import compare_with_truth
 import pandas as pd
 
 from subpixmap.model.checkpoint import load_model
@@ -47,30 +48,30 @@ def call(*words: object) -> None:
 
 
 def true_counts(country: Path) -> pd.DataFrame:
-    """`unit_id, object, period, truth`: trees of the year, and cars on the mean over its acquisitions."""
+    """`unit_id, object, period, count`: trees of the year, and cars on the mean over its acquisitions."""
     trees = pd.read_csv(country / "truth.csv", dtype=dict.fromkeys(KEYS, str))
     cars = pd.read_csv(country / "truth_scene.csv", dtype={"unit_id": str, "object": str, "datetime": str})
     cars["period"] = cars["datetime"].str[:4]
     cars = cars.groupby(KEYS, as_index=False)["count"].mean()
     trees = trees[~trees["object"].isin(cars["object"])]
-    return pd.concat([trees, cars]).rename(columns={"count": "truth"})[[*KEYS, "truth"]]
+    return pd.concat([trees, cars])[[*KEYS, "count"]]
 
 
 def compare(counts: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
     """Per object: `country`, the errors in percent by year, `truth`, and what units of `LARGE` objects or more have."""
-    both = counts.merge(truth, on=KEYS, validate="one_to_one")
-    both["top"] = both["parent_id"].isna() | (both["parent_id"] == "")
+    country = compare_with_truth.compare(counts, truth)
+    units = counts[counts["parent_id"].fillna("") != ""].merge(truth, on=KEYS, validate="one_to_one")
     found = {}
-    for name, rows in both.groupby("object"):
-        years = rows[rows["top"]].groupby("period")[["map_total_full", "truth"]].sum()
-        large = rows[~rows["top"] & (rows["truth"] >= LARGE)]
-        unit_errors = 100 * (large["map_total_full"] / large["truth"] - 1)
+    for name, years in country.groupby(level="object"):
+        years = years.droplevel("object")
+        large = units[(units["object"] == name) & (units["count"] >= LARGE)]
+        errors = 100 * (large["map_total_full"] / large["count"] - 1)
         found[str(name)] = {
             "truth": years["truth"].round().astype(int).to_dict(),
-            "country": (100 * (years["map_total_full"] / years["truth"] - 1)).round(2).to_dict(),
+            "country": (100 * years["error"]).round(2).to_dict(),
             "units": len(large),
-            "units_within_10": int((unit_errors.abs() <= 10).sum()),
-            "units_worst": round(float(unit_errors[unit_errors.abs().idxmax()]), 2) if len(large) else None,
+            "units_within_10": int((errors.abs() <= 10).sum()),
+            "units_worst": round(float(errors[errors.abs().idxmax()]), 2) if len(large) else None,
         }
     return found
 
