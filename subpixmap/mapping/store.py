@@ -163,27 +163,12 @@ def read_block(
 ) -> dict[str, NDArray[Any]]:
     """The arrays of one block and period, as `write_block` takes them.
 
-    The parameters and errors are those of `read_periods`.
-    """
-    return next(read_periods(out, block, [period], names, chunks=chunks))
-
-
-def read_periods(
-    out: str | os.PathLike[str],
-    block: Block,
-    periods: Sequence[str],
-    names: Sequence[str] = ARRAYS,
-    *,
-    chunks: Sequence[Window] | None = None,
-) -> Iterator[dict[str, NDArray[Any]]]:
-    """Arrays of one block, period by period; the map is opened once for all of them.
-
     Parameters
     ----------
     out
         The run's folder.
-    block, periods
-        The place; labels of the periods.
+    block, period
+        The place; label of the period.
     names
         Arrays that are read.
     chunks
@@ -194,17 +179,15 @@ def read_periods(
     VerificationFailed
         A shard is missing or damaged.
     """
-    group, labels, rows, cols = _block_place(out, block)
+    group, at, rows, cols = _place(out, block, period)
     wanted = tuple(block.chunks()) if chunks is None else tuple(chunks)
     arrays: dict[str, Any] = {name: group[name] for name in names}
-    for period in periods:
-        at = _period_place(out, labels, period)
-        yield {
-            name: _inner_chunks(
-                _shard(out, array, at, rows, cols), array, name, block, wanted, f"block {block.id}, period {period}"
-            )
-            for name, array in arrays.items()
-        }
+    return {
+        name: _inner_chunks(
+            _shard(out, array, at, rows, cols), array, name, block, wanted, f"block {block.id}, period {period}"
+        )
+        for name, array in arrays.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -388,15 +371,9 @@ def _open_zone(out: str | os.PathLike[str], epsg: int) -> zarr.Group:
 
 def _place(out: str | os.PathLike[str], block: Block, period: str) -> tuple[zarr.Group, int, slice, slice]:
     """The zone's group, and where a block and period lie in its arrays."""
-    group, labels, rows, cols = _block_place(out, block)
-    return group, _period_place(out, labels, period), rows, cols
-
-
-def _block_place(out: str | os.PathLike[str], block: Block) -> tuple[zarr.Group, list[str], slice, slice]:
-    """The zone's group, its periods, and where a block lies in its arrays."""
     group = _open_zone(out, block.lattice.epsg)
     extent = Window(*(int(v) for v in group.attrs["lattice_window"]))  # type: ignore[union-attr, arg-type]
-    return group, labels_of(group), *block.window.slices(extent)
+    return group, _period_place(out, labels_of(group), period), *block.window.slices(extent)
 
 
 def _period_place(out: str | os.PathLike[str], labels: Sequence[str], period: str) -> int:
