@@ -101,3 +101,5 @@ def test_worlds_are_compared_with_their_truth(tmp_path):
     assert found["coconut"] == coconut | {"units_worst": -11.11}
     assert found["car"]["country"] == {"2020": -5.0}
     assert "+5.0" in simulated_worlds.as_table({"base 7": found})
+    (tmp_path / "truth_scene.csv").write_text("unit_id,object,acquisition,datetime,count\n")  # a country without cars
+    assert simulated_worlds.compare(counts, simulated_worlds.true_counts(tmp_path)) == {"coconut": found["coconut"]}

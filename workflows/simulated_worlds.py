@@ -50,7 +50,8 @@ def call(*words: object) -> None:
 def true_counts(country: Path) -> pd.DataFrame:
     """`unit_id, object, period, count`: trees of the year, and cars on the mean over its acquisitions."""
     trees = pd.read_csv(country / "truth.csv", dtype=dict.fromkeys(KEYS, str))
-    cars = pd.read_csv(country / "truth_scene.csv", dtype={"unit_id": str, "object": str, "datetime": str})
+    types = {"unit_id": str, "object": str, "datetime": str, "count": "int64"}  # there may be no row to tell them from
+    cars = pd.read_csv(country / "truth_scene.csv", dtype=types)
     cars["period"] = cars["datetime"].str[:4]
     cars = cars.groupby(KEYS, as_index=False)["count"].mean()
     trees = trees[~trees["object"].isin(cars["object"])]
