@@ -1,18 +1,18 @@
 """A long run: memory and open files of the workers stay what they were (`make soak`)."""
 
-import itertools
 import os
-import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
 import pytest
-from mapping_data import hashes, tiny
+from mapping_data import Tiny, hashes, tiny
 
 from subpixmap.mapping.cluster import connect
+from subpixmap.mapping.ledger import read_records
 from subpixmap.mapping.needs import worker_memory
-from subpixmap.mapping.run import map_region
+from subpixmap.mapping.run import Progress, map_region
 
 MINUTES = float(os.environ.get("SUBPIXMAP_SOAK_MINUTES", "2"))
 WORKERS = int(os.environ.get("SUBPIXMAP_SOAK_WORKERS", "2"))
@@ -26,35 +26,54 @@ def slope_per_hour(seconds, values):
     return float(np.polyfit(np.array(seconds) / 3600, values, 1)[0])
 
 
+def repeated(country: Tiny, n: int) -> Tiny:
+    """The only period of a country and its items, n times under other labels."""
+    labels = [f"{number:05d}" for number in range(n)]
+    return replace(
+        country,
+        periods=tuple(replace(country.periods[0], label=label) for label in labels),
+        items=[replace(item, period=label) for label in labels for item in country.items],
+    )
+
+
 @pytest.mark.slow
 def test_workers_do_not_grow(tmp_path):
-    """Workers as a run starts them: spawned, with the settings that they get there."""
-    country = tiny(tmp_path / "scenes", dates=2, region_px=(340, 430))
-    plan, truth, samples = country.plan(), None, []
+    """One run of many periods on workers as a run starts them: spawned, with the settings that they get there."""
+    country = tiny(tmp_path / "scenes", years="2021", dates=2, region_px=(340, 430))
     with connect(WORKERS) as client:
+        for name, n in ("first", 5), ("timed", 25):
+            short = repeated(country, n)
+            took = map_region(tmp_path / name, short.plan(), short.items, country.model, client=client).seconds / n
+        whole = repeated(country, round(MINUTES * 60 / took))
         processes = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
-        start = time.monotonic()
-        for number in itertools.count():
-            out = tmp_path / f"run{number}"
-            map_region(out, plan, country.items, country.model, client=client)
-            truth = truth or hashes(out)
-            assert hashes(out) == truth
-            shutil.rmtree(out)
-            now = time.monotonic() - start
-            samples.append((now, [p.memory_info().rss / 1e6 for p in processes], [p.num_fds() for p in processes]))
-            if now > MINUTES * 60 and number >= 5:
-                break
-    warm = [one for one in samples if one[0] > samples[-1][0] * WARM_UP]
-    when = [one[0] for one in warm]
+        samples: list[tuple[float, list[float], list[int]]] = []
+
+        def look(_: Progress) -> None:
+            now = time.monotonic()
+            if not samples or now > samples[-1][0] + 1:
+                memory = [process.memory_info().rss / 1e6 for process in processes]
+                samples.append((now, memory, [process.num_fds() for process in processes]))
+
+        plan, out = whole.plan(), tmp_path / "whole"
+        map_region(out, plan, whole.items, country.model, client=client, progress=look)
+    records = read_records(out, plan)
+    assert len(records) == plan.n_tasks
+    assert len({(r.block_id, *sorted(r.sha256.items())) for r in records.values()}) == plan.n_tasks / len(plan.periods)
+    last = {key: value for key, value in hashes(tmp_path / "timed").items() if key[1] == short.periods[-1].label}
+    assert {key: dict(records[key].sha256) for key in last} == last != {}
+
+    start, end = samples[0][0], samples[-1][0]
+    warm = [one for one in samples if one[0] > start + (end - start) * WARM_UP]
+    when = [one[0] - start for one in warm]
     hours = (when[-1] - when[0]) / 3600
     for k in range(len(processes)):
         megabytes = slope_per_hour(when, [one[1][k] for one in warm])
         files = slope_per_hour(when, [one[2][k] for one in warm])
         eighths = [f"{samples[len(samples) * i // 8 - 1][1][k]:.0f}" for i in range(1, 9)]
         print(
-            f"worker {k}: {len(samples)} runs of {plan.n_tasks} blocks in {samples[-1][0] / 60:.1f} min; after the "
-            f"first {when[0] / 60:.1f} min {megabytes:+.1f} MB/h, {files:+.1f} open files/h; MB after each eighth of "
-            f"the runs: {' '.join(eighths)}"
+            f"worker {k}: {plan.n_tasks} blocks x periods in {(end - start) / 60:.1f} min; after the first "
+            f"{when[0] / 60:.1f} min {megabytes:+.1f} MB/h, {files:+.1f} open files/h; MB after each eighth: "
+            f"{' '.join(eighths)}"
         )
         assert megabytes * hours < NOISE_MB + MB_PER_HOUR * hours
         assert warm[-1][2][k] <= warm[0][2][k] + 8
