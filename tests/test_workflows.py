@@ -1,16 +1,20 @@
 """The recipes of workflows/: what they would start, without starting it."""
 
+import dataclasses
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from mapping_data import tiny_model
 from typer.testing import CliRunner
 
 from subpixmap import cli
+from subpixmap.model.checkpoint import Model
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 sys.path.insert(0, str(WORKFLOWS))
@@ -103,3 +107,18 @@ def test_worlds_are_compared_with_their_truth(tmp_path):
     assert "+5.0" in simulated_worlds.as_table({"base 7": found})
     (tmp_path / "truth_scene.csv").write_text("unit_id,object,acquisition,datetime,count\n")  # a country without cars
     assert simulated_worlds.compare(counts, simulated_worlds.true_counts(tmp_path)) == {"coconut": found["coconut"]}
+
+
+def test_another_calibration_of_totals_is_that_of_pixels():
+    plain = tiny_model()
+    old, new = (
+        Model.of(plain.net, dataclasses.replace(plain.card, calibration={"coconut": coconut, "car": car}))
+        for coconut, car in (((0.01, 1.1), (0.0, 0.9)), ((0.03, 1.4), (-0.002, 1.0)))
+    )
+    raw = np.random.default_rng(0).normal(0.2, 0.3, (2, 600))  # object, pixel: 6 ha
+    before, after = (
+        [((raw[i] - b) * s).sum() for i, (b, s) in enumerate(model.card.calibration.values())] for model in (old, new)
+    )
+    counts = pd.DataFrame({"object": ["coconut", "car"], "area_ha": 6.0, "map_total_full": before})
+    found = simulated_worlds.with_calibration(counts, old, new)["map_total_full"]
+    np.testing.assert_allclose(found, after, rtol=1e-12)

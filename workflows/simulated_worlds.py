@@ -1,11 +1,15 @@
 """How far are the totals of simulated countries from their truth, in the world of training and in a shifted one?
 
     python workflows/simulated_worlds.py --seeds 101,102 --size-km 9 --out worlds [--model demo-s2] [--json worlds.json]
+        [--recalibrate 100]
 
 For every world and seed: simulates the country, maps and counts it with `subpixmap run`, compares `map_total_full` with
 the truth, per object and year, for the country and for its units of 2,000 objects or more. Cars are compared with their
 mean over the acquisitions of a year, which is what a mean over dates measures. What the model counts is what exists
 there. Countries and maps that are there already are kept.
+
+With `--recalibrate N` the totals are told a second time, calibrated anew on N places of the same world (in landscapes
+that are not the country's): what reference data of a few local areas is worth, without a new training.
 
 All of it is simulated: it shows how a model behaves where the truth is known, not how well real objects are counted.
 """
@@ -21,11 +25,15 @@ from typing import Any
 import compare_with_truth
 import pandas as pd
 
-from subpixmap.model.checkpoint import load_model
+from subpixmap.model.calibrate import calibrate
+from subpixmap.model.checkpoint import Model, load_model
+from subpixmap.model.simulated import simulated_patches
 
 WORLDS = ("base", "shifted")
 LARGE = 2000
 """Objects from which a unit is judged."""
+LOCAL_SEED = 3000
+"""Of the places for `--recalibrate`."""
 KEYS = ["unit_id", "object", "period"]
 
 
@@ -77,11 +85,29 @@ def compare(counts: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
     return found
 
 
+def calibrated_anew(model: Model, world: str, places: int) -> Model:
+    """The same network with background and slope from places of a world."""
+    options: dict[str, Any] = {"objects": model.card.object_names, "world": world, "halo": model.halo}
+    return calibrate(model, simulated_patches(LOCAL_SEED, places, **options))
+
+
+def with_calibration(counts: pd.DataFrame, old: Model, new: Model) -> pd.DataFrame:
+    """Totals as the other calibration would have had them: it is linear, and so are sums."""
+    totals = counts["map_total_full"].copy()
+    pixels = counts["area_ha"] * (100 / old.card.resolution) ** 2
+    for name in old.card.objects:
+        (b0, s0), (b1, s1) = (model.card.calibration.get(name, (0.0, 1.0)) for model in (old, new))
+        mine = counts["object"] == name
+        totals[mine] = s1 * (totals[mine] / s0 + (b0 - b1) * pixels[mine])
+    return counts.assign(map_total_full=totals)
+
+
 def as_table(found: dict[str, dict[str, Any]]) -> str:
     """A line per country and object; errors in percent."""
     lines = ["world     seed  object     objects a year     errors by year, %                        units within 10 %"]
     for key, objects in found.items():
-        world, seed = key.split()
+        world, seed, *more = key.split()
+        lines += [" ".join(more) + ":"] if more else []
         for name, one in objects.items():
             least, most = min(one["truth"].values()), max(one["truth"].values())
             errors = " ".join(f"{error:+6.1f}" for error in one["country"].values())
@@ -98,17 +124,24 @@ def main() -> int:
     parser.add_argument("--years", default="2018-2023")
     parser.add_argument("--model", default="demo-s2")
     parser.add_argument("--out", type=Path, default=Path("worlds"))
+    parser.add_argument("--recalibrate", type=int, default=0, metavar="N", help="on N places of each world")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
-    objects = load_model(options.model).card.object_names
+    model = load_model(options.model)
+    objects = model.card.object_names
     found = {}
     for world in options.worlds.split(","):
+        local = calibrated_anew(model, world, options.recalibrate) if options.recalibrate else None
         for seed in map(int, options.seeds.split(",")):
             country = options.out / f"{world}-{seed}-{options.size_km:g}km"
             run = options.out / f"{country.name}-{Path(options.model).stem}"
             make_country(country, world, seed, options.size_km, options.years, objects)
             map_country(country, run, options.model, options.years)
-            found[f"{world} {seed}"] = compare(pd.read_parquet(run / "counts.parquet"), true_counts(country))
+            counts, truth = pd.read_parquet(run / "counts.parquet"), true_counts(country)
+            found[f"{world} {seed}"] = compare(counts, truth)
+            if local:
+                anew = with_calibration(counts, model, local)
+                found[f"{world} {seed} calibrated on {options.recalibrate} places"] = compare(anew, truth)
     print(as_table(found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
