@@ -44,7 +44,7 @@ def test_workers_do_not_grow(tmp_path):
         for name, n in ("first", 5), ("timed", 25):
             short = repeated(country, n)
             took = map_region(tmp_path / name, short.plan(), short.items, country.model, client=client).seconds / n
-        whole = repeated(country, round(MINUTES * 60 / took))
+        whole = repeated(country, round(1.15 * MINUTES * 60 / took))  # the rate differs by so much
         processes = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
         samples: list[tuple[float, list[float], list[int]]] = []
 

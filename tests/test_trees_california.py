@@ -1,5 +1,6 @@
 """The workflows that count the trees of California: on degraded aerial crops, and the same under Sentinel-2."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -183,13 +184,25 @@ def test_a_folder_that_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         trees.read_crops(data)
 
 
+def test_how_bright_a_flight_is_does_not_matter(tmp_path: Path) -> None:
+    crops = trees.read_crops(some_folder(tmp_path / "data", ("a", "b"), n=6))
+    dull = crops.images // 2
+    bright = np.where(crops.city[:, None, None, None] == "b", 3 + 2 * dull, dull)
+    views = trees.random_views(2, 0)
+    plain, again = (trees.see(dataclasses.replace(crops, images=images), views) for images in (dull, bright))
+    np.testing.assert_allclose(again, plain, atol=1e-5)
+    at_level = inner(trees.see(crops)[:, 0])[crops.city == "b"]
+    np.testing.assert_allclose(at_level.mean((0, 2, 3)), [m for m, _ in trees.LEVEL], atol=1e-4)
+    np.testing.assert_allclose(at_level.std((0, 2, 3)), [s for _, s in trees.LEVEL], atol=1e-4)
+
+
 @pytest.mark.realdata
 @pytest.mark.slow
 @pytest.mark.skipif(trees.NAME not in shipped_models(), reason="the checkpoint is not shipped")
 def test_the_shipped_checkpoint_is_as_good_as_its_card_says(real_data: Path) -> None:
     model = load_model(trees.NAME)
     test = trees.read_crops(real_data / "trees_california").of(["riverside"])
-    found = trees.score(trees.predict_crops(model, trees.degrade(test.images)), trees.count_trees(test.points))
+    found = trees.score(trees.predict_crops(model, trees.see(test)[:, 0]), trees.count_trees(test.points))
     assert found == pytest.approx(model.card.error["tree"]["crop"], rel=2e-3)
 
 

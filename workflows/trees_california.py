@@ -46,17 +46,20 @@ CITIES = ("chico", "claremont", "long_beach", "santa_monica")
 """What the shipped checkpoint was trained on."""
 TEST_CITY = "riverside"
 SIDE, FINE, COARSE, N = 153.6, 2.4, 9.6, 16  # metres of a crop and of its pixels before and after; pixels after
-WIDTH, MID, BLOCKS = 128, 32, 6
+LEVEL = ((0.45, 0.11), (0.47, 0.105), (0.455, 0.117), (0.477, 0.095))
+"""Mean and standard deviation of every band to which each city and year is brought, about those of the four cities."""
+WIDTH, MID, BLOCKS = 256, 64, 6
 HALO = BLOCKS + 2
-MEMBERS = 4
+MEMBERS = 2
 RECIPE = TrainConfig(
     steps=1500,
     batch=32,
     crop=N,
     block=8,
-    jitter_brightness=0.3,  # brightness is not calibrated, and differs by city and year
-    jitter_gain=0.2,
-    jitter_offset=0.08,
+    sample_weight=4.15,
+    jitter_brightness=0.2,  # brightness is not calibrated, and differs within cities, too
+    jitter_gain=0.12,
+    jitter_offset=0.05,
     average=0.995,
     threads=1,  # networks are trained side by side, one a core
 )
@@ -71,13 +74,14 @@ class Crops:
     images: NDArray[np.uint8]
     """(crop, 4, 64, 64) in the order of BANDS."""
     city: NDArray[np.str_]
+    year: NDArray[np.integer]
     points: tuple[NDArray[np.float64], ...]
     """For each crop (tree, 2): metres right of and below its upper left corner."""
 
     def of(self, cities: Sequence[str]) -> "Crops":
         """Those of some cities."""
         index = np.flatnonzero(np.isin(self.city, cities))
-        return Crops(self.images[index], self.city[index], tuple(self.points[i] for i in index))
+        return Crops(self.images[index], self.city[index], self.year[index], tuple(self.points[i] for i in index))
 
     @property
     def cities(self) -> list[str]:
@@ -128,7 +132,8 @@ def read_crops(folder: Path) -> Crops:
         raise InputError(f"{folder / names[2]}: x and y must lie in 0-256, pixels of 0.6 m")
     places = {crop: 0.6 * (group[["x", "y"]].to_numpy(float) + 0.5) for crop, group in trees.groupby("crop")}
     points = tuple(places.get(crop, np.empty((0, 2))) for crop in index["crop"])
-    return Crops(images[index["crop"]][:, [2, 1, 0, 3]], index["city"].to_numpy(str), points)
+    images = images[index["crop"]][:, [2, 1, 0, 3]]
+    return Crops(images, index["city"].to_numpy(str), index["year"].to_numpy(int), points)
 
 
 def degrade(images: NDArray[np.uint8], view: View = View()) -> NDArray[np.float32]:
@@ -157,6 +162,29 @@ def _weights(shift: float, sigma: float, zoom: float) -> NDArray[np.float32]:
     return mirrored.astype(np.float32)
 
 
+def common_level(crops: Crops) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(crop, band, 1, 1) gain and offset that bring every city and year to `LEVEL`.
+
+    The brightness of a flight is not calibrated. Its own pixels tell what it is, no tree is needed for that.
+    """
+    plain = degrade(crops.images)[..., HALO:-HALO, HALO:-HALO]
+    mean, spread = np.float32(LEVEL).T
+    gain, offset = (np.empty((len(plain), len(BANDS), 1, 1), np.float32) for _ in range(2))
+    for flight in sorted({*zip(crops.city.tolist(), crops.year.tolist(), strict=True)}):
+        mine = (crops.city == flight[0]) & (crops.year == flight[1])
+        seen = np.moveaxis(plain[mine], 1, 0).reshape(len(BANDS), -1).astype(float)
+        one = spread / np.maximum(seen.std(axis=1), 1e-3)
+        gain[mine] = one[:, None, None]
+        offset[mine] = (mean - one * seen.mean(axis=1))[:, None, None]
+    return gain, offset
+
+
+def see(crops: Crops, views: Sequence[View] = (View(),)) -> NDArray[np.float32]:
+    """(crop, view, band, 16 + 2 halo, 16 + 2 halo) of 9.6 m, cities and years at the common level."""
+    gain, offset = common_level(crops)
+    return np.stack([degrade(crops.images, view) * gain + offset for view in views], axis=1)
+
+
 def count_trees(points: Sequence[NDArray[np.float64]], view: View = View()) -> NDArray[np.float32]:
     """(crop, 16, 16) trees per pixel. In the plain view a crop's pixels hold its trees, no more and no less."""
     lattice, window = Lattice(32611, COARSE), Window(1000, 1000, N, N)
@@ -177,7 +205,7 @@ def count_trees(points: Sequence[NDArray[np.float64]], view: View = View()) -> N
 
 def make_patches(crops: Crops, views: Sequence[View]) -> Patches:
     """Each crop a place, each view an acquisition of it."""
-    seen = np.stack([degrade(crops.images, view).astype(np.float16) for view in views], axis=1)
+    seen = see(crops, views).astype(np.float16)
     count = np.stack([count_trees(crops.points, view) for view in views], axis=1)[:, :, None]
     known = np.ones((len(count), len(views), N, N), bool)
     return Patches(seen, known, count, known[:, 0], BANDS, ("tree",))
@@ -229,7 +257,7 @@ def make_card(crops: Crops, patches: Patches, config: TrainConfig) -> Card:
         evidence="degraded-aerial",
         resolution=COARSE,
         sensor="NAIP aerial imagery, degraded",
-        level="brightness / 255",
+        level="brightness, every city and year brought to one mean and spread",
         **input_statistics(patches, sample=len(patches)),
         width=WIDTH,
         mid=MID,
@@ -249,7 +277,8 @@ def make_card(crops: Crops, patches: Patches, config: TrainConfig) -> Card:
             "and registration differ: on Sentinel-2 its numbers are not estimates.",
             "Crops are 16 px (153.6 m) and were continued by their mirror image: nothing beyond a crop was known.",
             "Riverside, the test city, was also used while the recipe was developed.",
-            "Californian cities only; the brightness of the aerial imagery is not calibrated and differs by year.",
+            "Californian cities only. The brightness of the aerial imagery is not calibrated: every city and year was "
+            f"brought to one mean and spread of each band ({', '.join(f'{m:g} / {s:g}' for m, s in LEVEL)}).",
         ),
     )
 
@@ -278,7 +307,7 @@ def score(count: NDArray[np.floating], reference: NDArray[np.floating]) -> dict[
 
 def compare(model: Model, fit_on: Crops, test: Crops, *, strided_steps: int) -> dict[str, NDArray[np.float32]]:
     """Trees per pixel of the test crops by every method; the baselines see the crops in the views of the network."""
-    reflectance = degrade(test.images)
+    reflectance = see(test)[:, 0]
     counts = {"densitynet": predict_crops(model, reflectance)}
     training = make_patches(fit_on, random_views(VIEWS, RECIPE.seed))
     config = dataclasses.replace(RECIPE, steps=strided_steps)
@@ -317,7 +346,7 @@ def run_train(options: argparse.Namespace) -> None:
     model = train_model(training, config, members=options.members, workers=options.workers, state=options.model)
     error: dict[str, Any] = {}
     if len(test.city):
-        error = card_errors(options.test_city, predict_crops(model, degrade(test.images)), count_trees(test.points))
+        error = card_errors(options.test_city, predict_crops(model, see(test)[:, 0]), count_trees(test.points))
     error = rounded(error)
     print(json.dumps(error, indent=1))
     save_model(options.model, model.net, dataclasses.replace(model.card, error=error))
