@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import sys
 import time
@@ -295,6 +296,6 @@ def _waited(future: Any, seconds: dict[str, float]) -> Array:
 def peak_rss() -> int:
     """Largest resident memory of this process so far, bytes."""
     status = Path("/proc/self/status")
-    if status.is_file():  # getrusage of a process that was started by another begins with what that one had
-        return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+    if status.is_file() and (told := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
+        return 1024 * int(told[1])  # what getrusage tells of a child begins with what its parent had
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
