@@ -25,6 +25,7 @@ from typing import Any
 import compare_with_truth
 import pandas as pd
 
+from subpixmap.errors import SubpixmapError
 from subpixmap.model.calibrate import calibrate
 from subpixmap.model.checkpoint import Model, load_model
 from subpixmap.model.simulated import simulated_patches
@@ -116,6 +117,25 @@ def as_table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def compare_worlds(options: argparse.Namespace) -> dict[str, Any]:
+    """Errors by world and seed, and once more where they are calibrated anew."""
+    model = load_model(options.model)
+    found = {}
+    for world in options.worlds.split(","):
+        local = calibrated_anew(model, world, options.recalibrate) if options.recalibrate else None
+        for seed in map(int, options.seeds.split(",")):
+            country = options.out / f"{world}-{seed}-{options.size_km:g}km"
+            run = options.out / f"{country.name}-{Path(options.model).stem}"
+            make_country(country, world, seed, options.size_km, options.years, model.card.object_names)
+            map_country(country, run, options.model, options.years)
+            counts, truth = pd.read_parquet(run / "counts.parquet"), true_counts(country)
+            found[f"{world} {seed}"] = compare(counts, truth)
+            if local:
+                anew = with_calibration(counts, model, local)
+                found[f"{world} {seed} calibrated on {options.recalibrate} places"] = compare(anew, truth)
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="101,102", help="countries; no training sees any")
@@ -127,21 +147,15 @@ def main() -> int:
     parser.add_argument("--recalibrate", type=int, default=0, metavar="N", help="on N places of each world")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
-    model = load_model(options.model)
-    objects = model.card.object_names
-    found = {}
-    for world in options.worlds.split(","):
-        local = calibrated_anew(model, world, options.recalibrate) if options.recalibrate else None
-        for seed in map(int, options.seeds.split(",")):
-            country = options.out / f"{world}-{seed}-{options.size_km:g}km"
-            run = options.out / f"{country.name}-{Path(options.model).stem}"
-            make_country(country, world, seed, options.size_km, options.years, objects)
-            map_country(country, run, options.model, options.years)
-            counts, truth = pd.read_parquet(run / "counts.parquet"), true_counts(country)
-            found[f"{world} {seed}"] = compare(counts, truth)
-            if local:
-                anew = with_calibration(counts, model, local)
-                found[f"{world} {seed} calibrated on {options.recalibrate} places"] = compare(anew, truth)
+    if options.recalibrate < 0:
+        parser.error(f"--recalibrate is {options.recalibrate}; want a number of places")
+    try:
+        found = compare_worlds(options)
+    except SubpixmapError as error:
+        print(f"simulated_worlds: {error}", file=sys.stderr)
+        return error.exit_code
+    except subprocess.CalledProcessError as error:  # it has said why
+        return error.returncode
     print(as_table(found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
