@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from subpixmap.model.evaluate import (
     density_errors,
     errors_by_object,
     evaluate,
+    mean_over_dates,
     predict_patches,
     presence_errors,
     table,
@@ -81,6 +84,27 @@ def test_a_mean_over_dates_uses_valid_pixels_only() -> None:
     assert np.allclose(cars[first_only], patches.count[:, 1, 1][first_only])
     assert np.isnan(both[0]).any()
     assert presence.shape == count.shape == reference.shape
+
+
+def test_many_acquisitions_lose_their_extremes_as_in_a_map() -> None:
+    patches = some_patches(2, acquisitions=7)
+    rng = np.random.default_rng(0)
+    of_date = rng.lognormal(size=(2, 7, 2, 24, 24)).astype(np.float32)
+    valid = rng.random(patches.valid.shape) < 0.8
+    patches = dataclasses.replace(patches, valid=valid)
+    upcoming = iter(of_date.reshape(14, 2, 24, 24))
+    count, _, reference = mean_over_dates(
+        lambda scene: (next(upcoming), np.zeros((2, 24, 24))), patches, OBJECTS, trimmed=[True, False]
+    )
+    seen = np.where(valid[:, :, None], of_date, np.nan)
+    plain, n = np.nanmean(seen, axis=1), valid.sum(axis=1)
+    low, high = np.nanmin(seen, axis=1), np.nanmax(seen, axis=1)
+    without = (np.nansum(seen, axis=1) - low - high)[:, 0] / np.maximum(n - 2, 1)
+    assert (n >= 6).any()
+    assert (n < 6).any()
+    assert np.allclose(count[:, 0], np.where(n >= 6, without, plain[:, 0]), rtol=1e-5)
+    assert np.allclose(count[:, 1], plain[:, 1], rtol=1e-5)
+    assert np.allclose(reference, np.nanmean(np.where(valid[:, :, None], patches.count, np.nan), axis=1), rtol=1e-5)
 
 
 def test_a_perfect_prediction_has_no_error() -> None:

@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.grid import owned
-from subpixmap.mapping.accumulate import Accumulator
 from subpixmap.mapping.encoding import as_stored
 from subpixmap.mapping.layout import BlockPlan
 from subpixmap.mapping.ledger import CELL, Record, Used, array_sha256, cell_sums, write_record
 from subpixmap.mapping.plan import Recipe
 from subpixmap.mapping.store import write_block
+from subpixmap.model.accumulate import Accumulator
 from subpixmap.scenes.choice import choose
 from subpixmap.scenes.cube import read_reflectance, read_valid
 from subpixmap.scenes.lock import Item, by_acquisition

@@ -24,6 +24,7 @@ from subpixmap.files import make_folder, path_of, write_atomic
 from subpixmap.grid import CHUNK, Block, Lattice
 from subpixmap.mapping.encoding import STEP
 from subpixmap.mapping.layout import BlockPlan, Zone, chunk_bits, chunks_of_bits, plan_zones
+from subpixmap.model.accumulate import TRIM_FROM
 from subpixmap.periods import ALL_MONTHS, Every, Period
 from subpixmap.scenes.lock import Item, by_acquisition, lattices
 from subpixmap.scenes.radiometry import MaskRule
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Version of plan.json, of the ledger and of the map."""
-TRIM_FROM = 6
-"""From this many observations on, the highest and the lowest prediction are left out of the mean."""
 _PACKAGES = ("subpixmap", "torch", "numpy", "zarr", "xarray", "dask", "stackstac", "rasterio", "pyproj", "shapely")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.model import metrics
+from subpixmap.model.accumulate import Accumulator
 from subpixmap.model.checkpoint import Card, Model
 from subpixmap.model.metrics import density_errors, presence_errors
 from subpixmap.model.predict import predict_patch
@@ -49,48 +50,56 @@ def predict_patches(model: Model, patches: Patches) -> tuple[FloatArray, FloatAr
     if cut < 0:
         raise ValueError(f"patches have a halo of {patches.halo} px, the network needs {model.halo}")
     inner = slice(cut, -cut or None)
-    (count, presence), reference = mean_over_dates(
-        lambda scene: np.stack(predict_patch(model, np.ascontiguousarray(scene[:, inner, inner]))),
+    return mean_over_dates(
+        lambda scene: predict_patch(model, np.ascontiguousarray(scene[:, inner, inner])),
         patches,
         model.card.object_names,
+        trimmed=_trimmed(model.card),
     )
-    return count, presence, reference
 
 
 def mean_over_dates(
-    predict: Callable[[NDArray[np.float32]], FloatArray], patches: Patches, objects: Sequence[str]
-) -> tuple[FloatArray, FloatArray]:
-    """Any predictor, acquisition by acquisition, and its mean over the valid ones.
+    predict: Callable[[NDArray[np.float32]], tuple[FloatArray, FloatArray]],
+    patches: Patches,
+    objects: Sequence[str],
+    *,
+    trimmed: Sequence[bool] | None = None,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Any predictor, acquisition by acquisition, and its mean over the valid ones, which is that of a map.
 
     Parameters
     ----------
     predict
-        (band, y + 2 halo, x + 2 halo) of one acquisition, with the patches' bands and halo -> (layer, object, y, x).
+        (band, y + 2 halo, x + 2 halo) of one acquisition, with the patches' bands and halo -> count and presence,
+        (object, y, x) each.
     patches
         What is predicted.
     objects
         Names, in the order that `predict` gives.
+    trimmed
+        For each object, whether many acquisitions go without their extremes; by default all do.
 
     Returns
     -------
     tuple
-        layers (layer, place, object, y, x) and reference (place, object, y, x); NaN where nothing is known.
+        count, presence and reference count, (place, object, y, x) each; NaN where nothing is known.
     """
     index = [patches.objects.index(name) for name in objects]
-    means = []
+    shape = patches.count.shape[3:]
+    whole, nothing = (slice(None), slice(None)), np.zeros(shape, bool)
+    found = []
     for i, scenes in enumerate(patches.reflectance):
         valid = patches.valid[i] & patches.labelled[i]
-        total: Any = 0.0
-        for scene, reference, clear in zip(scenes, patches.count[i], valid, strict=True):
+        dates, reference = Accumulator(len(index), shape), np.zeros((len(index), *shape))
+        for scene, truth, clear in zip(scenes, patches.count[i], valid, strict=True):
             if clear.any():
-                layers = predict(scene.astype(np.float32))
-                total = total + np.concatenate([layers, reference[None, index]]).astype(np.float32) * clear
+                dates.add(whole, *predict(scene.astype(np.float32)), clear, nothing)
+                reference += truth[index] * clear
+        mean = dates.result(min_obs=1, trimmed=trimmed)
         with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is not observed
-            means.append(np.where(valid.any(axis=0), total / valid.sum(axis=0, dtype=np.float32), np.nan))
-    layers_at = max((m.shape[0] for m in means if m.ndim == 4), default=2)
-    shape = (layers_at, len(index), *patches.count.shape[3:])
-    every = np.moveaxis(np.stack([np.broadcast_to(m, shape) for m in means]), 1, 0)
-    return every[:-1], every[-1]
+            found.append((mean["count"], mean["presence"], (reference / mean["n_obs"]).astype(np.float32)))
+    count, presence, reference = (np.stack(part) for part in zip(*found, strict=True))
+    return count, presence, reference
 
 
 def evaluate(
@@ -144,7 +153,7 @@ def evaluate(
     if baselines:
         plain = patches.select_bands(model.card.bands)
         facts["baselines"] = {
-            name: errors_by_object(names, _predicted(fitted, plain, names), reference, **common)
+            name: errors_by_object(names, _predicted(fitted, plain, model.card), reference, **common)
             for name, fitted in baselines.items()
         }
     return facts
@@ -255,10 +264,19 @@ def _before_and_after(card: Card, name: str, count: FloatArray, reference: Float
     return {"before": metrics.mixes(raw, reference), "after": metrics.mixes(count, reference)}
 
 
-def _predicted(fitted: Any, patches: Patches, objects: Sequence[str]) -> FloatArray:
+def _predicted(fitted: Any, patches: Patches, card: Card) -> FloatArray:
     """(place, object, y, x) of a baseline."""
-    layers, _ = mean_over_dates(lambda scene: np.asarray(fitted.predict(scene[None])), patches, objects)
-    return layers[0]
+
+    def predict(scene: NDArray[np.float32]) -> tuple[FloatArray, FloatArray]:
+        (count,) = fitted.predict(scene[None])
+        return count, np.zeros_like(count)  # it says nothing of presence
+
+    return mean_over_dates(predict, patches, card.object_names, trimmed=_trimmed(card))[0]
+
+
+def _trimmed(card: Card) -> list[bool]:
+    """Of each object, whether its extremes are errors; of what comes and goes they are counts like any other."""
+    return [card.measure[name] != "occupancy" for name in card.object_names]
 
 
 def _by_group(values: FloatArray, p: FloatArray, r: FloatArray, groups: NDArray[np.integer]) -> FloatArray:

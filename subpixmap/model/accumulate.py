@@ -1,17 +1,19 @@
 """Predictions of single acquisitions -> their mean without the extremes, their spread, and how many there were.
 
 Running sums: memory does not depend on the number of acquisitions. Sums are float64 of float32 values, so that the mean
-does not depend on how far apart they are.
+does not depend on how far apart they are. Maps, calibration and evaluation all take their mean from here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.mapping.plan import TRIM_FROM
+TRIM_FROM = 6
+"""From this many observations on, the highest and the lowest prediction are left out of the mean."""
 
 
 class Accumulator:
@@ -64,14 +66,17 @@ class Accumulator:
         np.maximum(self.high[where], np.where(observed, count, -np.inf), out=self.high[where])
         self.strange[at] += observed & strange
 
-    def result(self, *, min_obs: int) -> dict[str, NDArray[Any]]:
+    def result(self, *, min_obs: int, trimmed: Sequence[bool] | None = None) -> dict[str, NDArray[Any]]:
         """`count`, `presence`, `sd_over_dates` (object, y, x) float32 and `n_obs` (y, x); NaN below `min_obs`.
 
-        The mean leaves out the highest and the lowest value from `TRIM_FROM` observations on. The spread is the sample
-        standard deviation of all values, NaN below two.
+        The mean leaves out the highest and the lowest value from `TRIM_FROM` observations on, unless `trimmed` says
+        not to for an object. The spread is the sample standard deviation of all values, NaN below two.
         """
         n = self.n.astype(np.float64)
-        enough, several, trim = self.n >= min_obs, self.n >= 2, self.n >= TRIM_FROM
+        enough, several = self.n >= min_obs, self.n >= 2
+        trim = np.broadcast_to(self.n >= TRIM_FROM, self.sum.shape)
+        if trimmed is not None:
+            trim = trim & np.asarray(trimmed)[:, None, None]
         with np.errstate(invalid="ignore", divide="ignore"):
             kept = np.where(trim, self.sum - self.low - self.high, self.sum)
             count = kept / np.where(trim, n - 2, n)
