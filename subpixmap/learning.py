@@ -104,6 +104,7 @@ def train(
 ) -> Model:
     """Train, calibrate and evaluate a checkpoint on reference data; leaves the checkpoint, its card and its metrics."""
     from subpixmap.model.learn import Scheme, learn_from
+    from subpixmap.model.train import remove_states
     from subpixmap.reference.folder import read_reference, reference_sha256
 
     _require_checkpoint_name(output)
@@ -129,7 +130,7 @@ def train(
         curves=output.with_suffix(".curves.csv"),
         progress=None if quiet else sys.stderr,
     )
-    output.with_suffix(".state").unlink(missing_ok=True)  # done: nothing is left to resume
+    remove_states(output.with_suffix(".state"), model.card.members)
     write_metrics(output.with_suffix(".metrics.json"), {"model": model.card.name, "sha256": model.sha256} | errors)
     if not quiet:
         print(output)
@@ -142,8 +143,16 @@ def train_simulated(
 ) -> None:
     """Make a shipped checkpoint again from simulated places."""
     from subpixmap.model.simulated import train_simulated as make
+    from subpixmap.model.train import remove_states
 
-    make(name, output, config=config, cache=cache, workers=workers, progress=None if quiet else sys.stderr)
+    _require_checkpoint_name(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    state, curves = output.with_suffix(".state"), output.with_suffix(".curves.csv")
+    progress = None if quiet else sys.stderr
+    make(
+        name, output, config=config, cache=cache, workers=workers, state=state, curves=curves, progress=progress
+    )  # fmt: skip
+    remove_states(state, config.members)
     if not quiet:
         print(output)
 

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import functools
 import io
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import torch
 from test_checkpoint import small_card
 from test_patches import BANDS, OBJECTS, some_patches
 
+from subpixmap import learning
 from subpixmap.errors import InputError
+from subpixmap.model import simulated
 from subpixmap.model.calibrate import calibrate
 from subpixmap.model.checkpoint import Card, load_model, save_model
 from subpixmap.model.evaluate import evaluate
@@ -24,6 +27,7 @@ from subpixmap.model.train import (
     input_statistics,
     loss_terms,
     rate_factor,
+    remove_states,
     train,
 )
 from subpixmap.reference.patches import Patches
@@ -94,6 +98,8 @@ def test_members_are_trained_apart_and_averaged(tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, members=2, turns=True)
     both = train(patches, card, config, state=tmp_path / "state.pt", curves=tmp_path / "c.csv", progress=None)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c-1.csv", "c-2.csv", "state-1.pt", "state-2.pt"]
+    remove_states(tmp_path / "state.pt", 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c-1.csv", "c-2.csv"]
     assert isinstance(both.net, Averaged)
     assert (both.card.members, both.card.turns) == (2, True)
     for k, member in enumerate(both.net.members):
@@ -276,3 +282,27 @@ def test_train_simulated_writes_a_whole_card(tmp_path: Path) -> None:
         train_simulated("nope", path)
     with pytest.raises(InputError, match="the simulator has no maize"):
         train_simulated("demo-s2", path, objects=("maize",))
+
+
+def test_an_interrupted_simulated_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(SMALL, steps=3, crop=32, save_every=1, log_every=1)
+    small = functools.partial(train_simulated, places=3, held_out=2, width=8, mid=4, blocks=1)
+    monkeypatch.setattr(simulated, "train_simulated", small)
+    output = tmp_path / "deep" / "demo-rgbn.safetensors"
+
+    def train_it() -> None:
+        learning.train_simulated("demo-rgbn", output, config=config, cache=tmp_path, workers=1, quiet=True)
+
+    def power_cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut:
+        cut.setattr(simulated, "calibrate", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            train_it()
+    assert output.with_suffix(".state").exists()
+    train_it()
+    assert load_model(output).card.training["recipe"]["steps"] == 3
+    assert not output.with_suffix(".state").exists()
+    with output.with_suffix(".curves.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3"]

@@ -17,9 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +32,7 @@ from subpixmap.model.baselines import BASELINES, fit_baseline
 from subpixmap.model.checkpoint import Card, Model, load_model, save_model
 from subpixmap.model.config import TrainConfig
 from subpixmap.model.evaluate import block_means, density_errors, rounded
-from subpixmap.model.net import Averaged
-from subpixmap.model.train import input_statistics, train
+from subpixmap.model.train import input_statistics, remove_states, train
 from subpixmap.reference.countmap import count_map
 from subpixmap.reference.patches import Patches
 from subpixmap.simulate.spectra import BAND_FACTS
@@ -48,9 +45,8 @@ TEST_CITY = "riverside"
 SIDE, FINE, COARSE, N = 153.6, 2.4, 9.6, 16  # metres of a crop and of its pixels before and after; pixels after
 LEVEL = ((0.45, 0.11), (0.47, 0.105), (0.455, 0.117), (0.477, 0.095))
 """Mean and standard deviation of every band to which each city and year is brought, about those of the four cities."""
-WIDTH, MID, BLOCKS = 256, 64, 6
+WIDTH, MID, BLOCKS = 128, 32, 6
 HALO = BLOCKS + 2
-MEMBERS = 2
 RECIPE = TrainConfig(
     steps=1500,
     batch=32,
@@ -61,7 +57,8 @@ RECIPE = TrainConfig(
     jitter_gain=0.12,
     jitter_offset=0.05,
     average=0.995,
-    threads=1,  # networks are trained side by side, one a core
+    members=2,
+    turns=True,
 )
 VIEWS = 16
 """In which every crop is seen in training."""
@@ -211,40 +208,13 @@ def make_patches(crops: Crops, views: Sequence[View]) -> Patches:
     return Patches(seen, known, count, known[:, 0], BANDS, ("tree",))
 
 
-def train_model(
-    crops: Crops, config: TrainConfig, *, members: int = MEMBERS, workers: int = 2, state: Path | None = None
-) -> Model:
-    """The mean of networks over eight turns and mirrors.
-
-    Parameters
-    ----------
-    crops
-        For training.
-    config
-        Of each network; their seeds, and the views that they see, follow each other.
-    members
-        Networks.
-    workers
-        Networks trained side by side.
-    state
-        File from which an interrupted training goes on; each network has its own, numbered.
-    """
-    single = make_card(crops, make_patches(crops, random_views(VIEWS, config.seed)), config)
-    numbers = range(members)
-    configs = [dataclasses.replace(config, seed=config.seed + k) for k in numbers]
-    states = [state and state.with_suffix(f".{k}.state") for k in numbers]
-    with ProcessPoolExecutor(min(workers, members), mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(train_one, crops, single, *job) for job in zip(configs, states, strict=True)]
-        nets: list[Any] = [job.result().net for job in jobs]
-    for path in states:
-        if path:
-            path.unlink(missing_ok=True)  # done: nothing is left to resume
-    return Model.of(Averaged(nets, turns=True), dataclasses.replace(single, members=members, turns=True))
-
-
-def train_one(crops: Crops, card: Card, config: TrainConfig, state: Path | None) -> Model:
-    """One network; in a process of its own."""
-    return train(make_patches(crops, random_views(VIEWS, config.seed)), card, config, state=state)
+def train_model(crops: Crops, config: TrainConfig, *, state: Path | None = None) -> Model:
+    """The mean of networks over eight turns and mirrors; an interrupted training goes on from `state`."""
+    patches = make_patches(crops, random_views(VIEWS, config.seed))
+    model = train(patches, make_card(crops, patches, config), config, state=state)
+    if state is not None:
+        remove_states(state, config.members)
+    return model
 
 
 def make_card(crops: Crops, patches: Patches, config: TrainConfig) -> Card:
@@ -342,8 +312,9 @@ def run_train(options: argparse.Namespace) -> None:
     crops = read_crops(options.data)
     training = crops.of([city for city in crops.cities if city != options.test_city])
     test = crops.of([options.test_city])
-    config = dataclasses.replace(RECIPE, seed=options.seed, steps=options.steps or RECIPE.steps)
-    model = train_model(training, config, members=options.members, workers=options.workers, state=options.model)
+    steps = options.steps or RECIPE.steps
+    config = dataclasses.replace(RECIPE, seed=options.seed, steps=steps, members=options.members)
+    model = train_model(training, config, state=options.model.with_suffix(".state"))
     error: dict[str, Any] = {}
     if len(test.city):
         error = card_errors(options.test_city, predict_crops(model, see(test)[:, 0]), count_trees(test.points))
@@ -376,7 +347,8 @@ def leave_one_city_out(crops: Crops, config: TrainConfig) -> dict[str, NDArray[n
     counts: dict[str, NDArray[np.float32]] = {}
     for city in crops.cities:
         others, test = crops.of([other for other in crops.cities if other != city]), crops.of([city])
-        parts = compare(train_model(others, config, members=1), others, test, strided_steps=config.steps)
+        model = train_model(others, dataclasses.replace(config, members=1))
+        parts = compare(model, others, test, strided_steps=config.steps)
         for method, part in parts.items():
             counts.setdefault(method, np.full((len(crops.city), N, N), np.nan, np.float32))[crops.city == city] = part
     return counts
@@ -419,8 +391,7 @@ def main() -> int:
     train_verb.add_argument("--model", type=Path, default=Path(f"{NAME}.safetensors"), help="file to write")
     train_verb.add_argument("--test-city", default=TEST_CITY, help="left out of training")
     train_verb.add_argument("--seed", type=int, default=RECIPE.seed)
-    train_verb.add_argument("--members", type=int, default=MEMBERS, help="networks, whose mean is the model")
-    train_verb.add_argument("--workers", type=int, default=2, help="networks trained side by side")
+    train_verb.add_argument("--members", type=int, default=RECIPE.members, help="networks, whose mean is the model")
     evaluate_verb.add_argument("--model", default=NAME, help="checkpoint; cities that it was trained on are left out")
     evaluate_verb.add_argument(
         "--fit-data", type=Path, help="folder the baselines are fitted on  [default: DIR, the four cities]"

@@ -129,6 +129,13 @@ def train(
     return Model.of(combined(members, turns=config.turns), card)
 
 
+def remove_states(state: str | Path, members: int) -> None:
+    """Delete what a training of so many members saved to go on from, once its model is written."""
+    for k in range(members):
+        if (path := _numbered(state, k, members)) is not None:
+            path.unlink(missing_ok=True)
+
+
 def fit(
     build: Callable[[], N],
     patches: Patches,
