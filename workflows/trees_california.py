@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from subpixmap.errors import InputError, SubpixmapError
 from subpixmap.grid import Lattice, Window
@@ -102,14 +103,17 @@ class View:
     """Width of the point spread relative to that of the band."""
     zoom: float = 1.0
     """Ground side of a pixel and width of the point spread, relative to theirs."""
+    turn: float = 0.0
+    """Of the crop about its centre, clockwise, radians."""
 
 
 def random_views(n: int, seed: int) -> list[View]:
-    """Any sub-pixel phase, 15 % of sharpness, 10 % of size."""
+    """Any sub-pixel phase, 15 % of sharpness, 10 % of size, any direction (training adds the quarter turns)."""
     rng = np.random.default_rng(seed)
     shifts = rng.uniform(-COARSE / 2, COARSE / 2, (n, 2))
     widths = rng.uniform((0.85, 0.9), (1.15, 1.1), (n, 2))
-    return [View(down, right, blur, zoom) for (down, right), (blur, zoom) in zip(shifts, widths, strict=True)]
+    turns = rng.uniform(-np.pi / 4, np.pi / 4, n)
+    return [View(*shift, *width, turn) for shift, width, turn in zip(shifts, widths, turns, strict=True)]
 
 
 def read_crops(folder: Path) -> Crops:
@@ -138,13 +142,35 @@ def degrade(images: NDArray[np.uint8], view: View = View()) -> NDArray[np.float3
 
     Nothing is known beyond a crop, so it is continued by its mirror image, and so are its trees.
     """
-    seen = []
+    seen, images = [], _turn_images(images, view.turn)
     for i, band in enumerate(BANDS):
         # The aerial pixel is itself a mean over 2.4 m, which is part of the blur.
         sigma = view.blur * np.sqrt(BAND_FACTS[band].sigma ** 2 - FINE**2 / 12)
         rows, cols = (_weights(shift, sigma, view.zoom) for shift in (view.down, view.right))
         seen.append(rows @ (images[:, i] / np.float32(255)) @ cols.T)
     return np.stack(seen, axis=1)
+
+
+def _turn_images(images: NDArray[np.uint8], angle: float) -> NDArray[Any]:
+    """(crop, band, 64, 64) turned about their centres; what comes in from beyond is the mirror image."""
+    if not angle:
+        return images
+    back = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])  # (row, column) in the original
+    centre = np.array([(SIDE / FINE - 1) / 2] * 2)
+    turned = np.empty(images.shape, np.float32)
+    for image, out in zip(images.reshape(-1, *images.shape[2:]), turned.reshape(-1, *images.shape[2:]), strict=True):
+        ndimage.affine_transform(image, back, centre - back @ centre, output=out, order=1, mode="reflect")
+    return turned
+
+
+def _turn_points(xy: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
+    """(tree, 2) turned with their crop: those that stay in it, and mirror images that come in."""
+    if not angle:
+        return xy
+    x, y = (np.concatenate([-axis, axis, 2 * SIDE - axis]) - SIDE / 2 for axis in xy.T)
+    x, y = np.tile(x, 3), np.repeat(y.reshape(3, -1), 3, axis=0).ravel()
+    turned = np.stack([np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y], axis=1)
+    return turned[(np.abs(turned) <= SIDE / 2).all(axis=1)] + SIDE / 2
 
 
 def _weights(shift: float, sigma: float, zoom: float) -> NDArray[np.float32]:
@@ -187,7 +213,8 @@ def count_trees(points: Sequence[NDArray[np.float64]], view: View = View()) -> N
     lattice, window = Lattice(32611, COARSE), Window(1000, 1000, N, N)
     west, _, _, north = lattice.bounds(window)
     counts = np.zeros((len(points), N, N), np.float32)
-    for i, xy in enumerate(points):
+    for i, one in enumerate(points):
+        xy = _turn_points(one, view.turn)
         x, y = (np.concatenate([-axis, axis, 2 * SIDE - axis]) for axis in xy.T)
         x, y = (
             (axis - SIDE / 2 - shift) / view.zoom + SIDE / 2
