@@ -87,17 +87,21 @@ def test_pixels_of_a_crop_hold_its_trees() -> None:
 
 
 def test_trees_stay_on_their_pixels_in_every_view() -> None:
-    image = np.zeros((1, 4, 64, 64))
-    image[0, :, 22, 15] = 2000
-    image = ndimage.gaussian_filter(image, (0, 0, 1, 1)).round().astype(np.uint8)  # a crown of a few fine pixels
-    points = [0.6 * (4 * np.array([[15, 22]]) + 2.0)]  # the middle of that fine pixel
+    fine = np.random.default_rng(3).integers(16, 48, (30, 2))
+    images = np.zeros((30, 4, 64, 64), np.uint8)
+    for image, (col, row) in zip(images, fine, strict=True):
+        image[:, row, col] = 255
+    points = [0.6 * (4 * one[None] + 2.0) for one in fine]  # the middle of that fine pixel
     axis = np.arange(16)
-    for view in [trees.View(), *trees.random_views(6, 0)]:
-        seen, count = inner(trees.degrade(image, view))[0, 0], trees.count_trees(points, view)[0]
-        assert view == trees.View() or view.turn
-        for a in (0, 1):
-            centres = [float((m.sum(1 - a) * axis).sum() / m.sum()) for m in (seen, count)]
-            assert centres[0] == pytest.approx(centres[1], abs=0.08)  # fine pixels of 1/10, sampling of a narrow blur
+    views = trees.random_views(6, 0)
+    assert all(view.turn for view in views)
+    for view in [trees.View(), *views]:
+        seen, count = inner(trees.degrade(images, view))[:, 0], trees.count_trees(points, view)
+        for a in (1, 2):
+            there, here = ((m.sum(3 - a) * axis).sum(1) / m.sum((1, 2)) for m in (seen, count))
+            # Sampling of a narrow blur moves single centres by up to 0.1 pixels, not all of them the same way.
+            assert np.abs(there - here).max() < 0.12
+            assert (there - here).mean() == pytest.approx(0, abs=0.02)
 
 
 def test_train_and_evaluate_write_a_card_and_the_numbers(tmp_path: Path, monkeypatch, capsys) -> None:
