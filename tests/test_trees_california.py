@@ -87,8 +87,8 @@ def test_pixels_of_a_crop_hold_its_trees() -> None:
 
 
 def test_trees_stay_on_their_pixels_in_every_view() -> None:
-    fine = np.random.default_rng(3).integers(16, 48, (30, 2))
-    images = np.zeros((30, 4, 64, 64), np.uint8)
+    fine = np.random.default_rng(3).integers(16, 48, (100, 2))
+    images = np.zeros((100, 4, 64, 64), np.uint8)
     for image, (col, row) in zip(images, fine, strict=True):
         image[:, row, col] = 255
     points = [0.6 * (4 * one[None] + 2.0) for one in fine]  # the middle of that fine pixel
