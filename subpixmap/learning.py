@@ -149,9 +149,7 @@ def train_simulated(
     output.parent.mkdir(parents=True, exist_ok=True)
     state, curves = output.with_suffix(".state"), output.with_suffix(".curves.csv")
     progress = None if quiet else sys.stderr
-    make(
-        name, output, config=config, cache=cache, workers=workers, state=state, curves=curves, progress=progress
-    )  # fmt: skip
+    make(name, output, config=config, cache=cache, state=state, curves=curves, workers=workers, progress=progress)
     remove_states(state, config.members)
     if not quiet:
         print(output)

@@ -166,12 +166,17 @@ def _turn_images(images: NDArray[np.uint8], angle: float) -> NDArray[Any]:
     return turned
 
 
+def _with_mirror_images(xy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(9 tree, 2): the trees of a crop, and their mirror images beyond its sides and corners."""
+    x, y = (np.concatenate([-axis, axis, 2 * SIDE - axis]) for axis in xy.T)
+    return np.stack([np.tile(x, 3), np.repeat(y.reshape(3, -1), 3, axis=0).ravel()], axis=1)
+
+
 def _turn_points(xy: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
     """(tree, 2) turned with their crop: those that stay in it, and mirror images that come in."""
     if not angle:
         return xy
-    x, y = (np.concatenate([-axis, axis, 2 * SIDE - axis]) - SIDE / 2 for axis in xy.T)
-    x, y = np.tile(x, 3), np.repeat(y.reshape(3, -1), 3, axis=0).ravel()
+    x, y = _with_mirror_images(xy).T - SIDE / 2
     turned = np.stack([np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y], axis=1)
     return turned[(np.abs(turned) <= SIDE / 2).all(axis=1)] + SIDE / 2
 
@@ -216,16 +221,9 @@ def count_trees(points: Sequence[NDArray[np.float64]], view: View = View()) -> N
     lattice, window = Lattice(32611, COARSE), Window(1000, 1000, N, N)
     west, _, _, north = lattice.bounds(window)
     counts = np.zeros((len(points), N, N), np.float32)
-    for i, one in enumerate(points):
-        xy = _turn_points(one, view.turn)
-        x, y = (np.concatenate([-axis, axis, 2 * SIDE - axis]) for axis in xy.T)
-        x, y = (
-            (axis - SIDE / 2 - shift) / view.zoom + SIDE / 2
-            for axis, shift in (
-                (np.tile(x, 3), view.right),
-                (np.repeat(y.reshape(3, -1), 3, axis=0).ravel(), view.down),
-            )
-        )
+    for i, xy in enumerate(points):
+        centre = SIDE / 2 + np.array([view.right, view.down])
+        x, y = ((_with_mirror_images(_turn_points(xy, view.turn)) - centre) / view.zoom + SIDE / 2).T
         counts[i] = count_map(west + x, north - y, lattice, window)
     return counts
 
@@ -241,10 +239,7 @@ def make_patches(crops: Crops, views: Sequence[View]) -> Patches:
 def train_model(crops: Crops, config: TrainConfig, *, state: Path | None = None) -> Model:
     """The mean of networks over eight turns and mirrors; an interrupted training goes on from `state`."""
     patches = make_patches(crops, random_views(VIEWS, config.seed))
-    model = train(patches, make_card(crops, patches, config), config, state=state)
-    if state is not None:
-        remove_states(state, config.members)
-    return model
+    return train(patches, make_card(crops, patches, config), config, state=state)
 
 
 def make_card(crops: Crops, patches: Patches, config: TrainConfig) -> Card:
@@ -344,13 +339,15 @@ def run_train(options: argparse.Namespace) -> None:
     test = crops.of([options.test_city])
     steps = options.steps or RECIPE.steps
     config = dataclasses.replace(RECIPE, seed=options.seed, steps=steps, members=options.members)
-    model = train_model(training, config, state=options.model.with_suffix(".state"))
+    state = options.model.with_suffix(".state")
+    model = train_model(training, config, state=state)
     error: dict[str, Any] = {}
     if len(test.city):
         error = card_errors(options.test_city, predict_crops(model, see(test)[:, 0]), count_trees(test.points))
     error = rounded(error)
     print(json.dumps(error, indent=1))
     save_model(options.model, model.net, dataclasses.replace(model.card, error=error))
+    remove_states(state, config.members)
     print(options.model)
 
 
