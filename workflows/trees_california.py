@@ -63,7 +63,7 @@ RECIPE = TrainConfig(
     turns=True,
 )
 STRIDED_STEPS = 1500
-"""Of the strided baseline: minutes."""
+"""Of the strided baseline, which `evaluate` trains anew each time."""
 VIEWS = 16
 """In which every crop is seen in training."""
 

@@ -196,9 +196,7 @@ def main() -> int:
             for city, rows in index.groupby("city")
         }
         test = cities.pop(options.test_city)
-        config = dataclasses.replace(
-            RECIPE, steps=options.steps, members=options.members, turns=True, jitter_offset=0.003
-        )
+        config = dataclasses.replace(RECIPE, steps=options.steps, members=options.members, jitter_offset=0.003)
         model, errors = learn(join(list(cities.values())), test, config, options)
         save_model(
             options.out / f"{NAME}.safetensors", model.net, dataclasses.replace(model.card, error=rounded(errors))
