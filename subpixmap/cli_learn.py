@@ -57,6 +57,14 @@ Seed = Annotated[int, typer.Option(help="of the split and of the training")]
 Members = Annotated[int, typer.Option(help="networks trained apart; the model predicts their mean")]
 Turns = Annotated[bool, typer.Option("--turns", help="predict the mean over turns and mirrors (8 times the cost)")]
 Patience = Annotated[int, typer.Option(help="stop when the calibration places got no better for so many steps; 0 = no")]
+Mixed = Annotated[
+    bool | None,
+    typer.Option("--mixed/--no-mixed", help="convolve in bfloat16: fast on a GPU, or a processor with AMX  [recipe's]"),
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="fuse operations: faster, wants a C++ compiler  [recipe's]"),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda")]
 Blocks = Annotated[int, typer.Option(help="residual blocks; the receptive radius is 2 pixels more")]
 Width = Annotated[int, typer.Option(help="channels of the network")]
@@ -145,6 +153,8 @@ def train(
     mid: Mid = 32,
     blocks: Blocks = 6,
     seed: Seed = 0,
+    mixed: Mixed = None,
+    compile: Compile = None,
     device: DeviceOption = "cpu",
     cache: Cache = None,
     workers: Workers = 2,
@@ -155,8 +165,7 @@ def train(
     from subpixmap import learning
     from subpixmap.model.config import SIMULATED, TrainConfig
 
-    recipe = TrainConfig() if simulated is None else SIMULATED
-    config = _config(recipe, steps, seed=seed, members=members, turns=turns, patience=patience, device=device)
+    config = _config(TrainConfig() if simulated is None else SIMULATED, locals())
     if (simulated is None) == (folder is None):
         raise InputError("give either --reference with --source, or --simulated NAME")
     if simulated is not None:
@@ -266,6 +275,8 @@ def learn(
     mid: Mid = 32,
     blocks: Blocks = 6,
     seed: Seed = 0,
+    mixed: Mixed = None,
+    compile: Compile = None,
     device: DeviceOption = "cpu",
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -274,7 +285,7 @@ def learn(
     from subpixmap import learning
     from subpixmap.model.config import TrainConfig
 
-    config = _config(TrainConfig(), steps, seed=seed, members=members, turns=turns, patience=patience, device=device)
+    config = _config(TrainConfig(), locals())
     learning.learn(
         points,
         labelled,
@@ -317,11 +328,11 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=f"Example: subpixmap learn palms.gpkg {area} --source earth-search -o palms.safetensors")(learn)
 
 
-def _config(recipe: TrainConfig, steps: int | None, **options: Any) -> TrainConfig:
-    config = dataclasses.replace(recipe, **options)
-    if steps is None:
-        return config
-    return dataclasses.replace(config, steps=steps, warmup=min(config.warmup, max(1, steps // 5)))
+def _config(recipe: TrainConfig, arguments: dict[str, Any]) -> TrainConfig:
+    """A recipe with what was asked for in a command's own arguments."""
+    names = ("steps", "seed", "members", "turns", "patience", "mixed", "compile", "device")
+    config = dataclasses.replace(recipe, **{k: arguments[k] for k in names if arguments[k] is not None})
+    return dataclasses.replace(config, warmup=min(config.warmup, max(1, config.steps // 5)))
 
 
 def _scheme(arguments: dict[str, Any]) -> Scheme:

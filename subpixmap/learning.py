@@ -107,7 +107,7 @@ def train(
     from subpixmap.model.train import remove_states
     from subpixmap.reference.folder import read_reference, reference_sha256
 
-    _require_checkpoint_name(output)
+    _require(output, config)
     made = read_reference(folder)
     output.parent.mkdir(parents=True, exist_ok=True)
     model, errors = learn_from(
@@ -145,7 +145,7 @@ def train_simulated(
     from subpixmap.model.simulated import train_simulated as make
     from subpixmap.model.train import remove_states
 
-    _require_checkpoint_name(output)
+    _require(output, config)
     output.parent.mkdir(parents=True, exist_ok=True)
     state, curves = output.with_suffix(".state"), output.with_suffix(".curves.csv")
     progress = None if quiet else sys.stderr
@@ -170,7 +170,7 @@ def learn(
 
     The reference is left in a folder beside the checkpoint, so that `evaluate` finds the same test land again.
     """
-    _require_checkpoint_name(output)
+    _require(output, (train_options or {}).get("config"))
     folder = output.with_suffix(".reference")
     reference(points, labelled, image_date, folder, source=source, quiet=quiet, **(reference_options or {}))
     return train(folder, source, output, quiet=quiet, **(train_options or {}))
@@ -320,9 +320,14 @@ def _shifts(
     return told
 
 
-def _require_checkpoint_name(output: Path) -> None:
+def _require(output: Path, config: TrainConfig | None) -> None:
+    """Refuse what would only fail at the end of a long work, or after its first part."""
     if output.suffix != ".safetensors":
         raise InputError(f"--output {output}: a checkpoint's name ends in .safetensors")
+    if config is not None:
+        from subpixmap.model.train import require_machine
+
+        require_machine(config)
 
 
 def _show_table(rows: Sequence[Mapping[str, Any]]) -> None:

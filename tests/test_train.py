@@ -2,6 +2,9 @@ import csv
 import dataclasses
 import functools
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +31,7 @@ from subpixmap.model.train import (
     loss_terms,
     rate_factor,
     remove_states,
+    require_machine,
     train,
 )
 from subpixmap.reference.patches import Patches
@@ -143,6 +147,42 @@ def test_mixed_precision_differs_little_and_a_missing_gpu_is_named() -> None:
         train(patches, card, dataclasses.replace(SMALL, device="tpu"), progress=None)
     with pytest.raises(InputError, match="members"):
         TrainConfig(members=0)
+
+
+def test_compiled_steps_differ_little() -> None:
+    patches = some_patches()
+    card = a_card(patches)
+    config = dataclasses.replace(SMALL, compile=True)
+    try:
+        require_machine(config)
+    except InputError:
+        pytest.skip("no compiler")
+    exact = weights(train(patches, card, SMALL, progress=None))
+    one, two = (weights(train(patches, card, config, progress=None)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(exact, one, strict=True))
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(exact, one, strict=True))
+
+
+def test_a_missing_compiler_is_named_before_anything_is_rendered(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "subpixmap",
+        "train",
+        "--simulated",
+        "demo-rgbn",
+        "--compile",
+        "-o",
+        "m.safetensors",
+    ]
+    told = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    ended = subprocess.run(command, cwd=tmp_path, env=os.environ | told, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2
+    last = ended.stderr.strip().splitlines()[-1]
+    assert "--compile needs a C++ compiler" in last and "--no-compile" in last
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "m.safetensors").exists()
 
 
 def test_another_network_trains_in_the_same_loop() -> None:

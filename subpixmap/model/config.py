@@ -53,7 +53,10 @@ class TrainConfig:
     patience: int = 0
     """Steps after which training stops when the loss of the validation places has not fallen; 0 trains to the end."""
     mixed: bool = False
-    """Convolutions in bfloat16 (for a GPU); weights, normalisation statistics and losses stay float32."""
+    """Convolutions in bfloat16 (fast on a GPU, or a processor with AMX); weights, normalisation statistics and losses
+    stay float32."""
+    compile: bool = False
+    """Fuse the operations of a step (`torch.compile`): twice as fast, wants a C++ compiler, changes the last bits."""
     seed: int = 0
     threads: int = 0
     """Of torch; 0 leaves its default. Another number may change the last bits."""

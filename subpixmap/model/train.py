@@ -34,7 +34,7 @@ from subpixmap.reference.patches import Patches
 FloatArray = NDArray[np.floating]
 N = TypeVar("N", DensityNet, StridedNet)
 
-_NO_RECIPE = ("threads", "device", "members", "turns")
+_NO_RECIPE = ("threads", "device", "compile", "members", "turns")
 """Options in which a state on disk may differ: a member does not know of the others."""
 
 
@@ -160,11 +160,15 @@ def fit(
         raise InputError("training: stopping early (patience) needs places for validation")
     if config.threads:
         torch.set_num_threads(config.threads)
+    require_machine(config)
+    torch.backends.cudnn.deterministic = True  # with it a seed decides every bit on a GPU, too
     torch.manual_seed(config.seed)
-    scale = _density_scale(patches).to(_device(config))
+    scale = _density_scale(patches).to(config.device)
     run = _start(build, config, scale)
     if state is not None and state.exists():
         run.load(state)
+    if config.compile:
+        run.net.compile()
     rows: list[dict[str, float]] = []
     started, first = time.monotonic(), run.step
     while run.step < config.steps and not run.is_stuck(config.patience):
@@ -381,13 +385,18 @@ def settle_statistics(net: nn.Module, patches: Patches, config: TrainConfig, *, 
     net.eval()
 
 
-def _device(config: TrainConfig) -> torch.device:
+def require_machine(config: TrainConfig) -> None:
+    """Refuse a training for which this machine lacks a GPU or a compiler; the first time, a compiler takes seconds."""
     if config.device not in ("cpu", "cuda"):
         raise InputError(f"training: device {config.device!r} is neither cpu nor cuda")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training: no GPU is usable here; use --device cpu")
-    torch.backends.cudnn.deterministic = True  # with it a seed decides every bit on a GPU, too
-    return torch.device(config.device)
+    if config.compile:
+        try:
+            torch.compile(torch.sin)(torch.zeros(16, device=config.device))
+        except Exception as error:  # of many kinds, as many things can be missing
+            what = "a C++ compiler, with the headers of Python" if config.device == "cpu" else "Triton"
+            raise InputError(f"training: --compile needs {what}; install it or give --no-compile") from error
 
 
 def _numbered(path: str | Path | None, member: int, members: int) -> Path | None:
