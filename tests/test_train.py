@@ -180,7 +180,8 @@ def test_a_missing_compiler_is_named_before_anything_is_rendered(tmp_path: Path)
     ended = subprocess.run(command, cwd=tmp_path, env=os.environ | told, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 2
     last = ended.stderr.strip().splitlines()[-1]
-    assert "--compile needs a C++ compiler" in last and "--no-compile" in last
+    assert "--compile needs a C++ compiler" in last
+    assert "--no-compile" in last
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "m.safetensors").exists()
 

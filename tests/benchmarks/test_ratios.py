@@ -16,7 +16,9 @@ from rasterio.windows import Window as FileWindow
 
 from subpixmap.grid import Window
 from subpixmap.model.checkpoint import load_model
+from subpixmap.model.net import DensityNet
 from subpixmap.model.predict import predict_block
+from subpixmap.model.train import Batch, TrainConfig, _start, _take_step, require_machine
 from subpixmap.scenes.cube import read_reflectance
 from subpixmap.scenes.lock import Asset, Item, lattices
 
@@ -73,6 +75,37 @@ def test_network_against_eager(capsys):
         )
     assert error <= 1e-6
     assert plain / ours > 1
+
+
+def test_training_steps_against_eager(capsys):
+    """Steps of the default network, compiled, in bfloat16, and both, against eager float32; on the same batch."""
+    torch.manual_seed(0)
+    count = torch.rand(8, 1, 40, 40)
+    batch = Batch(torch.rand(8, len(BANDS), 56, 56), count, torch.ones_like(count))
+    losses = {}
+
+    def five_steps_of(mixed, compiled):
+        config = TrainConfig(mixed=mixed, compile=compiled)
+        torch.manual_seed(0)
+        run = _start(lambda: DensityNet(len(BANDS), 1), config, torch.ones(1))
+        if compiled:
+            require_machine(config)
+            run.net.compile()
+
+        def five_steps():
+            for _ in range(5):
+                losses[mixed, compiled, run.step] = _take_step(run, batch, torch.ones(1), config)["loss"]
+
+        five_steps()  # which compiles
+        return five_steps
+
+    kinds = {"compiled": (False, True), "bfloat16": (True, False), "both": (True, True)}
+    (plain, *ours), _ = fastest(3, *(five_steps_of(*kind) for kind in [(False, False), *kinds.values()]))
+    told = ", ".join(f"{name} {plain / seconds:.2f} x" for name, seconds in zip(kinds, ours, strict=True))
+    with capsys.disabled():
+        print(f"\ntraining steps: {told} eager float32 ({plain / 5:.2f} s of CPU a step)")
+    for kind in kinds.values():
+        assert losses[*kind, 4] == pytest.approx(losses[False, False, 4], rel=0.02)
 
 
 def written(folder, band, step, size):
