@@ -26,8 +26,6 @@ BANDS = {
     "demo-rgbn": ("B02", "B03", "B04", "B08"),
 }
 """Shipped checkpoint -> its bands."""
-OBJECTS = {"demo-s2": ("coconut",), "demo-rgbn": ("coconut",)}
-"""Shipped checkpoint -> what it counts."""
 DEFINITIONS = {
     "coconut": "coconut palm, planted 4 or more years ago",
     "oil_palm": "oil palm, planted 3 or more years ago",
@@ -37,8 +35,8 @@ DEFINITIONS = {
 MEASURES = {"coconut": "count", "oil_palm": "count", "olive": "count", "car": "occupancy"}
 LIMITS = (
     "Trained and measured on simulated imagery only: on real imagery its numbers are not estimates.",
-    "Other objects than those it counts did not exist in training: it may take oil palms for coconut palms.",
     "The measured error is that of unseen places of the same simulated world.",
+    "What did not exist in training it may take for what it counts.",
 )
 SEEDS = {"training": 2000, "calibration": 2001, "test": 2002}
 """Seeds of simulated places; the landscapes of countries are never among them."""
@@ -98,7 +96,8 @@ def train_simulated(
     bands: Sequence[str] | None = None,
     objects: Sequence[str] | None = None,
     places: int = 2000,
-    held_out: int = 150,
+    calibration_places: int = 1000,
+    test_places: int = 150,
     config: TrainConfig | None = None,
     width: int = 128,
     mid: int = 32,
@@ -118,9 +117,10 @@ def train_simulated(
     path
         FILE.safetensors to write.
     bands, objects
-        What goes in, and what exists and is counted; by default those of the shipped checkpoint of this name.
-    places, held_out
-        Places for training, and for calibration and test each.
+        What goes in, by default the bands of the shipped checkpoint of this name; what exists and is counted, by
+        default all that the simulator has.
+    places, calibration_places, test_places
+        Of each split. On 150 places the slope of olives, of which few places have many, is known to 9 % only.
     config
         Recipe; default `SIMULATED`.
     width, mid, blocks
@@ -139,12 +139,12 @@ def train_simulated(
     """
     config = config or SIMULATED
     bands = tuple(bands or BANDS.get(name, ()))
-    counted = tuple(objects or OBJECTS.get(name) or DEFINITIONS)
+    counted = tuple(objects or DEFINITIONS)
     if not bands:
         raise InputError(f"{name!r} is no shipped checkpoint ({', '.join(BANDS)}): say which bands it has")
     if unknown := set(counted) - set(DEFINITIONS):
         raise InputError(f"the simulator has no {', '.join(sorted(unknown))}; it has {', '.join(DEFINITIONS)}")
-    numbers = {"training": places, "calibration": held_out, "test": held_out}
+    numbers = {"training": places, "calibration": calibration_places, "test": test_places}
 
     def rendered(part: str) -> Patches:
         return simulated_patches(

@@ -273,14 +273,11 @@ def _density_scale(patches: Patches) -> Tensor:
 
 
 def rate_factor(step: int, config: TrainConfig) -> float:
-    """Learning rate relative to its peak: linear warm-up, half a cosine down to 1 %, and another from half the peak."""
+    """Learning rate relative to its peak: linear warm-up, then half a cosine down to 1 %."""
     if step < config.warmup:
         return (step + 1) / (config.warmup + 1)
-    start, end, peak = config.warmup, min(config.steps, config.restart), 1.0
-    if step >= config.restart:
-        start, end, peak = config.restart, config.steps, 0.5
-    along = (step - start) / max(1, end - start)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, along))))
+    along = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, along)))
 
 
 @dataclass
