@@ -18,6 +18,7 @@ from subpixmap.errors import InputError
 from subpixmap.model import simulated
 from subpixmap.model.calibrate import calibrate
 from subpixmap.model.checkpoint import Card, load_model, save_model
+from subpixmap.model.config import SIMULATED
 from subpixmap.model.evaluate import evaluate
 from subpixmap.model.net import Averaged, StridedNet
 from subpixmap.model.predict import predict_block
@@ -320,6 +321,21 @@ def test_train_simulated_writes_a_whole_card(tmp_path: Path) -> None:
         train_simulated("nope", path)
     with pytest.raises(InputError, match="the simulator has no maize"):
         train_simulated("demo-s2", path, objects=("maize",))
+
+
+@pytest.mark.parametrize("name", simulated.BANDS)
+def test_shipped_simulated_models_count_all_objects_and_say_how_they_were_made(name: str) -> None:
+    card = load_model(name).card
+    assert card.bands == simulated.BANDS[name]
+    assert tuple(card.objects) == tuple(simulated.DEFINITIONS)
+    assert card.measure == simulated.MEASURES
+    recipe = card.training["recipe"]
+    assert (
+        card.training["command"]
+        == f"subpixmap train --simulated {name} --steps {recipe['steps']} -o {name}.safetensors"
+    )
+    assert TrainConfig(**recipe) == dataclasses.replace(SIMULATED, steps=recipe["steps"])
+    assert card.training["places"]["calibration"] == 1000
 
 
 def test_an_interrupted_simulated_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
