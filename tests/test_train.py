@@ -166,17 +166,8 @@ def test_compiled_steps_differ_little() -> None:
 
 
 def test_a_missing_compiler_is_named_before_anything_is_rendered(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "subpixmap",
-        "train",
-        "--simulated",
-        "demo-rgbn",
-        "--compile",
-        "-o",
-        "m.safetensors",
-    ]
+    words = ("train", "--simulated", "demo-rgbn", "--compile", "-o", "m.safetensors")
+    command = [sys.executable, "-m", "subpixmap", *words]
     told = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     ended = subprocess.run(command, cwd=tmp_path, env=os.environ | told, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 2
@@ -330,10 +321,8 @@ def test_shipped_simulated_models_count_all_objects_and_say_how_they_were_made(n
     assert tuple(card.objects) == tuple(simulated.DEFINITIONS)
     assert card.measure == simulated.MEASURES
     recipe = card.training["recipe"]
-    assert (
-        card.training["command"]
-        == f"subpixmap train --simulated {name} --steps {recipe['steps']} -o {name}.safetensors"
-    )
+    command = f"subpixmap train --simulated {name} --steps {recipe['steps']} -o {name}.safetensors"
+    assert card.training["command"] == command
     assert TrainConfig(**recipe) == dataclasses.replace(SIMULATED, steps=recipe["steps"])
     assert card.training["places"]["calibration"] == 1000
 
