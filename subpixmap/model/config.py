@@ -53,8 +53,8 @@ class TrainConfig:
     """Convolutions in bfloat16 (fast on a GPU, or a processor with AMX); weights, normalisation statistics and losses
     stay float32."""
     compile: bool = False
-    """Fuse the operations of a step (`torch.compile`): 1.4 times as fast, 2.8 times with `mixed`. Wants a C++ compiler and
-    changes the last bits."""
+    """Fuse the operations of a step (`torch.compile`): 1.4 times as fast, 2.8 times with `mixed`. Wants a C++
+    compiler and changes the last bits."""
     seed: int = 0
     threads: int = 0
     """Of torch; 0 leaves its default. Another number may change the last bits."""
