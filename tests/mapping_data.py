@@ -70,6 +70,7 @@ def tiny_model(*, seed: int = 0, objects: tuple[str, ...] = ("coconut", "car"), 
         mid=4,
         blocks=blocks,
         halo=blocks + 2,
+        trimmed={objects[0]: (0.02, 1.25)},
     )
     torch.manual_seed(seed)
     return Model.of(card.build_net(), card)

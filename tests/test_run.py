@@ -16,6 +16,7 @@ from subpixmap.mapping.pool import WorkerDied, open_pool
 from subpixmap.mapping.run import BlocksFailed, map_region, pending_tasks
 from subpixmap.mapping.store import create_map, open_map, read_block
 from subpixmap.mapping.verify import status
+from subpixmap.model.accumulate import fits_in_order
 from subpixmap.model.predict import predict_block
 from subpixmap.scenes.cube import read_reflectance, read_valid
 from subpixmap.scenes.lock import by_acquisition
@@ -67,7 +68,8 @@ def test_blocks_are_what_the_whole_image_gives(country, mapped):
             ordered = np.sort(counts, axis=0)  # NaN last
             total = np.nansum(counts, axis=0)
             trimmed = (total - ordered[0] - np.nanmax(np.where(np.isnan(counts), -np.inf, counts), axis=0)) / (n - 2)
-            expected = np.where(n >= 6, trimmed, total / n)
+            background, slope = fits_in_order(country.model.card.trimmed, ("coconut", "car")).T[:, :, None, None]
+            expected = np.where(n >= 6, (trimmed - background) * slope, total / n)
             expected[:, n == 0] = np.nan
             spread = np.sqrt(np.nansum((counts - total / n) ** 2, axis=0) / (n - 1))
             spread[:, n < 2] = np.nan

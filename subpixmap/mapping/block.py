@@ -25,7 +25,7 @@ from subpixmap.mapping.layout import BlockPlan
 from subpixmap.mapping.ledger import CELL, Record, Used, array_sha256, cell_sums, write_record
 from subpixmap.mapping.plan import Recipe
 from subpixmap.mapping.store import write_block
-from subpixmap.model.accumulate import Accumulator
+from subpixmap.model.accumulate import Accumulator, fits_in_order
 from subpixmap.scenes.choice import choose
 from subpixmap.scenes.cube import read_reflectance, read_valid
 from subpixmap.scenes.lock import Item, by_acquisition
@@ -108,7 +108,8 @@ def map_block(task: Task, model: Model) -> Outcome:
         del reflectance
         seconds["network"] += time.perf_counter() - began
     began = time.perf_counter()
-    arrays = as_stored(_whole_block(task, mean.result(min_obs=task.recipe.min_obs)))
+    fits = fits_in_order(model.card.trimmed, task.recipe.objects)
+    arrays = as_stored(_whole_block(task, mean.result(min_obs=task.recipe.min_obs, trimmed_fits=fits)))
     write_block(task.out, task.plan.block, task.period, arrays)
     record = _record(task, arrays, mean, used, cells, int(wanted.sum()))
     write_record(task.out, record)

@@ -6,7 +6,7 @@ does not depend on how far apart they are. Maps, calibration and evaluation all 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 
 TRIM_FROM = 6
 """From this many observations on, the highest and the lowest prediction are left out of the mean."""
+
+
+def fits_in_order(fits: Mapping[str, tuple[float, float]], objects: Iterable[str]) -> NDArray[np.float32]:
+    """(object, 2): background and slope of each, from a card's `calibration` or `trimmed`."""
+    return np.array([fits.get(name, (0.0, 1.0)) for name in objects], np.float32)
 
 
 class Accumulator:
@@ -66,20 +71,32 @@ class Accumulator:
         np.maximum(self.high[where], np.where(observed, count, -np.inf), out=self.high[where])
         self.strange[at] += observed & strange
 
-    def result(self, *, min_obs: int, trimmed: Sequence[bool] | None = None) -> dict[str, NDArray[Any]]:
+    def result(
+        self, *, min_obs: int, trim: bool = True, trimmed_fits: NDArray[np.floating] | None = None
+    ) -> dict[str, NDArray[Any]]:
         """`count`, `presence`, `sd_over_dates` (object, y, x) float32 and `n_obs` (y, x); NaN below `min_obs`.
 
-        The mean leaves out the highest and the lowest value from `TRIM_FROM` observations on, unless `trimmed` says
-        not to for an object. The spread is the sample standard deviation of all values, NaN below two.
+        Parameters
+        ----------
+        min_obs
+            Observations below which a pixel is not known.
+        trim
+            Leave the highest and the lowest value out of the mean of `TRIM_FROM` observations or more.
+        trimmed_fits
+            (object, 2): background and slope that make such a mean agree with one of all values, as on `Card`.
+
+        Notes
+        -----
+        The spread is the sample standard deviation of all values, NaN below two.
         """
         n = self.n.astype(np.float64)
         enough, several = self.n >= min_obs, self.n >= 2
-        trim = np.broadcast_to(self.n >= TRIM_FROM, self.sum.shape)
-        if trimmed is not None:
-            trim = trim & np.asarray(trimmed)[:, None, None]
+        many = trim & (self.n >= TRIM_FROM)
+        background, slope = (np.zeros(1), np.ones(1)) if trimmed_fits is None else np.asarray(trimmed_fits, float).T
         with np.errstate(invalid="ignore", divide="ignore"):
-            kept = np.where(trim, self.sum - self.low - self.high, self.sum)
-            count = kept / np.where(trim, n - 2, n)
+            without = (self.sum - self.low - self.high) / (n - 2)
+            without = (without - background[:, None, None]) * slope[:, None, None]
+            count = np.where(many, without, self.sum / n)
             variance = np.maximum(self.squares - self.sum**2 / n, 0) / (n - 1)
             found = {
                 "count": np.where(enough, count, np.nan).astype(np.float32),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.errors import InputError
+from subpixmap.model.accumulate import TRIM_FROM
 from subpixmap.model.checkpoint import Model
 from subpixmap.model.evaluate import predict_patches
 from subpixmap.reference.patches import Patches
@@ -56,13 +57,40 @@ def fit_calibration(raw: FloatArray, reference: FloatArray, *, side: int = 10) -
     return background, float(truth / above)
 
 
+def fit_trimmed(trimmed: FloatArray, mean: FloatArray, reference: FloatArray, *, side: int = 10) -> tuple[float, float]:
+    """Background and slope that make means without extremes agree with means of all values, on average.
+
+    What differs from date to date is skewed: a crown lies in a pixel on some dates and beside it on others, and the
+    highest values that are left out were as true as the others.
+
+    Parameters
+    ----------
+    trimmed, mean, reference
+        (place, y, x) objects per pixel: without the extremes, of all values, true; NaN where not known.
+    side
+        As in `fit_calibration`.
+
+    Returns
+    -------
+    tuple
+        As of `fit_calibration`; (0, 1) where there is nothing to fit on.
+    """
+    (p, number), (m, _), (r, _) = (block_means(values, side) for values in (trimmed, mean, reference))
+    known = np.isfinite(p) & np.isfinite(m) & np.isfinite(r)
+    empty, full = known & (r == 0), known & (r > 0)
+    background = float(np.average((p - m)[empty], weights=number[empty])) if empty.any() else 0.0
+    above, wanted = (number * (p - background))[full].sum(), (number * m)[full].sum()
+    return (background, float(wanted / above)) if above > 0 and wanted > 0 else (0.0, 1.0)
+
+
 def calibrate(model: Model, patches: Patches) -> Model:
     """The same model with a calibration fitted on places that were in neither training nor test.
 
     Its card says what it rests on: hectares with and without objects, and a 95 % interval of the slope over places.
+    Where there are enough acquisitions, means without their extremes are calibrated, too.
     """
-    plain = Model.of(model.net, dataclasses.replace(model.card, calibration={}))
-    raw, _, reference = predict_patches(plain, patches)
+    plain = Model.of(model.net, dataclasses.replace(model.card, calibration={}, trimmed={}))
+    raw, _, reference = predict_patches(plain, patches, trim=False)
     fits, facts = {}, {}
     for i, name in enumerate(model.card.objects):
         try:
@@ -71,7 +99,30 @@ def calibrate(model: Model, patches: Patches) -> Model:
             raise InputError(f"{name}: {error}; label more of it, or train longer") from error
         facts[name] = _basis(raw[:, i], reference[:, i], patches.groups)
     training = {**model.card.training, "calibrated_on": facts}
-    return Model.of(model.net, dataclasses.replace(model.card, calibration=fits, training=training))
+    card = dataclasses.replace(plain.card, calibration=fits, training=training)
+    return calibrate_trimmed(Model.of(model.net, card), patches)
+
+
+def calibrate_trimmed(model: Model, patches: Patches) -> Model:
+    """The same model whose means without extremes agree with its means of all values.
+
+    It compares two means of the same predictions, so a few places say more of it than of the calibration itself.
+
+    Parameters
+    ----------
+    model
+        Calibrated.
+    patches
+        Of `TRIM_FROM` acquisitions or more; with fewer the model stays as it is.
+    """
+    if patches.valid.shape[1] < TRIM_FROM:
+        return model
+    plain = Model.of(model.net, dataclasses.replace(model.card, trimmed={}))
+    (trimmed, _, reference), (mean, _, _) = (
+        predict_patches(plain, patches, min_obs=TRIM_FROM, trim=trim) for trim in (True, False)
+    )
+    fits = {name: fit_trimmed(trimmed[:, i], mean[:, i], reference[:, i]) for i, name in enumerate(model.card.objects)}
+    return Model.of(model.net, dataclasses.replace(model.card, trimmed=fits))
 
 
 def _basis(raw: FloatArray, reference: FloatArray, groups: NDArray[np.integer], *, draws: int = 100) -> dict[str, Any]:

@@ -64,6 +64,8 @@ class Card:
     """Whether each sees its input in all eight turns and mirrors."""
     calibration: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Object -> (background, slope): count = (raw - background) * slope. Missing: (0, 1)."""
+    trimmed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """The same for a mean of many acquisitions without its extremes, on top of `calibration`. Missing: (0, 1)."""
     presence_threshold: float = 0.5
     max_count_per_pixel: float = 20.0
     """A reference above this many objects in a pixel is absurd."""
@@ -87,7 +89,7 @@ class Card:
             raise InputError(f"card {self.name!r}: bands {self.bands} are empty or repeated")
         if not self.objects or set(self.measure) != set(self.objects):
             raise InputError(f"card {self.name!r}: objects and measure must name the same objects")
-        if unknown := set(self.calibration) - set(self.objects):
+        if unknown := (set(self.calibration) | set(self.trimmed)) - set(self.objects):
             raise InputError(f"card {self.name!r}: calibration of objects it does not count: {sorted(unknown)}")
         if unknown := set(self.mask.get("objects", {})) - set(self.objects):
             raise InputError(f"card {self.name!r}: mask of objects it does not count: {sorted(unknown)}")
@@ -126,8 +128,8 @@ class Card:
         for name, value in fields.items():
             if isinstance(value, list):
                 fields[name] = tuple(value)
-        if "calibration" in fields:
-            fields["calibration"] = {k: (float(b), float(s)) for k, (b, s) in fields["calibration"].items()}
+        for name in ("calibration", "trimmed"):
+            fields[name] = {k: (float(b), float(s)) for k, (b, s) in fields.get(name, {}).items()}
         return cls(**fields)
 
     def build_net(self) -> DensityNet | Averaged:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.model import metrics
-from subpixmap.model.accumulate import Accumulator
+from subpixmap.model.accumulate import Accumulator, fits_in_order
 from subpixmap.model.checkpoint import Card, Model
 from subpixmap.model.metrics import density_errors, presence_errors
 from subpixmap.model.predict import predict_patch
@@ -36,8 +36,10 @@ __all__ = [
 ]
 
 
-def predict_patches(model: Model, patches: Patches) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Means over the valid acquisitions of every place, as a map has them.
+def predict_patches(
+    model: Model, patches: Patches, *, min_obs: int = 1, trim: bool = True
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Means over the valid acquisitions of every place, as a map has them unless `min_obs` or `trim` differ.
 
     Returns
     -------
@@ -54,7 +56,9 @@ def predict_patches(model: Model, patches: Patches) -> tuple[FloatArray, FloatAr
         lambda scene: predict_patch(model, np.ascontiguousarray(scene[:, inner, inner])),
         patches,
         model.card.object_names,
-        trimmed=_trimmed(model.card),
+        min_obs=min_obs,
+        trim=trim,
+        trimmed_fits=fits_in_order(model.card.trimmed, model.card.objects),
     )
 
 
@@ -63,7 +67,9 @@ def mean_over_dates(
     patches: Patches,
     objects: Sequence[str],
     *,
-    trimmed: Sequence[bool] | None = None,
+    min_obs: int = 1,
+    trim: bool = True,
+    trimmed_fits: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Any predictor, acquisition by acquisition, and its mean over the valid ones, which is that of a map.
 
@@ -76,8 +82,8 @@ def mean_over_dates(
         What is predicted.
     objects
         Names, in the order that `predict` gives.
-    trimmed
-        For each object, whether many acquisitions go without their extremes; by default all do.
+    min_obs, trim, trimmed_fits
+        As in `Accumulator.result`.
 
     Returns
     -------
@@ -95,7 +101,7 @@ def mean_over_dates(
             if clear.any():
                 dates.add(whole, *predict(scene.astype(np.float32)), clear, nothing)
                 reference += truth[index] * clear
-        mean = dates.result(min_obs=1, trimmed=trimmed)
+        mean = dates.result(min_obs=min_obs, trim=trim, trimmed_fits=trimmed_fits)
         with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is not observed
             found.append((mean["count"], mean["presence"], (reference / mean["n_obs"]).astype(np.float32)))
     count, presence, reference = (np.stack(part) for part in zip(*found, strict=True))
@@ -271,12 +277,7 @@ def _predicted(fitted: Any, patches: Patches, card: Card) -> FloatArray:
         (count,) = fitted.predict(scene[None])
         return count, np.zeros_like(count)  # it says nothing of presence
 
-    return mean_over_dates(predict, patches, card.object_names, trimmed=_trimmed(card))[0]
-
-
-def _trimmed(card: Card) -> list[bool]:
-    """Of each object, whether its extremes are errors; of what comes and goes they are counts like any other."""
-    return [card.measure[name] != "occupancy" for name in card.object_names]
+    return mean_over_dates(predict, patches, card.object_names)[0]
 
 
 def _by_group(values: FloatArray, p: FloatArray, r: FloatArray, groups: NDArray[np.integer]) -> FloatArray:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from subpixmap.errors import InputError, Refused, VerificationFailed
+from subpixmap.model.accumulate import fits_in_order
 from subpixmap.model.checkpoint import Card, Model
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def predict_patch(model: Model, reflectance: NDArray[np.float32]) -> tuple[NDArr
 
 def _calibrated(card: Card, raw: NDArray[np.float32]) -> NDArray[np.float32]:
     """(object, y, x): from the network's density to counts."""
-    fits = np.array([card.calibration.get(name, (0.0, 1.0)) for name in card.objects], np.float32)
-    count = (raw - fits[:, 0, None, None]) * fits[:, 1, None, None]
+    background, slope = fits_in_order(card.calibration, card.objects).T[:, :, None, None]
+    count = (raw - background) * slope
     if not np.isfinite(count).all():
         raise VerificationFailed(f"model {card.name!r} gave values that are no numbers; its weights are damaged")
     return count
