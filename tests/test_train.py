@@ -16,7 +16,7 @@ from test_patches import BANDS, OBJECTS, some_patches
 from subpixmap import learning
 from subpixmap.errors import InputError
 from subpixmap.model import simulated
-from subpixmap.model.calibrate import calibrate
+from subpixmap.model.calibrate import calibrate, calibrate_trimmed
 from subpixmap.model.checkpoint import Card, load_model, save_model
 from subpixmap.model.config import SIMULATED
 from subpixmap.model.evaluate import evaluate
@@ -61,6 +61,16 @@ def test_it_learns_and_calibration_makes_totals_right() -> None:
         assert errors[name]["1 ha"]["r2"] > 0.9
         assert errors[name]["presence"]["iou"] > 0.3
     assert abs(errors["car"]["empty_land"]["mean_per_ha"]) < 0.5
+    assert not model.card.trimmed
+    assert calibrate_trimmed(model, others) is model  # two acquisitions have no extremes
+
+    many, unseen = (some_patches(12, seed=s, size=40, acquisitions=8) for s in (3, 4))
+    corrected = calibrate_trimmed(model, many)
+    before, after = (evaluate(m, unseen)["car"]["total"]["error_pct"] for m in (model, corrected))
+    assert before < -15  # cars that come and go are all extremes
+    assert abs(after) < 5
+    assert corrected.card.calibration == model.card.calibration
+    assert calibrate(model, many).card.trimmed["car"] == pytest.approx(corrected.card.trimmed["car"], rel=0.1, abs=0.01)
 
 
 def test_a_seed_decides_every_bit(tmp_path: Path) -> None:
@@ -226,6 +236,39 @@ def test_batches_keep_reflectance_and_reference_together() -> None:
     assert not torch.equal(noisy.reflectance, batch.reflectance)
 
 
+def test_pairs_are_two_acquisitions_of_one_crop() -> None:
+    patches = some_patches(4, acquisitions=3)
+    config = dataclasses.replace(SMALL, pair_weight=1.0, batch=32, crop=12, jitter_gain=0.0, jitter_offset=0.0)
+    batch = draw_batch(patches, config, np.random.default_rng(0))
+    assert len(batch.count) == 32
+    assert torch.equal(batch.count[0::2, 0], batch.count[1::2, 0])  # palms stand still, cars do not
+    assert not torch.equal(batch.count[0::2, 1], batch.count[1::2, 1])
+    same = (batch.reflectance[0::2] == batch.reflectance[1::2]).flatten(1).float().mean(dim=1)
+    assert same.max() < 0.5
+    assert len(torch.unique(batch.count[0::2, 0].sum(dim=(1, 2)))) > 8  # crops of many places
+    with pytest.raises(InputError, match="even batch"):
+        dataclasses.replace(config, batch=31)
+    one = dataclasses.replace(
+        patches, reflectance=patches.reflectance[:, :1], valid=patches.valid[:, :1], count=patches.count[:, :1]
+    )
+    with pytest.raises(InputError, match="two acquisitions"):
+        train(one, a_card(one), config, progress=None)
+
+
+def test_what_the_acquisitions_of_a_pair_share_is_no_difference() -> None:
+    config = TrainConfig(block=4, pair_weight=2.0)
+    count, weight = torch.rand(4, 1, 16, 16), torch.ones(4, 1, 16, 16)
+    weight[1, :, :4] = 0  # not seen in one of them: not compared
+    output = torch.zeros(4, 2, 1, 16, 16)
+    output[:, 0] = count + torch.tensor([0.5, 0.5, 0.1, -0.3])[:, None, None, None]
+    output[0, 0, 0, :4] += 7
+    losses = loss_terms(output, Batch(torch.zeros(1), count, weight), torch.ones(1), config)
+    assert float(losses["pair"]) == pytest.approx(0.5 * 0.4**2 / 2, rel=1e-4)  # none of the first, 0.4 of the second
+    without = loss_terms(output, Batch(torch.zeros(1), count, weight), torch.ones(1), TrainConfig(block=4))
+    assert float(losses["loss"] - without["loss"]) == pytest.approx(0.5 * 2.0 * float(losses["pair"]), rel=1e-4)
+    assert "pair" not in without
+
+
 def test_rate_warms_up_and_anneals() -> None:
     config = TrainConfig(steps=100, warmup=10)
     factors = [rate_factor(step, config) for step in range(100)]
@@ -296,6 +339,7 @@ def test_train_simulated_writes_a_whole_card(tmp_path: Path) -> None:
         places=3,
         calibration_places=2,
         test_places=2,
+        trimmed_places=1,
         config=config,
         width=8,
         mid=4,
@@ -307,7 +351,7 @@ def test_train_simulated_writes_a_whole_card(tmp_path: Path) -> None:
     assert card.bands == ("B02", "B03", "B04", "B08")
     assert card.training["command"].startswith("subpixmap train --simulated demo-rgbn")
     assert card.error["coconut"]["total"]["reference"] > 0
-    assert set(card.calibration) == {"coconut"}
+    assert set(card.calibration) == set(card.trimmed) == {"coconut"}
     with pytest.raises(InputError, match="say which bands"):
         train_simulated("nope", path)
     with pytest.raises(InputError, match="the simulator has no maize"):
@@ -325,11 +369,12 @@ def test_shipped_simulated_models_count_all_objects_and_say_how_they_were_made(n
     assert card.training["command"] == command
     assert TrainConfig(**recipe) == dataclasses.replace(SIMULATED, steps=recipe["steps"])
     assert card.training["places"]["calibration"] == 1000
+    assert set(card.trimmed) == set(card.objects)
 
 
 def test_an_interrupted_simulated_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(SMALL, steps=3, crop=32, save_every=1, log_every=1)
-    places = {"objects": ("coconut",), "places": 3, "calibration_places": 2, "test_places": 2}
+    places = {"objects": ("coconut",), "places": 3, "calibration_places": 2, "test_places": 2, "trimmed_places": 1}
     small = functools.partial(train_simulated, **places, width=8, mid=4, blocks=1)
     monkeypatch.setattr(simulated, "train_simulated", small)
     output = tmp_path / "deep" / "demo-rgbn.safetensors"

@@ -32,25 +32,28 @@ class Batch:
 
 
 def draw_batch(patches: Patches, config: TrainConfig, rng: np.random.Generator) -> Batch:
-    """Random crops of random acquisitions, turned, mirrored and jittered."""
+    """Random crops of random acquisitions, turned, mirrored and jittered; samples 2 k and 2 k + 1 may be a pair."""
     n, crop, halo = config.batch, config.crop, patches.halo
     rows, cols = patches.count.shape[-2:]
+    acquisitions = patches.valid.shape[1]
     images: list[FloatArray] = []
     counts: list[FloatArray] = []
     weights: list[FloatArray] = []
-    for _ in range(n):
+    while len(images) < n:
         for _ in range(5):  # a cloudy crop teaches little: draw again, a few times
-            place, scene = rng.integers(len(patches)), rng.integers(patches.valid.shape[1])
+            place, scene = rng.integers(len(patches)), rng.integers(acquisitions)
             r, c = rng.integers(rows - crop + 1), rng.integers(cols - crop + 1)
+            scenes = [scene, (scene + rng.integers(1, acquisitions)) % acquisitions] if config.pair_weight else [scene]
             inner = (slice(r, r + crop), slice(c, c + crop))
-            weight = patches.valid[place, scene][inner] & patches.labelled[place][inner]
-            if weight.mean() > 0.7:
+            seen = patches.valid[place, scenes][:, *inner] & patches.labelled[place][inner]
+            if seen.mean(axis=(1, 2)).min() > 0.7:
                 break
         turn, mirror = int(rng.integers(4)), bool(rng.integers(2))
         wide = (slice(r, r + crop + 2 * halo), slice(c, c + crop + 2 * halo))
-        images.append(_turned(patches.reflectance[place, scene][:, *wide], turn, mirror))
-        counts.append(_turned(patches.count[place, scene][:, *inner], turn, mirror))
-        weights.append(_turned(weight[None].astype(np.float32), turn, mirror))
+        for scene, weight in zip(scenes, seen, strict=True):
+            images.append(_turned(patches.reflectance[place, scene][:, *wide], turn, mirror))
+            counts.append(_turned(patches.count[place, scene][:, *inner], turn, mirror))
+            weights.append(_turned(weight[None].astype(np.float32), turn, mirror))
     reflectance = np.stack(images).astype(np.float32)
     shape = (n, reflectance.shape[1], 1, 1)
     reflectance *= np.exp(rng.normal(0, config.jitter_brightness, (n, 1, 1, 1))).astype(np.float32)

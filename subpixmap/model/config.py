@@ -21,6 +21,8 @@ class TrainConfig:
     """Peak learning rate of AdamW."""
     head_rate: float = 0.1
     """That of the heads relative to `rate`: nothing normalises their output, which their many inputs all move."""
+    muon_rate: float = 0.0
+    """Peak learning rate of Muon, which then moves the kernels below the heads instead of AdamW."""
     weight_decay: float = 1e-4
     warmup: int = 100
     """Steps."""
@@ -32,6 +34,9 @@ class TrainConfig:
     """Pixels a side of such a block."""
     sample_weight: float = 4.0
     """Of the squared error of sample means: a scene is seen under one sky, so its errors are shared and add up."""
+    pair_weight: float = 0.0
+    """Of the squared difference between the errors of sample means of two acquisitions of one crop, which leaves what
+    skies and seasons do to totals. Above 0, samples come in such pairs."""
     present_above: float = 0.25
     """A reference pixel with more objects is a presence."""
     jitter_brightness: float = 0.1
@@ -73,11 +78,15 @@ class TrainConfig:
             raise InputError("training: steps, batch, crop, block, log_every and save_every must be at least 1")
         if not (0 <= self.mse_weight <= 1 and 0 <= self.average < 1 and self.rate > 0):
             raise InputError("training: want mse_weight in 0-1, average in [0, 1) and a positive rate")
+        if self.pair_weight < 0 or (self.pair_weight and self.batch % 2):
+            raise InputError("training: want a pair_weight of at least 0, and with pairs an even batch")
         if self.members < 1 or self.patience < 0:
             raise InputError("training: want members of at least 1 and patience of at least 0")
 
 
-SIMULATED = TrainConfig(steps=30000, jitter_gain=0.012, jitter_offset=0.001, mixed=True, compile=True)
+SIMULATED = TrainConfig(
+    steps=18000, muon_rate=5e-3, pair_weight=20.0, jitter_gain=0.012, jitter_offset=0.001, mixed=True, compile=True
+)
 """For simulated places, whose bands err by 1.2 % against each other. Crowns and green undergrowth differ by a few
 percent in single bands: jitter beyond the sensor's own hides that, and the totals of dates follow the season. So many
 steps take three quarters of an hour on two cores with AMX; in eager float32 they take 100 minutes there."""

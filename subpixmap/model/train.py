@@ -29,6 +29,7 @@ from subpixmap.model.batches import Batch, draw_batch
 from subpixmap.model.checkpoint import Card, Model
 from subpixmap.model.config import TrainConfig
 from subpixmap.model.net import DensityNet, StridedNet, combined
+from subpixmap.model.optimize import make_optimizers
 from subpixmap.reference.patches import Patches
 
 FloatArray = NDArray[np.floating]
@@ -198,12 +199,13 @@ def _take_step(run: _Run[N], batch: Batch, scale: Tensor, config: TrainConfig) -
     with torch.autocast(batch.count.device.type, torch.bfloat16, enabled=config.mixed):
         output = run.net(batch.reflectance)
     losses = loss_terms(output.float(), batch, scale, config)
-    for group in run.optimizer.param_groups:
-        group["lr"] = group["peak"] * rate_factor(run.step, config)
-    run.optimizer.zero_grad(set_to_none=True)
+    run.net.zero_grad(set_to_none=True)
     losses["loss"].backward()
     nn.utils.clip_grad_norm_(run.net.parameters(), 1.0)
-    run.optimizer.step()
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate_factor(run.step, config)
+        optimizer.step()
     _update_average(run.averaged, run.net, min(config.average, (1 + run.step) / (10 + run.step)))
     run.step += 1
     return {"step": run.step} | {name: float(value.detach()) for name, value in losses.items()}
@@ -243,8 +245,12 @@ def loss_terms(output: Tensor, batch: Batch, scale: Tensor, config: TrainConfig)
     mse, ce = error.square().sum() / pixels, entropy.sum() / pixels
     block, sample = (_square_of_means(error, batch.weight, px) for px in (config.block, density.shape[-1]))
     sums = config.block_weight * block + config.sample_weight * sample
+    told = {"mse": mse, "ce": ce, "block": block, "sample": sample}
+    if config.pair_weight:
+        told["pair"] = _square_of_differences(error, batch.weight)
+        sums = sums + config.pair_weight * told["pair"]
     loss = config.mse_weight * (mse + sums) + (1 - config.mse_weight) * ce
-    return {"loss": loss, "mse": mse.detach(), "ce": ce.detach(), "block": block.detach(), "sample": sample.detach()}
+    return {"loss": loss} | {name: value.detach() for name, value in told.items()}
 
 
 def _square_of_means(error: Tensor, weight: Tensor, px: int) -> Tensor:
@@ -254,10 +260,19 @@ def _square_of_means(error: Tensor, weight: Tensor, px: int) -> Tensor:
     return (means.square() * share).sum() / (share.sum().clamp_min(1e-6) * error.shape[1])
 
 
+def _square_of_differences(error: Tensor, weight: Tensor) -> Tensor:
+    """Mean square of what the two samples of a pair differ in, halved: the variance of their mean errors."""
+    both = weight[0::2] * weight[1::2]
+    difference = ((error[0::2] - error[1::2]) * both).sum(dim=(2, 3)) / both.sum(dim=(2, 3)).clamp_min(1)
+    return 0.5 * difference.square().mean()
+
+
 def _matching(patches: Patches, card: Card, config: TrainConfig) -> Patches:
     patches = patches.select_objects(card.object_names).select_bands(card.bands)
     if patches.halo != card.halo:
         raise InputError(f"patches have a halo of {patches.halo} px, the network needs {card.halo}")
+    if config.pair_weight and patches.valid.shape[1] < 2:
+        raise InputError("training: pairs (pair_weight) need patches of two acquisitions or more")
     if min(patches.count.shape[-2:]) < config.crop:
         raise InputError(f"patches of {patches.size} useful px are smaller than a crop of {config.crop}")
     return patches
@@ -286,7 +301,7 @@ class _Run(Generic[N]):
 
     net: N
     averaged: N
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     recipe: dict[str, Any]
     """What a state on disk must agree in."""
     step: int = 0
@@ -313,7 +328,7 @@ class _Run(Generic[N]):
         """Whole or not at all."""
         content: dict[str, Any] = {"recipe": self.recipe, "step": self.step}
         content |= {"net": self.net.state_dict(), "averaged": self.averaged.state_dict()}
-        content |= {"optimizer": self.optimizer.state_dict()}
+        content |= {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
         content |= {"best_loss": self.best_loss, "best_step": self.best_step, "best": self.best}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
@@ -333,7 +348,8 @@ class _Run(Generic[N]):
             raise InputError(f"{path}: belongs to another training recipe; delete it or name another")
         self.net.load_state_dict(saved["net"])
         self.averaged.load_state_dict(saved["averaged"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.best_loss, self.best_step, self.best = saved["best_loss"], saved["best_step"], saved["best"]
         self.step = step
 
@@ -344,17 +360,11 @@ def _start(build: Callable[[], N], config: TrainConfig, scale: Tensor) -> _Run[N
     with torch.no_grad():
         net.heads.weight[: net.n_objects] *= scale[:, None, None, None]
         net.heads.bias[: net.n_objects] = 0.0  # type: ignore[index]
-    groups = [
-        {"params": list(part), "weight_decay": decay, "peak": peak}
-        for heads, peak in ((True, config.rate * config.head_rate), (False, config.rate))
-        for decay, matrices in ((config.weight_decay, True), (0.0, False))  # biases and normalisation do not decay
-        if (part := [p for n, p in net.named_parameters() if (p.ndim > 1, n.startswith("heads")) == (matrices, heads)])
-    ]
     kept = {k: v for k, v in config.recipe.items() if k not in _NO_RECIPE}
     shape = {name: list(value.shape) for name, value in net.state_dict().items()}
     scaling = [*net.mean.flatten().tolist(), *net.scale.flatten().tolist(), *scale.tolist()]
     recipe = {"config": kept, "shape": shape, "scaling": scaling}
-    return _Run(net, copy.deepcopy(net), torch.optim.AdamW(groups, lr=config.rate), recipe)
+    return _Run(net, copy.deepcopy(net), make_optimizers(net, config), recipe)
 
 
 @torch.no_grad()

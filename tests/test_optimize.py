@@ -1,0 +1,75 @@
+import dataclasses
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from test_patches import some_patches
+from test_train import SMALL, a_card, weights
+from torch import nn
+
+from subpixmap.model.config import TrainConfig
+from subpixmap.model.net import DensityNet
+from subpixmap.model.optimize import KernelMuon, make_optimizers
+from subpixmap.model.train import train
+
+MUON = dataclasses.replace(SMALL, muon_rate=0.01)
+
+
+def kernel(*shape: int) -> nn.Parameter:
+    return nn.Parameter(
+        torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    )
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 1, 1), (4, 6, 3, 3)])
+def test_a_kernel_moves_as_its_matrix_would(shape: tuple[int, ...]) -> None:
+    mine = kernel(*shape)
+    matrix = nn.Parameter(mine.detach().clone().contiguous().flatten(1))  # columns in another order: (in, y, x)
+    ours = KernelMuon([mine], lr=0.01)
+    theirs = torch.optim.Muon([matrix], lr=0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    before = mine.detach().clone()
+    for step in range(3):
+        gradient = torch.randn(shape, generator=torch.Generator().manual_seed(step + 1))
+        mine.grad, matrix.grad = gradient.clone(memory_format=torch.channels_last), gradient.flatten(1)
+        ours.step()
+        theirs.step()
+    moved = (mine.detach() - before).flatten(1)
+    assert moved.abs().max() > 0.005
+    # It iterates in bfloat16, where the order of columns rounds differently.
+    assert torch.allclose(mine.detach().flatten(1), matrix.detach(), atol=0.03 * float(moved.abs().max()))
+
+
+def test_kernels_must_share_their_memory() -> None:
+    with pytest.raises(ValueError, match="channels-last"):
+        KernelMuon([nn.Parameter(torch.zeros(4, 3, 3, 3))], lr=0.01)
+
+
+@pytest.mark.parametrize("config", [SMALL, MUON])
+def test_every_parameter_is_moved_by_one_optimizer(config: TrainConfig) -> None:
+    net = DensityNet(3, 2, width=8, mid=4, blocks=2).to(memory_format=torch.channels_last)
+    optimizers = make_optimizers(net, config)
+    moved = [p.data_ptr() for o in optimizers for g in o.param_groups for p in g["params"]]
+    assert sorted(moved) == sorted(p.data_ptr() for p in net.parameters())
+    assert len(optimizers) == (2 if config.muon_rate else 1)
+    heads = {net.heads.weight.data_ptr(), net.heads.bias.data_ptr()}  # type: ignore[union-attr]
+    of_heads = [g for g in optimizers[0].param_groups if {p.data_ptr() for p in g["params"]} & heads]
+    assert {g["peak"] for g in of_heads} == {config.rate * config.head_rate}
+
+
+def test_it_resumes_as_if_never_stopped(tmp_path: Path) -> None:
+    patches, state = some_patches(), tmp_path / "state.pt"
+    card = a_card(patches)
+    whole = weights(train(patches, card, MUON, progress=None))
+
+    class Stop(io.StringIO):
+        def write(self, text: str) -> int:
+            if text.startswith("step 4"):
+                raise KeyboardInterrupt
+            return len(text)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(patches, card, MUON, state=state, progress=Stop())
+    resumed = weights(train(patches, card, MUON, state=state, progress=None))
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+    assert not torch.equal(whole[0], weights(train(patches, card, SMALL, progress=None))[0])
