@@ -21,8 +21,9 @@ class TrainConfig:
     """Peak learning rate of AdamW."""
     head_rate: float = 0.1
     """That of the heads relative to `rate`: nothing normalises their output, which their many inputs all move."""
-    muon_rate: float = 0.0
-    """Peak learning rate of Muon, which then moves the kernels below the heads instead of AdamW."""
+    muon_rate: float = 5e-3
+    """Peak learning rate of Muon, which moves the kernels below the heads; 0 leaves them to AdamW, which needs many
+    times the steps."""
     weight_decay: float = 1e-4
     warmup: int = 100
     """Steps."""
@@ -84,9 +85,7 @@ class TrainConfig:
             raise InputError("training: want members of at least 1 and patience of at least 0")
 
 
-SIMULATED = TrainConfig(
-    steps=18000, muon_rate=5e-3, pair_weight=20.0, jitter_gain=0.012, jitter_offset=0.001, mixed=True, compile=True
-)
+SIMULATED = TrainConfig(steps=18000, pair_weight=20.0, jitter_gain=0.012, jitter_offset=0.001, mixed=True, compile=True)
 """For simulated places, whose bands err by 1.2 % against each other. Crowns and green undergrowth differ by a few
 percent in single bands: jitter beyond the sensor's own hides that, and the totals of dates follow the season. So many
 steps take three quarters of an hour on two cores with AMX; in eager float32 they take 100 minutes there."""

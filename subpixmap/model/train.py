@@ -1,8 +1,9 @@
 """The training loop: patches in, a network out. Deterministic with a seed, resumes from its own state, curves to CSV.
 
 Step by step: draw places and acquisitions, turn and jitter them, 0.5 squared error of density + 0.5 cross-entropy of
-presence over labelled and valid pixels, terms on sums against shrinkage, AdamW on a cosine, averaged weights; as many
-networks as asked for, each stopped early if places for validation say so.
+presence over labelled and valid pixels, terms on sums against shrinkage and on what acquisitions of a crop differ in,
+AdamW and Muon on a cosine, averaged weights; as many networks as asked for, each stopped early if places for validation
+say so.
 """
 
 from __future__ import annotations
