@@ -88,4 +88,4 @@ class TrainConfig:
 SIMULATED = TrainConfig(steps=18000, pair_weight=20.0, jitter_gain=0.012, jitter_offset=0.001, mixed=True, compile=True)
 """For simulated places, whose bands err by 1.2 % against each other. Crowns and green undergrowth differ by a few
 percent in single bands: jitter beyond the sensor's own hides that, and the totals of dates follow the season. So many
-steps take three quarters of an hour on two cores with AMX; in eager float32 they take 100 minutes there."""
+steps take half an hour on two cores with AMX; in eager float32 they take an hour there."""
