@@ -82,10 +82,12 @@ def test_a_seed_decides_every_bit(tmp_path: Path) -> None:
     assert not torch.equal(one[0], other[0])
 
 
-def test_resume_ends_as_if_never_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("muon_rate", [SMALL.muon_rate, 0.0])
+def test_resume_ends_as_if_never_stopped(muon_rate: float, tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, muon_rate=muon_rate)
     patches, state = some_patches(), tmp_path / "state.pt"
     card = a_card(patches)
-    whole = weights(train(patches, card, SMALL, progress=None))
+    whole = weights(train(patches, card, config, progress=None))
 
     class Stop(io.StringIO):
         def write(self, text: str) -> int:
@@ -94,17 +96,17 @@ def test_resume_ends_as_if_never_stopped(tmp_path: Path) -> None:
             return len(text)
 
     with pytest.raises(KeyboardInterrupt):
-        train(patches, card, SMALL, state=state, progress=Stop())
+        train(patches, card, config, state=state, progress=Stop())
     log = io.StringIO()
-    resumed = weights(train(patches, card, SMALL, state=state, progress=log))
+    resumed = weights(train(patches, card, config, state=state, progress=log))
     assert "step 4/6" in log.getvalue()
     assert "step 2/6" not in log.getvalue()
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
     with pytest.raises(InputError, match="another training recipe"):
-        train(patches, card, dataclasses.replace(SMALL, rate=1e-3), state=state, progress=None)
+        train(patches, card, dataclasses.replace(config, rate=1e-3), state=state, progress=None)
     state.write_bytes(b"nonsense")
     with pytest.raises(InputError, match="not a training state"):
-        train(patches, card, SMALL, state=state, progress=None)
+        train(patches, card, config, state=state, progress=None)
 
 
 def test_members_are_trained_apart_and_averaged(tmp_path: Path) -> None:

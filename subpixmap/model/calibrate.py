@@ -44,12 +44,7 @@ def fit_calibration(raw: FloatArray, reference: FloatArray, *, side: int = 10) -
     InputError
         There are no objects to calibrate on, or raw does not rise with the reference.
     """
-    p, number = block_means(raw, side)
-    r, _ = block_means(reference, side)
-    known = np.isfinite(p) & np.isfinite(r)
-    empty, full = known & (r == 0), known & (r > 0)
-    background = float(np.average(p[empty], weights=number[empty])) if empty.any() else 0.0
-    above, truth = (number * (p - background))[full].sum(), (number * r)[full].sum()
+    background, above, truth = _fit(raw, reference, reference, side)
     if not (truth > 0 and above > 0):
         raise InputError(
             f"cannot calibrate: {truth:.1f} objects in the calibration places, {above:.1f} predicted there"
@@ -75,12 +70,18 @@ def fit_trimmed(trimmed: FloatArray, mean: FloatArray, reference: FloatArray, *,
     tuple
         As of `fit_calibration`; (0, 1) where there is nothing to fit on.
     """
-    (p, number), (m, _), (r, _) = (block_means(values, side) for values in (trimmed, mean, reference))
-    known = np.isfinite(p) & np.isfinite(m) & np.isfinite(r)
-    empty, full = known & (r == 0), known & (r > 0)
-    background = float(np.average((p - m)[empty], weights=number[empty])) if empty.any() else 0.0
-    above, wanted = (number * (p - background))[full].sum(), (number * m)[full].sum()
+    background, above, wanted = _fit(trimmed, mean, reference, side)
     return (background, float(wanted / above)) if above > 0 and wanted > 0 else (0.0, 1.0)
+
+
+def _fit(raw: FloatArray, wanted: FloatArray, reference: FloatArray, side: int) -> tuple[float, float, float]:
+    """Mean excess of raw over what is wanted where the reference holds nothing; elsewhere the sums of raw above that
+    background and of what is wanted."""
+    (p, number), (w, _), (r, _) = (block_means(values, side) for values in (raw, wanted, reference))
+    known = np.isfinite(p) & np.isfinite(w) & np.isfinite(r)
+    empty, full = known & (r == 0), known & (r > 0)
+    background = float(np.average((p - w)[empty], weights=number[empty])) if empty.any() else 0.0
+    return background, (number * (p - background))[full].sum(), (number * w)[full].sum()
 
 
 def calibrate(model: Model, patches: Patches) -> Model:
