@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.errors import InputError
-from subpixmap.model.accumulate import TRIM_FROM
+from subpixmap.model.accumulate import TRIM_FROM, fits_in_order
 from subpixmap.model.checkpoint import Model
-from subpixmap.model.evaluate import predict_patches
+from subpixmap.model.evaluate import accumulate_model
 from subpixmap.reference.patches import Patches
 from subpixmap.reference.supports import block_means
 
@@ -91,7 +91,7 @@ def calibrate(model: Model, patches: Patches) -> Model:
     Where there are enough acquisitions, means without their extremes are calibrated, too.
     """
     plain = Model.of(model.net, dataclasses.replace(model.card, calibration={}, trimmed={}))
-    raw, _, reference = predict_patches(plain, patches, trim=False)
+    trimmed, raw, reference = _both_means(plain, patches)
     fits, facts = {}, {}
     for i, name in enumerate(model.card.objects):
         try:
@@ -99,9 +99,11 @@ def calibrate(model: Model, patches: Patches) -> Model:
         except InputError as error:
             raise InputError(f"{name}: {error}; label more of it, or train longer") from error
         facts[name] = _basis(raw[:, i], reference[:, i], patches.groups)
+    background, slope = fits_in_order(fits, model.card.objects).T[..., None, None]
+    trimmed, mean = ((values - background) * slope for values in (trimmed, raw))
     training = {**model.card.training, "calibrated_on": facts}
     card = dataclasses.replace(plain.card, calibration=fits, training=training)
-    return calibrate_trimmed(Model.of(model.net, card), patches)
+    return _with_trimmed(Model.of(model.net, card), trimmed, mean, reference)
 
 
 def calibrate_trimmed(model: Model, patches: Patches) -> Model:
@@ -119,11 +121,24 @@ def calibrate_trimmed(model: Model, patches: Patches) -> Model:
     if patches.valid.shape[1] < TRIM_FROM:
         return model
     plain = Model.of(model.net, dataclasses.replace(model.card, trimmed={}))
-    (trimmed, _, reference), (mean, _, _) = (
-        predict_patches(plain, patches, min_obs=TRIM_FROM, trim=trim) for trim in (True, False)
-    )
+    return _with_trimmed(plain, *_both_means(plain, patches))
+
+
+def _with_trimmed(model: Model, trimmed: FloatArray, mean: FloatArray, reference: FloatArray) -> Model:
+    if not np.isfinite(trimmed).any():
+        return model
     fits = {name: fit_trimmed(trimmed[:, i], mean[:, i], reference[:, i]) for i, name in enumerate(model.card.objects)}
     return Model.of(model.net, dataclasses.replace(model.card, trimmed=fits))
+
+
+def _both_means(model: Model, patches: Patches) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Means without extremes where there are enough values for it, of all values, and true: (place, object, y, x)."""
+    found = [
+        (dates.result(min_obs=TRIM_FROM)["count"], dates.result(min_obs=1, trim=False)["count"], reference)
+        for dates, reference in accumulate_model(model, patches)
+    ]
+    trimmed, mean, truth = (np.stack(part) for part in zip(*found, strict=True))
+    return trimmed, mean, truth
 
 
 def _basis(raw: FloatArray, reference: FloatArray, groups: NDArray[np.integer], *, draws: int = 100) -> dict[str, Any]:

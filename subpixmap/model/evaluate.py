@@ -6,7 +6,7 @@ baselines go through the same functions, in the same run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from subpixmap.reference.supports import SUPPORTS, FloatArray, block_means
 
 __all__ = [
     "SUPPORTS",
+    "accumulate_model",
     "block_means",
     "brief",
     "density_errors",
@@ -36,10 +37,13 @@ __all__ = [
 ]
 
 
-def predict_patches(
-    model: Model, patches: Patches, *, min_obs: int = 1, trim: bool = True
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Means over the valid acquisitions of every place, as a map has them unless `min_obs` or `trim` differ.
+Predictor = Callable[[NDArray[np.float32]], tuple[FloatArray, FloatArray]]
+"""(band, y + 2 halo, x + 2 halo) of one acquisition, with the patches' bands and halo -> count and presence,
+(object, y, x) each."""
+
+
+def predict_patches(model: Model, patches: Patches) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Means over the valid acquisitions of every place, as a map has them.
 
     Returns
     -------
@@ -47,53 +51,39 @@ def predict_patches(
         predicted count, predicted presence and reference count, (place, object, y, x) each, of the model's objects; NaN
         where no acquisition is valid or the reference is not known.
     """
+    fits = fits_in_order(model.card.trimmed, model.card.objects)
+    return _means(accumulate_model(model, patches), fits)
+
+
+def mean_over_dates(
+    predict: Predictor, patches: Patches, objects: Sequence[str], *, trimmed_fits: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """As `predict_patches`, of any predictor; `objects` and `trimmed_fits` are in its order."""
+    return _means(accumulate_dates(predict, patches, objects), trimmed_fits)
+
+
+def accumulate_model(model: Model, patches: Patches) -> Iterator[tuple[Accumulator, FloatArray]]:
+    """As `accumulate_dates`, of a model."""
     patches = patches.select_bands(model.card.bands)
     cut = patches.halo - model.halo
     if cut < 0:
         raise ValueError(f"patches have a halo of {patches.halo} px, the network needs {model.halo}")
     inner = slice(cut, -cut or None)
-    return mean_over_dates(
+    return accumulate_dates(
         lambda scene: predict_patch(model, np.ascontiguousarray(scene[:, inner, inner])),
         patches,
         model.card.object_names,
-        min_obs=min_obs,
-        trim=trim,
-        trimmed_fits=fits_in_order(model.card.trimmed, model.card.objects),
     )
 
 
-def mean_over_dates(
-    predict: Callable[[NDArray[np.float32]], tuple[FloatArray, FloatArray]],
-    patches: Patches,
-    objects: Sequence[str],
-    *,
-    min_obs: int = 1,
-    trim: bool = True,
-    trimmed_fits: FloatArray | None = None,
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Any predictor, acquisition by acquisition, and its mean over the valid ones, which is that of a map.
-
-    Parameters
-    ----------
-    predict
-        (band, y + 2 halo, x + 2 halo) of one acquisition, with the patches' bands and halo -> count and presence,
-        (object, y, x) each.
-    patches
-        What is predicted.
-    objects
-        Names, in the order that `predict` gives.
-    min_obs, trim, trimmed_fits
-        As in `Accumulator.result`.
-
-    Returns
-    -------
-    tuple
-        count, presence and reference count, (place, object, y, x) each; NaN where nothing is known.
-    """
+def accumulate_dates(
+    predict: Predictor, patches: Patches, objects: Sequence[str]
+) -> Iterator[tuple[Accumulator, FloatArray]]:
+    """Of every place its predictions, acquisition by acquisition where that is valid, and the mean reference count,
+    (object, y, x), NaN where nothing is known."""
     index = [patches.objects.index(name) for name in objects]
     shape = patches.count.shape[3:]
     whole, nothing = (slice(None), slice(None)), np.zeros(shape, bool)
-    found = []
     for i, scenes in enumerate(patches.reflectance):
         valid = patches.valid[i] & patches.labelled[i]
         dates, reference = Accumulator(len(index), shape), np.zeros((len(index), *shape))
@@ -101,9 +91,17 @@ def mean_over_dates(
             if clear.any():
                 dates.add(whole, *predict(scene.astype(np.float32)), clear, nothing)
                 reference += truth[index] * clear
-        mean = dates.result(min_obs=min_obs, trim=trim, trimmed_fits=trimmed_fits)
-        with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is not observed
-            found.append((mean["count"], mean["presence"], (reference / mean["n_obs"]).astype(np.float32)))
+        with np.errstate(invalid="ignore"):  # 0 / 0 is not observed
+            yield dates, (reference / dates.n).astype(np.float32)
+
+
+def _means(
+    places: Iterable[tuple[Accumulator, FloatArray]], trimmed_fits: FloatArray | None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    found = []
+    for dates, reference in places:
+        mean = dates.result(min_obs=1, trimmed_fits=trimmed_fits)
+        found.append((mean["count"], mean["presence"], reference))
     count, presence, reference = (np.stack(part) for part in zip(*found, strict=True))
     return count, presence, reference
 
