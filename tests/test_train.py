@@ -25,6 +25,7 @@ from subpixmap.model.predict import predict_block
 from subpixmap.model.simulated import simulated_patches, train_simulated
 from subpixmap.model.train import (
     Batch,
+    CropOdds,
     TrainConfig,
     draw_batch,
     fit,
@@ -209,6 +210,10 @@ def test_curves(tmp_path: Path) -> None:
     assert all(np.isfinite(float(row[key])) for row in rows for key in ("loss", "mse", "ce", "block"))
 
 
+def a_batch(count: torch.Tensor, weight: torch.Tensor, importance: torch.Tensor | None = None) -> Batch:
+    return Batch(torch.zeros(1), count, weight, torch.ones(len(count)) if importance is None else importance)
+
+
 def test_unlabelled_pixels_do_not_count() -> None:
     torch.manual_seed(0)
     config = TrainConfig(block=4)
@@ -217,11 +222,10 @@ def test_unlabelled_pixels_do_not_count() -> None:
     weight[:, :, :5] = 0
     count = torch.rand(2, 2, 16, 16)
     absurd = torch.where(weight > 0, count, torch.tensor(1e3))
-    x = torch.zeros(1)
-    a = loss_terms(output, Batch(x, count, weight), scale, config)
-    b = loss_terms(output, Batch(x, absurd, weight), scale, config)
+    a = loss_terms(output, a_batch(count, weight), scale, config)
+    b = loss_terms(output, a_batch(absurd, weight), scale, config)
     assert {k: v.item() for k, v in a.items()} == pytest.approx({k: v.item() for k, v in b.items()})
-    nothing = loss_terms(output, Batch(x, count, 0 * weight), scale, config)
+    nothing = loss_terms(output, a_batch(count, 0 * weight), scale, config)
     assert nothing["loss"].item() == 0
 
 
@@ -264,11 +268,73 @@ def test_what_the_acquisitions_of_a_pair_share_is_no_difference() -> None:
     output = torch.zeros(4, 2, 1, 16, 16)
     output[:, 0] = count + torch.tensor([0.5, 0.5, 0.1, -0.3])[:, None, None, None]
     output[0, 0, 0, :4] += 7
-    losses = loss_terms(output, Batch(torch.zeros(1), count, weight), torch.ones(1), config)
+    losses = loss_terms(output, a_batch(count, weight), torch.ones(1), config)
     assert float(losses["pair"]) == pytest.approx(0.5 * 0.4**2 / 2, rel=1e-4)  # none of the first, 0.4 of the second
-    without = loss_terms(output, Batch(torch.zeros(1), count, weight), torch.ones(1), TrainConfig(block=4))
+    without = loss_terms(output, a_batch(count, weight), torch.ones(1), TrainConfig(block=4))
     assert float(losses["loss"] - without["loss"]) == pytest.approx(0.5 * 2.0 * float(losses["pair"]), rel=1e-4)
     assert "pair" not in without
+
+
+def test_full_crops_are_drawn_more_often_and_weigh_less() -> None:
+    patches = some_patches(4, size=48)
+    labelled = patches.labelled.copy()
+    labelled[3] = False  # what is not known there attracts nothing
+    patches.count[1] *= 20
+    patches.count[2] = 0
+    patches.count[3] = 1e3
+    patches = dataclasses.replace(patches, labelled=labelled)
+    config = dataclasses.replace(SMALL, crop=20, importance=3.0)
+    odds = CropOdds.of(patches, np.ones(len(OBJECTS), np.float32), config)
+    probability = np.diff(odds.cumulative, prepend=0).reshape(odds.importance.shape)
+    assert probability.shape == (4, 4, 4)  # every 8 pixels from 0 to 28
+    assert np.allclose(probability * odds.importance, 1 / probability.size, rtol=1e-6)  # no loss is changed on average
+    assert np.allclose(probability[3], probability[2])
+    crop = patches.count[1, 0, :, 8:28, 16:36].astype(float)
+    expected = 1 + 3 * np.sqrt(np.square(crop).mean())
+    assert probability[1, 1, 2] / probability[2, 0, 0] == pytest.approx(expected, rel=1e-4)
+
+    rng = np.random.default_rng(0)
+    drawn = [odds.draw(rng) for _ in range(4000)]
+    share = np.bincount([place for place, *_ in drawn], minlength=4) / len(drawn)
+    assert share == pytest.approx(probability.sum(axis=(1, 2)), abs=0.03)
+    assert {0, 28} <= {row for _, row, _, _ in drawn} <= set(range(29))
+    assert {0, 28} <= {col for _, _, col, _ in drawn} <= set(range(29))
+
+    batch = draw_batch(patches, dataclasses.replace(config, batch=64), rng, odds)
+    empty = (batch.count * batch.weight).sum(dim=(1, 2, 3)) == 0
+    assert 0 < empty.sum() < 32
+    assert batch.importance[empty].min() > batch.importance[~empty].max()
+    assert torch.equal(draw_batch(patches, config, rng).importance, torch.ones(config.batch))
+    with pytest.raises(InputError, match="importance of at least 0"):
+        dataclasses.replace(config, importance=-1.0)
+
+
+def test_a_sample_weighs_in_every_loss_what_its_importance_says() -> None:
+    torch.manual_seed(0)
+    config = TrainConfig(block=4, pair_weight=2.0)
+    output, count, weight = torch.randn(4, 2, 2, 16, 16), torch.rand(4, 2, 16, 16), torch.ones(4, 1, 16, 16)
+    of_pairs = [
+        loss_terms(output[k : k + 2], a_batch(count[k : k + 2], weight[k : k + 2]), torch.ones(2), config)
+        for k in (0, 2)
+    ]
+    importance = torch.tensor([0.2, 0.2, 3.0, 3.0])
+    both = loss_terms(output, a_batch(count, weight, importance), torch.ones(2), config)
+    for name, value in both.items():
+        first, second = (float(one[name]) for one in of_pairs)
+        assert float(value) == pytest.approx((0.2 * first + 3 * second) / 2, rel=1e-5), name
+
+
+def test_a_training_may_prefer_full_crops(tmp_path: Path) -> None:
+    patches = some_patches()
+    config = dataclasses.replace(SMALL, importance=3.0)
+    plain, one, two = (
+        weights(train(patches, a_card(patches), c, progress=None, state=tmp_path / f"{k}.state"))
+        for k, c in enumerate((SMALL, config, config))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert not torch.equal(plain[0], one[0])
+    with pytest.raises(InputError, match="another training recipe"):
+        train(patches, a_card(patches), SMALL, progress=None, state=tmp_path / "1.state")
 
 
 def test_rate_warms_up_and_anneals() -> None:
@@ -291,7 +357,7 @@ def test_errors_that_a_sample_shares_cost_more_than_those_that_cancel() -> None:
     for name, error in (("shared", torch.ones(16, 16)), ("halves", halves), ("checks", checks)):
         output = torch.zeros(2, 2, 1, 16, 16)
         output[:, 0] = count + 0.5 * error
-        losses = loss_terms(output, Batch(torch.zeros(1), count, weight), torch.ones(1), config)
+        losses = loss_terms(output, a_batch(count, weight), torch.ones(1), config)
         parts[name] = tuple(round(float(losses[key]), 6) for key in ("mse", "block", "sample"))
     assert parts == {"shared": (0.25, 0.25, 0.25), "halves": (0.25, 0.25, 0), "checks": (0.25, 0, 0)}
 

@@ -17,6 +17,9 @@ class TrainConfig:
     """Samples a step; a sample is one acquisition of one place."""
     crop: int = 40
     """Useful pixels a side of a sample."""
+    importance: float = 0.0
+    """How much more often crops with many objects are drawn, and the less their losses weigh: odds are 1 + this times
+    a crop's root mean square count relative to that of all. 0 draws all alike."""
     rate: float = 2e-3
     """Peak learning rate of AdamW."""
     head_rate: float = 0.1
@@ -79,6 +82,8 @@ class TrainConfig:
             raise InputError("training: steps, batch, crop, block, log_every and save_every must be at least 1")
         if not (0 <= self.mse_weight <= 1 and 0 <= self.average < 1 and self.rate > 0):
             raise InputError("training: want mse_weight in 0-1, average in [0, 1) and a positive rate")
+        if self.importance < 0:
+            raise InputError("training: want an importance of at least 0")
         if self.pair_weight < 0 or (self.pair_weight and self.batch % 2):
             raise InputError("training: want a pair_weight of at least 0, and with pairs an even batch")
         if self.members < 1 or self.patience < 0:

@@ -1,9 +1,9 @@
 """The training loop: patches in, a network out. Deterministic with a seed, resumes from its own state, curves to CSV.
 
-Step by step: draw places and acquisitions, turn and jitter them, 0.5 squared error of density + 0.5 cross-entropy of
-presence over labelled and valid pixels, terms on sums against shrinkage and on what acquisitions of a crop differ in,
-AdamW and Muon on a cosine, averaged weights; as many networks as asked for, each stopped early if places for validation
-say so.
+Step by step: draw crops and acquisitions, full crops more often if asked, turn and jitter them, 0.5 squared error of
+density + 0.5 cross-entropy of presence over labelled and valid pixels, terms on sums against shrinkage and on what
+acquisitions of a crop differ in, AdamW and Muon on a cosine, averaged weights; as many networks as asked for, each
+stopped early if places for validation say so.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from subpixmap.errors import InputError
-from subpixmap.model.batches import Batch, draw_batch
+from subpixmap.model.batches import Batch, CropOdds, draw_batch
 from subpixmap.model.checkpoint import Card, Model
 from subpixmap.model.config import TrainConfig
 from subpixmap.model.net import DensityNet, StridedNet, combined
@@ -166,6 +166,7 @@ def fit(
     torch.backends.cudnn.deterministic = True  # with it a seed decides every bit on a GPU, too
     torch.manual_seed(config.seed)
     scale = _density_scale(patches).to(config.device)
+    odds = CropOdds.of(patches, scale.numpy(force=True), config) if config.importance else None
     run = _start(build, config, scale)
     if state is not None and state.exists():
         run.load(state)
@@ -174,7 +175,7 @@ def fit(
     rows: list[dict[str, float]] = []
     started, first = time.monotonic(), run.step
     while run.step < config.steps and not run.is_stuck(config.patience):
-        batch = draw_batch(patches, config, np.random.default_rng([config.seed, run.step]))
+        batch = draw_batch(patches, config, np.random.default_rng([config.seed, run.step]), odds)
         rows.append(_take_step(run, batch.to(config.device), scale, config))
         last = run.step == config.steps
         if run.step % config.log_every == 0 or last:
@@ -243,29 +244,31 @@ def loss_terms(output: Tensor, batch: Batch, scale: Tensor, config: TrainConfig)
     error = (density - batch.count) / scale[:, None, None] * batch.weight
     present = (batch.count > config.present_above).to(logit.dtype)
     entropy = F.binary_cross_entropy_with_logits(logit, present, reduction="none") * batch.weight
-    mse, ce = error.square().sum() / pixels, entropy.sum() / pixels
-    block, sample = (_square_of_means(error, batch.weight, px) for px in (config.block, density.shape[-1]))
+    importance = batch.importance[:, None, None, None]
+    mse, ce = ((importance * loss).sum() / pixels for loss in (error.square(), entropy))
+    block, sample = (_square_of_means(error, batch, px) for px in (config.block, density.shape[-1]))
     sums = config.block_weight * block + config.sample_weight * sample
     told = {"mse": mse, "ce": ce, "block": block, "sample": sample}
     if config.pair_weight:
-        told["pair"] = _square_of_differences(error, batch.weight)
+        told["pair"] = _square_of_differences(error, batch)
         sums = sums + config.pair_weight * told["pair"]
     loss = config.mse_weight * (mse + sums) + (1 - config.mse_weight) * ce
     return {"loss": loss} | {name: value.detach() for name, value in told.items()}
 
 
-def _square_of_means(error: Tensor, weight: Tensor, px: int) -> Tensor:
+def _square_of_means(error: Tensor, batch: Batch, px: int) -> Tensor:
     """Mean square of the errors of means over `px` x `px` pixels, where labelled; hardly labelled blocks count less."""
-    share = F.avg_pool2d(weight, px)
+    share = F.avg_pool2d(batch.weight, px)
     means = F.avg_pool2d(error, px) / share.clamp_min(1e-6)
-    return (means.square() * share).sum() / (share.sum().clamp_min(1e-6) * error.shape[1])
+    squares = batch.importance[:, None, None, None] * means.square() * share
+    return squares.sum() / (share.sum().clamp_min(1e-6) * error.shape[1])
 
 
-def _square_of_differences(error: Tensor, weight: Tensor) -> Tensor:
+def _square_of_differences(error: Tensor, batch: Batch) -> Tensor:
     """Mean square of what the two samples of a pair differ in, halved: the variance of their mean errors."""
-    both = weight[0::2] * weight[1::2]
+    both = batch.weight[0::2] * batch.weight[1::2]
     difference = ((error[0::2] - error[1::2]) * both).sum(dim=(2, 3)) / both.sum(dim=(2, 3)).clamp_min(1)
-    return 0.5 * difference.square().mean()
+    return 0.5 * (batch.importance[0::2, None] * difference.square()).mean()
 
 
 def _matching(patches: Patches, card: Card, config: TrainConfig) -> Patches:

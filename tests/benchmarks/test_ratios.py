@@ -81,7 +81,7 @@ def test_training_steps_against_eager(capsys):
     """Steps of the default network, compiled, in bfloat16, and both, against eager float32; on the same batch."""
     torch.manual_seed(0)
     count = torch.rand(8, 1, 40, 40)
-    batch = Batch(torch.rand(8, len(BANDS), 56, 56), count, torch.ones_like(count))
+    batch = Batch(torch.rand(8, len(BANDS), 56, 56), count, torch.ones_like(count), torch.ones(8))
     losses = {}
 
     def five_steps_of(mixed, compiled):
