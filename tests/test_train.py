@@ -214,6 +214,20 @@ def a_batch(count: torch.Tensor, weight: torch.Tensor, importance: torch.Tensor 
     return Batch(torch.zeros(1), count, weight, torch.ones(len(count)) if importance is None else importance)
 
 
+def test_pairs_may_begin_late(tmp_path: Path) -> None:
+    patches = some_patches()
+    config = dataclasses.replace(SMALL, pair_weight=5.0, pair_after=0.5)
+    train(patches, a_card(patches), config, curves=tmp_path / "c.csv", progress=None, state=tmp_path / "half.state")
+    with (tmp_path / "c.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["pair"] == "" for row in rows] == [True, False, False]
+    singles, late = (dataclasses.replace(config, pair_weight=w) for w in (0.0, 5.0))
+    assert late.at(2) == singles
+    assert late.at(3) == late
+    with pytest.raises(InputError, match="pair_after"):
+        dataclasses.replace(config, pair_after=1.0)
+
+
 def test_unlabelled_pixels_do_not_count() -> None:
     torch.manual_seed(0)
     config = TrainConfig(block=4)

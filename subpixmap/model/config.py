@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from subpixmap.errors import InputError
@@ -41,6 +41,9 @@ class TrainConfig:
     pair_weight: float = 0.0
     """Of the squared difference between the errors of sample means of two acquisitions of one crop, which leaves what
     skies and seasons do to totals. Above 0, samples come in such pairs."""
+    pair_after: float = 0.0
+    """Share of the steps before the first pairs. A batch of pairs shows half as many crops, which teaches more slowly;
+    dates can wait until objects are known."""
     present_above: float = 0.25
     """A reference pixel with more objects is a presence."""
     jitter_brightness: float = 0.1
@@ -77,6 +80,10 @@ class TrainConfig:
         """What a card keeps of it: all but how often it is told and saved."""
         return {key: value for key, value in asdict(self).items() if key not in ("log_every", "save_every")}
 
+    def at(self, step: int) -> TrainConfig:
+        """The options of a step: the same, but without pairs until they begin."""
+        return self if step >= self.pair_after * self.steps else replace(self, pair_weight=0.0)
+
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.crop, self.block, self.log_every, self.save_every) < 1:
             raise InputError("training: steps, batch, crop, block, log_every and save_every must be at least 1")
@@ -86,11 +93,22 @@ class TrainConfig:
             raise InputError("training: want an importance of at least 0")
         if self.pair_weight < 0 or (self.pair_weight and self.batch % 2):
             raise InputError("training: want a pair_weight of at least 0, and with pairs an even batch")
+        if not 0 <= self.pair_after < 1:
+            raise InputError("training: want pair_after in [0, 1)")
         if self.members < 1 or self.patience < 0:
             raise InputError("training: want members of at least 1 and patience of at least 0")
 
 
-SIMULATED = TrainConfig(steps=18000, pair_weight=20.0, jitter_gain=0.012, jitter_offset=0.001, mixed=True, compile=True)
+SIMULATED = TrainConfig(
+    steps=14000,
+    importance=10.0,
+    pair_weight=5.0,
+    pair_after=0.6,
+    jitter_gain=0.012,
+    jitter_offset=0.001,
+    mixed=True,
+    compile=True,
+)
 """For simulated places, whose bands err by 1.2 % against each other. Crowns and green undergrowth differ by a few
 percent in single bands: jitter beyond the sensor's own hides that, and the totals of dates follow the season. So many
 steps take half an hour on two cores with AMX; in eager float32 they take an hour there."""

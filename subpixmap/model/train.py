@@ -39,6 +39,9 @@ N = TypeVar("N", DensityNet, StridedNet)
 _NO_RECIPE = ("threads", "device", "compile", "members", "turns")
 """Options in which a state on disk may differ: a member does not know of the others."""
 
+_COLUMNS = ("step", "loss", "mse", "ce", "block", "sample", "pair")
+"""Of the curves; what a recipe lacks stays empty."""
+
 
 def input_statistics(patches: Patches, *, tail: float = 0.001, sample: int = 400, seed: int = 0) -> dict[str, Any]:
     """Card fields: mean, standard deviation and range of every band over valid training pixels.
@@ -175,8 +178,9 @@ def fit(
     rows: list[dict[str, float]] = []
     started, first = time.monotonic(), run.step
     while run.step < config.steps and not run.is_stuck(config.patience):
-        batch = draw_batch(patches, config, np.random.default_rng([config.seed, run.step]), odds)
-        rows.append(_take_step(run, batch.to(config.device), scale, config))
+        now = config.at(run.step)
+        batch = draw_batch(patches, now, np.random.default_rng([config.seed, run.step]), odds)
+        rows.append(_take_step(run, batch.to(config.device), scale, now))
         last = run.step == config.steps
         if run.step % config.log_every == 0 or last:
             speed = (time.monotonic() - started) / (run.step - first)
@@ -421,11 +425,12 @@ def _log(
     rows: list[dict[str, float]], curves: Path | None, progress: TextIO | None, *, left: float, steps: int
 ) -> None:
     """One line of means over the last steps, to the curves and to the screen."""
-    mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} | {"step": rows[-1]["step"]}
+    told = {key: [row[key] for row in rows if key in row] for key in _COLUMNS}
+    mean = {key: float(np.mean(values)) for key, values in told.items() if values} | {"step": rows[-1]["step"]}
     if curves is not None:
         fresh = not curves.exists()
         with curves.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(mean))
+            writer = csv.DictWriter(file, _COLUMNS)
             if fresh:
                 writer.writeheader()
             writer.writerow({key: f"{value:.6g}" for key, value in mean.items()})
