@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import functools
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -83,9 +84,9 @@ def test_a_seed_decides_every_bit(tmp_path: Path) -> None:
     assert not torch.equal(one[0], other[0])
 
 
-@pytest.mark.parametrize("muon_rate", [SMALL.muon_rate, 0.0])
-def test_resume_ends_as_if_never_stopped(muon_rate: float, tmp_path: Path) -> None:
-    config = dataclasses.replace(SMALL, muon_rate=muon_rate)
+@pytest.mark.parametrize(("muon_rate", "frozen"), [(SMALL.muon_rate, 0), (0.0, 0), (SMALL.muon_rate, 2)])
+def test_resume_ends_as_if_never_stopped(muon_rate: float, frozen: int, tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, muon_rate=muon_rate, steps=SMALL.steps - frozen, frozen_steps=frozen)
     patches, state = some_patches(), tmp_path / "state.pt"
     card = a_card(patches)
     whole = weights(train(patches, card, config, progress=None))
@@ -226,6 +227,20 @@ def test_pairs_may_begin_late(tmp_path: Path) -> None:
     assert late.at(3) == late
     with pytest.raises(InputError, match="pair_after"):
         dataclasses.replace(config, pair_after=1.0)
+
+
+def test_frozen_steps_learn_with_the_statistics_of_prediction() -> None:
+    patches = some_patches()
+    config = dataclasses.replace(SMALL, frozen_steps=4)
+    nets = [fit(a_card(patches).build_member, patches, c, progress=None) for c in (SMALL, config)]
+    statistics = [[m.running_mean for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)] for net in nets]
+    assert all(torch.equal(a, b) for a, b in zip(*statistics, strict=True))
+    assert not torch.equal(nets[0].heads.weight, nets[1].heads.weight)
+    rates = [rate_factor(step, config) for step in range(10)]
+    assert rates[6] == pytest.approx(0.05)
+    assert all(a > b > 0 for a, b in itertools.pairwise(rates[6:]))
+    with pytest.raises(InputError, match="frozen_steps"):
+        dataclasses.replace(config, frozen_steps=-1)
 
 
 def test_unlabelled_pixels_do_not_count() -> None:

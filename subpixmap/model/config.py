@@ -13,6 +13,9 @@ class TrainConfig:
     """Everything that decides the weights besides the patches."""
 
     steps: int = 10500
+    frozen_steps: int = 0
+    """Steps after those, at a twentieth of the peak rate, from the averaged weights and with the statistics of
+    normalisation frozen: the network then learns with what it will predict with, not with what it sees of a batch."""
     batch: int = 8
     """Samples a step; a sample is one acquisition of one place."""
     crop: int = 40
@@ -76,6 +79,11 @@ class TrainConfig:
     save_every: int = 100
 
     @property
+    def all_steps(self) -> int:
+        """With the frozen ones."""
+        return self.steps + self.frozen_steps
+
+    @property
     def recipe(self) -> dict[str, Any]:
         """What a card keeps of it: all but how often it is told and saved."""
         return {key: value for key, value in asdict(self).items() if key not in ("log_every", "save_every")}
@@ -89,8 +97,8 @@ class TrainConfig:
             raise InputError("training: steps, batch, crop, block, log_every and save_every must be at least 1")
         if not (0 <= self.mse_weight <= 1 and 0 <= self.average < 1 and self.rate > 0):
             raise InputError("training: want mse_weight in 0-1, average in [0, 1) and a positive rate")
-        if self.importance < 0:
-            raise InputError("training: want an importance of at least 0")
+        if self.importance < 0 or self.frozen_steps < 0:
+            raise InputError("training: want importance and frozen_steps of at least 0")
         if self.pair_weight < 0 or (self.pair_weight and self.batch % 2):
             raise InputError("training: want a pair_weight of at least 0, and with pairs an even batch")
         if not 0 <= self.pair_after < 1:
@@ -101,6 +109,7 @@ class TrainConfig:
 
 SIMULATED = TrainConfig(
     steps=14000,
+    frozen_steps=600,
     importance=10.0,
     pair_weight=5.0,
     pair_after=0.6,

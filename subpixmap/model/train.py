@@ -177,14 +177,15 @@ def fit(
         run.net.compile()
     rows: list[dict[str, float]] = []
     started, first = time.monotonic(), run.step
-    while run.step < config.steps and not run.is_stuck(config.patience):
+    while run.step < config.all_steps and not run.is_stuck(config.patience):
+        _freeze_when_due(run, patches, config, odds)
         now = config.at(run.step)
         batch = draw_batch(patches, now, np.random.default_rng([config.seed, run.step]), odds)
         rows.append(_take_step(run, batch.to(config.device), scale, now))
-        last = run.step == config.steps
+        last = run.step == config.all_steps
         if run.step % config.log_every == 0 or last:
             speed = (time.monotonic() - started) / (run.step - first)
-            _log(rows, curves, progress, left=speed * (config.steps - run.step), steps=config.steps)
+            _log(rows, curves, progress, left=speed * (config.all_steps - run.step), steps=config.all_steps)
             rows = []
         if run.step % config.save_every and not last:
             continue
@@ -194,9 +195,26 @@ def fit(
             run.save(state)
         if check is not None and progress is not None:
             print(check(run.averaged), file=progress, flush=True)
+    return _finished(run, patches, config, odds)
+
+
+def _freeze_when_due(run: _Run[N], patches: Patches, config: TrainConfig, odds: CropOdds | None) -> None:
+    """After the steps that are not frozen: go on from the averaged weights, normalising as predictions do."""
+    if run.step == config.steps:
+        settle_statistics(run.averaged, patches, config, odds)
+        run.net.load_state_dict(run.averaged.state_dict())
+    if run.step >= config.steps:
+        run.net.eval()
+
+
+def _finished(run: _Run[N], patches: Patches, config: TrainConfig, odds: CropOdds | None) -> N:
+    """The averaged network, at its best if that is known."""
+    kept = run.step
     if run.best is not None:
         run.averaged.load_state_dict(run.best)
-    settle_statistics(run.averaged, patches, config)
+        kept = run.best_step
+    if kept <= config.steps:  # later ones have statistics of their own
+        settle_statistics(run.averaged, patches, config, odds)
     return run.averaged.requires_grad_(False).to("cpu")
 
 
@@ -296,10 +314,15 @@ def _density_scale(patches: Patches) -> Tensor:
 
 
 def rate_factor(step: int, config: TrainConfig) -> float:
-    """Learning rate relative to its peak: linear warm-up, then half a cosine down to 1 %."""
+    """Learning rate relative to its peak: linear warm-up, half a cosine down to 1 %, a small one for frozen steps."""
     if step < config.warmup:
         return (step + 1) / (config.warmup + 1)
-    along = (step - config.warmup) / max(1, config.steps - config.warmup)
+    if step >= config.steps and config.frozen_steps:
+        return 0.05 * _half_cosine((step - config.steps) / config.frozen_steps)
+    return _half_cosine((step - config.warmup) / max(1, config.steps - config.warmup))
+
+
+def _half_cosine(along: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, along)))
 
 
@@ -384,10 +407,13 @@ def _update_average(averaged: nn.Module, net: nn.Module, decay: float) -> None:
 
 
 @torch.no_grad()
-def settle_statistics(net: nn.Module, patches: Patches, config: TrainConfig, *, batches: int = 64) -> None:
+def settle_statistics(
+    net: nn.Module, patches: Patches, config: TrainConfig, odds: CropOdds | None = None, *, batches: int = 256
+) -> None:
     """Measure the running statistics of the averaged weights anew: those of the steps belong to other weights.
 
-    Predictions then no longer lean on the few scenes of a training batch (Wu and Johnson 2021, arXiv 2105.07576).
+    Predictions then no longer lean on the few scenes of a training batch (Wu and Johnson 2021, arXiv 2105.07576). Crops
+    are drawn with the odds of the training, whose statistics the weights know.
     """
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -395,7 +421,7 @@ def settle_statistics(net: nn.Module, patches: Patches, config: TrainConfig, *, 
         norm.momentum = None  # a plain mean over all batches
         norm.train()
     for k in range(batches):
-        batch = draw_batch(patches, config, np.random.default_rng([config.seed, config.steps + k]))
+        batch = draw_batch(patches, config, np.random.default_rng([config.seed, config.steps + k]), odds)
         net(batch.reflectance.to(config.device))
     net.eval()
 
