@@ -334,7 +334,7 @@ def test_full_crops_are_drawn_more_often_and_weigh_less() -> None:
     assert 0 < empty.sum() < 32
     assert batch.importance[empty].min() > batch.importance[~empty].max()
     assert torch.equal(draw_batch(patches, config, rng).importance, torch.ones(config.batch))
-    with pytest.raises(InputError, match="importance of at least 0"):
+    with pytest.raises(InputError, match="importance and frozen_steps of at least 0"):
         dataclasses.replace(config, importance=-1.0)
 
 
