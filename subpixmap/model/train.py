@@ -2,8 +2,8 @@
 
 Step by step: draw crops and acquisitions, full crops more often if asked, turn and jitter them, 0.5 squared error of
 density + 0.5 cross-entropy of presence over labelled and valid pixels, terms on sums against shrinkage and on what
-acquisitions of a crop differ in, AdamW and Muon on a cosine, averaged weights; as many networks as asked for, each
-stopped early if places for validation say so.
+acquisitions of a crop differ in, AdamW and Muon on a cosine, averaged weights, last steps with frozen statistics if
+asked; as many networks as asked for, each stopped early if places for validation say so.
 """
 
 from __future__ import annotations
@@ -408,7 +408,7 @@ def _update_average(averaged: nn.Module, net: nn.Module, decay: float) -> None:
 
 @torch.no_grad()
 def settle_statistics(
-    net: nn.Module, patches: Patches, config: TrainConfig, odds: CropOdds | None = None, *, batches: int = 256
+    net: nn.Module, patches: Patches, config: TrainConfig, odds: CropOdds | None = None, *, samples: int = 2048
 ) -> None:
     """Measure the running statistics of the averaged weights anew: those of the steps belong to other weights.
 
@@ -420,7 +420,7 @@ def settle_statistics(
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all batches
         norm.train()
-    for k in range(batches):
+    for k in range(-(-samples // config.batch)):
         batch = draw_batch(patches, config, np.random.default_rng([config.seed, config.steps + k]), odds)
         net(batch.reflectance.to(config.device))
     net.eval()
