@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import functools
+import inspect
 import io
 import itertools
 import os
@@ -465,6 +466,8 @@ def test_shipped_simulated_models_count_all_objects_and_say_how_they_were_made(n
     command = f"subpixmap train --simulated {name} --steps {recipe['steps']} -o {name}.safetensors"
     assert card.training["command"] == command
     assert TrainConfig(**recipe) == dataclasses.replace(SIMULATED, steps=recipe["steps"])
+    parameters = inspect.signature(train_simulated).parameters
+    assert all(getattr(card, shape) == parameters[shape].default for shape in ("width", "mid", "blocks"))
     assert card.training["places"]["calibration"] == 1000
     assert set(card.trimmed) == set(card.objects)
 
