@@ -1,6 +1,6 @@
 """`python -m subpixmap`."""
 
-from subpixmap.cli import main
+from subpixmap.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -70,7 +70,7 @@ def quick_processes():
 @pytest.fixture
 def subpixmap(monkeypatch):
     """The command line in this process: `subpixmap("run", ...)` -> exit code."""
-    from subpixmap.cli import main
+    from subpixmap.cli.main import main
 
     def call(*arguments: object) -> int:
         monkeypatch.setattr("sys.argv", ["subpixmap", *map(str, arguments)])

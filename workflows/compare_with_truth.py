@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from subpixmap.demo import truth_of
 from subpixmap.mapping.plan import read_plan
+from subpixmap.simulate.demo import truth_of
 
 
 def compare(counts: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:

@@ -26,9 +26,9 @@ import compare_with_truth
 import pandas as pd
 
 from subpixmap.errors import SubpixmapError
-from subpixmap.model.calibrate import calibrate
 from subpixmap.model.checkpoint import Model, load_model
-from subpixmap.model.simulated import simulated_patches
+from subpixmap.training.calibrate import calibrate
+from subpixmap.training.from_simulator import simulated_patches
 
 WORLDS = ("base", "shifted")
 LARGE = 2000

@@ -29,14 +29,14 @@ from scipy import ndimage
 
 from subpixmap.errors import InputError, SubpixmapError
 from subpixmap.grid import Lattice, Window
-from subpixmap.model.baselines import BASELINES, fit_baseline
 from subpixmap.model.checkpoint import Card, Model, load_model, save_model
-from subpixmap.model.config import TrainConfig
-from subpixmap.model.evaluate import block_means, density_errors, rounded
-from subpixmap.model.train import input_statistics, remove_states, train
 from subpixmap.reference.countmap import count_map
 from subpixmap.reference.patches import Patches
 from subpixmap.simulate.spectra import BAND_FACTS
+from subpixmap.training.baselines import BASELINES, fit_baseline
+from subpixmap.training.config import TrainConfig
+from subpixmap.training.evaluate import block_means, density_errors, rounded
+from subpixmap.training.train import input_statistics, remove_states, train
 
 NAME = "trees-california-rgbn"
 BANDS = ("B02", "B03", "B04", "B08")

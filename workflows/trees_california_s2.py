@@ -30,13 +30,13 @@ from subpixmap import open_cube
 from subpixmap.errors import InputError, SubpixmapError
 from subpixmap.grid import Lattice, project, transformer
 from subpixmap.model.checkpoint import Card, Model, save_model
-from subpixmap.model.config import TrainConfig
-from subpixmap.model.evaluate import evaluate, rounded
-from subpixmap.model.train import input_statistics, train
 from subpixmap.periods import make_periods
 from subpixmap.reference.countmap import labelled_mask
 from subpixmap.reference.patches import Patches, join, make_patches
 from subpixmap.scenes.source import find_items
+from subpixmap.training.config import TrainConfig
+from subpixmap.training.evaluate import evaluate, rounded
+from subpixmap.training.train import input_statistics, train
 
 NAME = "trees-california-s2"
 MONTHS = (5, 6, 7, 8, 9)

@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from subpixmap.counts.cells import EXTRA
-from subpixmap.counts.polygons import Units
-from subpixmap.counts.table import SEEN_PX, SERIES_COLUMNS, Facts, ratio
-from subpixmap.counts.zonal import Sums
+from subpixmap.counts.rows import SEEN_PX, SERIES_COLUMNS, Facts, ratio
+from subpixmap.counts.sums import Sums
+from subpixmap.counts.units import Units
 
 if TYPE_CHECKING:
     from subpixmap.counts.count import Counted

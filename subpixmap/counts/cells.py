@@ -14,7 +14,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.counts.polygons import clipped, polygonal
+from subpixmap.counts.units import clipped, polygonal
 from subpixmap.grid import Lattice, Window
 
 NEAR = 1000.0

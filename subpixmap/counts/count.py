@@ -13,10 +13,10 @@ from shapely.geometry.base import BaseGeometry
 
 from subpixmap.counts import accounts
 from subpixmap.counts.cells import EXTRA
-from subpixmap.counts.polygons import prepare_units
-from subpixmap.counts.table import Facts, unit_rows
+from subpixmap.counts.rows import Facts, unit_rows
+from subpixmap.counts.sums import MapBlock, Sums
+from subpixmap.counts.units import prepare_units
 from subpixmap.counts.walk import sum_blocks
-from subpixmap.counts.zonal import MapBlock, Sums
 
 if TYPE_CHECKING:
     import geopandas as gpd

@@ -10,7 +10,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.counts.polygons import clipped
+from subpixmap.counts.units import clipped
 from subpixmap.grid import Lattice, Window, owned, owns
 
 Array = NDArray[np.float64]

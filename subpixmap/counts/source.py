@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from numpy.typing import NDArray
 
+from subpixmap.counts.blocks import Maps, blocks_of, facts_of, folder_of
 from subpixmap.counts.count import Counted, count_blocks
-from subpixmap.counts.export import read_table, write_accounts, write_csv, write_parquet, write_table, write_vector
-from subpixmap.counts.opened import Maps, blocks_of, facts_of, folder_of
-from subpixmap.counts.table import COLUMNS, SERIES_COLUMNS, Facts
-from subpixmap.counts.trend import TREND_COLUMNS, trend
-from subpixmap.counts.years import background_effect, unchanged_effect
-from subpixmap.counts.zonal import MapBlock
+from subpixmap.counts.rows import COLUMNS, SERIES_COLUMNS, Facts
+from subpixmap.counts.sums import MapBlock
 from subpixmap.errors import InputError, VerificationFailed
+from subpixmap.export.formats import read_table, write_accounts, write_csv, write_parquet, write_table, write_vector
 from subpixmap.files import is_remote, path_of
 from subpixmap.grid import Block, Window
 from subpixmap.mapping.ledger import Record, record_path
 from subpixmap.mapping.plan import Plan, items_by_period, read_plan
 from subpixmap.mapping.store import Shards, open_shards, read_stored
 from subpixmap.region import require_overlap
-from subpixmap.scenes.lock import items_sha256, read_lock
+from subpixmap.scenes.items import items_sha256, read_lock
+from subpixmap.trends.changes import TREND_COLUMNS, trend
+from subpixmap.trends.shared_effects import background_effect, unchanged_effect
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -259,11 +259,11 @@ def export_counts(out: str | os.PathLike[str], format: str, *, to: str | os.Path
     if is_remote(folder):
         raise InputError(f"{folder}: files are exported to a disk; give --to FOLDER")
     if format == "cog":
-        from subpixmap.counts.raster import export_cogs
+        from subpixmap.export.cogs import export_cogs
 
         return export_cogs(out, folder)
     if format == "stac":
-        from subpixmap.counts.stac import export_stac
+        from subpixmap.export.stac import export_stac
 
         return export_stac(out, folder)
     tables = {"counts": COLUMNS, "trend": TREND_COLUMNS}

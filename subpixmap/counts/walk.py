@@ -18,9 +18,9 @@ from shapely.geometry.base import BaseGeometry
 
 from subpixmap.counts.cells import EXTRA, NEAR
 from subpixmap.counts.fractions import unmapped_area
-from subpixmap.counts.polygons import Ground, Units, cells_of, clipped
-from subpixmap.counts.table import Facts
-from subpixmap.counts.zonal import MapBlock, Sums, block_sums
+from subpixmap.counts.rows import Facts
+from subpixmap.counts.sums import MapBlock, Sums, block_sums
+from subpixmap.counts.units import Ground, Units, cells_of, clipped
 from subpixmap.grid import Lattice, Window
 
 if TYPE_CHECKING:

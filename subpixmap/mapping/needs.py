@@ -17,12 +17,12 @@ import numpy as np
 from subpixmap.errors import Refused
 from subpixmap.files import is_remote, path_of
 from subpixmap.grid import CHUNK
-from subpixmap.mapping.block import readers_for
 from subpixmap.mapping.cluster import KEPT_BYTES
-from subpixmap.mapping.layout import plan_zones
-from subpixmap.mapping.overlap import footprints_by_period_and_zone
+from subpixmap.mapping.footprints import footprints_by_period_and_zone
 from subpixmap.mapping.plan import Plan
-from subpixmap.scenes.lock import Item
+from subpixmap.mapping.task import readers_for
+from subpixmap.mapping.zones import plan_zones
+from subpixmap.scenes.items import Item
 
 _PROCESS = 850e6  # bytes of a worker that has done a tiny block: interpreter, torch, GDAL, zarr
 _GDAL_CACHE = 256e6  # GDAL_CACHEMAX of scenes.access

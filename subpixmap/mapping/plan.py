@@ -22,11 +22,11 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap.errors import InputError, Refused, VerificationFailed
 from subpixmap.files import make_folder, path_of, write_atomic
 from subpixmap.grid import CHUNK, Block, Lattice
-from subpixmap.mapping.encoding import STEP
-from subpixmap.mapping.layout import BlockPlan, Zone, chunk_bits, chunks_of_bits, plan_zones
-from subpixmap.model.accumulate import TRIM_FROM
+from subpixmap.mapping.quantise import STEP
+from subpixmap.mapping.zones import BlockPlan, Zone, chunk_bits, chunks_of_bits, plan_zones
+from subpixmap.model.mean import TRIM_FROM
 from subpixmap.periods import ALL_MONTHS, Every, Period
-from subpixmap.scenes.lock import Item, by_acquisition, lattices
+from subpixmap.scenes.items import Item, by_acquisition, lattices
 from subpixmap.scenes.radiometry import MaskRule
 
 if TYPE_CHECKING:

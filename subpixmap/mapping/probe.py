@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subpixmap.errors import InputError
-from subpixmap.mapping.block import map_block
-from subpixmap.mapping.layout import Zone
 from subpixmap.mapping.needs import Needs, needs
 from subpixmap.mapping.plan import Plan, write_plan
 from subpixmap.mapping.run import pending_tasks
 from subpixmap.mapping.store import create_map
-from subpixmap.scenes.lock import Item
+from subpixmap.mapping.task import map_block
+from subpixmap.mapping.zones import Zone
+from subpixmap.scenes.items import Item
 
 if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Model

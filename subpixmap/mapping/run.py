@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 from subpixmap.errors import Incomplete, InputError, Refused, VerificationFailed
 from subpixmap.files import is_remote, path_of, sweep
 from subpixmap.grid import CHUNK
-from subpixmap.mapping.block import Outcome, Task, map_block
+from subpixmap.mapping.footprints import footprints_by_period_and_zone
 from subpixmap.mapping.ledger import Failure, read_records, write_failure
-from subpixmap.mapping.overlap import footprints_by_period_and_zone
+from subpixmap.mapping.owner import run_lock
 from subpixmap.mapping.plan import Plan, numerics, require_same, write_plan
 from subpixmap.mapping.pool import Pool, WorkerDied, open_pool
-from subpixmap.mapping.runlock import run_lock
 from subpixmap.mapping.store import create_map
-from subpixmap.scenes.lock import Item, items_sha256
+from subpixmap.mapping.task import Outcome, Task, map_block
+from subpixmap.scenes.items import Item, items_sha256
 
 if TYPE_CHECKING:
     from distributed import Client

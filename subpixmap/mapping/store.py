@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from subpixmap.errors import SubpixmapError, VerificationFailed
 from subpixmap.files import files_under, path_of, sync
 from subpixmap.grid import CHUNK, Block, Window
-from subpixmap.mapping.arrays import (
+from subpixmap.mapping.plan import Plan, Zone, read_plan
+from subpixmap.mapping.quantise import ZERO, decode, encode
+from subpixmap.mapping.schema import (
     ARRAYS,
     GRID_MAPPING,
     N_OBS,
@@ -33,8 +35,6 @@ from subpixmap.mapping.arrays import (
     labels_of,
     zarr_store,
 )
-from subpixmap.mapping.encoding import ZERO, decode, encode
-from subpixmap.mapping.plan import Plan, Zone, read_plan
 from subpixmap.mapping.shard import read_chunks, read_shard
 
 if TYPE_CHECKING:

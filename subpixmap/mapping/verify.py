@@ -29,9 +29,9 @@ from subpixmap.mapping.ledger import (
     read_ledger,
     record_path,
 )
+from subpixmap.mapping.owner import NAME as LOCK_NAME
+from subpixmap.mapping.owner import Owner, is_alive, read_owner
 from subpixmap.mapping.plan import Plan, read_plan
-from subpixmap.mapping.runlock import NAME as LOCK_NAME
-from subpixmap.mapping.runlock import Owner, is_alive, read_owner
 from subpixmap.mapping.store import metadata_files, read_block, rebuild_metadata, require_readable
 
 MANIFEST = "manifest.json"

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from subpixmap.errors import InputError, Refused, VerificationFailed
-from subpixmap.model.accumulate import fits_in_order
 from subpixmap.model.checkpoint import Card, Model
+from subpixmap.model.mean import fits_in_order
 
 if TYPE_CHECKING:
     import xarray as xr

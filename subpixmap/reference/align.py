@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from subpixmap.reference.acquire import Sky, see
-from subpixmap.reference.build import UNLABELLED, Area, Reference
+from subpixmap.reference.imagery import Sky, see
+from subpixmap.reference.reference import UNLABELLED, Area, Reference
 
 SHIFT_M = 5.0
 """A shift larger than this is worth correcting: half a pixel."""

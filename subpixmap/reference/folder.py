@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.files import file_sha256, write_json
 from subpixmap.grid import Lattice, Window
-from subpixmap.reference.build import USED, Area, Reference, presence
+from subpixmap.reference.reference import USED, Area, Reference, presence
 
 _FORMAT = 1
 _LAYERS = ("count", "presence", "labelled")

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.grid import Window, transformer
-from subpixmap.reference.build import USED, Area, Reference
+from subpixmap.reference.reference import USED, Area, Reference
 from subpixmap.reference.supports import block_means
 
 SPLITS = ("training", "calibration", "test")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from subpixmap.report.run import Run
+from subpixmap.report.contents import Run
 
 MAX_PARENTS = 40
 """Parents listed for an object; those with the largest gaps come first."""
@@ -43,7 +43,7 @@ def parent_rows(run: Run, name: str) -> tuple[str, list[dict[str, Any]]]:
 
 def shared_rows(run: Run, name: str) -> list[dict[str, Any]]:
     """A row per period: what the map counts where the object never is, and the step that most units make together."""
-    from subpixmap.counts.years import background_effect, shared_steps
+    from subpixmap.trends.shared_effects import background_effect, shared_steps
 
     if run.series is None or "background_per_ha" not in run.series or run.measures.get(name) != "count":
         return []

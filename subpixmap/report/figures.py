@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-    from subpixmap.report.display import Layers
+    from subpixmap.report.downsample import Layers
 
 INK, MUTED, LINE, ACCENT = "#1c2430", "#667085", "#d7dce3", "#0f6b70"
 SERIES = ("#0f6b70", "#c4651a", "#4f5bb5", "#8a3d77", "#5b7a1d", "#7a6a58")

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subpixmap.counts.table import FLAGS
-from subpixmap.report import picture
+from subpixmap.counts.rows import FLAGS
+from subpixmap.report import html_images as picture
 from subpixmap.report.checks import balance_rows, parent_rows, shared_rows
+from subpixmap.report.contents import Run, read_run
 from subpixmap.report.figures import DENSITY, LOOKS, nice_limit, plot_reliability, plot_series, plot_units
-from subpixmap.report.run import Run, read_run
 from subpixmap.report.summary import (
     against_truth,
     compact,

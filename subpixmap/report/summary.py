@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from subpixmap.report.run import Run
+from subpixmap.report.contents import Run
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import rasterio
 from subpixmap.errors import InputError
 from subpixmap.scenes.hrefs import host_of, is_private, is_remote, leads_to_private, redact, without_secrets
 from subpixmap.scenes.http import require_public_answer
-from subpixmap.scenes.lock import Asset
+from subpixmap.scenes.items import Asset
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from subpixmap.errors import InputError
-from subpixmap.scenes.lock import Item
+from subpixmap.scenes.items import Item
 
 _REPEAT = 0.5  # worth of a further acquisition of the same month, or of the same orbit
 

@@ -14,7 +14,7 @@ from shapely.geometry.base import BaseGeometry
 
 from subpixmap.grid import project, transformer, utm_epsg
 from subpixmap.periods import Period
-from subpixmap.scenes.lock import Item
+from subpixmap.scenes.items import Item
 from subpixmap.scenes.search import month_spans
 
 _COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")

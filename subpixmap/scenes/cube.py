@@ -22,7 +22,7 @@ from subpixmap.grid import Lattice, Window, project, utm_epsg
 from subpixmap.periods import ALL_MONTHS, Every, make_periods
 from subpixmap.scenes.dialect import BANDS, SCL, asset_names
 from subpixmap.scenes.fallback import lock_sources
-from subpixmap.scenes.lock import Asset, Item, by_acquisition, lattices, snap
+from subpixmap.scenes.items import Asset, Item, by_acquisition, lattices, snap
 from subpixmap.scenes.radiometry import MaskRule, OffsetRule, scl_valid, to_reflectance
 from subpixmap.scenes.reader import AlignedReader, Rasters
 from subpixmap.scenes.source import find_by_source, preferred

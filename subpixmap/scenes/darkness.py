@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from subpixmap.errors import InputError
 from subpixmap.scenes.dialect import SCL
-from subpixmap.scenes.lock import Item, several_problems
+from subpixmap.scenes.items import Item, several_problems
 from subpixmap.scenes.radiometry import to_reflectance
 from subpixmap.scenes.reader import ReadFailed, read_overview
 

@@ -8,7 +8,7 @@ from typing import Any
 from subpixmap.periods import Period
 from subpixmap.scenes.darkness import check_darkness
 from subpixmap.scenes.dialect import scene_key
-from subpixmap.scenes.lock import Item, lock_items, several_problems, sort_items
+from subpixmap.scenes.items import Item, lock_items, several_problems, sort_items
 from subpixmap.scenes.radiometry import OffsetRule
 
 

@@ -22,7 +22,7 @@ from rasterio.windows import Window as RasterWindow
 from subpixmap.errors import Incomplete, InputError
 from subpixmap.scenes.access import gdal_env, gdal_path, require_harmless
 from subpixmap.scenes.hrefs import driver, is_remote, redact, without_secrets
-from subpixmap.scenes.lock import Asset
+from subpixmap.scenes.items import Asset
 
 OPEN_FILES = 256
 """Files kept open by one thread."""

@@ -77,7 +77,7 @@ def _hold_against_header(folder: Path, item: dict[str, Any], band: str, asset: d
     """The image lies in the product, and its own header says what the metadata says of it."""
     from rasterio.errors import RasterioIOError
 
-    from subpixmap.scenes.lock import Asset
+    from subpixmap.scenes.items import Asset
     from subpixmap.scenes.reader import check_header, open_raster
 
     path = Path(os.path.normpath(asset["href"]))

@@ -1,6 +1,6 @@
 """A small country whose truth is known: `simulate_country` writes one, `patches` gives training data without files."""
 
-from subpixmap.simulate.build import simulate_country
+from subpixmap.simulate.folder import simulate_country
 from subpixmap.simulate.patches import Patch, patches
 from subpixmap.simulate.truth import summarise
 from subpixmap.simulate.worlds import OBJECTS, VISIBLE_AGE

@@ -11,14 +11,14 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from country_map import OBJECT, country_plan, write_country
 
-from subpixmap.counts.polygons import Ground, prepare_units
 from subpixmap.counts.source import count_run, export_counts, read_blocks, write_counts
+from subpixmap.counts.sums import block_sums
+from subpixmap.counts.units import Ground, prepare_units
 from subpixmap.counts.walk import _Walk
-from subpixmap.counts.zonal import block_sums
 from subpixmap.mapping.cluster import connect
 from subpixmap.region import resolve_region
+from tests.helpers.country_map import OBJECT, country_plan, write_country
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import shapely
-from mapping_data import tiny_model
 
 from subpixmap.grid import project
 from subpixmap.mapping.needs import needs
@@ -14,7 +13,8 @@ from subpixmap.mapping.plan import make_plan
 from subpixmap.mapping.run import pending_tasks
 from subpixmap.periods import make_periods
 from subpixmap.region import resolve_region
-from subpixmap.scenes.lock import Asset, Item
+from subpixmap.scenes.items import Asset, Item
+from tests.helpers.mapping_data import tiny_model
 
 TILE_M, SPACING_M = 109_800.0, 100_000.0
 BANDS = dict.fromkeys(("B02", "B03", "B04", "B08"), 10)

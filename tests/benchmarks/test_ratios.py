@@ -18,9 +18,9 @@ from subpixmap.grid import Window
 from subpixmap.model.checkpoint import load_model
 from subpixmap.model.net import DensityNet
 from subpixmap.model.predict import predict_block
-from subpixmap.model.train import Batch, TrainConfig, _start, _take_step, require_machine
 from subpixmap.scenes.cube import read_reflectance
-from subpixmap.scenes.lock import Asset, Item, lattices
+from subpixmap.scenes.items import Asset, Item, lattices
+from subpixmap.training.train import Batch, TrainConfig, _start, _take_step, require_machine
 
 os.environ["GDAL_CACHEMAX"] = "48"  # MB, before the first raster is read
 

@@ -1,0 +1,1 @@
+"""Counts and maps in formats that other tools open."""

@@ -1,0 +1,152 @@
+"""A run's result as a static STAC catalogue: one Collection, one Item for each zone and period.
+
+In: a run folder and its exported rasters. Out: JSON with relative hrefs, checksums of every file, and where the numbers
+come from (model, recipe, item list, software), so that a catalogue can serve them and a reader can check them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from datetime import UTC, datetime, time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import shapely
+
+from subpixmap.counts.rows import Facts
+from subpixmap.counts.source import read_facts
+from subpixmap.export.cogs import export_cogs
+from subpixmap.files import path_of
+from subpixmap.grid import project
+from subpixmap.mapping.plan import Plan, Zone, read_plan
+from subpixmap.periods import Period
+
+if TYPE_CHECKING:
+    import pystac
+
+EXTENSIONS = [
+    "https://stac-extensions.github.io/file/v2.1.0/schema.json",
+    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
+]
+_TABLES = {
+    "counts.csv": "text/csv",
+    "counts.parquet": "application/vnd.apache.parquet",
+    "trend.csv": "text/csv",
+    "trend.parquet": "application/vnd.apache.parquet",
+    "items.parquet": "application/vnd.apache.parquet",
+    "plan.json": "application/json",
+}
+
+
+def export_stac(out: str | os.PathLike[str], to: Path) -> list[Path]:
+    """Write `collection.json`, its items, their rasters and copies of the tables into a folder; returns the paths.
+
+    Parameters
+    ----------
+    out
+        The run's folder.
+    to
+        Where the catalogue goes; it may be moved as a whole.
+    """
+    import pystac
+
+    plan = read_plan(out)
+    facts = read_facts(out, plan)
+    rasters = export_cogs(out, to / "rasters")
+    items = [
+        _item(plan, facts, zone, period, [path for path in rasters if path.name.endswith(_ending(period, zone))])
+        for zone in plan.zones.values()
+        for period in plan.periods
+    ]
+    collection = _collection(plan, facts, items)
+    collection.normalize_hrefs(str(to.resolve()))
+    collection.make_all_asset_hrefs_relative()
+    tables = [name for name in _TABLES if (path_of(out) / name).is_file()]
+    for name in tables:
+        (to / name).write_bytes((path_of(out) / name).read_bytes())
+        asset = _asset(to / name, _TABLES[name], ["metadata"] if name in ("items.parquet", "plan.json") else ["data"])
+        asset.href = f"./{name}"
+        collection.add_asset(name, asset)
+    collection.save(pystac.CatalogType.SELF_CONTAINED)
+    return [to / "collection.json", *sorted(to.glob("*/*.json")), *rasters, *(to / name for name in tables)]
+
+
+def _ending(period: Period, zone: Zone) -> str:
+    return f"_{period.label.replace(':', '')}_{zone.lattice.epsg}.tif"
+
+
+def _item(plan: Plan, facts: Facts, zone: Zone, period: Period, rasters: list[Path]) -> pystac.Item:
+    import pystac
+
+    lattice, extent = zone.lattice, zone.extent
+    outline = shapely.segmentize(shapely.box(*lattice.bounds(extent)), lattice.resolution * extent.width / 20)
+    footprint = project(outline, lattice.epsg, 4326)
+    item = pystac.Item(
+        id=f"{plan.region_name}-{period.label.replace(':', '')}-{lattice.epsg}",
+        geometry=shapely.geometry.mapping(footprint),
+        bbox=list(footprint.bounds),
+        datetime=None,
+        start_datetime=datetime.combine(period.start, time.min, UTC),
+        end_datetime=datetime.combine(period.end, time(23, 59, 59), UTC),
+        properties={
+            "proj:code": f"EPSG:{lattice.epsg}",
+            "proj:shape": list(extent.shape),
+            "proj:transform": list(lattice.transform(extent))[:6],
+            **_lineage(plan, facts),
+            "subpixmap:items_sha256": facts.items_sha256.get(period.label),
+        },
+        stac_extensions=list(EXTENSIONS),
+    )
+    for path in rasters:
+        item.add_asset(path.stem, _asset(path, pystac.MediaType.COG, ["data"]))
+    return item
+
+
+def _collection(plan: Plan, facts: Facts, items: list[pystac.Item]) -> pystac.Collection:
+    import pystac
+
+    starts, ends = [p.start for p in plan.periods], [p.end for p in plan.periods]
+    interval = [datetime.combine(min(starts), time.min, UTC), datetime.combine(max(ends), time(23, 59, 59), UTC)]
+    collection = pystac.Collection(
+        id=f"{plan.region_name}-{plan.run_id}",
+        description=f"Counts of {', '.join(plan.objects)} per pixel and hectare in {plan.region_name}. "
+        + (
+            "The model has only seen simulated data: on real imagery these are not estimates. "
+            * (facts.evidence == "simulated")
+        )
+        + "Overviews of the rasters hold means.",
+        extent=pystac.Extent(
+            pystac.SpatialExtent([list(plan.geometry.bounds)]), pystac.TemporalExtent([list(interval)])
+        ),
+        license="other",
+        extra_fields={"summaries": {"subpixmap:object": list(plan.objects)}, **_lineage(plan, facts)},
+        stac_extensions=[EXTENSIONS[0], EXTENSIONS[2]],
+    )
+    collection.add_items(items)
+    return collection
+
+
+def _lineage(plan: Plan, facts: Facts) -> dict[str, Any]:
+    return {
+        "processing:lineage": f"Sentinel-2 L2A items of items.parquet ({plan.source}), predicted one by one with model "
+        f"{facts.model_id}, averaged over each period",
+        "processing:software": {"subpixmap": facts.software_version},
+        "subpixmap:run_id": facts.run_id,
+        "subpixmap:evidence": facts.evidence,
+        "subpixmap:model_id": facts.model_id,
+        "subpixmap:model_sha256": facts.model_sha256,
+    }
+
+
+def _asset(path: Path, media: str, roles: list[str]) -> pystac.Asset:
+    import pystac
+
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    fields = {
+        "file:checksum": f"1220{digest}",
+        "file:size": path.stat().st_size,
+    }  # 1220 = multihash: sha2-256, 32 bytes
+    return pystac.Asset(str(path.resolve()), media_type=media, roles=roles, extra_fields=fields)

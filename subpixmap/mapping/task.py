@@ -1,0 +1,302 @@
+"""The task of one block and period: choose acquisitions, predict each, average, store, commit."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subpixmap.grid import owned
+from subpixmap.mapping.ledger import CELL, Record, Used, array_sha256, cell_sums, write_record
+from subpixmap.mapping.plan import Recipe
+from subpixmap.mapping.quantise import as_stored
+from subpixmap.mapping.store import write_block
+from subpixmap.mapping.zones import BlockPlan
+from subpixmap.model.mean import Accumulator, fits_in_order
+from subpixmap.scenes.choice import choose
+from subpixmap.scenes.cube import read_reflectance, read_valid
+from subpixmap.scenes.items import Item, by_acquisition
+
+if TYPE_CHECKING:
+    from subpixmap.model.checkpoint import Model
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One block and period, with all it needs; it travels to a worker."""
+
+    out: str
+    plan: BlockPlan
+    period: str
+    recipe: Recipe
+    run_id: str
+    items: tuple[Item, ...]
+    """Locked items of the period that touch the block and its halo."""
+    items_sha256: str
+    """Of all locked items of the period."""
+    halo: int
+    """Pixels."""
+
+    @property
+    def readers(self) -> int:
+        """Reading threads beside the network, where the task runs."""
+        return readers_for(self.recipe.numerics["device"])
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(block id, period label)."""
+        return self.plan.block.id, self.period
+
+    @property
+    def label(self) -> str:
+        """For messages."""
+        return f"block {self.plan.block.id}, period {self.period}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished task tells the driver."""
+
+    record: Record
+    seconds: dict[str, float]
+    """Of this task, by stage: read (in the reader's thread), wait (for the reader), network, write."""
+    peak_rss: int
+    """Of the worker's process since it started, bytes."""
+
+
+def map_block(task: Task, model: Model) -> Outcome:
+    """Map one block in one period: choose acquisitions, predict each, average, store, commit.
+
+    Parameters
+    ----------
+    task
+        The block, its items and the recipe.
+    model
+        Its hash is the recipe's.
+
+    Returns
+    -------
+    Outcome
+        With the record that was committed.
+    """
+    seconds = dict.fromkeys(("read", "wait", "network", "write"), 0.0)
+    window = task.plan.window
+    wanted = _wanted(task.plan)
+    chosen = _choose(task, wanted, seconds)
+    mean = Accumulator(len(task.recipe.objects), window.shape)
+    used, cells = [], []
+    for one, reflectance in _read_ahead(task, chosen, seconds):
+        began = time.perf_counter()
+        observed, totals, seen = _predict(task, model, one, reflectance, mean)
+        used.append(Used(one.name, one.time, int(observed), array_sha256(reflectance)))
+        cells.append((totals, seen))
+        del reflectance
+        seconds["network"] += time.perf_counter() - began
+    began = time.perf_counter()
+    fits = fits_in_order(model.card.trimmed, task.recipe.objects)
+    arrays = as_stored(_whole_block(task, mean.result(min_obs=task.recipe.min_obs, trimmed_fits=fits)))
+    write_block(task.out, task.plan.block, task.period, arrays)
+    record = _record(task, arrays, mean, used, cells, int(wanted.sum()))
+    write_record(task.out, record)
+    seconds["write"] += time.perf_counter() - began
+    return Outcome(record, seconds, peak_rss())
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An acquisition over a block, with its clear pixels."""
+
+    name: str
+    items: tuple[Item, ...]
+    """Its tiles that touch the block."""
+    valid: NDArray[np.uint8]
+    """Clear pixels of the block's window that are wanted, packed bits."""
+
+    @property
+    def time(self) -> str:
+        """First sensing time of its tiles, ISO 8601, UTC."""
+        return min(item.datetime for item in self.items)
+
+
+def _wanted(plan: BlockPlan) -> NDArray[np.bool_]:
+    """Pixels of the block's window that are computed: in a chunk of the plan and owned by the zone."""
+    window = plan.window
+    mask = np.zeros(window.shape, bool)
+    for chunk in plan.chunks:
+        mask[chunk.slices(window)] = True
+    return mask & owned(plan.block.lattice, window)
+
+
+def _choose(task: Task, wanted: NDArray[np.bool_], seconds: dict[str, float]) -> list[Chosen]:
+    """The acquisitions that are predicted, in order of time; only the scene classification is read for that."""
+    groups = by_acquisition(task.items)
+    clear: dict[str, float] = {}
+    packed = {}
+    n_wanted = max(int(wanted.sum()), 1)
+    where = task.plan.block.lattice, task.plan.window
+    calls = [partial(read_valid, group, *where, task.recipe.mask) for group in groups.values()]
+    for name, found in zip(groups, _in_order(calls, task.readers, seconds), strict=True):
+        valid = found & wanted
+        clear[name] = float(valid.sum() / n_wanted)
+        if clear[name]:
+            packed[name] = np.packbits(valid)
+    chosen = choose(groups, clear, task.recipe.max_scenes)
+    return [Chosen(name, tuple(groups[name]), packed[name]) for name in chosen]
+
+
+def _read_ahead(
+    task: Task, chosen: Sequence[Chosen], seconds: dict[str, float]
+) -> Iterator[tuple[Chosen, NDArray[np.float32]]]:
+    """Each acquisition's reflectance with its halo; the next ones are read while this one is predicted."""
+    where = task.plan.block.lattice, task.plan.window.padded(task.halo)
+    calls = [partial(read_reflectance, one.items, *where, task.recipe.bands) for one in chosen]
+    coming = _in_order(calls, task.readers, seconds)
+    for one in chosen:
+        reflectance = next(coming)
+        yield one, reflectance
+        del reflectance  # before the next one is waited for
+
+
+def _predict(
+    task: Task, model: Model, one: Chosen, reflectance: NDArray[np.float32], mean: Accumulator
+) -> tuple[int, Array, Array]:
+    """Add one acquisition to the mean, chunk by chunk; its observed pixels, and totals and observed pixels of cells."""
+    from subpixmap.model.predict import out_of_domain, predict_block
+
+    block, window, halo = task.plan.block, task.plan.window, task.halo
+    pick = [tuple(model.card.objects).index(name) for name in task.recipe.objects]
+    valid = np.unpackbits(one.valid, count=window.height * window.width).astype(bool).reshape(window.shape)
+    side = block.size // CELL
+    totals, seen = np.zeros((len(pick), side, side)), np.zeros((side, side), np.int32)
+    for chunk in task.plan.chunks:
+        at = chunk.slices(window)
+        tile = reflectance[:, at[0].start : at[0].stop + 2 * halo, at[1].start : at[1].stop + 2 * halo]
+        inner = tile[:, halo : halo + chunk.height, halo : halo + chunk.width]
+        observed = valid[at] & np.isfinite(inner).all(axis=0)
+        if not observed.any():
+            continue
+        count, presence = (values[pick] for values in predict_block(model, tile, device=task.recipe.numerics["device"]))
+        mean.add(at, count, presence, observed, out_of_domain(model, inner))
+        rows, cols = chunk.slices(block.window)
+        cells = slice(rows.start // CELL, rows.stop // CELL), slice(cols.start // CELL, cols.stop // CELL)
+        totals[:, *cells] = cell_sums(np.where(observed, count, 0).astype(np.float64))
+        seen[cells] = cell_sums(observed)
+    return int(seen.sum()), totals, seen
+
+
+def _whole_block(task: Task, found: dict[str, Array]) -> dict[str, Array]:
+    """The window's results in arrays of the whole block; NaN and 0 outside."""
+    block = task.plan.block
+    at = task.plan.window.slices(block.window)
+    arrays = {}
+    for name, values in found.items():
+        empty = 0 if values.dtype.kind == "u" else np.nan
+        arrays[name] = np.full((*values.shape[:-2], *block.window.shape), empty, values.dtype)
+        arrays[name][..., *at] = values
+    return arrays
+
+
+def _record(
+    task: Task,
+    arrays: dict[str, Array],
+    mean: Accumulator,
+    used: Sequence[Used],
+    cells: Sequence[tuple[Array, Array]],
+    computed_px: int,
+) -> Record:
+    import torch
+
+    block = task.plan.block
+    counted = np.asarray(np.isfinite(arrays["count"]).all(axis=0))
+    strange = np.zeros(block.window.shape)
+    strange[task.plan.window.slices(block.window)] = mean.strange_share()
+    side, n = block.size // CELL, len(task.recipe.objects)
+    totals = np.array([t for t, _ in cells]).reshape(len(cells), n, side, side)
+    return Record(
+        block_id=block.id,
+        period=task.period,
+        run_id=task.run_id,
+        items_sha256=task.items_sha256,
+        sha256={name: array_sha256(values) for name, values in arrays.items()},
+        acquisitions=tuple(used),
+        computed_px=computed_px,
+        observed_px=int(counted.sum()),
+        total={
+            name: float(values[counted].sum(dtype=np.float64))
+            for name, values in zip(task.recipe.objects, arrays["count"], strict=True)
+        },
+        cells={
+            "observed_px": cell_sums(counted).astype(np.int32),
+            "out_of_domain_px": cell_sums(np.where(counted, strange, 0)).astype(np.float32),
+            "acquisition_observed_px": np.array([s for _, s in cells], np.int32).reshape(len(cells), side, side),
+            "acquisition_total": totals.astype(np.float32),
+        },
+        numerics=dict(task.recipe.numerics) | {"cpu": torch.backends.cpu.get_cpu_capability()},
+    )
+
+
+def readers_for(device: str) -> int:
+    """Reading threads of a worker process: one beside a core that computes, a GPU's share of the cores beside a GPU."""
+    if device == "cpu":
+        return 1
+    import torch
+
+    return max(1, min(8, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count()) - 1))
+
+
+@lru_cache(maxsize=1)
+def _pool(readers: int) -> ThreadPoolExecutor:
+    """This process's reading threads; they live on, because files are kept open for each thread."""
+    return ThreadPoolExecutor(readers, thread_name_prefix="subpixmap-reader")
+
+
+def _in_order(calls: Sequence[Callable[[], Array]], readers: int, seconds: dict[str, float]) -> Iterator[Array]:
+    """Results in the order of the calls, read ahead by as many as there are readers."""
+    pool, waiting, coming = _pool(readers), iter(calls), deque[Any]()
+    try:
+        for call in islice(waiting, readers):
+            coming.append(pool.submit(_timed, call))
+        while coming:
+            values = _waited(coming.popleft(), seconds)
+            coming.extend(pool.submit(_timed, call) for call in islice(waiting, 1))
+            yield values
+            del values
+    finally:
+        for future in coming:
+            future.cancel()
+
+
+def _timed(read: Callable[[], Array]) -> tuple[Array, float]:
+    began = time.perf_counter()
+    return read(), time.perf_counter() - began
+
+
+def _waited(future: Any, seconds: dict[str, float]) -> Array:
+    began = time.perf_counter()
+    values, spent = future.result()
+    seconds["wait"] += time.perf_counter() - began
+    seconds["read"] += spent
+    return values
+
+
+def peak_rss() -> int:
+    """Largest resident memory of this process so far, bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file() and (told := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
+        return 1024 * int(told[1])  # what getrusage tells of a child begins with what its parent had
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

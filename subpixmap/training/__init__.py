@@ -1,0 +1,1 @@
+"""From reference data, or from the simulator, to a checkpoint."""

@@ -1,0 +1,159 @@
+"""Calibration: two numbers per object, from places of their own, that make empty land empty and the total right.
+
+A network trained on squared error shrinks towards the mean, and 0.01 false objects a pixel over a country are millions.
+Both are linear at first order, and a linear correction keeps sums of means equal to means of sums.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subpixmap.errors import InputError
+from subpixmap.model.checkpoint import Model
+from subpixmap.model.mean import TRIM_FROM, fits_in_order
+from subpixmap.reference.patches import Patches
+from subpixmap.reference.supports import block_means
+from subpixmap.training.evaluate import accumulate_model
+
+FloatArray = NDArray[np.floating]
+
+
+def fit_calibration(raw: FloatArray, reference: FloatArray, *, side: int = 10) -> tuple[float, float]:
+    """Background and slope of one object: count = (raw - background) * slope.
+
+    Parameters
+    ----------
+    raw, reference
+        (place, y, x) objects per pixel, uncalibrated and reference; NaN where not observed.
+    side
+        Pixels of a block side; blocks of at least 1 ha, as pixels are noisy and blurred.
+
+    Returns
+    -------
+    tuple
+        `background` is the mean of raw over blocks where the reference holds nothing (0 if there are none); `slope`
+        makes the total over the other blocks right.
+
+    Raises
+    ------
+    InputError
+        There are no objects to calibrate on, or raw does not rise with the reference.
+    """
+    background, above, truth = _fit(raw, reference, reference, side)
+    if not (truth > 0 and above > 0):
+        raise InputError(
+            f"cannot calibrate: {truth:.1f} objects in the calibration places, {above:.1f} predicted there"
+        )
+    return background, float(truth / above)
+
+
+def fit_trimmed(trimmed: FloatArray, mean: FloatArray, reference: FloatArray, *, side: int = 10) -> tuple[float, float]:
+    """Background and slope that make means without extremes agree with means of all values, on average.
+
+    What differs from date to date is skewed: a crown lies in a pixel on some dates and beside it on others, and the
+    highest values that are left out were as true as the others.
+
+    Parameters
+    ----------
+    trimmed, mean, reference
+        (place, y, x) objects per pixel: without the extremes, of all values, true; NaN where not known.
+    side
+        As in `fit_calibration`.
+
+    Returns
+    -------
+    tuple
+        As of `fit_calibration`; (0, 1) where there is nothing to fit on.
+    """
+    background, above, wanted = _fit(trimmed, mean, reference, side)
+    return (background, float(wanted / above)) if above > 0 and wanted > 0 else (0.0, 1.0)
+
+
+def _fit(raw: FloatArray, wanted: FloatArray, reference: FloatArray, side: int) -> tuple[float, float, float]:
+    """Mean excess of raw over what is wanted where the reference holds nothing; elsewhere the sums of raw above that
+    background and of what is wanted."""
+    (p, number), (w, _), (r, _) = (block_means(values, side) for values in (raw, wanted, reference))
+    known = np.isfinite(p) & np.isfinite(w) & np.isfinite(r)
+    empty, full = known & (r == 0), known & (r > 0)
+    background = float(np.average((p - w)[empty], weights=number[empty])) if empty.any() else 0.0
+    return background, (number * (p - background))[full].sum(), (number * w)[full].sum()
+
+
+def calibrate(model: Model, patches: Patches) -> Model:
+    """The same model with a calibration fitted on places that were in neither training nor test.
+
+    Its card says what it rests on: hectares with and without objects, and a 95 % interval of the slope over places.
+    Where there are enough acquisitions, means without their extremes are calibrated, too.
+    """
+    plain = Model.of(model.net, dataclasses.replace(model.card, calibration={}, trimmed={}))
+    trimmed, raw, reference = _both_means(plain, patches)
+    fits, facts = {}, {}
+    for i, name in enumerate(model.card.objects):
+        try:
+            fits[name] = fit_calibration(raw[:, i], reference[:, i])
+        except InputError as error:
+            raise InputError(f"{name}: {error}; label more of it, or train longer") from error
+        facts[name] = _basis(raw[:, i], reference[:, i], patches.groups)
+    background, slope = fits_in_order(fits, model.card.objects).T[..., None, None]
+    trimmed, mean = ((values - background) * slope for values in (trimmed, raw))
+    training = {**model.card.training, "calibrated_on": facts}
+    card = dataclasses.replace(plain.card, calibration=fits, training=training)
+    return _with_trimmed(Model.of(model.net, card), trimmed, mean, reference)
+
+
+def calibrate_trimmed(model: Model, patches: Patches) -> Model:
+    """The same model whose means without extremes agree with its means of all values.
+
+    It compares two means of the same predictions, so a few places say more of it than of the calibration itself.
+
+    Parameters
+    ----------
+    model
+        Calibrated.
+    patches
+        Of `TRIM_FROM` acquisitions or more; with fewer the model stays as it is.
+    """
+    if patches.valid.shape[1] < TRIM_FROM:
+        return model
+    plain = Model.of(model.net, dataclasses.replace(model.card, trimmed={}))
+    return _with_trimmed(plain, *_both_means(plain, patches))
+
+
+def _with_trimmed(model: Model, trimmed: FloatArray, mean: FloatArray, reference: FloatArray) -> Model:
+    if not np.isfinite(trimmed).any():
+        return model
+    fits = {name: fit_trimmed(trimmed[:, i], mean[:, i], reference[:, i]) for i, name in enumerate(model.card.objects)}
+    return Model.of(model.net, dataclasses.replace(model.card, trimmed=fits))
+
+
+def _both_means(model: Model, patches: Patches) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Means without extremes where there are enough values for it, of all values, and true: (place, object, y, x)."""
+    found = [
+        (dates.result(min_obs=TRIM_FROM)["count"], dates.result(min_obs=1, trim=False)["count"], reference)
+        for dates, reference in accumulate_model(model, patches)
+    ]
+    trimmed, mean, truth = (np.stack(part) for part in zip(*found, strict=True))
+    return trimmed, mean, truth
+
+
+def _basis(raw: FloatArray, reference: FloatArray, groups: NDArray[np.integer], *, draws: int = 100) -> dict[str, Any]:
+    """Hectares that a calibration rests on, and how far its slope moves when places are drawn anew."""
+    known = block_means(reference, 10)[0]
+    rng, kinds, slopes = np.random.default_rng(0), np.unique(groups), []
+    for _ in range(draws if len(kinds) > 1 else 0):
+        drawn = np.concatenate([np.flatnonzero(groups == kind) for kind in rng.choice(kinds, len(kinds))])
+        with contextlib.suppress(InputError):  # a draw without objects
+            slopes.append(fit_calibration(raw[drawn], reference[drawn])[1])
+    told: dict[str, Any] = {
+        "objects": round(float(np.nansum(reference)), 1),
+        "ha": int(np.isfinite(known).sum()),
+        "empty_ha": int((known == 0).sum()),
+    }
+    if slopes:
+        told["slope_95"] = [round(float(q), 4) for q in np.quantile(slopes, [0.025, 0.975])]
+    return told

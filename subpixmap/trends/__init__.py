@@ -1,0 +1,1 @@
+"""What the counts say over the periods."""

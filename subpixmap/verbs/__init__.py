@@ -1,0 +1,1 @@
+"""Every verb as a function; the only place where engine and school meet."""

@@ -1,0 +1,265 @@
+"""What a run says to the person who started it: its plan, a summary, the names of its files, a log in the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from subpixmap.errors import InputError
+from subpixmap.files import is_remote, write_atomic
+from subpixmap.grid import CHUNK
+from subpixmap.scenes.hrefs import without_secrets
+
+if TYPE_CHECKING:
+    from subpixmap.mapping.needs import Needs
+    from subpixmap.mapping.probe import Probe
+    from subpixmap.mapping.run import Summary
+    from subpixmap.mapping.verify import Status
+    from subpixmap.verbs.run import Job
+
+HOURS, GIGABYTES = 24.0, 200.0
+"""A run that is expected to need more of either wants --yes."""
+_RECORD = set(vars(logging.makeLogRecord({})))
+
+
+def plan_table(job: Job, found: Needs, *, seconds: float, measured: Probe | None = None, verbose: bool = False) -> str:
+    """The plan as a short table; `seconds` on all workers, `verbose` for every tile and refused item."""
+    plan, items = job.plan, job.items
+    by_period = {p.label: len({i.acquisition for i in items if i.period == p.label}) for p in plan.periods}
+    km2 = found.chunks / len(plan.periods) * (CHUNK * plan.recipe.resolution / 1000) ** 2
+    rows = {
+        "region": f"{plan.region_name}, {km2:,.0f} km2 to map, EPSG {', '.join(map(str, plan.zones))}",
+        "model": f"{plan.model.name} ({', '.join(plan.objects)}); evidence: {plan.model.evidence}",
+        "acquisitions": f"{len({i.acquisition for i in items})} in {len(items)} items",
+    }
+    if plan.recipe.every != "scene":
+        rows["acquisitions"] += f" ({', '.join(f'{label}: {n}' for label, n in by_period.items())})"
+    rows |= job.lacks.lines() if job.lacks else {}
+    if job.refused:
+        shown = list(job.refused.values())[: None if verbose else 3]
+        more = [f"and {len(job.refused) - len(shown)} more (--verbose)"] if len(shown) < len(job.refused) else []
+        rows["refused"] = "\n".join([f"{len(job.refused)} items are left out", *shown, *more])
+    rows |= {
+        "work": f"{found.blocks} blocks x {len(plan.periods)} periods = {found.tasks} tasks of up to "
+        f"{found.acquisitions:.3g} acquisitions, at most {found.predicted_px / 1e6:,.0f} Mpx to predict",
+        "reading": f"up to {_bytes(found.bytes_to_read)}",
+        "memory": f"up to {_bytes(found.worker_memory)} a worker",
+        "map": f"about {_bytes(found.map_bytes)} on disk",
+        "time": f"at most {_duration(seconds)} of arithmetic",
+        "run": plan.run_id,
+    }
+    if measured is not None:
+        probed = f"block {measured.block_id}, period {measured.period}, took {_duration(measured.seconds)}"
+        rows["time"] = f"about {_duration(seconds)} by a probe ({probed})"
+        rows["map"] += " by the probe"
+    if verbose and job.lacks:
+        rows["by month"] = "\n".join(job.lacks.table())
+    lines = [(name, line) for name, text in rows.items() for line in text.split("\n")]
+    named = [name if i == 0 or lines[i - 1][0] != name else "" for i, (name, _) in enumerate(lines)]
+    return "\n".join(f"{name:<14}{line}" for name, (_, line) in zip(named, lines, strict=True))
+
+
+def require_consent(found: Needs, *, seconds: float, yes: bool) -> None:
+    """Refuse a very large run that was not asked for by --yes."""
+    if not yes and (seconds > HOURS * 3600 or found.bytes_to_read > GIGABYTES * 1e9):
+        raise InputError(
+            f"this run would read up to {_bytes(found.bytes_to_read)} and compute for up to {_duration(seconds)}: "
+            "add --yes to start it, or look at it with `subpixmap plan`"
+        )
+
+
+def show_where(address: str) -> None:
+    """What runs the blocks, with the address of the dashboard, on stderr."""
+    print(f"map: on {without_secrets(address)}", file=sys.stderr, flush=True)
+
+
+def show_map_summary(summary: Summary, *, quiet: bool) -> None:
+    """What mapping did, how long each stage took, and what held it back."""
+    if quiet or not summary.done:
+        return
+    stages = ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in summary.stages.items())
+    print(
+        f"map: {summary.done} done in {_duration(summary.seconds)} ({stages} over all workers; most of it "
+        f"{summary.bottleneck}), peak memory of a worker {_bytes(summary.peak_rss)}"
+        + (f", {summary.retries} attempts repeated" if summary.retries else "")
+        + (f", {len(summary.failed)} failed" if summary.failed else ""),
+        file=sys.stderr,
+    )
+
+
+def show_results(out: Path, *, quiet: bool) -> None:
+    """The country's totals and the names of the files, on stdout."""
+    if quiet:
+        return
+    import pandas as pd
+
+    counts = pd.read_parquet(io.BytesIO((out / "counts.parquet").read_bytes()))
+    top = counts[counts["parent_id"].isna() | ~counts["parent_id"].isin(counts["unit_id"])]
+    named_objects = top["object"] + " (" + top["measure"] + ")"
+    totals = top.groupby(["period", named_objects], sort=False)["map_total_full"].sum(min_count=1)
+    table = totals.unstack().rename_axis(columns=None)
+    named = ", ".join(top["unit_name"].unique()[:3]) + (" ..." if top["unit_id"].nunique() > 3 else "")
+    print(f"\nmap_total_full of {named}")
+    print(table.to_string(float_format=lambda value: f"{value:,.0f}"))
+    if (counts["evidence"] == "simulated").all():
+        print("The model has only seen simulated data: these numbers are not estimates of real objects.")
+    print()
+    for name in ("report.html", "counts.csv", "trend.csv", "map.zarr"):
+        print(out / name)
+
+
+def show_remarks(remarks: Sequence[str], *, quiet: bool) -> None:
+    """What a reader should know before using the numbers, on stderr."""
+    if not quiet:
+        for remark in remarks:
+            print(f"note: {remark}", file=sys.stderr)
+
+
+def say_files(paths: Sequence[Path], *, quiet: bool) -> None:
+    """Name the files that were written, on stdout."""
+    if not quiet:
+        for path in paths:
+            print(path)
+
+
+def show_status(found: Status) -> None:
+    """How far a run is, on stdout."""
+    print(f"{found.done} of {found.total} blocks x periods are done")
+    for label, (done, total) in found.by_period.items():
+        print(f"  {label:<12}{done}/{total}")
+    if found.owner is not None:
+        print(f"running: {found.owner}; {found.rate:.2g}/s, {_duration(found.seconds_left)} left")
+    for failure in found.failed:
+        print(f"failed: block {failure.block_id}, period {failure.period}: {failure.reason}")
+    for path in found.damaged:
+        print(f"damaged: {path}; `subpixmap verify --repair` makes its block again")
+
+
+def show_models(names: Sequence[str] = ()) -> None:
+    """Checkpoints, the shipped ones if none is named, in words from their cards, on stdout."""
+    from subpixmap.model.checkpoint import load_model, shipped_models
+
+    for name in names or shipped_models():
+        model = load_model(name)
+        card = model.card
+        rows = {
+            "bands": f"{' '.join(card.bands)}, {card.resolution:g} m, {card.sensor} {card.level}",
+            "counts": "; ".join(f"{key} ({card.measure[key]}): {text}" for key, text in card.objects.items()),
+            "evidence": card.evidence,
+            "trained on": str(card.training.get("data", "not stated")),
+            "command": str(card.training.get("command", "not stated")),
+            "error": _errors(card.error),
+            "limits": " ".join(card.limits),
+            "network": f"{card.width}/{card.mid}, {card.blocks} blocks, halo {model.halo} px",
+            "sha256": model.sha256,
+        }
+        print(name, *(f"  {key:<12}{value}" for key, value in rows.items()), "", sep="\n")
+
+
+def _errors(measured: Mapping[str, Any]) -> str:
+    """Total error with its interval, and errors at 1 ha, of each object, as far as the card has them."""
+    told = []
+    for name, values in measured.items():
+        if isinstance(values, dict) and "total" in values:
+            error, hectare = values["total"].get("error_pct"), values.get("1 ha", {})
+            text = f"{name} total " + ("not known" if error is None else f"{error:+.1f} %")
+            if interval := values.get("intervals_95", {}).get("error_pct"):
+                text += f" (95 % over places {interval[0]:+.1f} to {interval[1]:+.1f})"
+            facts = {"MAE": hectare.get("mae"), "R2": hectare.get("r2")}
+            known = ", ".join(f"{key} {value:.2f}" for key, value in facts.items() if value is not None)
+            told.append(text + (f", at 1 ha {known}" if known else ""))
+    return "; ".join(told) or "not stated"
+
+
+@contextlib.contextmanager
+def run_log(out: Path) -> Iterator[None]:
+    """Write what happens to OUT/run.log, one JSON object a line."""
+    log = logging.getLogger("subpixmap")
+    path = out / "run.log"
+    handler = _Uploaded(path) if is_remote(path) else logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(_JsonLines())
+    told = logging.StreamHandler()  # what somebody has to do something about now
+    told.addFilter(lambda record: getattr(record, "tell", False))
+    log.addHandler(handler)
+    log.addHandler(told)
+    level = log.level
+    log.setLevel(logging.INFO)  # not the attribute: what was asked before is remembered
+    try:
+        yield
+    except BaseException as error:
+        log.error(f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        log.setLevel(level)
+        log.removeHandler(told)
+        log.removeHandler(handler)
+        handler.close()
+
+
+class _Uploaded(logging.StreamHandler[io.StringIO]):
+    """A log in an object store, where nothing can be appended: uploaded whole twice a minute, and at the end."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.StringIO())
+        self.path, self.at = path, time.monotonic()
+        self.stream.write(path.read_text(encoding="utf-8") if path.is_file() else "")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        if time.monotonic() - self.at > 30:
+            self.upload()
+
+    def upload(self) -> None:
+        self.at = time.monotonic()
+        with contextlib.suppress(OSError):  # the run goes on without its log
+            write_atomic(self.path, self.stream.getvalue().encode())
+
+    def close(self) -> None:
+        self.upload()
+        super().close()
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        extra = {
+            key: value for key, value in vars(record).items() if key not in _RECORD | {"message", "asctime", "tell"}
+        }
+        return _redacted(json.dumps(told | extra, ensure_ascii=False, default=str))
+
+
+def _redacted(text: str) -> str:
+    """Without queries and passwords of URLs, and without the secrets of the environment."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and re.search(r"KEY|TOKEN|SECRET|PASSWORD", name) and not os.path.exists(value):
+            text = text.replace(value, "***")
+    return without_secrets(text)
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.3g} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"

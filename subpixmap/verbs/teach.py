@@ -1,0 +1,350 @@
+"""The verbs that make a model: reference -> train -> evaluate, and learn, which is all of them.
+
+Each verb of the command line is one function here; what they compose lies in `reference`, `model` and `report`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from subpixmap.errors import InputError
+from subpixmap.files import file_sha256, write_json
+
+if TYPE_CHECKING:
+    from subpixmap.model.checkpoint import Model
+    from subpixmap.reference.reference import Reference
+    from subpixmap.training.config import TrainConfig
+    from subpixmap.training.from_reference import Scheme
+
+log = logging.getLogger("subpixmap")
+
+
+def reference(
+    points: Path,
+    labelled: Path,
+    image_date: str,
+    out: Path,
+    *,
+    crs: str | None = None,
+    objects: Sequence[str] = (),
+    object_column: str = "object",
+    where: str | None = None,
+    definitions: Mapping[str, str] | None = None,
+    measure: str = "count",
+    border: int = 8,
+    box: float | None = None,
+    present_above: float = 0.25,
+    max_per_pixel: float = 20.0,
+    resolution: float = 10.0,
+    source: Sequence[str] = (),
+    collection: str | None = None,
+    within_days: int = 180,
+    correct_shift: bool = False,
+    quiet: bool = False,
+) -> Reference:
+    """Points in labelled areas -> count maps in a folder; with a source, their shift against Sentinel-2."""
+    from subpixmap.reference.folder import summary, write_reference
+    from subpixmap.reference.points import read_points
+    from subpixmap.reference.reference import make_reference
+    from subpixmap.region.units import read_area
+
+    if correct_shift and not source:
+        raise InputError("--correct-shift needs imagery to compare with: give --source")
+    table = read_points(points, crs=crs, objects=objects, object_column=object_column, where=where)
+    areas = read_area(labelled)
+    files = {"points": points.name, "points_sha256": file_sha256(points), "rows": len(table), "where": where or ""}
+    files |= {"labelled": labelled.name, "labelled_sha256": file_sha256(labelled)}
+    options: dict[str, Any] = {
+        "definitions": definitions,
+        "measure": measure,
+        "border": border,
+        "box": box,
+        "present_above": present_above,
+        "max_per_pixel": max_per_pixel,
+        "resolution": resolution,
+        "source": files,
+    }
+    made = make_reference(table, areas, image_date, **options)
+    if source:
+        shifts = _shifts(made, source, collection=collection, within_days=within_days, correct=correct_shift)
+        moves = {name: (told["east"], told["north"]) for name, told in shifts.items() if told["corrected"]}
+        made = make_reference(table, areas, image_date, **options, shifts=moves) if moves else made
+        made = replace(made, shifts=shifts)
+    for text in made.warnings():
+        log.warning(text)
+    used = sum(made.points.values())
+    if used < len(table):
+        log.warning("%d of %d points lie outside the labelled areas and are left out", len(table) - used, len(table))
+    write_reference(out, made)
+    if not quiet:
+        _show_table(summary(made))
+        print(out / "reference.json")
+    return made
+
+
+def train(
+    folder: Path,
+    source: Sequence[str],
+    output: Path,
+    *,
+    scheme: Scheme | None = None,
+    config: TrainConfig | None = None,
+    name: str | None = None,
+    evidence: str | None = None,
+    bands: Sequence[str] = (),
+    baselines: Sequence[str] = (),
+    collection: str | None = None,
+    shape: tuple[int, int, int] = (128, 32, 6),
+    quiet: bool = False,
+) -> Model:
+    """Train, calibrate and evaluate a checkpoint on reference data; leaves the checkpoint, its card and its metrics."""
+    from subpixmap.reference.folder import read_reference, reference_sha256
+    from subpixmap.training.from_reference import Scheme, learn_from
+    from subpixmap.training.train import remove_states
+
+    _require(output, config)
+    made = read_reference(folder)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    model, errors = learn_from(
+        made,
+        list(source),
+        output,
+        reference_sha256=reference_sha256(folder),
+        name=name,
+        evidence=evidence or evidence_of(source),
+        bands=bands or None,
+        scheme=scheme or Scheme(),
+        config=config,
+        width=shape[0],
+        mid=shape[1],
+        blocks=shape[2],
+        baselines=baselines,
+        collection=collection,
+        command=f"subpixmap train --reference {folder.name} --source {' --source '.join(map(_told, source))}",
+        state=output.with_suffix(".state"),
+        curves=output.with_suffix(".curves.csv"),
+        progress=None if quiet else sys.stderr,
+    )
+    remove_states(output.with_suffix(".state"), model.card.members)
+    write_metrics(output.with_suffix(".metrics.json"), {"model": model.card.name, "sha256": model.sha256} | errors)
+    if not quiet:
+        print(output)
+        print(output.with_suffix(".metrics.json"))
+    return model
+
+
+def train_simulated(
+    name: str, output: Path, *, config: TrainConfig, cache: Path | None, workers: int, quiet: bool
+) -> None:
+    """Make a shipped checkpoint again from simulated places."""
+    from subpixmap.training.from_simulator import train_simulated as make
+    from subpixmap.training.train import remove_states
+
+    _require(output, config)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    state, curves = output.with_suffix(".state"), output.with_suffix(".curves.csv")
+    progress = None if quiet else sys.stderr
+    make(name, output, config=config, cache=cache, state=state, curves=curves, workers=workers, progress=progress)
+    remove_states(state, config.members)
+    if not quiet:
+        print(output)
+
+
+def learn(
+    points: Path,
+    labelled: Path,
+    image_date: str,
+    source: Sequence[str],
+    output: Path,
+    *,
+    reference_options: Mapping[str, Any] | None = None,
+    train_options: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+) -> Model:
+    """Points, areas and a date -> a checkpoint with its card: reference, train, calibrate, evaluate.
+
+    The reference is left in a folder beside the checkpoint, so that `evaluate` finds the same test land again.
+    """
+    _require(output, (train_options or {}).get("config"))
+    folder = output.with_suffix(".reference")
+    reference(points, labelled, image_date, folder, source=source, quiet=quiet, **(reference_options or {}))
+    return train(folder, source, output, quiet=quiet, **(train_options or {}))
+
+
+def evaluate(
+    model_name: str,
+    *,
+    folder: Path | None = None,
+    source: Sequence[str] = (),
+    simulated: int | None = None,
+    world: str = "base",
+    places: int = 100,
+    objects: Sequence[str] = (),
+    split: str | None = None,
+    scheme: Scheme | None = None,
+    baselines: Sequence[str] = (),
+    land_cover: Path | None = None,
+    collection: str | None = None,
+    cache: Path | None = None,
+    workers: int = 2,
+    force: bool = False,
+    output: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measure a checkpoint on reference data or on simulated places; a table, and metrics.json with figures."""
+    from subpixmap.model.checkpoint import load_model
+    from subpixmap.reference.folder import read_reference, reference_sha256
+    from subpixmap.training.evaluate import table
+    from subpixmap.training.from_reference import evaluate_on
+
+    if (folder is None) == (simulated is None):
+        raise InputError("give either --reference with --source, or --simulated SEED")
+    model, progress = load_model(model_name), None if quiet else sys.stderr
+    if simulated is not None:
+        errors = _evaluate_simulated(
+            model,
+            simulated,
+            world=world,
+            places=places,
+            objects=tuple(objects) or model.card.object_names,
+            baselines=baselines,
+            cache=cache,
+            workers=workers,
+        )
+    else:
+        assert folder is not None  # one of the two is given
+        if not source:
+            raise InputError("--reference needs imagery: give --source")
+        errors = evaluate_on(
+            model,
+            read_reference(folder),
+            list(source),
+            reference_sha256=reference_sha256(folder),
+            split=split,
+            scheme=scheme,
+            baselines=baselines,
+            land_cover=land_cover,
+            collection=collection,
+            force=force,
+            progress=progress,
+        )
+    if not quiet:
+        print(table(errors))
+    if output is not None:
+        written = write_metrics(output, errors)
+        if not quiet:
+            print(*written, sep="\n")
+    return errors
+
+
+def write_metrics(path: Path, errors: Mapping[str, Any]) -> list[Path]:
+    """metrics.json, and beside it a figure of each object."""
+    from subpixmap.report.agreement import plot_agreement
+    from subpixmap.training.evaluate import is_object
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, _plain(errors))
+    written = [path]
+    for name in [name for name, value in errors.items() if is_object(value)]:
+        picture = path.with_name(f"{path.stem}.{name}.png")
+        plot_agreement(errors, name).savefig(picture, dpi=120)
+        written.append(picture)
+    return written
+
+
+def evidence_of(source: Sequence[str]) -> str:
+    """ "simulated" if any source is a simulated country's own catalogue, else "sentinel-2"."""
+    folders = [path if path.is_dir() else path.parent for path in map(Path, source) if path.exists()]
+    return "simulated" if any((folder / "country.json").is_file() for folder in folders) else "sentinel-2"
+
+
+def _evaluate_simulated(
+    model: Model,
+    seed: int,
+    *,
+    world: str,
+    places: int,
+    objects: tuple[str, ...],
+    baselines: Sequence[str],
+    cache: Path | None,
+    workers: int,
+) -> dict[str, Any]:
+    from subpixmap.reference.supports import SUPPORTS
+    from subpixmap.training.evaluate import evaluate as evaluate_patches
+    from subpixmap.training.from_reference import fit_baselines, require_baselines
+    from subpixmap.training.from_simulator import DEFINITIONS, SEEDS, simulated_patches
+
+    require_baselines(baselines)
+    if unknown := (set(objects) | set(model.card.objects)) - set(DEFINITIONS):
+        raise InputError(f"the simulator has no {', '.join(sorted(unknown))}; it has {', '.join(DEFINITIONS)}")
+    if missing := set(model.card.objects) - set(objects):
+        raise InputError(f"--objects leaves out {', '.join(sorted(missing))}, which model {model.card.name!r} counts")
+    taught = [part for part, used in SEEDS.items() if used == seed and world == "base"]
+    if taught:
+        log.warning("seed %d is that of the %s places of the shipped models", seed, taught[0])
+    options: dict[str, Any] = {"objects": objects, "halo": model.halo, "cache": cache, "workers": workers}
+    size = SUPPORTS["1 km2"] + 2 * model.halo
+    patches = simulated_patches(seed, places, world=world, size=size, **options)
+    fitted: dict[str, Any] = {}
+    if baselines:  # on places of the world that the model was taught in, as many as it is measured on
+        fitted = fit_baselines(baselines, simulated_patches(SEEDS["training"], places, **options), model)
+    errors = evaluate_patches(model, patches, baselines=fitted)
+    facts = {"model": model.card.name, "sha256": model.sha256, "evidence": "simulated"}
+    return facts | {"world": world, "seed": seed, "standing": list(objects)} | errors
+
+
+def _shifts(
+    made: Reference, source: Sequence[str], *, collection: str | None, within_days: int, correct: bool
+) -> dict[str, dict[str, Any]]:
+    """Estimated shifts by area, as the folder keeps them; those that matter are said."""
+    from subpixmap.reference.align import SHIFT_M, estimate_shifts
+    from subpixmap.reference.imagery import find_sky
+
+    sky = find_sky(made, list(source), within_days=within_days, halo=0, collection=collection)
+    told = {}
+    for name, shift in estimate_shifts(made, sky).items():
+        large = shift.certain and max(abs(shift.east), abs(shift.north)) > SHIFT_M
+        told[name] = asdict(shift) | {"certain": shift.certain, "corrected": bool(large and correct)}
+        if told[name]["spread"] != told[name]["spread"]:
+            told[name]["spread"] = None
+        if large:
+            log.warning(
+                "area %s: Sentinel-2 lies %.1f m east and %.1f m north of the labelled imagery%s",
+                name, shift.east, shift.north, "; corrected" if correct else "; --correct-shift moves the points there",
+            )  # fmt: skip
+    return told
+
+
+def _require(output: Path, config: TrainConfig | None) -> None:
+    """Refuse what would only fail at the end of a long work, or after its first part."""
+    if output.suffix != ".safetensors":
+        raise InputError(f"--output {output}: a checkpoint's name ends in .safetensors")
+    if config is not None:
+        from subpixmap.training.train import require_machine
+
+        require_machine(config)
+
+
+def _show_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    import pandas as pd
+
+    print(pd.DataFrame(rows).to_string(index=False))
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: what is no number becomes null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def _told(source: str) -> str:
+    """A source as a card may name it: of a path, its last two parts."""
+    return source if "://" in source or not Path(source).exists() else "/".join(Path(source).parts[-2:])

@@ -1,0 +1,382 @@
+"""A run folder -> counts: only ledgered blocks, facts of the plan, the same bytes twice and with workers."""
+
+import warnings
+from datetime import date
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+
+from subpixmap.counts.rows import COLUMNS, SERIES_COLUMNS
+from subpixmap.counts.source import count_by_unit, count_run, export_counts, follow_run, write_counts, write_trend
+from subpixmap.errors import InputError, VerificationFailed
+from subpixmap.export.formats import read_table
+from subpixmap.grid import Lattice, owned
+from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, record_path, write_record
+from subpixmap.mapping.plan import ModelInfo, Plan, Recipe, write_plan
+from subpixmap.mapping.quantise import as_stored
+from subpixmap.mapping.store import create_map, write_block
+from subpixmap.mapping.zones import plan_zones
+from subpixmap.periods import Period
+from subpixmap.scenes.items import items_sha256, write_lock
+from subpixmap.scenes.radiometry import MaskRule
+from subpixmap.trends.changes import TREND_COLUMNS, trend
+from tests.helpers.country_map import make_items
+
+REGION = shapely.segmentize(shapely.box(119.985, 10.49, 120.015, 10.51), 0.002)
+AROUND = gpd.GeoDataFrame({"unit_id": ["all"]}, geometry=[shapely.segmentize(REGION.buffer(0.1), 0.01)], crs=4326)
+"""A unit that holds all that is mapped, also beyond the region."""
+OBJECTS = ("coconut", "car")
+PERIODS = tuple(Period(str(year), date(year, 1, 1), date(year, 12, 31)) for year in (2018, 2019))
+
+
+def make_plan(region=REGION, periods=PERIODS, block=256):
+    zones = plan_zones(region, {epsg: Lattice(epsg) for epsg in (32650, 32651)}, 10.0, block)
+    recipe = Recipe(
+        region_sha256="r" * 64,
+        model_sha256="m" * 64,
+        bands=("B02",),
+        objects=OBJECTS,
+        lattices=tuple(zone.lattice for zone in zones.values()),
+        resolution=10.0,
+        block=block,
+        every="year",
+        months=tuple(range(1, 13)),
+        max_scenes=4,
+        min_obs=1,
+        max_cloud=None,
+        mask=MaskRule(),
+    )
+    model = ModelInfo("demo-s2", "m" * 64, "simulated", 8, 10.0, {"coconut": "palms", "car": "cars"},
+                      {"coconut": "count", "car": "occupancy"})  # fmt: skip
+    return Plan(recipe, "here", region, "a file", "v1", periods, zones, model, "local", {"subpixmap": "0.1.0"})
+
+
+def make_run(out, plan, *, skip=(), seed=3):
+    """A run folder as `map_region` leaves it, of two acquisitions per block and period."""
+    items = make_items(plan.periods)
+    out.mkdir(exist_ok=True)
+    write_plan(out, plan)
+    write_lock(out / "items.parquet", items)
+    frame = gpd.GeoDataFrame(
+        {"unit_id": ["01", "02"], "unit_name": ["West", "=East"], "parent_id": [None, None]},
+        geometry=[shapely.intersection(plan.geometry, half) for half in
+                  (shapely.box(119, 10, 120, 11), shapely.box(120, 10, 121, 11))],
+        crs=4326,
+    )  # fmt: skip
+    frame.to_parquet(out / "units.parquet")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        create_map(out, plan)
+    rng = np.random.default_rng(seed)
+    for zone in plan.zones.values():
+        for one in zone.blocks:
+            for period in plan.periods:
+                if (one.block.id, period.label) in skip:
+                    continue
+                arrays, record = block_of(plan, one, period, items, rng)
+                write_block(out, one.block, period.label, arrays)
+                write_record(out, record)
+    return frame
+
+
+def block_of(plan, one, period, items, rng):
+    size = one.block.size
+    mask = np.zeros((size, size), bool)
+    for chunk in one.chunks:
+        mask[chunk.slices(one.block.window)] = True
+    mask &= owned(one.block.lattice, one.block.window)
+    seen = mask & (rng.random((2, size, size)) < 0.8)  # two acquisitions, each with its own clouds
+    values = rng.gamma(0.3, 1.0, (2, len(OBJECTS), size, size)).astype(np.float32)
+    n_obs = seen.sum(axis=0).astype(np.uint16)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Mean of empty slice")
+        count = np.nanmean(np.where(seen[:, None], values, np.nan), axis=0).astype(np.float32)
+    arrays = {
+        "count": count,
+        "presence": np.where(n_obs > 0, count > 0.3, np.nan).astype(np.float32),
+        "sd_over_dates": np.full_like(count, np.nan),
+        "n_obs": n_obs,
+    }
+    arrays = as_stored(arrays)
+    count = arrays["count"]
+    record = Record(
+        block_id=one.block.id,
+        period=period.label,
+        run_id=plan.run_id,
+        items_sha256=items_sha256([item for item in items if item.period == period.label]),
+        sha256={name: array_sha256(array) for name, array in arrays.items()},
+        acquisitions=tuple(
+            Used(f"{name}_{period.label}", "t", int(s.sum()), "x") for name, s in zip("ab", seen, strict=True)
+        ),
+        computed_px=int(mask.sum()),
+        observed_px=int((n_obs > 0).sum()),
+        total={name: float(np.nansum(count[o], dtype=float)) for o, name in enumerate(OBJECTS)},
+        cells={
+            "observed_px": cell_sums((n_obs > 0).astype(np.int32)),
+            "out_of_domain_px": np.zeros((size // 128, size // 128), np.float32),
+            "acquisition_observed_px": cell_sums(seen.astype(np.int32)),
+            "acquisition_total": cell_sums(np.where(seen[:, None], values, 0)).astype(np.float32),
+        },
+        numerics={},
+    )
+    return arrays, record
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    plan = make_plan()
+    out = tmp_path_factory.mktemp("counts") / "run"
+    make_run(out, plan)
+    return out, plan
+
+
+def test_totals_are_those_of_the_ledger(run):
+    out, plan = run
+    counted, everything = count_run(out), count_run(out, AROUND)
+    from subpixmap.mapping.ledger import read_records
+
+    records = read_records(out, plan).values()
+    for row, whole in zip(counted.balance.itertuples(), everything.balance.itertuples(), strict=True):
+        ledger = sum(record.total[row.object] for record in records if record.period == row.period)
+        assert whole.map == pytest.approx(ledger, rel=1e-7)
+        assert row.units + row.outside == pytest.approx(row.map, rel=1e-7)
+        assert row.map < 0.3 * ledger  # whole chunks are mapped; the region is what is accounted for
+    assert counted.overlap_ha == pytest.approx(0, abs=1e-3)
+
+
+def test_rows_carry_the_facts_of_the_run(run):
+    out, plan = run
+    table = count_by_unit(out)
+    assert list(table.columns) == [*COLUMNS, *(name for name in SERIES_COLUMNS if name not in COLUMNS), "geometry"]
+    assert len(table) == 2 * 2 * 2
+    row = table.iloc[0]
+    assert row["items_sha256"] == items_sha256(make_items(PERIODS)[:1])
+    assert (row["run_id"], row["model_id"], row["model_sha256"]) == (plan.run_id, "demo-s2", "m" * 64)
+    assert (row["boundary_source"], row["boundary_version"], row["evidence"]) == ("a file", "v1", "simulated")
+    assert set(table["measure"]) == {"count", "occupancy"}
+    assert table["observed_frac"].between(0.94, 0.98).all()  # 1 - 0.2**2
+    assert table["n_obs_median"].eq(2).all()
+
+
+def test_other_units_have_their_own_source(run):
+    out, _ = run
+    units = gpd.GeoDataFrame({"unit_id": ["x"]}, geometry=[REGION], crs=4326)
+    whole = count_by_unit(out, units, boundary_source="mine.gpkg")
+    halves = count_by_unit(out).groupby(["object", "period"], sort=False)["map_total"].sum()
+    assert whole["map_total"].to_numpy() == pytest.approx(halves.to_numpy(), rel=1e-6)
+    assert whole["boundary_source"].unique().tolist() == ["mine.gpkg"]
+    assert whole["boundary_version"].isna().all()
+
+
+# rioxarray still multiplies Affine with `*`, which the affine package announces to drop.
+affine_star = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
+
+
+@affine_star
+def test_an_opened_map_counts_like_its_folder(run):
+    from subpixmap import open_map
+
+    out, _ = run
+    maps, expected = open_map(out), count_by_unit(out)
+    pd.testing.assert_frame_equal(pd.DataFrame(count_by_unit(maps)), pd.DataFrame(expected), check_exact=True)
+    some = {epsg: one.sel(period=["2019"], object=["coconut"]) for epsg, one in maps.items()}
+    part = count_by_unit(some, gpd.read_parquet(out / "units.parquet"))
+    same = expected[(expected["period"] == "2019") & (expected["object"] == "coconut")]
+    for name in ("map_total", "observed_ha", "n_obs_median", "noise_se"):
+        np.testing.assert_array_equal(part[name].to_numpy(float), same[name].to_numpy(float), err_msg=name)
+    assert part["common_frac"].to_numpy() == pytest.approx(part["observed_frac"].to_numpy())
+    table = trend(expected)
+    assert set(table.loc[table["object"] == "coconut", "basis"]) == {"common_pixels"}
+    series = count_run(out).series
+    pd.testing.assert_frame_equal(table, trend(pd.DataFrame(expected)[list(COLUMNS)], series))
+
+
+@affine_star
+def test_what_is_masked_or_cut_off_an_opened_map_is_not_observed(run):
+    from subpixmap import open_map
+
+    out, plan = run
+    maps = {epsg: one.isel(y=slice(100, 300), x=slice(0, 400)) for epsg, one in open_map(out).items()}
+    masked = {epsg: one.assign(count=one["count"].where(one["n_obs"] >= 2)) for epsg, one in maps.items()}
+    cut, clear = (count_run(one, AROUND).balance.set_index(["object", "period"])["map"] for one in (maps, masked))
+    for counts, given in ((cut, maps), (clear, masked)):
+        expected = sum(float(np.nansum(one["count"].sel(object="coconut", period="2018").values.astype(float)))
+                       for one in given.values())  # fmt: skip
+        assert counts[("coconut", "2018")] == pytest.approx(expected, rel=1e-12)
+    assert 0 < clear[("coconut", "2018")] < cut[("coconut", "2018")]
+    with pytest.raises(InputError, match="does not say which run"):
+        count_run({epsg: one.drop_attrs() for epsg, one in maps.items()})
+    with pytest.raises(InputError, match="without gaps"):
+        count_run({epsg: one.isel(x=[0, 1, 2, 5]) for epsg, one in maps.items()})
+    assert plan.run_id
+
+
+def test_blocks_without_a_record_are_not_observed(run, tmp_path):
+    _, plan = run
+    zone = plan.zones[32651]
+    done = tmp_path / "partial"
+    make_run(done, plan, skip={(one.block.id, "2019") for one in zone.blocks})
+    table = count_by_unit(done).set_index(["unit_id", "object", "period"])
+    assert table.loc[("02", "coconut", "2018"), "map_total"] > 0
+    assert table.loc[("02", "coconut", "2019"), "observed_frac"] < 0.01
+    assert "partly_observed" in table.loc[("02", "coconut", "2019"), "flag"]
+
+
+def test_two_runs_and_workers_give_the_same_bytes(run, tmp_path):
+    from distributed import Client
+
+    out, _ = run
+    first = [path.read_bytes() for path in write_counts(tmp_path / "a", count_run(out))]
+    with Client(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as client:
+        again = [path.read_bytes() for path in write_counts(tmp_path / "b", count_run(out, client=client))]
+    assert first == again
+    for name, columns in (("counts.csv", COLUMNS), ("counts.parquet", COLUMNS), ("series.parquet", SERIES_COLUMNS)):
+        assert len(read_table(tmp_path / "a" / name, columns)) == 8
+    pd.testing.assert_frame_equal(
+        read_table(tmp_path / "a" / "counts.csv", COLUMNS), read_table(tmp_path / "a" / "counts.parquet", COLUMNS)
+    )
+
+
+def test_noise_is_known_where_two_acquisitions_saw_a_place(run):
+    out, _ = run
+    series = count_run(out).series
+    assert series["n_acquisitions"].eq(2).all()
+    assert (series["noise_se"] > 0).all()
+    assert series["common_frac"].between(0.9, 0.95).all()  # 0.96**2
+
+
+def test_a_damaged_record_is_named(run, tmp_path):
+    _, plan = run
+    out = tmp_path / "damaged"
+    make_run(out, plan)
+    one = next(iter(plan.zones.values())).blocks[0].block
+    path = record_path(out, one.id, "2018")
+    path.write_text(path.read_text().replace('"2018"', '"2017"', 1))
+    with pytest.raises(VerificationFailed, match=one.id):
+        count_run(out)
+
+
+def test_a_folder_without_units_says_what_to_do(run, tmp_path):
+    _, plan = run
+    (tmp_path / "bare").mkdir()
+    write_plan(tmp_path / "bare", plan)
+    write_lock(tmp_path / "bare" / "items.parquet", make_items(PERIODS))
+    with pytest.raises(InputError, match="--admin FILE"):
+        count_run(tmp_path / "bare")
+
+
+# Exports --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def counted(run):
+    out, _ = run
+    write_counts(out, count_run(out))
+    write_trend(out, follow_run(out))
+    return out
+
+
+def same_rows(found, expected, columns):
+    """Equal in every column, blank where blank."""
+    for name, kind in columns.items():
+        mine = found[name].replace({np.nan: None}).astype(object)
+        theirs = expected[name].astype(object).where(expected[name].notna(), None)
+        if kind == "float64":
+            np.testing.assert_array_equal(mine.astype(float), theirs.astype(float), err_msg=name)
+        else:
+            assert mine.where(mine.notna(), None).tolist() == theirs.tolist(), name
+
+
+@pytest.mark.parametrize("format", ["csv", "geoparquet", "gpkg", "geojson"])
+def test_every_table_format_holds_the_same_rows(counted, tmp_path, format):
+    paths = export_counts(counted, format, to=tmp_path)
+    files = ["counts.gpkg"] if format == "gpkg" else [f"counts.{format}", f"trend.{format}"]
+    assert [path.name for path in paths] == files
+    units = gpd.read_parquet(counted / "units.parquet").set_index("unit_id").geometry
+    for table, columns in (("counts", COLUMNS), ("trend", TREND_COLUMNS)):
+        expected = read_table(counted / f"{table}.parquet", columns)
+        if format == "csv":
+            pd.testing.assert_frame_equal(read_table(tmp_path / f"{table}.csv", columns), expected)
+            continue
+        path = tmp_path / ("counts.gpkg" if format == "gpkg" else f"{table}.{format}")
+        if format == "geoparquet":
+            found = gpd.read_parquet(path)
+        else:  # GDAL reads it
+            found = gpd.read_file(path, layer=table, engine="pyogrio", use_arrow=True)
+        assert found.crs == "EPSG:4326"
+        for name in {"period_start", "period_end"} & set(columns):
+            found[name] = found[name].astype(str)  # GDAL takes an ISO date in GeoJSON for a date
+        same_rows(found, expected, columns)
+        drawn = shapely.normalize(units.loc[expected["unit_id"]].to_numpy())
+        assert shapely.equals_exact(shapely.normalize(found.geometry.to_numpy()), drawn, 1e-8).all()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == files  # nothing half made is left
+
+
+def test_an_unknown_format_lists_the_known_ones(counted):
+    with pytest.raises(InputError, match="choose csv, geoparquet, gpkg, geojson, cog, stac"):
+        export_counts(counted, "shapefile")
+
+
+def test_rasters_hold_the_map_and_their_overviews_hold_means(counted, run, tmp_path):
+    import rasterio
+
+    _, plan = run
+    paths = export_counts(counted, "cog", to=tmp_path)
+    assert len(paths) == 2 * len(plan.zones) * len(OBJECTS) * len(PERIODS)
+    balance = count_run(counted, AROUND).balance.set_index(["object", "period"])
+    total = 0.0
+    for epsg in plan.zones:
+        with rasterio.open(tmp_path / f"count_coconut_2018_{epsg}.tif") as file:
+            assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+            assert file.crs.to_epsg() == epsg
+            assert file.transform == plan.zones[epsg].lattice.transform(plan.zones[epsg].extent)
+            assert file.tags()["overviews"] == "mean of the observed pixels"
+            full = file.read(1, masked=False).astype(float)
+            total += np.nansum(full)
+            assert file.overviews(1)[0] == 2
+        with rasterio.open(tmp_path / f"count_coconut_2018_{epsg}.tif", overview_level=0) as file:
+            half = file.read(1)
+        rows, cols = half.shape[0] * 2, half.shape[1] * 2
+        quads = full[:rows, :cols].reshape(half.shape[0], 2, half.shape[1], 2)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Mean of empty slice")
+            np.testing.assert_allclose(half, np.nanmean(quads, axis=(1, 3)), rtol=1e-5, atol=1e-6)
+        with rasterio.open(tmp_path / f"density_coconut_2018_{epsg}.tif") as file:
+            np.testing.assert_allclose(file.read(1), full * 100, rtol=1e-6)
+            assert file.units == ("ha-1",)
+    assert total == pytest.approx(balance.loc[("coconut", "2018"), "map"], rel=1e-9)
+
+
+def test_the_catalogue_is_valid_and_its_checksums_hold(counted, tmp_path):
+    import hashlib
+    from pathlib import Path
+
+    import pystac
+    from pystac.validation import validate_dict
+
+    paths = export_counts(counted, "stac", to=tmp_path / "stac")
+    (tmp_path / "stac").rename(tmp_path / "moved")
+    collection = pystac.Collection.from_file(str(tmp_path / "moved" / paths[0].name))
+    items = list(collection.get_items())
+    assert len(items) == 2 * len(PERIODS)
+    for one in (collection, *items):
+        validate_dict(one.to_dict(), extensions=[])  # the core schemas; those of the extensions are not at hand offline
+        for asset in one.assets.values():
+            content = Path(str(asset.get_absolute_href())).read_bytes()
+            assert asset.extra_fields["file:checksum"] == "1220" + hashlib.sha256(content).hexdigest()
+    assert set(collection.assets) == {"counts.csv", "counts.parquet", "trend.csv", "trend.parquet", "items.parquet",
+                                      "plan.json"}  # fmt: skip
+    assert items[0].properties["subpixmap:items_sha256"]
+    assert items[0].properties["start_datetime"] == "2018-01-01T00:00:00Z"
+    assert "not estimates" in collection.description
+
+
+def test_trend_follows_the_comparable_series(counted):
+    table = read_table(counted / "trend.parquet", TREND_COLUMNS)
+    palms = table[table["object"] == "coconut"]
+    assert palms["basis"].unique().tolist() == ["common_pixels"]
+    assert palms["change_se"].gt(0).all()
+    assert table[table["object"] == "car"]["note"].str.contains("has no trend").all()

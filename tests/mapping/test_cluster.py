@@ -1,0 +1,322 @@
+"""Where tasks run: any scheduler by address or file, the model brought to every worker, clear words where it fails."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from subpixmap.errors import Incomplete, InputError
+from subpixmap.mapping import cluster
+from subpixmap.mapping.pool import WorkerDied, open_pool
+from subpixmap.model.checkpoint import load_model, save_model
+from subpixmap.verbs.run import Job, freeze
+from tests.helpers.mapping_data import tiny, tiny_model
+
+
+def where_and_what(task, model):
+    """A task: its argument, the process that did it, and the model's hash."""
+    if task == "fail":
+        raise ValueError("a bad task")
+    return task, os.getpid(), model.sha256
+
+
+def results(pool, tasks):
+    for task in tasks:
+        pool.submit(task)
+    found = {}
+    while len(found) < len(tasks):
+        if event := pool.wait(30.0):
+            found[event[0]] = event[1]
+    return found
+
+
+def test_in_process():
+    model = tiny_model()
+    with open_pool(where_and_what, model, workers=0) as pool:
+        assert pool.wait(0.0) is None
+        found = results(pool, ["a", "fail", "b"])
+    assert found["a"] == ("a", os.getpid(), model.sha256)
+    assert isinstance(found["fail"], ValueError)
+
+
+def troublesome(task, model):
+    """A task that never ends, one that eats memory, and good ones."""
+    if task == "hang":
+        time.sleep(1000)
+    if task == "eat":
+        eaten = []
+        while True:
+            eaten.append(bytearray(os.urandom(1)) * 20_000_000)
+            time.sleep(0.01)
+    return task
+
+
+def test_tasks_that_hang_or_eat_memory_lose_their_worker_and_the_others_go_on(quick_processes):
+    options = {"workers": 2, "memory_limit": "1600MB", "limit_s": 4.0}
+    with open_pool(troublesome, tiny_model(), **options) as pool:
+        found = results(pool, ["hang", "a", "eat", "b", "c"])
+    assert {key: found[key] for key in "abc"} == {key: key for key in "abc"}
+    for key in ("hang", "eat"):
+        assert isinstance(found[key], WorkerDied)
+        assert found[key].deaths == 1
+    assert re.search(r"want of memory, or because it took longer than 4 s; try a smaller --block", str(found["hang"]))
+
+
+class DeadlyModel:
+    """Kills the process that unpickles it, the first few times."""
+
+    sha256 = "deadly"
+
+    def __init__(self, marks, deaths):
+        self.marks, self.deaths = marks, deaths
+
+    def __setstate__(self, state):
+        self.__dict__ = state
+        for i in range(self.deaths):
+            with contextlib.suppress(FileExistsError):
+                (self.marks / str(i)).touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_while_it_is_brought_the_model_costs_nothing(tmp_path, quick_processes):
+    from distributed import Client, LocalCluster
+
+    quiet = {"dashboard_address": ":0", "silence_logs": 50}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **quiet) as local, Client(local) as client:
+        with open_pool(where_and_what, DeadlyModel(tmp_path, 2), client=client) as pool:
+            found = results(pool, ["a", "b", "c", "d"])
+    assert len(list(tmp_path.iterdir())) == 2
+    assert {key: value[0] for key, value in found.items()} == {key: key for key in "abcd"}
+
+
+def test_a_worker_that_its_cluster_gives_up_is_replaced(quick_processes):
+    """Dask closes what has not come back after a while, and starts no other: without workers a run waits for ever."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    impatient = dask.config.set({"distributed.deploy.lost-worker-timeout": "10ms"})
+    quiet = {"dashboard_address": ":0", "silence_logs": 50}
+    with impatient, LocalCluster(n_workers=1, threads_per_worker=1, **quiet) as local, Client(local) as client:
+        with open_pool(where_and_what, tiny_model(), client=client) as pool:
+            os.kill(local.workers[0].pid, signal.SIGKILL)
+            deadline = time.monotonic() + 60
+            while local.workers and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert not local.workers  # given up
+            pool.submit("a")
+            while (event := pool.wait(0.5)) is None and time.monotonic() < deadline:
+                assert pool.slots
+    assert event[1][0] == "a"
+
+
+@contextlib.contextmanager
+def running(*command):
+    """A process of a cluster, with the environment of a worker that can import this module."""
+    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]))
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli." + command[0], *command[1:]], env=environment, **quiet
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(path, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(path.read_text())["address"]
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not appear")
+
+
+def test_a_scheduler_started_elsewhere_by_file_and_by_address_and_its_loss(tmp_path):
+    model, file = tiny_model(), tmp_path / "scheduler.json"
+    options = ["--scheduler-file", str(file), "--host", "127.0.0.1"]
+    with running("dask_scheduler", *options, "--port", "0", "--no-dashboard") as scheduler:
+        address = wait_for(file)
+        with running("dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard"):
+            with open_pool(where_and_what, model, scheduler=str(file)) as pool:
+                found = results(pool, ["a", "fail", "b"])
+                assert found["a"][2] == model.sha256
+                assert found["a"][1] != os.getpid()
+                assert isinstance(found["fail"], ValueError)
+            with open_pool(where_and_what, model, scheduler=address) as pool:
+                assert results(pool, ["c"])["c"][0] == "c"
+                scheduler.kill()
+                pool.submit("d")
+                with pytest.raises(Incomplete, match=r"the scheduler at tcp://127.* is lost"):
+                    results(pool, ["e"])
+
+
+def test_local_workers_that_never_come_back_are_told_and_given_up(quick_processes, monkeypatch, caplog):
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as local,
+        Client(local) as client,
+        open_pool(where_and_what, tiny_model(), client=client) as pool,
+    ):
+        monkeypatch.setattr(pool, "_replace_lost", lambda alive: None)
+        monkeypatch.setattr(pool.absence, "limit_s", 6.0)
+        client.retire_workers(list(client.scheduler_info(n_workers=-1)["workers"]), close_workers=True)
+        pool.submit("a")
+        with pytest.raises(Incomplete, match=r"has had no workers for .* min; its processes end as soon as they start"):
+            poll(pool, 60.0)
+    assert "has no workers yet; its processes end" in caplog.text
+
+
+def poll(pool, seconds):
+    """What the driver does while nothing comes."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert pool.slots
+        assert pool.wait(0.5) is None
+
+
+def test_a_scheduler_without_workers_is_told_and_waited_for(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(cluster, "_TOLD_AFTER_S", 0.5)
+    file = tmp_path / "scheduler.json"
+    options = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    with running("dask_scheduler", *options), contextlib.ExitStack() as stack:
+        address = wait_for(file)
+        come = ["dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard"]
+
+        def start_one_when_it_is_told(record):
+            if "has no workers yet" in record.getMessage():
+                stack.enter_context(running(*come))
+            return True
+
+        caplog.handler.addFilter(start_one_when_it_is_told)
+        with open_pool(where_and_what, tiny_model(), scheduler=address) as pool:
+            assert results(pool, ["a"])["a"][0] == "a"
+            caplog.handler.filters.clear()
+            (told,) = [record for record in caplog.records if "no workers yet" in record.getMessage()]
+            assert f"start one with: dask worker {address} --nthreads 1; waiting 30 min" in told.getMessage()
+            monkeypatch.setattr(pool.absence, "limit_s", 1.0)
+            stack.close()  # the worker goes, and none comes
+            pool.submit("b")
+            with pytest.raises(Incomplete, match=r"has had no workers for .* min; start one with.*resumes"):
+                poll(pool, 60.0)
+
+
+def test_a_run_without_workers_ends_with_3_and_goes_on_with_some(tmp_path, subpixmap, capsys):
+    import dask
+
+    path, out, file = tmp_path / "tiny.safetensors", tmp_path / "run", tmp_path / "scheduler.json"
+    model = tiny_model()
+    save_model(path, model.net, model.card)
+    country = tiny(tmp_path / "scenes", dates=1, years="2021", region_px=(99, 99), model=load_model(str(path)))
+    out.mkdir()
+    freeze(Job(out, country.plan(), country.items, country.model))
+    command = ["map", out, "--model", path, "--quiet"]
+    options = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    with running("dask_scheduler", *options), dask.config.set({"subpixmap.wait-for-workers": "1s"}):
+        address = wait_for(file)
+        assert subpixmap(*command, "--scheduler", file) == 3
+    told, error = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"the scheduler at {address} has no workers yet; start one with: dask worker {address}")
+    assert "the same command resumes" in error
+    assert "no workers yet" in (out / "run.log").read_text()
+    assert subpixmap(*command, "--workers", 0) == 0
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT_S", 1.0)
+    with (
+        pytest.raises(InputError, match=r"no scheduler answers at tcp://127.0.0.1:9 .*--scheduler"),
+        open_pool(where_and_what, tiny_model(), scheduler="tcp://127.0.0.1:9"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "not JSON", "[]", '{"id": "Scheduler"}', "\xff"])
+def test_a_file_that_is_no_scheduler_file_is_named(tmp_path, content):
+    file = tmp_path / "scheduler.json"
+    file.write_bytes(content.encode("latin-1"))
+    with (
+        pytest.raises(InputError, match=r"scheduler\.json is no scheduler file.*check --scheduler"),
+        open_pool(where_and_what, tiny_model(), scheduler=str(file)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:9", "tcp://", "tcp://127.0.0.1:99999"])
+def test_what_is_no_address_of_a_scheduler_is_named(monkeypatch, address):
+    monkeypatch.setattr(cluster, "_CONNECT_S", 1.0)
+    with (
+        pytest.raises(InputError, match=r"no scheduler answers at .*check --scheduler"),
+        open_pool(where_and_what, tiny_model(), scheduler=address),
+    ):
+        pass
+
+
+def test_a_missing_gpu_is_told():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with (
+        pytest.raises(InputError, match="no GPU is found"),
+        open_pool(where_and_what, tiny_model(), device="cuda"),
+    ):
+        pass
+
+
+def test_a_missing_dask_cuda_is_told(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "dask_cuda", None)
+    with (
+        pytest.raises(InputError, match=r"GPUs need dask-cuda .*install subpixmap\[cuda\]"),
+        open_pool(where_and_what, tiny_model(), device="cuda"),
+    ):
+        pass
+
+
+def test_a_process_is_asked_for_each_gpu(monkeypatch):
+    """With a cluster of processes in the place of dask-cuda's: there is no GPU here."""
+    import torch
+    from distributed import LocalCluster
+
+    asked = []
+
+    def cluster_of(**options):
+        asked.append(options)
+        return LocalCluster(**options, processes=False, silence_logs=50)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=cluster_of))
+    with open_pool(where_and_what, tiny_model(), device="cuda") as pool:
+        assert results(pool, ["a"])["a"][0] == "a"
+    assert asked == [{"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}]
+
+
+def faults_of_a_freed_tensor(task, model):
+    import resource
+
+    import numpy as np
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        np.ones(2**18, np.float32)  # 1 MiB: 256 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_local_workers_keep_freed_memory():
+    with open_pool(faults_of_a_freed_tensor, tiny_model(), workers=1) as pool:
+        faults = results(pool, ["once"])["once"]
+    assert faults < 10 * 256  # handed back to the system each time it would be ten times as much

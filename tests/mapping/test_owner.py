@@ -1,0 +1,101 @@
+"""Of two runs in a folder one goes on; a dead owner does not stand in the way."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from subpixmap.errors import Refused
+from subpixmap.mapping import owner as runlock
+from subpixmap.mapping.owner import NAME, is_alive, read_owner, run_lock
+from tests.helpers.mapping_data import HOLD
+
+
+def holder(folder, seconds=60.0):
+    command = [sys.executable, "-c", HOLD, str(folder), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_second_run_is_refused_and_a_dead_owner_is_not_waited_for(tmp_path):
+    process = holder(tmp_path)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(Refused, match=rf"process {process.pid} on .* since 20"), run_lock(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert (tmp_path / NAME).exists()
+    with run_lock(tmp_path):
+        assert read_owner(tmp_path / NAME).pid == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("left_behind", [False, True])
+def test_of_many_at_once_exactly_one_goes_on(tmp_path, left_behind):
+    if left_behind:
+        dead = holder(tmp_path)
+        dead.stdout.readline()
+        dead.kill()
+        dead.wait()
+        dead.stdout.close()
+    processes = [holder(tmp_path, 3) for _ in range(6)]
+    said = [process.communicate()[0] for process in processes]
+    assert sorted(said) == ["held\n"] + ["refused\n"] * 5
+
+
+def test_the_holder_may_take_it_again_but_not_another_thread(tmp_path):
+    import threading
+
+    refused = []
+
+    def other():
+        try:
+            with run_lock(tmp_path):
+                pass
+        except Refused as error:
+            refused.append(error)
+
+    with run_lock(tmp_path):
+        with run_lock(tmp_path):
+            pass
+        assert (tmp_path / NAME).exists()
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert refused
+    assert not (tmp_path / NAME).exists()
+
+
+def test_an_owner_on_another_host_is_judged_by_its_heartbeat(tmp_path, monkeypatch):
+    monkeypatch.setattr(runlock, "BEAT_S", 0.05)
+    with run_lock(tmp_path):
+        path = tmp_path / NAME
+        os.utime(path, (1, 1))
+        time.sleep(0.4)
+        assert time.time() - path.stat().st_mtime < 60  # the heart beats
+        text = path.read_text()
+    raw = json.loads(text) | {"host": "elsewhere"}
+    path.write_text(json.dumps(raw))
+    assert is_alive(read_owner(path), path)
+    with pytest.raises(Refused, match="elsewhere"), run_lock(tmp_path):
+        pass
+    os.utime(path, (time.time() - 1000,) * 2)
+    with run_lock(tmp_path):
+        pass
+
+
+def test_a_number_used_again_is_another_process(tmp_path):
+    with run_lock(tmp_path):
+        raw = json.loads((tmp_path / NAME).read_text())
+    (tmp_path / NAME).write_text(json.dumps(raw | {"born": "1"}))  # our own number, another birth
+    with run_lock(tmp_path):
+        pass
+
+
+def test_a_garbled_lock_is_no_owner(tmp_path):
+    (tmp_path / NAME).write_text("{")
+    with run_lock(tmp_path):
+        pass

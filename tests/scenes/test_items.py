@@ -1,0 +1,149 @@
+"""The lock: one item for each acquisition and tile, whatever the catalogue answers."""
+
+import random
+import shutil
+
+import numpy as np
+import pytest
+import shapely
+
+from subpixmap.errors import InputError, VerificationFailed
+from subpixmap.periods import make_periods
+from subpixmap.scenes.items import by_acquisition, items_sha256, lattices, lock_items, read_lock, write_lock
+from subpixmap.scenes.source import find_items
+from tests.helpers import scenes_data
+
+PERIODS = make_periods("2020-2021")
+EVERYWHERE = shapely.box(-180, -90, 180, 90)
+SMALL = {"B02": 10, "B8A": 20}
+
+
+@pytest.fixture
+def found(tmp_path):
+    return [
+        scenes_data.make_item(
+            tmp_path, tile=tile, corner=corner, start=start, size_px=20, bands=SMALL, baseline=baseline
+        )
+        for tile, corner in (("51PTT", (300000.0, 1200000.0)), ("51PTS", (300000.0, 1199900.0)))
+        for start, baseline in (
+            ("20210105T021051", "05.00"),
+            ("20201231T021051", "02.14"),
+            ("20190101T021051", "02.14"),
+        )
+    ]
+
+
+def test_a_lock_does_not_depend_on_the_order_of_the_answer(found, tmp_path):
+    items = lock_items(found, PERIODS, list(SMALL))
+    assert [i.period for i in items] == ["2020", "2020", "2021", "2021"]
+    assert [i.offset_dn for i in items] == [0, 0, -1000, -1000]
+    assert list(by_acquisition(items)) == ["GS2A_20201231T021051_028940", "GS2A_20210105T021051_028940"]
+    write_lock(tmp_path / "a.parquet", items)
+    assert read_lock(tmp_path / "a.parquet") == items
+    shuffled = found * 3
+    random.Random(1).shuffle(shuffled)
+    again = lock_items(shuffled, PERIODS, list(SMALL))
+    assert again == items
+    write_lock(tmp_path / "b.parquet", again[::-1])
+    assert (tmp_path / "b.parquet").read_bytes() == (tmp_path / "a.parquet").read_bytes()
+
+
+def test_the_newest_baseline_wins_and_an_older_copy_changes_nothing(found, tmp_path):
+    older = scenes_data.make_item(tmp_path / "old", size_px=20, bands=SMALL, baseline="02.14")
+    assert lock_items([older, *found], PERIODS, list(SMALL)) == lock_items(found, PERIODS, list(SMALL))
+    assert lock_items([older], PERIODS, list(SMALL))[0].offset_dn == 0
+
+
+def test_the_hash_does_not_depend_on_the_folder(found, tmp_path):
+    scenes_data.write_collection(tmp_path / "items.json", found)
+    shutil.copytree(tmp_path, tmp_path.parent / "moved")
+    moved = (
+        (tmp_path.parent / "moved" / "items.json").read_text().replace(str(tmp_path), str(tmp_path.parent / "moved"))
+    )
+    (tmp_path.parent / "moved" / "items.json").write_text(moved)
+    there = find_items(str(tmp_path.parent / "moved" / "items.json"), EVERYWHERE, PERIODS)
+    items = lock_items(found, PERIODS, list(SMALL))
+    assert items_sha256(lock_items(there, PERIODS, list(SMALL))) == items_sha256(items)
+    assert items_sha256(items[:3]) != items_sha256(items)
+
+
+def test_missing_bands_are_named(found):
+    del found[0]["assets"]["blue"]
+    del found[1]["assets"]["scl"]
+    with pytest.raises(InputError) as error:
+        lock_items(found, PERIODS, list(SMALL))
+    assert found[0]["id"] in str(error.value)
+    assert "no asset for B02" in str(error.value)
+    assert "no asset for SCL" in str(error.value)
+
+
+def test_refused_items_can_be_told_instead(found):
+    del found[0]["assets"]["blue"]
+    refused = {}
+    items = lock_items(found, PERIODS, list(SMALL), refused=refused)
+    assert len(items) == 3
+    assert list(refused) == [found[0]["id"]]
+    assert "no asset for B02" in refused[found[0]["id"]]
+
+
+def test_lattices(found, tmp_path):
+    items = lock_items(found, PERIODS, list(SMALL))
+    (lattice,) = lattices(items, 10.0).values()
+    assert (lattice.epsg, lattice.resolution, lattice.x_phase, lattice.y_phase) == (32651, 10.0, 0.0, 0.0)
+    with pytest.raises(InputError, match="asset B02: pixels of 10 m"):
+        lattices(items, 20.0)
+    shifted = scenes_data.make_item(
+        tmp_path, tile="51PTR", corner=(300005.0, 1199800.0), start="20210106T021051", size_px=20, bands=SMALL
+    )
+    with pytest.raises(InputError, match=shifted["id"]):
+        lattices(lock_items([*found, shifted], PERIODS, list(SMALL)), 10.0)
+
+
+def test_a_damaged_lock_is_noticed(found, tmp_path):
+    path = tmp_path / "items.parquet"
+    write_lock(path, lock_items(found, PERIODS, list(SMALL)))
+    content = bytearray(path.read_bytes())
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(VerificationFailed):
+        read_lock(path)
+
+
+@pytest.mark.realdata
+def test_real_tiles_of_120_m_lie_60_m_apart_and_are_taken(real_data):
+    path = real_data / "sentinel2_120m" / "items_120m_fixed.json"
+    found = find_items(str(path), EVERYWHERE, make_periods(2023))
+    items = lock_items(found, make_periods(2023), ["B02", "B03", "B04", "B08"])
+    assert len(items) == 10
+    assert len(by_acquisition(items)) == 5
+    assert {i.offset_dn for i in items} == {0}
+    (lattice,) = lattices(items, 120.0).values()
+    assert (lattice.x_phase, lattice.y_phase) == (60.0, 0.0)
+    assert np.mod(5162220, 120) == 60
+
+
+def test_the_dialect_of_the_copernicus_data_space(tmp_path):
+    """JPEG 2000 by S3, names with resolutions, STAC 1.1, datatakes of EOPF: the same scene as in Earth Search."""
+    item = scenes_data.make_item(tmp_path, size_px=20, bands={"B02": 10, "B8A": 20})
+    (here,) = lock_items([item], PERIODS, ["B02", "B8A"])
+    props = item["properties"]
+    product = props["s2:product_uri"].removesuffix(".SAFE")
+    assets = {}
+    for band, asset in zip(("B02_10m", "B8A_20m", "SCL_20m"), item["assets"].values(), strict=True):
+        told = {"raster:offset": -0.1, "raster:scale": 0.0001} if band != "SCL_20m" else {}
+        told |= {key: asset[key] for key in ("proj:transform", "proj:shape")}
+        assets[band] = {"href": f"s3://eodata/Sentinel-2/{product}.SAFE/{band}.jp2", "bands": [{"name": band}], **told}
+    there = item | {"id": product, "stac_version": "1.1.0", "collection": "sentinel-2-l2a", "assets": assets}
+    there["properties"] = {
+        "datetime": props["datetime"],
+        "proj:code": "EPSG:32651",
+        "grid:code": props["grid:code"],
+        "processing:version": "5.00",
+        "eopf:datatake_id": props["s2:datatake_id"],
+        "eo:cloud_cover": props["eo:cloud_cover"],
+    }
+    (other,) = lock_items([there], PERIODS, ["B02", "B8A"])
+    assert (other.acquisition, other.tile, other.datetime) == (here.acquisition, here.tile, here.datetime)
+    assert (other.offset_dn, other.baseline, other.orbit) == (-1000, "05.00", 103)
+    for band, asset in other.assets.items():
+        assert (asset.transform, asset.shape) == (here.assets[band].transform, here.assets[band].shape)
+        assert asset.href.startswith("s3://eodata/")

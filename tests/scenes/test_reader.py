@@ -1,0 +1,98 @@
+"""The aligned reader: the file's pixels, nothing else; errors stay errors."""
+
+import pickle
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.windows import Window as RasterWindow
+
+from subpixmap.errors import InputError
+from subpixmap.scenes import reader
+from subpixmap.scenes.items import Asset
+from tests.helpers import scenes_data
+
+
+@pytest.fixture
+def raster(tmp_path):
+    values = np.arange(1, 300 * 300 + 1, dtype=np.uint32).astype(np.uint16).reshape(300, 300)
+    transform = (10.0, 0.0, 300000.0, 0.0, -10.0, 1200000.0)
+    path = tmp_path / "B04.tif"
+    scenes_data.write_raster(path, values, transform)
+    return Asset(str(path), transform, (300, 300)), values
+
+
+def make(asset, bounds):
+    return reader.AlignedReader(
+        rasters=reader.Rasters({asset.href: (asset, asset)}),
+        url=asset.href,
+        spec=SimpleNamespace(bounds=bounds, epsg=32651),
+        dtype=np.dtype(np.uint16),
+        fill_value=0,
+    )
+
+
+def test_windows_inside_across_and_outside_the_file(raster):
+    asset, values = raster
+    padded = np.pad(values, 50)
+    grid = make(asset, (299500.0, 1196500.0, 303500.0, 1200500.0))
+    for row, col, size in [(0, 0, 400), (60, 70, 17), (0, 0, 50), (0, 0, 51), (340, 100, 60), (349, 349, 51)]:
+        np.testing.assert_array_equal(
+            grid.read(RasterWindow(col, row, size, size)), padded[row : row + size, col : col + size]
+        )
+
+
+def test_survives_pickling(raster):
+    asset, values = raster
+    grid = pickle.loads(pickle.dumps(make(asset, asset.bounds)))
+    np.testing.assert_array_equal(grid.read(RasterWindow(0, 0, 300, 300)), values)
+
+
+def test_a_file_is_opened_once_and_the_pool_is_bounded(raster, tmp_path, monkeypatch):
+    asset, values = raster
+    opened = []
+    monkeypatch.setattr(
+        rasterio, "open", partial(lambda f, *a, **k: (opened.append(a[0]), f(*a, **k))[1], rasterio.open)
+    )
+    monkeypatch.setattr(reader, "OPEN_FILES", 2)
+    for _ in range(5):
+        reader.read_window(asset, RasterWindow(0, 0, 10, 10), 32651)
+    assert opened == [asset.href]
+    for name in "abc":
+        path = tmp_path / f"{name}.tif"
+        scenes_data.write_raster(path, values, asset.transform)
+        reader.read_window(Asset(str(path), asset.transform, asset.shape), RasterWindow(0, 0, 10, 10), 32651)
+    assert len(reader._threads.pool) == 2
+
+
+def test_a_missing_or_broken_file_is_an_error_and_no_nodata(raster, tmp_path, monkeypatch):
+    monkeypatch.setattr(reader.time, "sleep", lambda s: None)
+    asset, _ = raster
+    content = (tmp_path / "B04.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(content[: len(content) // 2])
+    for name in ("missing.tif", "cut.tif"):
+        broken = Asset(str(tmp_path / name), asset.transform, asset.shape)
+        with pytest.raises(reader.ReadFailed, match=name):
+            reader.read_window(broken, RasterWindow(0, 0, 300, 300), 32651)
+
+
+@pytest.mark.parametrize(
+    ("transform", "shape"),
+    [
+        ((10.0, 0.0, 300010.0, 0.0, -10.0, 1200000.0), (300, 300)),
+        ((10.0, 0.0, 300000.0, 0.0, -10.0, 1200000.0), (300, 301)),
+    ],
+)
+def test_the_header_of_the_file_is_the_truth(raster, transform, shape):
+    with pytest.raises(InputError, match="but its item declares"):
+        reader.read_window(Asset(raster[0].href, transform, shape), RasterWindow(0, 0, 10, 10), 32651)
+
+
+def test_only_rasters_are_opened(raster, tmp_path):
+    vrt = '<VRTDataset rasterXSize="300" rasterYSize="300"/>'
+    (tmp_path / "B04.vrt").write_text(vrt)
+    for href in (vrt, str(tmp_path / "B04.vrt"), "WMS:http://127.0.0.1/", "/etc/passwd"):
+        with pytest.raises(InputError, match="is not opened"):
+            reader.read_window(Asset(href, raster[0].transform, (300, 300)), RasterWindow(0, 0, 10, 10), 32651)

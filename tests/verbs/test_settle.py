@@ -1,0 +1,232 @@
+"""The catalogue is asked once for a period, again when told to; what is refused or missing is told."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from subpixmap.errors import InputError, Refused
+from subpixmap.model.checkpoint import save_model
+from subpixmap.scenes import reader
+from subpixmap.scenes.cube import open_cube
+from subpixmap.scenes.items import read_lock, read_notes
+from subpixmap.verbs import run as pipeline
+from tests.helpers import mapping_data, scenes_data, stac_server
+
+# No offset: what lies on dark ground is as dark as it should be.
+WHERE = {"bands": mapping_data.BANDS, "size_px": 256, "baseline": "02.14"}
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Options of a run over a tile of 2.5 km, and one item a year."""
+    model = mapping_data.tiny_model()
+    save_model(tmp_path / "tiny.safetensors", model.net, model.card)
+    items = [scenes_data.make_item(tmp_path, start=f"{year}0305T021051", **WHERE) for year in (2021, 2022)]
+    west, south, east, north = items[0]["bbox"]
+    options = {
+        "region": f"{west + 0.002},{south + 0.002},{east - 0.002},{north - 0.002}",
+        "years": "2021-2022",
+        "model": str(tmp_path / "tiny.safetensors"),
+        "out": tmp_path / "out",
+        "workers": 0,
+        "block": 256,
+        "quiet": True,
+    }
+
+    def request(found=items, **changed):
+        path = scenes_data.write_collection(tmp_path / "items.json", found)
+        return pipeline.Request(**{**options, "source": (str(path),), **changed})
+
+    return items, request
+
+
+def test_a_refreshed_period_is_as_if_it_had_been_asked_for_later(place, tmp_path, capsys):
+    items, request = place
+    later = [*items, scenes_data.make_item(tmp_path, start="20220705T021051", seed=5, **WHERE)]
+    pipeline.run(request())
+    before = pd.read_csv(tmp_path / "out" / "counts.csv")
+    pipeline.run(request(later))  # asked once: what came later is not seen
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "counts.csv"), before)
+    records = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "ledger").glob("*.json")}
+    with pytest.raises(Refused, match="subpixmap run --refresh 2022"):
+        pipeline.plan(request(later, refresh=("2022",)))
+    assert len(read_lock(tmp_path / "out" / "items.parquet")) == 2
+
+    pipeline.run(request(later, refresh=("2022",)))
+    touched = [path for path, when in records.items() if path.stat().st_mtime_ns != when]
+    assert touched
+    assert all("2022" in path.name for path in touched)
+    pipeline.run(request(later, out=tmp_path / "once"))
+    for name in ("counts.csv", "items.parquet"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "once" / name).read_bytes(), name
+    after = pd.read_csv(tmp_path / "out" / "counts.csv")
+    changed = set(after.period[after.items_sha256 != before.items_sha256])
+    assert {str(period) for period in changed} == {"2022"}
+
+
+def test_refreshing_what_has_not_changed_maps_nothing(place, tmp_path):
+    _, request = place
+    pipeline.run(request())
+    records = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "ledger").glob("*.json")}
+    pipeline.plan(request(refresh=("2021", "2022")))
+    pipeline.run(request(refresh=("2021",)))
+    assert {path: path.stat().st_mtime_ns for path in records} == records
+
+
+@pytest.mark.parametrize(("options", "words"), [({"refresh": ("2020",)}, "2021, 2022"), ({"every": "scene"}, "--out")])
+def test_what_cannot_be_refreshed_is_said(place, options, words):
+    with pytest.raises(InputError, match=f"--refresh.*{words}"):
+        place[1](**{"refresh": ("2021",), **options})
+
+
+def test_refused_items_stop_a_run_or_are_left_out_and_told(place, tmp_path, capsys):
+    items, request = place
+    lacking, bright = (
+        scenes_data.make_item(tmp_path, start=start, **WHERE) for start in ("20210405T021051", "20220405T021051")
+    )
+    del lacking["assets"]["blue"]
+    for asset in bright["assets"].values():  # it says that its pixels have the offset, but they do not
+        asset["raster:bands"][0]["offset"] = -0.1
+    for key in ("s2:product_uri", "s2:datatake_id"):
+        bright["properties"][key] = bright["properties"][key].replace("0214", "0500").replace("02.14", "05.00")
+    bright["properties"]["s2:processing_baseline"] = "05.00"
+    found = [*items, lacking, bright]
+    with pytest.raises(InputError, match=rf"{lacking['id']} has no asset for B02.*--allow-partial goes on"):
+        pipeline.plan(request(found))
+    with pytest.raises(InputError, match=f"{bright['id']}: dark ground has reflectance -0.0"):
+        pipeline.plan(request([*items, bright]))
+    with pytest.raises(InputError) as error:
+        pipeline.plan(request([lacking], allow_partial=True))
+    assert "--allow-partial" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+    pipeline.run(request(found, allow_partial=True))
+    lock = tmp_path / "out" / "items.parquet"
+    assert [item.id for item in read_lock(lock)] == [item["id"] for item in items]
+    assert {item.dark_check for item in read_lock(lock)} == {"agrees"}
+    assert list(read_notes(lock)["refused"]) == [lacking["id"], bright["id"]]
+    events = [json.loads(line) for line in (tmp_path / "out" / "run.log").read_text().splitlines()]
+    assert [e["item"] for e in events if e["event"] == "item refused"] == [lacking["id"], bright["id"]]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Items refused" in page
+    assert bright["id"] in page
+
+    # Asked again, one of them is as it should be; the other period's stays refused.
+    capsys.readouterr()
+    lacking["assets"]["blue"] = items[0]["assets"]["blue"]
+    pipeline.run(request(found, allow_partial=True, refresh=("2021",)))
+    assert list(read_notes(lock)["refused"]) == [bright["id"]]
+    assert len(read_lock(lock)) == 3
+
+
+def test_a_plan_says_what_is_missing(place, capsys):
+    items, request = place
+    west, south, _, north = items[0]["bbox"]
+    options = {"years": "2020-2021", "region": f"{west - 0.2},{south + 0.002},{west + 0.01},{north - 0.002}"}
+    pipeline.plan(request(verbose=True, **options))
+    text = capsys.readouterr().out
+    shown = {line[:14].strip(): line[14:] for line in text.splitlines() if line[0] != " "}
+    assert shown["baselines"] == "2021: 1 of 02.14"
+    assert shown["no items for"].startswith("1 (51P")
+    assert shown["no items in"].startswith("23 (2020-01, 2020-02")
+    assert shown["per tile"].startswith("1 tiles with 1 to 1 acquisitions")
+    assert "51PTT  2021    .   .   1   ." in text
+
+
+def test_one_item_that_lacks_bands_does_not_decide_the_model(place, tmp_path):
+    from subpixmap.scenes.cube import common_bands
+
+    items, _ = place
+    lacking = {**items[0], "assets": {k: v for k, v in items[0]["assets"].items() if k != "swir16"}}
+    assert common_bands([*items, lacking], least=0.5) == list(mapping_data.BANDS)
+    assert common_bands([*items, lacking]) == ["B02", "B08"]
+
+
+def served(stac, items, name, change=None):
+    """The items as a catalogue serves them under names of its own."""
+    stac.items = json.loads(json.dumps(items))
+    for item in stac.items:
+        item |= {"id": item["id"].replace("L2A", name), "collection": "sentinel-2-l2a"}
+        for asset in item["assets"].values():
+            asset["href"] = asset["href"].replace(str(stac.files), stac.url)
+        if change:
+            change(item)
+    return stac.items
+
+
+def spoil(item):
+    """An offset that its baseline does not have, a place that its files do not have, a file that is not there."""
+    month = item["properties"]["datetime"][:7]
+    for name, asset in item["assets"].items():
+        if month == "2021-04" and name != "scl":
+            asset["raster:bands"][0]["offset"] = -0.1
+        if month == "2021-06":
+            asset["proj:transform"][2] += 120
+    if month == "2022-04":
+        item["assets"]["scl"]["href"] += "f"
+
+
+@pytest.fixture
+def two_servers(place, tmp_path, monkeypatch):
+    """Two catalogues of the same five scenes; the first one's last three cannot be taken."""
+    monkeypatch.setattr(reader, "BACKOFF_S", 0.01)
+    starts = ("20210405T021051", "20210605T021051", "20220405T021051")
+    items = [*place[0], *(scenes_data.make_item(tmp_path, start=start, seed=9, **WHERE) for start in starts)]
+    with stac_server.serve() as first, stac_server.serve() as second:
+        first.files = second.files = tmp_path
+        served(first, items, "first", spoil)
+        served(second, items, "second")
+        yield first, second, {"collection": "sentinel-2-l2a", "source": (first.url, second.url)}
+
+
+def test_what_cannot_be_taken_from_the_first_source_comes_from_the_next(place, two_servers, tmp_path, capsys):
+    first, second, options = two_servers
+    bad, good = ([item["id"] for item in stac.items] for stac in (first, second))
+    alone = options | {"source": (first.url,)}
+    with pytest.raises(InputError, match=f"{bad[2]} has baseline 02.14, which has no offset.*--allow-partial"):
+        pipeline.plan(place[1](**alone))
+    assert not (tmp_path / "out").exists()
+
+    job = pipeline.plan(place[1](**options))
+    assert sorted(item.id for item in job.items) == sorted([*bad[:2], *good[2:]])
+    assert all(item.assets["B02"].href.startswith(second.url) == (item.id in good) for item in job.items)
+    told = read_notes(tmp_path / "out" / "items.parquet")["refused"]
+    assert list(told) == sorted(bad[2:])
+    for number, why in ((2, "which has no offset"), (3, "but its item declares"), (4, "could not be read")):
+        assert why in told[bad[number]]
+        assert told[bad[number]].endswith(f"; {good[number]} of {second.url} stands in for it")
+    assert f"{good[2]} of {second.url} stands in for it" in capsys.readouterr().out
+
+
+def test_a_fallback_that_is_not_needed_is_not_looked_at(place, two_servers, tmp_path):
+    first, second, options = two_servers
+    job = pipeline.plan(place[1](**options | {"source": (second.url, first.url)}))
+    assert sorted(item.id for item in job.items) == sorted(item["id"] for item in second.items)
+    assert not job.refused
+    assert not [path for path in first.requests if path.endswith(".tif")]
+
+
+def test_what_every_source_has_wrong_stops_a_run(place, two_servers, tmp_path):
+    first, second, options = two_servers
+    bad, good = first.items[2]["id"], second.items[2]["id"]
+    del second.items[2]["assets"]["nir"]
+    with pytest.raises(InputError, match=rf"{bad} has baseline.*{good} has no asset for B08.*--allow-partial"):
+        pipeline.plan(place[1](**options))
+    job = pipeline.plan(place[1](**options, allow_partial=True))
+    assert len(job.items) == 4
+    assert "stands in" not in job.refused[bad] + job.refused[good]
+
+
+def test_a_cube_takes_from_the_next_source_too(two_servers):
+    first, second, options = two_servers
+    where = {"bands": ["B02"], "months": [3, 4], "collection": options["collection"]}
+    box = tuple(first.items[0]["bbox"])
+    with pytest.raises(InputError, match=f"{first.items[2]['id']} has baseline 02.14, which has no offset"):
+        open_cube(box, 2021, source=first.url, **where)
+    cube = open_cube(box, 2021, source=options["source"], **where)
+    assert list(cube.time.dt.month.values) == [3, 4]
+    assert first.requests["/search"] == 2 * second.requests["/search"] > 0
+    expected = open_cube(box, 2021, source=second.url, **where)
+    np.testing.assert_array_equal(cube.reflectance.values, expected.reflectance.values)

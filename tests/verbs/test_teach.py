@@ -1,0 +1,197 @@
+"""The verbs that make a model, from points to a card."""
+
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+
+from subpixmap.errors import InputError, Refused
+from subpixmap.model.checkpoint import load_model
+from subpixmap.reference.folder import read_reference, reference_sha256
+from subpixmap.reference.points import read_points
+from subpixmap.reference.reference import Reference, make_reference
+from subpixmap.region.units import read_area
+from subpixmap.training.config import TrainConfig
+from subpixmap.training.from_reference import Scheme, evaluate_on, learn_from
+from subpixmap.verbs.teach import evidence_of
+from tests.helpers.reference_data import EPSG, Painted, paint
+
+SMALL = TrainConfig(
+    steps=60, batch=4, crop=16, rate=0.01, head_rate=0.5, warmup=5, average=0.9, threads=1, save_every=60
+)
+SHAPE = {"width": 8, "mid": 4, "blocks": 1}
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory: pytest.TempPathFactory) -> Painted:
+    return paint(tmp_path_factory.mktemp("painted"))
+
+
+@pytest.fixture(scope="module")
+def made(painted: Painted) -> Reference:
+    return make_reference(read_points(painted.points), read_area(painted.labelled), "2021-03", border=3)
+
+
+@pytest.fixture(scope="module")
+def taught(painted: Painted, made: Reference, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    path = tmp_path_factory.mktemp("taught") / "palms.safetensors"
+    model, errors = learn_from(
+        made, str(painted.source), path, reference_sha256="abc", scheme=Scheme(tile=40), config=SMALL, progress=None,
+        evidence="simulated", **SHAPE,
+    )  # fmt: skip
+    return path, model, errors
+
+
+def test_it_learns_what_the_scenes_show_and_says_so_in_its_card(taught: tuple, made: Reference) -> None:
+    path, model, errors = taught
+    card = load_model(path).card
+    assert card == model.card
+    assert errors["coconut"]["empty_land"]["n_ha"] > 0  # the draw gives each split its empty land
+    assert errors["coconut"]["1 ha"]["r2"] > 0.8
+    assert abs(errors["coconut"]["total"]["error_pct"]) < 15
+    assert card.error["coconut"]["total"]["reference"] == pytest.approx(
+        errors["coconut"]["total"]["reference"], rel=1e-3
+    )
+    assert card.calibration["coconut"][1] > 0
+    assert card.training["calibrated_on"]["coconut"]["ha"] > 10
+    assert card.evidence == "simulated"
+    assert card.halo == 3
+    splits = card.training["splits"]
+    names = [name for split in splits.values() for name in split["units"]]
+    assert sorted(names) == sorted(made.names)
+    assert any("not estimates" in text for text in card.limits)
+
+
+def test_calibration_is_judged_before_and_after_on_other_mixes(taught: tuple) -> None:
+    _, _, errors = taught
+    told = errors["coconut"]["calibration"]
+    for stage in ("before", "after"):
+        assert set(told[stage]) == {"all_pct", "sparse_pct", "dense_pct", "empty_per_ha"}
+    background, slope = taught[1].card.calibration["coconut"]
+    assert told["after"]["empty_per_ha"] == pytest.approx(
+        (told["before"]["empty_per_ha"] - 100 * background) * slope, abs=1e-3
+    )
+
+
+def test_the_same_test_land_is_found_again(painted: Painted, made: Reference, taught: tuple) -> None:
+    _, model, errors = taught
+    again = evaluate_on(model, made, str(painted.source), reference_sha256="abc", progress=None)
+    assert again["split"] == "test"
+    assert again["coconut"]["total"] == pytest.approx(errors["coconut"]["total"])
+    everywhere = evaluate_on(model, made, str(painted.source), reference_sha256="abc", split="all", progress=None)
+    assert everywhere["groups"] == 9
+
+
+def test_land_that_it_was_taught_on_is_no_test(
+    painted: Painted, made: Reference, taught: tuple, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, model, _ = taught
+    errors = evaluate_on(model, made, str(painted.source), reference_sha256="another", progress=None)
+    assert errors["split"] == "all"
+    assert "9 areas" in caplog.text
+    assert "no test of it" in caplog.text
+    with pytest.raises(Refused, match="was not taught from this reference"):
+        evaluate_on(model, made, str(painted.source), reference_sha256="another", split="test", progress=None)
+
+
+def test_a_model_and_a_reference_must_fit(painted: Painted, made: Reference, taught: tuple) -> None:
+    _, model, _ = taught
+    olives = dataclasses.replace(made, objects={"olive": "olive"}, measure={"olive": "count"})
+    with pytest.raises(InputError, match="the reference holds no coconut"):
+        evaluate_on(model, olives, str(painted.source), progress=None)
+    coarse = dataclasses.replace(made, resolution=20.0)
+    with pytest.raises(Refused, match="trained at 10 m, the input has 20 m"):
+        evaluate_on(model, coarse, str(painted.source), progress=None)
+    more = dataclasses.replace(
+        model, card=dataclasses.replace(
+            model.card, bands=("B02", "B04", "B11"), input_mean=(0.1,) * 3, input_std=(0.1,) * 3
+        )
+    )  # fmt: skip
+    with pytest.raises(InputError, match="B11"):
+        evaluate_on(more, made, str(painted.source), progress=None)
+
+
+def test_background_is_told_by_land_cover(painted: Painted, made: Reference, taught: tuple, tmp_path: Path) -> None:
+    path = tmp_path / "cover.tif"
+    values = np.full(painted.window.shape, 10, np.uint8)
+    values[80:] = 40
+    with rasterio.open(
+        path, "w", driver="GTiff", width=160, height=160, count=1, dtype="uint8", crs=EPSG,
+        transform=painted.lattice.transform(painted.window),
+    ) as raster:  # fmt: skip
+        raster.write(values, 1)
+    options = {"reference_sha256": "abc", "split": "all", "progress": None}
+    errors = evaluate_on(taught[1], made, str(painted.source), land_cover=path, **options)
+    background = errors["coconut"]["background"]
+    assert set(background) == {"all", "tree cover", "cropland"}
+    assert background["all"]["km2"] == pytest.approx(background["tree cover"]["km2"] + background["cropland"]["km2"])
+
+
+def test_dates_of_the_test_are_held_out(painted: Painted, made: Reference, tmp_path: Path) -> None:
+    scheme = Scheme(tile=40, test_years="2022")
+    with pytest.raises(InputError, match="none of 0 acquisitions is clear"):
+        learn_from(made, str(painted.source), tmp_path / "m.safetensors", scheme=scheme, progress=None, **SHAPE)
+
+
+def test_learn_in_one_command(painted: Painted, subpixmap, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "new" / "palms.safetensors"
+    small = ("--width", 8, "--mid", 4, "--blocks", 1, "--border", 3, "--steps", 30, "--tile", 40)
+    where = ("--labelled", painted.labelled, "--image-date", "2021-03", "--source", painted.source)
+    assert subpixmap("learn", painted.points, *where, "-o", path, *small, "--evidence", "simulated") == 0
+    assert str(path) in capsys.readouterr().out
+    metrics = json.loads(path.with_suffix(".metrics.json").read_text())
+    assert metrics["coconut"]["total"]["reference"] > 100
+    assert path.with_suffix(".metrics.coconut.png").stat().st_size > 5000
+    folder = path.with_suffix(".reference")
+    assert load_model(path).card.training["reference_sha256"] == reference_sha256(folder)
+    assert read_reference(folder).points["coconut"] == painted.x.size
+    out = tmp_path / "metrics.json"
+    assert subpixmap("evaluate", path, "--reference", folder, "--source", painted.source, "-o", out) == 0
+    again = json.loads(out.read_text())
+    assert again["coconut"]["total"] == metrics["coconut"]["total"]
+    assert subpixmap("models", path) == 0
+    told = capsys.readouterr().out
+    for word in ("evidence", "simulated", "coconut total", "limits", "not estimates"):
+        assert word in told
+
+
+def test_bad_input_ends_with_exit_code_2(
+    painted: Painted, subpixmap, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def refused(*arguments: object) -> str:
+        assert subpixmap(*arguments) == 2
+        told = capsys.readouterr().err
+        assert len(told.strip().splitlines()) <= 2
+        return told
+
+    where = ("--labelled", painted.labelled, "--image-date", "2021-03", "-o", tmp_path / "ref")
+    bare = tmp_path / "bare.gpkg"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")  # that is the point
+        gpd.read_parquet(painted.points).set_crs(None, allow_override=True).to_file(bare)
+    told = f"bare.gpkg has no coordinate reference system ({painted.x.size} rows)"
+    assert told in refused("reference", bare, *where)
+    assert "--image-date 'spring'" in refused(
+        "reference", painted.points, "--labelled", painted.labelled, "--image-date", "spring", "-o", tmp_path / "ref"
+    )
+    assert "--correct-shift needs imagery" in refused("reference", painted.points, *where, "--correct-shift")
+    assert not (tmp_path / "ref").exists()
+    assert "holds no reference data" in refused(
+        "train", "--reference", tmp_path, "--source", painted.source, "-o", tmp_path / "m.safetensors"
+    )
+    assert "give either --reference" in refused("train", "-o", tmp_path / "m.safetensors")
+    assert "give either --reference" in refused("evaluate", "demo-s2")
+    assert "the simulator has no mango" in refused("evaluate", "demo-s2", "--simulated", 4000, "--objects", "mango")
+
+
+def test_a_simulated_source_is_told_from_a_real_one(tmp_path: Path) -> None:
+    (tmp_path / "country.json").write_text("{}")
+    (tmp_path / "catalog.json").write_text("{}")
+    assert evidence_of([str(tmp_path / "catalog.json")]) == "simulated"
+    assert evidence_of(["earth-search", str(tmp_path)]) == "simulated"
+    assert evidence_of(["earth-search"]) == "sentinel-2"
