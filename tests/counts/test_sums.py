@@ -9,67 +9,13 @@ import shapely
 
 from subpixmap.counts.count import count_blocks
 from subpixmap.counts.fractions import unit_fractions, zonal_sums
-from subpixmap.counts.rows import COLUMNS, FLAGS, Facts
-from subpixmap.counts.sums import MapBlock
+from subpixmap.counts.rows import COLUMNS, FLAGS
 from subpixmap.counts.units import prepare_units
 from subpixmap.errors import InputError
 from subpixmap.grid import Block, Lattice, Window, owned
 from subpixmap.mapping.zones import plan_zones
 from subpixmap.periods import Period
-
-ZONE51 = Lattice(32651, 10.0)
-YEARS = tuple(Period(str(year), date(year, 1, 1), date(year, 12, 31)) for year in (2018, 2019))
-
-
-def facts(periods=YEARS, objects=("coconut",), evidence="simulated"):
-    return Facts(
-        objects={name: f"{name}, visible" for name in objects},
-        measures={name: "occupancy" if name == "car" else "count" for name in objects},
-        periods=tuple(periods),
-        resolution=10.0,
-        evidence=evidence,
-        model_id="demo-s2",
-        model_sha256="a" * 64,
-        items_sha256={period.label: f"items {period.label}" for period in periods},
-        run_id="0123456789abcdef",
-        software_version="0.1.0",
-    )
-
-
-def map_block(block, counts, chunks=None, *, n_obs=None, cells=None):
-    """A block of a map held in memory: counts {period: (object, y, x)}, NaN where not observed."""
-
-    def record(period):
-        return (cells or {}).get(period, {}) if period in counts else None
-
-    def read(periods, names):
-        for period in periods:
-            count = counts[period].astype(np.float32)
-            observed = np.isfinite(count[0])
-            clear = observed.astype(np.uint16) if n_obs is None else n_obs
-            presence = np.where(observed, count > 0, np.nan).astype(np.float32)
-            arrays = {"count": count, "presence": presence, "n_obs": clear}
-            yield {name: stacked(arrays[name], chunks, block) for name, chunks in names.items()}
-
-    chunks = tuple(block.chunks()) if chunks is None else tuple(chunks)
-    return MapBlock(block.lattice, block.window, chunks, record, read)
-
-
-def stacked(array, chunks, block):
-    """(..., y, x) of a block -> (..., chunk, 256, 256)."""
-    parts = [array[(..., *chunk.slices(block.window))] for chunk in chunks]
-    return np.stack(parts, -3) if parts else np.empty((*array.shape[:-2], 0, 256, 256), array.dtype)
-
-
-def frame(polygons, *, epsg=32651, ids=None, **columns):
-    ids = ids or [f"{i:03d}" for i in range(len(polygons))]
-    return gpd.GeoDataFrame({"unit_id": ids, **columns}, geometry=list(polygons), crs=epsg)
-
-
-def corner(window, lattice=ZONE51):
-    west, south, east, north = lattice.bounds(window)
-    return west, south, east, north
-
+from tests.helpers.map_blocks import YEARS, ZONE51, corner, facts, frame, map_block, stacked
 
 # By hand --------------------------------------------------------------------------------------------------------------
 

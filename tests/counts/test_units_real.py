@@ -11,7 +11,7 @@ from subpixmap.counts.count import count_blocks
 from subpixmap.grid import Block
 from subpixmap.periods import Period
 from subpixmap.region import read_units
-from tests.counts.test_sums import ZONE51, facts, map_block
+from tests.helpers.map_blocks import ZONE51, facts, map_block
 
 pytestmark = pytest.mark.realdata
 

@@ -10,28 +10,7 @@ import torch
 from subpixmap.errors import InputError
 from subpixmap.model.checkpoint import Card, Model, load_model, save_model, shipped_models
 from subpixmap.model.net import DensityNet
-
-
-def small_card(**changes: object) -> Card:
-    card = Card(
-        name="small",
-        bands=("B02", "B08"),
-        objects={"coconut": "crown over 2 m", "car": "parked car"},
-        measure={"coconut": "count", "car": "occupancy"},
-        input_mean=(0.05, 0.3),
-        input_std=(0.02, 0.1),
-        input_low=(0.0, 0.02),
-        input_high=(0.3, 0.7),
-        evidence="simulated",
-        width=8,
-        mid=4,
-        blocks=2,
-        halo=4,
-        calibration={"coconut": (0.01, 1.1)},
-        training={"seeds": [1, 2]},
-        limits=("a test",),
-    )
-    return dataclasses.replace(card, **changes)
+from tests.helpers.cards import small_card
 
 
 @pytest.fixture

@@ -11,20 +11,7 @@ from subpixmap.model.net import (
     turned,
     turned_back,
 )
-
-
-def lively(net: DensityNet, seed: int = 0) -> DensityNet:
-    """Give batch normalisation statistics as training would, so that folding and clipping have something to do."""
-    gen = torch.Generator().manual_seed(seed)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.3, 0.3, generator=gen)
-            module.running_var.uniform_(0.5, 2.0, generator=gen)
-            module.weight.data.uniform_(0.5, 1.5, generator=gen)
-            module.bias.data.uniform_(-0.2, 0.2, generator=gen)
-    for block in net.blocks:
-        block.bn3.weight.data *= 6  # as much from the block as from its skip: the whole receptive field matters
-    return net.eval()
+from tests.helpers.cards import lively
 
 
 @pytest.mark.parametrize(("width", "mid", "millions"), [(256, 64, 0.53), (128, 32, 0.14)])

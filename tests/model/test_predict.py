@@ -8,8 +8,7 @@ import xarray as xr
 from subpixmap.errors import InputError, Refused
 from subpixmap.model.checkpoint import Card, Model
 from subpixmap.model.predict import TILE, out_of_domain, predict, predict_block
-from tests.model.test_checkpoint import small_card
-from tests.model.test_net import lively
+from tests.helpers.cards import lively, small_card
 
 BANDS = ("B02", "B03", "B04", "B08")
 

@@ -7,7 +7,7 @@ from subpixmap.errors import InputError
 from subpixmap.reference.patches import Patches
 from subpixmap.training.baselines import BASELINES, features, fit_baseline
 from subpixmap.training.config import TrainConfig
-from tests.reference.test_patches import BANDS, HALO, OBJECTS, some_patches
+from tests.helpers.patches import BANDS, HALO, OBJECTS, some_patches
 
 QUICK = TrainConfig(steps=4, batch=2, crop=40, warmup=1, threads=1)
 

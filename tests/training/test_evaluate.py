@@ -18,9 +18,8 @@ from subpixmap.training.evaluate import (
     presence_errors,
     table,
 )
-from tests.model.test_checkpoint import small_card
-from tests.model.test_net import lively
-from tests.reference.test_patches import BANDS, HALO, OBJECTS, some_patches
+from tests.helpers.cards import lively, small_card
+from tests.helpers.patches import BANDS, HALO, OBJECTS, some_patches
 
 
 def a_model() -> Model:

@@ -8,8 +8,8 @@ from subpixmap.model.net import DensityNet
 from subpixmap.training.config import TrainConfig
 from subpixmap.training.optimize import KernelMuon, make_optimizers
 from subpixmap.training.train import train
-from tests.reference.test_patches import some_patches
-from tests.training.test_train import SMALL, a_card, weights
+from tests.helpers.patches import some_patches
+from tests.helpers.trainings import SMALL, a_card, weights
 
 ADAMW = dataclasses.replace(SMALL, muon_rate=0.0)
 

@@ -14,10 +14,9 @@ import pytest
 import torch
 
 from subpixmap.errors import InputError
-from subpixmap.model.checkpoint import Card, load_model, save_model
+from subpixmap.model.checkpoint import load_model, save_model
 from subpixmap.model.net import Averaged, StridedNet
 from subpixmap.model.predict import predict_block
-from subpixmap.reference.patches import Patches
 from subpixmap.training import from_simulator as simulated
 from subpixmap.training.calibrate import calibrate, calibrate_trimmed
 from subpixmap.training.config import SIMULATED
@@ -37,20 +36,8 @@ from subpixmap.training.train import (
     train,
 )
 from subpixmap.verbs import teach as learning
-from tests.model.test_checkpoint import small_card
-from tests.reference.test_patches import BANDS, OBJECTS, some_patches
-
-SMALL = TrainConfig(steps=6, batch=4, crop=16, warmup=2, threads=1, log_every=2, save_every=3)
-
-
-def a_card(patches: Patches, **changes: object) -> Card:
-    return small_card(
-        bands=BANDS, objects=dict.fromkeys(OBJECTS, ""), calibration={}, **input_statistics(patches), **changes
-    )
-
-
-def weights(model: object) -> list[torch.Tensor]:
-    return [v.clone() for k, v in model.net.state_dict().items() if "num_batches" not in k]  # type: ignore[attr-defined]
+from tests.helpers.patches import BANDS, OBJECTS, some_patches
+from tests.helpers.trainings import SMALL, a_card, weights
 
 
 def test_it_learns_and_calibration_makes_totals_right() -> None:

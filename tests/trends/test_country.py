@@ -16,7 +16,7 @@ from subpixmap.mapping.ledger import cell_sums
 from subpixmap.periods import Period
 from subpixmap.trends.changes import trend
 from subpixmap.trends.slopes import theil_sen
-from tests.counts.test_sums import ZONE51, facts, frame, map_block
+from tests.helpers.map_blocks import ZONE51, facts, frame, map_block
 
 YEARS = range(2018, 2024)
 PERIODS = tuple(Period(str(year), date(year, 1, 1), date(year, 12, 31)) for year in YEARS)

@@ -16,7 +16,7 @@ from subpixmap.errors import InputError
 from subpixmap.export.formats import read_accounts, read_table
 from subpixmap.trends.changes import TREND_COLUMNS
 from subpixmap.verbs import run as pipeline
-from tests.counts.test_count import PERIODS, REGION, make_plan, make_run
+from tests.helpers.run_folders import PERIODS, REGION, make_plan, make_run
 
 DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
 

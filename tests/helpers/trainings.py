@@ -1,0 +1,21 @@
+"""A training of a few steps: its settings, the card of its network and the weights it ends with."""
+
+import torch
+
+from subpixmap.model.checkpoint import Card
+from subpixmap.reference.patches import Patches
+from subpixmap.training.train import TrainConfig, input_statistics
+from tests.helpers.cards import small_card
+from tests.helpers.patches import BANDS, OBJECTS
+
+SMALL = TrainConfig(steps=6, batch=4, crop=16, warmup=2, threads=1, log_every=2, save_every=3)
+
+
+def a_card(patches: Patches, **changes: object) -> Card:
+    return small_card(
+        bands=BANDS, objects=dict.fromkeys(OBJECTS, ""), calibration={}, **input_statistics(patches), **changes
+    )
+
+
+def weights(model: object) -> list[torch.Tensor]:
+    return [v.clone() for k, v in model.net.state_dict().items() if "num_batches" not in k]  # type: ignore[attr-defined]
