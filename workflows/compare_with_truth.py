@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from subpixmap.mapping.plan import read_plan
-from subpixmap.simulate.demo import truth_of
+from subpixmap.simulate.recognise import truth_of
 
 
 def compare(counts: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
@@ -32,7 +32,9 @@ def main() -> int:
     parser.add_argument("--truth", type=Path, help="truth.csv  [default: beside the catalogue that the run read]")
     parser.add_argument("--within", type=float, default=0.05)
     options = parser.parse_args()
-    truth = truth_of(str(options.truth or read_plan(options.out).source))
+    kinds = {"unit_id": str, "object": str, "period": str}
+    given = pd.read_csv(options.truth, dtype=kinds) if options.truth else None
+    truth = truth_of(read_plan(options.out).sources) if given is None else given
     if truth is None:
         parser.error(f"{options.out} did not map a simulated country; give its --truth")
     table = compare(pd.read_parquet(options.out / "counts.parquet"), truth)

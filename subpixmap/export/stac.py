@@ -130,8 +130,8 @@ def _collection(plan: Plan, facts: Facts, items: list[pystac.Item]) -> pystac.Co
 
 def _lineage(plan: Plan, facts: Facts) -> dict[str, Any]:
     return {
-        "processing:lineage": f"Sentinel-2 L2A items of items.parquet ({plan.source}), predicted one by one with model "
-        f"{facts.model_id}, averaged over each period",
+        "processing:lineage": f"Sentinel-2 L2A items of items.parquet ({', '.join(plan.sources)}), predicted one by "
+        f"one with model {facts.model_id}, averaged over each period",
         "processing:software": {"subpixmap": facts.software_version},
         "subpixmap:run_id": facts.run_id,
         "subpixmap:evidence": facts.evidence,

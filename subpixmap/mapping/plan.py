@@ -126,8 +126,8 @@ class Plan:
     zones: Mapping[int, Zone]
     """By EPSG code; only zones with blocks."""
     model: ModelInfo
-    source: str
-    """Where the items come from."""
+    sources: tuple[str, ...]
+    """Where the items come from, in order of preference."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Software that made the plan; for the record, not part of the recipe."""
     forced: bool = False
@@ -173,7 +173,7 @@ def make_plan(
     every: Every = "year",
     months: tuple[int, ...] = ALL_MONTHS,
     objects: Sequence[str] | None = None,
-    source: str = "",
+    sources: Sequence[str] = (),
     device: str = "cpu",
     forced: bool = False,
 ) -> Plan:
@@ -201,8 +201,8 @@ def make_plan(
         As the periods were made.
     objects
         Objects of the model to map, in the model's order; all when not given.
-    source
-        Where the items come from, for the record.
+    sources
+        Where the items come from, in order of preference; for the record.
     device
         "cpu" or "cuda".
     forced
@@ -257,7 +257,7 @@ def make_plan(
             measures={name: card.measure[name] for name in chosen},
             presence_threshold=card.presence_threshold,
         ),
-        source=source,
+        sources=tuple(sources),
         versions={name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         forced=forced,
     )
@@ -343,9 +343,13 @@ def write_plan(out: str | os.PathLike[str], plan: Plan) -> Plan:
         for period in plan.periods:
             if known.setdefault(period.label, period) != period:
                 raise Refused(f"{path}: period {period.label} is {known[period.label]} there and {period} here")
-        expected = plan.expected or there.expected
-        plan = replace(there, periods=tuple(sorted(known.values(), key=_in_time)), expected=expected)
-        if plan.periods == there.periods and plan.expected == there.expected:
+        plan = replace(
+            there,
+            periods=tuple(sorted(known.values(), key=_in_time)),
+            sources=tuple(dict.fromkeys(there.sources + plan.sources)),
+            expected=plan.expected or there.expected,
+        )
+        if plan == there:
             return plan
     make_folder(path.parent)
     write_atomic(path, (json.dumps(_to_json(plan), indent=1, ensure_ascii=False) + "\n").encode())
@@ -412,7 +416,7 @@ def _to_json(plan: Plan) -> dict[str, Any]:
         },
         "periods": [asdict(p) | {"start": p.start.isoformat(), "end": p.end.isoformat()} for p in plan.periods],
         "model": asdict(plan.model),
-        "source": plan.source,
+        "sources": list(plan.sources),
         "versions": dict(plan.versions),
         "forced": plan.forced,
         "expected": dict(plan.expected),
@@ -445,7 +449,7 @@ def _from_json(raw: Mapping[str, Any]) -> Plan:
         ),
         zones=zones,
         model=ModelInfo(**{f.name: raw["model"][f.name] for f in fields(ModelInfo)}),
-        source=raw["source"],
+        sources=tuple(raw["sources"] if "sources" in raw else raw["source"].split(", ")),  # one text in old plans
         versions=raw["versions"],
         expected=raw.get("expected", {}),
     )

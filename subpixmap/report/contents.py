@@ -95,6 +95,7 @@ def read_run(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 
     from subpixmap.mapping.plan import read_plan
     from subpixmap.mapping.store import open_map
     from subpixmap.scenes.items import read_lock, read_notes
+    from subpixmap.simulate.recognise import is_simulated
     from subpixmap.trends.changes import TREND_COLUMNS
 
     out = path_of(out)
@@ -111,7 +112,7 @@ def read_run(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 
         objects={name: plan.model.definitions.get(name, name) for name in plan.objects},
         measures={name: plan.model.measures.get(name, "count") for name in plan.objects},
         evidence=plan.model.evidence,
-        simulated=is_simulated(plan.source),
+        simulated=is_simulated(plan.sources),
         counts=pd.DataFrame(counts),
         trend=None if trend is None else pd.DataFrame(trend),
         units=units,
@@ -132,13 +133,6 @@ def _noise(path: Path) -> pd.DataFrame | None:
         return None
     table = pd.read_parquet(io.BytesIO(path.read_bytes()))
     return table.astype({"noise_se": float, "unit_id": str, "object": str, "period": str})
-
-
-def is_simulated(source: str) -> bool:
-    """Whether a catalogue was written by `simulate`, which leaves country.json beside it."""
-    path = Path(source)
-    folder = path if path.is_dir() else path.parent
-    return (folder / "country.json").is_file()
 
 
 def _acquisitions(records: Mapping[tuple[str, str], Record]) -> pd.DataFrame:
@@ -176,7 +170,7 @@ def _facts(plan, counts: pd.DataFrame, units: gpd.GeoDataFrame) -> dict[str, str
     facts = {
         "Region": plan.region_name,
         "Units": f"{len(units)} from {plan.boundary_source}, {plan.boundary_version}",
-        "Source of the imagery": plan.source,
+        "Source of the imagery": ", ".join(plan.sources),
         "Periods": f"{', '.join(p.label for p in plan.periods)} (months {', '.join(map(str, recipe.months))})"
         if len(recipe.months) < 12
         else ", ".join(p.label for p in plan.periods),

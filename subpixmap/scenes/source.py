@@ -111,6 +111,12 @@ def preferred(found: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, A
     return chosen
 
 
+def anchored(source: str) -> str:
+    """The source with an absolute path, if it is one: the same from every working directory."""
+    is_path = source not in CATALOGUES and Path(source).exists()
+    return str(Path(source).resolve()) if is_path else source
+
+
 def _require_known(source: str) -> None:
     if source in CATALOGUES or urlsplit(source).scheme in ("http", "https") or Path(source).exists():
         return

@@ -5,14 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from subpixmap.errors import InputError
 from subpixmap.files import cache_folder
 from subpixmap.progress import Progress
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SEED = 7
 """No training or evaluation of the shipped models uses it."""
@@ -51,13 +47,3 @@ def _simulate(folder: Path, *, quiet: bool) -> None:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def truth_of(source: str) -> pd.DataFrame | None:
-    """True counts of the simulated country that a catalogue belongs to; None for any other source."""
-    import pandas as pd
-
-    path = Path(source).parent / "truth.csv"
-    if not path.is_file():
-        return None
-    return pd.read_csv(path, dtype={"unit_id": str, "object": str, "period": str})

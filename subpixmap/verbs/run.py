@@ -120,6 +120,7 @@ def settle(request: Request) -> Job:
     from subpixmap.model.predict import check_input
     from subpixmap.region import resolve_region
     from subpixmap.scenes.completeness import completeness
+    from subpixmap.scenes.source import anchored
 
     if request.region.strip().lower() == "demo":
         request = _demo(request)
@@ -147,7 +148,7 @@ def settle(request: Request) -> Job:
         every=request.every,
         months=parse_months(request.months),
         objects=request.objects or None,
-        source=", ".join(request.source),
+        sources=[anchored(source) for source in request.source] if asked else (),
         device=_device(request.device),
         forced=request.force,
     )
@@ -313,8 +314,9 @@ def report(out: Path, *, quiet: bool = False) -> Path:
     from subpixmap.mapping.plan import read_plan
     from subpixmap.mapping.verify import write_manifest
     from subpixmap.report.page import write_report
+    from subpixmap.simulate.recognise import truth_of
 
-    path = write_report(out, truth=demo.truth_of(read_plan(out).source))
+    path = write_report(out, truth=truth_of(read_plan(out).sources))
     write_manifest(out)
     console.say_files([path], quiet=quiet)
     return path

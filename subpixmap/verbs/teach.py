@@ -259,8 +259,9 @@ def write_metrics(path: Path, errors: Mapping[str, Any]) -> list[Path]:
 
 def evidence_of(source: Sequence[str]) -> str:
     """ "simulated" if any source is a simulated country's own catalogue, else "sentinel-2"."""
-    folders = [path if path.is_dir() else path.parent for path in map(Path, source) if path.exists()]
-    return "simulated" if any((folder / "country.json").is_file() for folder in folders) else "sentinel-2"
+    from subpixmap.simulate.recognise import is_simulated
+
+    return "simulated" if is_simulated(source) else "sentinel-2"
 
 
 def _evaluate_simulated(

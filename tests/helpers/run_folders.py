@@ -42,7 +42,7 @@ def make_plan(region=REGION, periods=PERIODS, block=256):
     )
     model = ModelInfo("demo-s2", "m" * 64, "simulated", 8, 10.0, {"coconut": "palms", "car": "cars"},
                       {"coconut": "count", "car": "occupancy"})  # fmt: skip
-    return Plan(recipe, "here", region, "a file", "v1", periods, zones, model, "local", {"subpixmap": "0.1.0"})
+    return Plan(recipe, "here", region, "a file", "v1", periods, zones, model, ("local",), {"subpixmap": "0.1.0"})
 
 
 def make_run(out, plan, *, skip=(), seed=3):

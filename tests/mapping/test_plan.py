@@ -127,10 +127,30 @@ def test_a_plan_survives_its_file(country, tmp_path):
     assert plan.n_tasks == 18
 
 
+def test_every_source_is_kept_in_its_order(country, tmp_path):
+    sources = ("earth-search", "/data/a country, simulated/catalog.json")
+    first = write_plan(tmp_path, country.years("2021").plan(sources=sources))
+    assert read_plan(tmp_path).sources == first.sources == sources
+    more = write_plan(tmp_path, country.plan(sources=("cdse", "earth-search")))
+    assert read_plan(tmp_path).sources == more.sources == (*sources, "cdse")
+    assert write_plan(tmp_path, country.plan()).sources == more.sources
+
+
+def test_an_older_plan_with_its_sources_in_one_text_opens(country, tmp_path):
+    plan = write_plan(tmp_path, country.plan(sources=("a/catalog.json", "earth-search")))
+    raw = json.loads((tmp_path / "plan.json").read_text())
+    del raw["sha256"], raw["sources"]
+    raw["source"] = "a/catalog.json, earth-search"
+    canonical = json.dumps(raw, sort_keys=True, separators=(",", ":"))
+    raw["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
+    (tmp_path / "plan.json").write_text(json.dumps(raw))
+    assert read_plan(tmp_path).sources == plan.sources
+
+
 def test_the_run_id_is_of_the_recipe_alone(country):
     plan = country.plan()
     assert country.years("2021").plan().run_id == plan.run_id
-    assert replace(plan, source="elsewhere", versions={}).run_id == plan.run_id
+    assert replace(plan, sources=("elsewhere",), versions={}).run_id == plan.run_id
     changes = {
         "region_sha256": "0" * 64,
         "model_sha256": "0" * 64,

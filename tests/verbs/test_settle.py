@@ -42,6 +42,28 @@ def place(tmp_path):
     return items, request
 
 
+def test_a_simulated_source_is_seen_in_any_order_and_from_anywhere(place, tmp_path, monkeypatch):
+    """A run over a simulated country and another catalogue: the page says that the data is simulated."""
+    items, request = place
+    country = tmp_path / "country"
+    country.mkdir()
+    (country / "country.json").write_text("{}")
+    (country / "truth.csv").write_text("unit_id,object,period,count\nregion,coconut,2021,7\n")
+    scenes_data.write_collection(country / "items.json", items[:1])
+    scenes_data.write_collection(tmp_path / "other.json", items[1:])
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    pages = []
+    for number, source in enumerate([("country/items.json", "other.json"), ("other.json", "country/items.json")]):
+        monkeypatch.chdir(tmp_path)
+        job = pipeline.run(request(source=source, out=tmp_path / f"out{number}"))
+        assert job.plan.sources == tuple(str(tmp_path / name) for name in source)
+        monkeypatch.chdir(elsewhere)
+        pages.append(pipeline.report(job.out, quiet=True).read_text(encoding="utf-8"))
+    for page in pages:
+        assert "banner note" in page
+
+
 def test_a_refreshed_period_is_as_if_it_had_been_asked_for_later(place, tmp_path, capsys):
     items, request = place
     later = [*items, scenes_data.make_item(tmp_path, start="20220705T021051", seed=5, **WHERE)]
