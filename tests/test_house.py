@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Data flows down this list; a stage imports only what stands above it.
 STAGES = ["scenes", "reference", "model", "mapping", "counts", "report"]
-GROUND = {"errors", "files", "periods", "grid", "region"}
+GROUND = {"errors", "files", "machine", "periods", "grid", "region"}
 HEAVY = {"torch", "dask", "distributed", "stackstac", "matplotlib", "geopandas", "xarray", "rasterio", "pandas"}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subpixmap.errors import Incomplete, InputError
+from subpixmap.machine import cores
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -81,7 +82,7 @@ def _local_cluster(workers: int | None, device: str, memory_limit: str | int | N
     from distributed import LocalCluster
 
     return LocalCluster(
-        n_workers=workers or len(os.sched_getaffinity(0)),
+        n_workers=workers or cores(),
         threads_per_worker=1,
         processes=True,
         memory_limit=memory_limit or "auto",

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.grid import owned
+from subpixmap.machine import cores, peak_rss
 from subpixmap.mapping.ledger import CELL, Record, Used, array_sha256, cell_sums, write_record
 from subpixmap.mapping.plan import Recipe
 from subpixmap.mapping.quantise import as_stored
@@ -256,7 +252,7 @@ def readers_for(device: str) -> int:
         return 1
     import torch
 
-    return max(1, min(8, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count()) - 1))
+    return max(1, min(8, cores() // max(1, torch.cuda.device_count()) - 1))
 
 
 @lru_cache(maxsize=1)
@@ -292,11 +288,3 @@ def _waited(future: Any, seconds: dict[str, float]) -> Array:
     seconds["wait"] += time.perf_counter() - began
     seconds["read"] += spent
     return values
-
-
-def peak_rss() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    status = Path("/proc/self/status")
-    if status.is_file() and (told := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
-        return 1024 * int(told[1])  # what getrusage tells of a child begins with what its parent had
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

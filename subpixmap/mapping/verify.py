@@ -20,6 +20,7 @@ from typing import Any
 from subpixmap.errors import SubpixmapError, VerificationFailed
 from subpixmap.files import file_sha256, modified, path_of, read_many, write_atomic
 from subpixmap.grid import Block
+from subpixmap.machine import cores
 from subpixmap.mapping.ledger import (
     Failure,
     Record,
@@ -194,7 +195,7 @@ def verify(out: str | os.PathLike[str], *, threads: int | None = None) -> Verifi
     damaged += found
     sound = [records[key] for key in sorted(set(records) & set(planned)) if records[key].run_id == run_id]
     sound = [record for record in sound if planned[record.key].lattice.epsg in readable]
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads or cores()) as pool:
         results = pool.map(lambda record: _verify_block(out, planned[record.key], record), sound)
         damaged += [one for one in results if one is not None]
     return Verification(len(sound), checked, len(planned) - len(set(records) & set(planned)), tuple(damaged))

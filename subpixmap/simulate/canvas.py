@@ -5,7 +5,6 @@ In: a `Country` and its acquisitions. Out: a `Canvas` per zone, with digital num
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import shapely
 from numpy.typing import NDArray
 
 from subpixmap.grid import transformer, utm_epsg
+from subpixmap.machine import cores
 from subpixmap.simulate.catalogue import Tile, mgrs_square
 from subpixmap.simulate.country import HALO_M, Country
 from subpixmap.simulate.delivery import OFFSET
@@ -206,7 +206,7 @@ def paint(
 
 def threads() -> int:
     """How many threads render and write."""
-    return min(4, os.cpu_count() or 1)
+    return min(4, cores())
 
 
 def tiles_of(extent: Extent) -> list[Tile]:

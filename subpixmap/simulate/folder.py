@@ -16,13 +16,13 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import psutil
 import shapely
 from shapely.geometry.base import BaseGeometry
 from threadpoolctl import threadpool_limits
 
 from subpixmap.errors import InputError
 from subpixmap.grid import transformer
+from subpixmap.machine import available_memory
 from subpixmap.simulate.canvas import (
     IN_MEMORY,
     Canvas,
@@ -212,7 +212,7 @@ def _check_room(out: Path, size_km: float, parts: list[Extent], dates: int) -> N
             f"a country of {size_km} km with {dates} acquisitions needs {disk / 1e9:.1f} GB of disk, "
             f"{there} has {free / 1e9:.1f} GB; take a smaller size or fewer acquisitions"
         )
-    available = psutil.virtual_memory().available
+    available = available_memory()
     if memory > available:
         raise InputError(
             f"a country of {size_km} km needs {memory / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; "

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from subpixmap.errors import Incomplete, InputError, Refused
 from subpixmap.files import write_atomic
+from subpixmap.machine import cores, memory
 from subpixmap.periods import parse_months, parse_years
 from subpixmap.progress import Progress
 from subpixmap.simulate import demo
@@ -444,13 +444,10 @@ def _settle_and_show(request: Request, *, to_stdout: bool = False) -> tuple[Job,
 
 def _require_fit(job: Job, found: Needs, *, scheduler: str | None, workers: int | None) -> None:
     """Refuse what does not fit on this machine; what the workers of a scheduler have is not known here."""
-    import psutil
-
     from subpixmap.mapping.needs import require_fit
 
     if scheduler is None:
-        memory = psutil.virtual_memory().total
-        require_fit(job.plan, found, job.out, memory=memory, workers=_processes(workers))
+        require_fit(job.plan, found, job.out, memory=memory(), workers=_processes(workers))
 
 
 def _arithmetic(job: Job, found: Needs, workers: int | None) -> float:
@@ -460,7 +457,7 @@ def _arithmetic(job: Job, found: Needs, workers: int | None) -> float:
 
 def _processes(workers: int | None) -> int:
     """Local worker processes: as many as asked for, one a core when not said; 0 is this process."""
-    return (os.cpu_count() or 1) if workers is None else max(1, workers)
+    return cores() if workers is None else max(1, workers)
 
 
 def _device(asked: str) -> str:

@@ -3,7 +3,6 @@
 import json
 import pickle
 import re
-from types import SimpleNamespace
 
 import geopandas as gpd
 import pandas as pd
@@ -171,10 +170,8 @@ def test_an_offset_that_dark_ground_contradicts_is_refused_by_name(command, coun
 
 
 def test_what_does_not_fit_is_planned_and_not_mapped(command, stand_in, tmp_path, subpixmap, capsys, monkeypatch):
-    import psutil
-
     out = tmp_path / "out"
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1e9, available=1e9))
+    monkeypatch.setattr("distributed.system.memory_limit", lambda: 10**9)
     assert subpixmap(*command(out=out, workers=4)) == 4
     assert not out.exists()
     assert subpixmap("plan", *command(out=out, workers=4)[1:]) == 0

@@ -24,7 +24,6 @@ from subpixmap.scenes.cube import read_reflectance
 from subpixmap.scenes.items import Item, lattices, lock_items
 from subpixmap.scenes.source import find_items
 from subpixmap.simulate import OBJECTS, VISIBLE_AGE, simulate_country, summarise, truth
-from subpixmap.simulate import folder as build_module
 from subpixmap.simulate.canvas import Extent
 from subpixmap.simulate.country import make_country
 from subpixmap.simulate.folder import _check_room, room_for
@@ -427,10 +426,7 @@ def test_a_country_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(InputError, match="GB of disk"):
         _check_room(tmp_path / "not" / "there", 50, [huge], 10**6)
 
-    class Little:
-        available = 10**8
-
-    monkeypatch.setattr(build_module.psutil, "virtual_memory", Little)
+    monkeypatch.setattr("distributed.system.memory_limit", lambda: 10**8)
     with pytest.raises(InputError, match="GB of memory"):
         _check_room(tmp_path, 50, [huge], 1)
 

@@ -1,0 +1,40 @@
+"""Cores and memory that this process may really use: CPU affinity and the limits of a container count.
+
+Dask knows how to ask each system; it is imported only when somebody asks, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+from pathlib import Path
+
+
+def cores() -> int:
+    """Cores that this process may use: of the machine, its CPU affinity or its container's quota, the fewest."""
+    from dask.system import cpu_count
+
+    return cpu_count()
+
+
+def memory() -> int:
+    """Bytes of memory that all processes may use together: of the machine or of its container, the less."""
+    from distributed.system import memory_limit
+
+    return memory_limit()
+
+
+def available_memory() -> int:
+    """Bytes of memory that are free at this moment, and never more than `memory`."""
+    import psutil
+
+    return min(int(psutil.virtual_memory().available), memory())
+
+
+def peak_rss() -> int:
+    """Largest resident memory of this process so far, bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file() and (line := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
+        return 1024 * int(line[1])  # getrusage of a child process starts with the peak of its parent
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
