@@ -27,7 +27,7 @@ _PUBLIC = {
     "read_points": "subpixmap.reference.points",
     "make_reference": "subpixmap.reference.reference",
     "predict": "subpixmap.model.predict",
-    "Request": "subpixmap.verbs.run",
+    "Request": "subpixmap.verbs.request",
     "plan": "subpixmap.verbs.run",
     "run": "subpixmap.verbs.run",
     "map_region": "subpixmap.mapping.run",

@@ -21,7 +21,7 @@ from subpixmap.errors import InputError, SubpixmapError
 from subpixmap.files import path_of
 
 if TYPE_CHECKING:
-    from subpixmap.verbs.run import Request
+    from subpixmap.verbs.request import Request
 
 app = typer.Typer(
     name="subpixmap",
@@ -120,12 +120,12 @@ def run(
 ) -> None:
     """Plan, map, count, follow and report, in one go; resumes where it stopped, extends with more years."""
     request = _request(locals())
-    from subpixmap.verbs import run as pipeline
+    from subpixmap.verbs import run as verbs
 
     if dry_run:
-        pipeline.plan(request)
+        verbs.plan(request)
     else:
-        pipeline.run(request)
+        verbs.run(request)
 
 
 @app.command(epilog="Example: subpixmap plan --region philippines --years 2018-2023")
@@ -159,9 +159,9 @@ def plan(
 ) -> None:
     """Show what a run would read, compute and need; freeze its items and its plan, map nothing."""
     request = _request(locals())
-    from subpixmap.verbs import run as pipeline
+    from subpixmap.verbs import run as verbs
 
-    pipeline.plan(request)
+    verbs.plan(request)
 
 
 @app.command("map", epilog="Example: subpixmap map runs/philippines --workers 4")
@@ -175,11 +175,9 @@ def map_(
     verbose: Verbose = False,
 ) -> None:
     """Do the planned blocks that are not done yet."""
-    from subpixmap.verbs import run as pipeline
+    from subpixmap.verbs import run as verbs
 
-    pipeline.map_planned(
-        out, model=model, scheduler=scheduler, workers=workers, allow_partial=allow_partial, quiet=quiet
-    )
+    verbs.map_planned(out, model=model, scheduler=scheduler, workers=workers, allow_partial=allow_partial, quiet=quiet)
 
 
 @app.command(epilog="Example: subpixmap count runs/philippines --admin units.parquet --id-column PSGC")
@@ -202,9 +200,9 @@ def count(
 
     Columns and values of `flag` are explained in docs/tables.md.
     """
-    from subpixmap.verbs import run as pipeline
+    from subpixmap.verbs import count as verbs
 
-    pipeline.count(
+    verbs.count(
         out,
         admin=admin,
         id_column=id_column,
@@ -234,9 +232,9 @@ def trend(
     verbose: Verbose = False,
 ) -> None:
     """Follow the counts over the periods: trend.csv, trend.parquet."""
-    from subpixmap.verbs import run as pipeline
+    from subpixmap.verbs import count as verbs
 
-    pipeline.trend(
+    verbs.trend(
         out,
         level=level,
         unchanged=_parts(unchanged),
@@ -248,9 +246,9 @@ def trend(
 @app.command(epilog="Example: subpixmap report runs/philippines")
 def report(out: Folder, quiet: Quiet = False, verbose: Verbose = False) -> None:
     """Write report.html: map, series, tables, provenance, in one self-contained page."""
-    from subpixmap.verbs import run as pipeline
+    from subpixmap.verbs import count as verbs
 
-    pipeline.report(out, quiet=quiet)
+    verbs.report(out, quiet=quiet)
 
 
 @app.command(epilog="Example: subpixmap export runs/philippines --format cog")
@@ -262,18 +260,17 @@ def export(
     verbose: Verbose = False,
 ) -> None:
     """Write counts and trends, or the map, in another format; no pixel is summed again."""
-    from subpixmap.verbs import run as pipeline
+    from subpixmap.verbs import count as verbs
 
-    pipeline.export(out, format, to=to, quiet=quiet)
+    verbs.export(out, format, to=to, quiet=quiet)
 
 
 @app.command(epilog="Example: subpixmap status runs/philippines")
 def status(out: Folder, verbose: Verbose = False) -> None:
     """Show how far a run is: blocks done by period, what failed and why, rate and time left."""
-    from subpixmap.mapping.verify import status as status_of
-    from subpixmap.verbs.console import show_status
+    from subpixmap.verbs import look as verbs
 
-    show_status(status_of(out))
+    verbs.status(out)
 
 
 @app.command(epilog="Example: subpixmap verify runs/philippines --repair")
@@ -286,9 +283,9 @@ def verify(
     verbose: Verbose = False,
 ) -> None:
     """Hash map, ledger, lock, plan and tables again; 5 if anything is not what it was."""
-    from subpixmap.verbs import run as pipeline
+    from subpixmap.verbs import look as verbs
 
-    pipeline.verify(out, repair=repair, model=model, workers=workers, quiet=quiet)
+    verbs.verify(out, repair=repair, model=model, workers=workers, quiet=quiet)
 
 
 @app.command(
@@ -342,9 +339,9 @@ def models(
     verbose: Verbose = False,
 ) -> None:
     """List checkpoints: bands, objects, evidence, training, measured error, limits."""
-    from subpixmap.verbs.console import show_models
+    from subpixmap.verbs import look as verbs
 
-    show_models(names or ())
+    verbs.models(names or ())
 
 
 @app.command(epilog="Example: subpixmap regions philippines")
@@ -352,15 +349,14 @@ def regions(
     country: Annotated[str | None, typer.Argument(help="list this country's units")] = None, verbose: Verbose = False
 ) -> None:
     """List the countries that --region knows, or a country's first-level units."""
-    from subpixmap.region import region_names
+    from subpixmap.verbs import look as verbs
 
-    for name in region_names(country):
-        print(name)
+    verbs.regions(country)
 
 
 def _request(arguments: dict[str, Any]) -> Request:
     """The typed request of a command's own arguments."""
-    from subpixmap.verbs.run import DEFAULT_SOURCE, Request
+    from subpixmap.verbs.request import DEFAULT_SOURCE, Request
 
     known = {key: value for key, value in arguments.items() if key in Request.__dataclass_fields__}
     known["objects"] = _parts(known["objects"])

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from subpixmap.mapping.probe import Probe
     from subpixmap.mapping.run import Summary
     from subpixmap.mapping.verify import Status
-    from subpixmap.verbs.run import Job
+    from subpixmap.model.checkpoint import Model
+    from subpixmap.verbs.job import Job
 
 HOURS, GIGABYTES = 24.0, 200.0
 """A run that is expected to need more of either wants --yes."""
@@ -144,25 +145,21 @@ def show_status(found: Status) -> None:
         print(f"damaged: {path}; `subpixmap verify --repair` makes its block again")
 
 
-def show_models(names: Sequence[str] = ()) -> None:
-    """Checkpoints, the shipped ones if none is named, in words from their cards, on stdout."""
-    from subpixmap.model.checkpoint import load_model, shipped_models
-
-    for name in names or shipped_models():
-        model = load_model(name)
-        card = model.card
-        rows = {
-            "bands": f"{' '.join(card.bands)}, {card.resolution:g} m, {card.sensor} {card.level}",
-            "counts": "; ".join(f"{key} ({card.measure[key]}): {text}" for key, text in card.objects.items()),
-            "evidence": card.evidence,
-            "trained on": str(card.training.get("data", "not stated")),
-            "command": str(card.training.get("command", "not stated")),
-            "error": _errors(card.error),
-            "limits": " ".join(card.limits),
-            "network": f"{card.width}/{card.mid}, {card.blocks} blocks, halo {model.halo} px",
-            "sha256": model.sha256,
-        }
-        print(name, *(f"  {key:<12}{value}" for key, value in rows.items()), "", sep="\n")
+def show_model(name: str, model: Model) -> None:
+    """A checkpoint in words from its card, on stdout."""
+    card = model.card
+    rows = {
+        "bands": f"{' '.join(card.bands)}, {card.resolution:g} m, {card.sensor} {card.level}",
+        "counts": "; ".join(f"{key} ({card.measure[key]}): {text}" for key, text in card.objects.items()),
+        "evidence": card.evidence,
+        "trained on": str(card.training.get("data", "not stated")),
+        "command": str(card.training.get("command", "not stated")),
+        "error": _errors(card.error),
+        "limits": " ".join(card.limits),
+        "network": f"{card.width}/{card.mid}, {card.blocks} blocks, halo {model.halo} px",
+        "sha256": model.sha256,
+    }
+    print(name, *(f"  {key:<12}{value}" for key, value in rows.items()), "", sep="\n")
 
 
 def _errors(measured: Mapping[str, Any]) -> str:

@@ -1,22 +1,66 @@
-"""A request and a region -> the items that are read, frozen once per period; what is refused or missing is told."""
+"""A request -> a settled job: region, items frozen once per period, model, plan, and what is refused or missing."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from subpixmap.errors import InputError
-from subpixmap.periods import Period
+from subpixmap.periods import Period, parse_months, parse_years
+from subpixmap.simulate import demo
+from subpixmap.verbs.job import Job
+from subpixmap.verbs.request import DEFAULT_SOURCE, Request
 
 if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Model
     from subpixmap.region import Region
     from subpixmap.scenes.items import Item
-    from subpixmap.verbs.run import Job, Request
 
-log = logging.getLogger("subpixmap")
+DEFAULT_MODELS = ("demo-s2", "demo-rgbn")
+"""The first whose bands the items have is used."""
+
+
+def settle(request: Request) -> Job:
+    """Settle region, model, items and plan; writes nothing."""
+    from subpixmap.mapping.plan import make_plan
+    from subpixmap.model.predict import check_input
+    from subpixmap.region import resolve_region
+    from subpixmap.scenes.completeness import completeness
+    from subpixmap.scenes.source import anchored
+
+    if request.region.strip().lower() == "demo":
+        request = _demo(request)
+    models = _load_models(request)
+    for model in models:
+        check_input(model.card, bands=model.card.bands, resolution=request.resolution, force=request.force)
+    region = resolve_region(
+        request.region,
+        admin=request.admin,
+        id_column=request.id_column,
+        name_column=request.name_column,
+        parent_column=request.parent_column,
+    )
+    model, items, asked, refused = ask_items(request, region, models)
+    made = make_plan(
+        region,
+        request.periods(),
+        items,
+        model,
+        block=request.block,
+        resolution=request.resolution,
+        max_scenes=request.max_scenes,
+        min_obs=request.min_obs,
+        max_cloud=request.max_cloud,
+        every=request.every,
+        months=parse_months(request.months),
+        objects=request.objects or None,
+        sources=[anchored(source) for source in request.source] if asked else (),
+        device=_device(request.device),
+        forced=request.force,
+    )
+    lacks = completeness(items, region.geometry, known_periods(request))
+    return Job(request.folder, made, items, model, region, asked, refused, lacks)
 
 
 def ask_items(
@@ -73,23 +117,31 @@ def known_periods(request: Request) -> list[Period]:
     return list(found.values())
 
 
-def made_from_other_items(out: Path, items: Sequence[Item], labels: Sequence[str]) -> list[Path]:
-    """Ledger records of blocks of these periods that were made from other items."""
-    from subpixmap.mapping.ledger import read_records, record_path
-    from subpixmap.scenes.items import items_sha256
+def _demo(request: Request) -> Request:
+    """The demo country in place of the word `demo`."""
+    country = demo.demo_country(parse_years(request.years), quiet=request.quiet)
+    return replace(
+        request,
+        region=str(country / "region.geojson"),
+        out=request.folder,
+        source=(str(country / "catalog.json"),) if request.source == DEFAULT_SOURCE else request.source,
+        admin=request.admin or country / "admin.parquet",
+    )
 
-    digests = {label: items_sha256(item for item in items if item.period == label) for label in labels}
-    return [
-        record_path(out, *key)
-        for key, record in (read_records(out).items() if digests else ())
-        if digests.get(record.period, record.items_sha256) != record.items_sha256
-    ]
+
+def _load_models(request: Request) -> list[Model]:
+    """The model that was asked for, or the defaults in order of preference."""
+    from subpixmap.model.checkpoint import load_model
+
+    models = [load_model(name) for name in ([request.model] if request.model else DEFAULT_MODELS)]
+    for name in request.objects:
+        if not any(name in model.card.objects for model in models):
+            known = ", ".join(dict.fromkeys(n for model in models for n in model.card.objects))
+            raise InputError(f"--object {name!r} is unknown to model {models[0].card.name!r}; it counts {known}")
+    return models
 
 
-def log_lock(job: Job) -> None:
-    """What was asked for, refused and not found, into the log."""
-    if job.asked:
-        lacks = job.lacks.lines() if job.lacks else {}
-        log.info("locked", extra={"periods": list(job.asked), "refused": len(job.refused)} | lacks)
-        for name, why in job.refused.items():
-            log.warning("item refused", extra={"item": name, "reason": why})
+def _device(asked: str) -> str:
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked

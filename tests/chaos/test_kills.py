@@ -19,7 +19,7 @@ from subpixmap.grid import Window
 from subpixmap.mapping.run import map_region
 from subpixmap.mapping.verify import status, verify
 from subpixmap.model.checkpoint import load_model, save_model
-from subpixmap.verbs.run import Job, freeze
+from subpixmap.verbs.job import Job, freeze
 from tests.helpers import map_once
 from tests.helpers.mapping_data import hashes, region_of, tiny, tiny_model
 

@@ -195,7 +195,8 @@ def test_a_folder_without_a_run(subpixmap, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def finished(country, stand_in, tmp_path_factory):
     """A whole small run of one year, and its options."""
-    from subpixmap.verbs.run import Request, run
+    from subpixmap.verbs.request import Request
+    from subpixmap.verbs.run import run
 
     request = Request(
         region=str(country / "region.geojson"),
@@ -307,7 +308,7 @@ def test_regions_are_listed(subpixmap, capsys):
 
 
 def test_default_folders_are_named_after_the_region(country):
-    from subpixmap.verbs.run import Request
+    from subpixmap.verbs.request import Request
 
     names = {
         "demo": "demo",

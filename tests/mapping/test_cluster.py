@@ -17,7 +17,7 @@ from subpixmap.errors import Incomplete, InputError
 from subpixmap.mapping import cluster
 from subpixmap.mapping.pool import WorkerDied, open_pool
 from subpixmap.model.checkpoint import load_model, save_model
-from subpixmap.verbs.run import Job, freeze
+from subpixmap.verbs.job import Job, freeze
 from tests.helpers.mapping_data import tiny, tiny_model
 
 

@@ -15,7 +15,8 @@ from subpixmap.counts.rows import COLUMNS, FLAGS
 from subpixmap.errors import InputError
 from subpixmap.export.formats import read_accounts, read_table
 from subpixmap.trends.changes import TREND_COLUMNS
-from subpixmap.verbs import run as pipeline
+from subpixmap.verbs.count import count, trend
+from subpixmap.verbs.job import write_units
 from tests.helpers.run_folders import PERIODS, REGION, make_plan, make_run
 
 DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
@@ -25,7 +26,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
 def out(tmp_path):
     folder = tmp_path / "run"
     units = make_run(folder, make_plan())
-    pipeline._write_units(folder, units, "a file", "v1")
+    write_units(folder, units, "a file", "v1")
     return folder
 
 
@@ -68,11 +69,11 @@ def test_units_elsewhere_or_with_swapped_axes_are_refused_and_change_nothing(out
     before = (out / "units.parquet").read_bytes()
     far = save([shapely.box(10, 40, 11, 41)], tmp_path / "far.parquet")
     with pytest.raises(InputError, match=r"no unit of far\.parquet lies in the map of here"):
-        pipeline.count(out, admin=far)
+        count(out, admin=far)
     assert (out / "units.parquet").read_bytes() == before
     beyond = save([shapely.box(south, west, north, east)], tmp_path / "swapped.parquet")
     with pytest.raises(InputError, match=r"axes|swapped"):  # a latitude of 120 gives it away
-        pipeline.count(out, admin=beyond)
+        count(out, admin=beyond)
 
 
 def test_axes_swapped_inside_the_range_of_degrees_are_found_by_the_region():
@@ -105,11 +106,11 @@ def test_trend_tells_how_sure_it_is_and_takes_effects_out_on_demand(out):
     typed("trend", out, "--background")
     assert set(read_table(out / "trend.csv", TREND_COLUMNS)["year_effect"].dropna()) == {"background"}
     with pytest.raises(InputError, match="are not among the units"):
-        pipeline.trend(out, unchanged=["nowhere"])
+        trend(out, unchanged=["nowhere"])
     with pytest.raises(InputError, match="give one of them"):
-        pipeline.trend(out, unchanged=["01"], background=True)
+        trend(out, unchanged=["01"], background=True)
     with pytest.raises(InputError, match="--level 95"):
-        pipeline.trend(out, level=95)
+        trend(out, level=95)
 
 
 def test_another_format_needs_no_map(out, tmp_path):

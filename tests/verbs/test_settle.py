@@ -11,7 +11,9 @@ from subpixmap.model.checkpoint import save_model
 from subpixmap.scenes import reader
 from subpixmap.scenes.cube import open_cube
 from subpixmap.scenes.items import read_lock, read_notes
-from subpixmap.verbs import run as pipeline
+from subpixmap.verbs.count import report
+from subpixmap.verbs.request import Request
+from subpixmap.verbs.run import plan, run
 from tests.helpers import mapping_data, scenes_data, stac_server
 
 # No offset: what lies on dark ground is as dark as it should be.
@@ -37,7 +39,7 @@ def place(tmp_path):
 
     def request(found=items, **changed):
         path = scenes_data.write_collection(tmp_path / "items.json", found)
-        return pipeline.Request(**{**options, "source": (str(path),), **changed})
+        return Request(**{**options, "source": (str(path),), **changed})
 
     return items, request
 
@@ -56,10 +58,10 @@ def test_a_simulated_source_is_seen_in_any_order_and_from_anywhere(place, tmp_pa
     pages = []
     for number, source in enumerate([("country/items.json", "other.json"), ("other.json", "country/items.json")]):
         monkeypatch.chdir(tmp_path)
-        job = pipeline.run(request(source=source, out=tmp_path / f"out{number}"))
+        job = run(request(source=source, out=tmp_path / f"out{number}"))
         assert job.plan.sources == tuple(str(tmp_path / name) for name in source)
         monkeypatch.chdir(elsewhere)
-        pages.append(pipeline.report(job.out, quiet=True).read_text(encoding="utf-8"))
+        pages.append(report(job.out, quiet=True).read_text(encoding="utf-8"))
     for page in pages:
         assert "banner note" in page
 
@@ -67,20 +69,20 @@ def test_a_simulated_source_is_seen_in_any_order_and_from_anywhere(place, tmp_pa
 def test_a_refreshed_period_is_as_if_it_had_been_asked_for_later(place, tmp_path, capsys):
     items, request = place
     later = [*items, scenes_data.make_item(tmp_path, start="20220705T021051", seed=5, **WHERE)]
-    pipeline.run(request())
+    run(request())
     before = pd.read_csv(tmp_path / "out" / "counts.csv")
-    pipeline.run(request(later))  # asked once: what came later is not seen
+    run(request(later))  # asked once: what came later is not seen
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "counts.csv"), before)
     records = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "ledger").glob("*.json")}
     with pytest.raises(Refused, match="subpixmap run --refresh 2022"):
-        pipeline.plan(request(later, refresh=("2022",)))
+        plan(request(later, refresh=("2022",)))
     assert len(read_lock(tmp_path / "out" / "items.parquet")) == 2
 
-    pipeline.run(request(later, refresh=("2022",)))
+    run(request(later, refresh=("2022",)))
     touched = [path for path, when in records.items() if path.stat().st_mtime_ns != when]
     assert touched
     assert all("2022" in path.name for path in touched)
-    pipeline.run(request(later, out=tmp_path / "once"))
+    run(request(later, out=tmp_path / "once"))
     for name in ("counts.csv", "items.parquet"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "once" / name).read_bytes(), name
     after = pd.read_csv(tmp_path / "out" / "counts.csv")
@@ -90,10 +92,10 @@ def test_a_refreshed_period_is_as_if_it_had_been_asked_for_later(place, tmp_path
 
 def test_refreshing_what_has_not_changed_maps_nothing(place, tmp_path):
     _, request = place
-    pipeline.run(request())
+    run(request())
     records = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "ledger").glob("*.json")}
-    pipeline.plan(request(refresh=("2021", "2022")))
-    pipeline.run(request(refresh=("2021",)))
+    plan(request(refresh=("2021", "2022")))
+    run(request(refresh=("2021",)))
     assert {path: path.stat().st_mtime_ns for path in records} == records
 
 
@@ -116,15 +118,15 @@ def test_refused_items_stop_a_run_or_are_left_out_and_told(place, tmp_path, caps
     bright["properties"]["s2:processing_baseline"] = "05.00"
     found = [*items, lacking, bright]
     with pytest.raises(InputError, match=rf"{lacking['id']} has no asset for B02.*--allow-partial goes on"):
-        pipeline.plan(request(found))
+        plan(request(found))
     with pytest.raises(InputError, match=f"{bright['id']}: dark ground has reflectance -0.0"):
-        pipeline.plan(request([*items, bright]))
+        plan(request([*items, bright]))
     with pytest.raises(InputError) as error:
-        pipeline.plan(request([lacking], allow_partial=True))
+        plan(request([lacking], allow_partial=True))
     assert "--allow-partial" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
-    pipeline.run(request(found, allow_partial=True))
+    run(request(found, allow_partial=True))
     lock = tmp_path / "out" / "items.parquet"
     assert [item.id for item in read_lock(lock)] == [item["id"] for item in items]
     assert {item.dark_check for item in read_lock(lock)} == {"agrees"}
@@ -138,7 +140,7 @@ def test_refused_items_stop_a_run_or_are_left_out_and_told(place, tmp_path, caps
     # Asked again, one of them is as it should be; the other period's stays refused.
     capsys.readouterr()
     lacking["assets"]["blue"] = items[0]["assets"]["blue"]
-    pipeline.run(request(found, allow_partial=True, refresh=("2021",)))
+    run(request(found, allow_partial=True, refresh=("2021",)))
     assert list(read_notes(lock)["refused"]) == [bright["id"]]
     assert len(read_lock(lock)) == 3
 
@@ -147,7 +149,7 @@ def test_a_plan_says_what_is_missing(place, capsys):
     items, request = place
     west, south, _, north = items[0]["bbox"]
     options = {"years": "2020-2021", "region": f"{west - 0.2},{south + 0.002},{west + 0.01},{north - 0.002}"}
-    pipeline.plan(request(verbose=True, **options))
+    plan(request(verbose=True, **options))
     text = capsys.readouterr().out
     shown = {line[:14].strip(): line[14:] for line in text.splitlines() if line[0] != " "}
     assert shown["baselines"] == "2021: 1 of 02.14"
@@ -208,10 +210,10 @@ def test_what_cannot_be_taken_from_the_first_source_comes_from_the_next(place, t
     bad, good = ([item["id"] for item in stac.items] for stac in (first, second))
     alone = options | {"source": (first.url,)}
     with pytest.raises(InputError, match=f"{bad[2]} has baseline 02.14, which has no offset.*--allow-partial"):
-        pipeline.plan(place[1](**alone))
+        plan(place[1](**alone))
     assert not (tmp_path / "out").exists()
 
-    job = pipeline.plan(place[1](**options))
+    job = plan(place[1](**options))
     assert sorted(item.id for item in job.items) == sorted([*bad[:2], *good[2:]])
     assert all(item.assets["B02"].href.startswith(second.url) == (item.id in good) for item in job.items)
     told = read_notes(tmp_path / "out" / "items.parquet")["refused"]
@@ -224,7 +226,7 @@ def test_what_cannot_be_taken_from_the_first_source_comes_from_the_next(place, t
 
 def test_a_fallback_that_is_not_needed_is_not_looked_at(place, two_servers, tmp_path):
     first, second, options = two_servers
-    job = pipeline.plan(place[1](**options | {"source": (second.url, first.url)}))
+    job = plan(place[1](**options | {"source": (second.url, first.url)}))
     assert sorted(item.id for item in job.items) == sorted(item["id"] for item in second.items)
     assert not job.refused
     assert not [path for path in first.requests if path.endswith(".tif")]
@@ -235,8 +237,8 @@ def test_what_every_source_has_wrong_stops_a_run(place, two_servers, tmp_path):
     bad, good = first.items[2]["id"], second.items[2]["id"]
     del second.items[2]["assets"]["nir"]
     with pytest.raises(InputError, match=rf"{bad} has baseline.*{good} has no asset for B08.*--allow-partial"):
-        pipeline.plan(place[1](**options))
-    job = pipeline.plan(place[1](**options, allow_partial=True))
+        plan(place[1](**options))
+    job = plan(place[1](**options, allow_partial=True))
     assert len(job.items) == 4
     assert "stands in" not in job.refused[bad] + job.refused[good]
 

@@ -1,0 +1,160 @@
+"""A map -> its numbers: `count` sums it, `trend` follows the sums, `report` and `export` show them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from subpixmap.errors import Incomplete, InputError
+from subpixmap.verbs import console
+from subpixmap.verbs.job import read_units, write_units
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    import pandas as pd
+    from distributed import Client
+
+    from subpixmap.mapping.plan import Plan
+
+WORTH_WORKERS = 500
+"""Blocks x periods from which counting starts worker processes: below, starting them takes longer."""
+
+log = logging.getLogger("subpixmap")
+
+
+def count(
+    out: Path,
+    *,
+    admin: Path | None = None,
+    id_column: str | None = None,
+    name_column: str | None = None,
+    parent_column: str | None = None,
+    assign_nearest: bool = False,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    allow_partial: bool = False,
+    quiet: bool = False,
+) -> gpd.GeoDataFrame:
+    """Sum the map per unit, object and period into counts.csv and counts.parquet.
+
+    Units that are given replace those of the run for this and later counts.
+    """
+    from subpixmap.counts.source import count_run, write_counts
+    from subpixmap.mapping.plan import read_plan
+    from subpixmap.mapping.verify import write_manifest
+    from subpixmap.region import given_units, require_overlap
+
+    _require_complete(out, allow_partial)
+    planned = read_plan(out)
+    if admin is not None:
+        units, source, version = given_units(
+            admin, id_column=id_column, name_column=name_column, parent_column=parent_column
+        )
+        require_overlap(units, source, planned.geometry, f"the map of {planned.region_name}")
+    else:
+        units, source, version = read_units(out)
+    with _counting(planned, scheduler, workers) as client:
+        counted = count_run(
+            out, units, boundary_source=source, boundary_version=version, assign_nearest=assign_nearest, client=client
+        )
+    if admin is not None:
+        write_units(out, units, source, version)  # only now: a count that fails leaves the folder as it was
+    paths = write_counts(out, counted)
+    console.show_remarks(counted.remarks, quiet=quiet)
+    write_manifest(out)
+    log.info("counted", extra={"units": len(units), "rows": len(counted.table)})
+    console.say_files(paths, quiet=quiet)
+    return counted.table
+
+
+def trend(
+    out: Path,
+    *,
+    level: float = 0.95,
+    unchanged: Sequence[str] = (),
+    background: bool = False,
+    quiet: bool = False,
+) -> pd.DataFrame:
+    """Follow the counts over the periods into trend.csv and trend.parquet.
+
+    What all units share in a period is told; it is taken out with `unchanged` (ids of units known not to have changed)
+    or `background` (what the map counts where the object is never present).
+    """
+    from subpixmap.counts.source import follow_run, read_counts, write_trend
+    from subpixmap.mapping.verify import write_manifest
+    from subpixmap.trends.verdict import trend_remarks
+
+    if not 0.5 <= level < 1:
+        raise InputError(f"--level {level:g}: the confidence of an interval lies between 0.5 and 1")
+    table = follow_run(out, level=level, unchanged=unchanged, background=background)
+    paths = write_trend(out, table)
+    if not quiet:  # `run` tells them at its end, with those of the counts
+        console.show_remarks(trend_remarks(table, *read_counts(out), level=level), quiet=quiet)
+    write_manifest(out)
+    console.say_files(paths, quiet=quiet)
+    return table
+
+
+def report(out: Path, *, quiet: bool = False) -> Path:
+    """Write report.html, then manifest.json over everything that was made."""
+    from subpixmap.mapping.plan import read_plan
+    from subpixmap.mapping.verify import write_manifest
+    from subpixmap.report.page import write_report
+    from subpixmap.simulate.recognise import truth_of
+
+    path = write_report(out, truth=truth_of(read_plan(out).sources))
+    write_manifest(out)
+    console.say_files([path], quiet=quiet)
+    return path
+
+
+def export(out: Path, format: str, *, to: Path | None = None, quiet: bool = False) -> list[Path]:
+    """Write counts or map in another format into OUT/export, or another folder."""
+    from subpixmap.counts.source import export_counts
+
+    paths = export_counts(out, format, to=to)
+    console.say_files(paths, quiet=quiet)
+    return paths
+
+
+def remarks_on(out: Path) -> list[str]:
+    """What a reader should know of the units and trends of a finished run."""
+    from subpixmap.counts.source import read_counts
+    from subpixmap.export.formats import read_accounts, read_table
+    from subpixmap.trends.changes import TREND_COLUMNS
+    from subpixmap.trends.verdict import trend_remarks
+
+    table = read_table(out / "trend.parquet", TREND_COLUMNS)
+    return [
+        *read_accounts(out / "accounts.json").get("remarks", ()),
+        *trend_remarks(table, *read_counts(out), level=0.95),
+    ]
+
+
+@contextlib.contextmanager
+def _counting(planned: Plan, scheduler: str | None, workers: int | None) -> Iterator[Client | None]:
+    """Dask workers for a large map, or for whoever asks for them; a small one is summed in this process."""
+    from subpixmap.mapping.cluster import connect
+
+    if scheduler is None and (workers == 0 or (workers is None and planned.n_tasks < WORTH_WORKERS)):
+        yield None
+        return
+    with connect(workers, scheduler) as client:
+        yield client
+
+
+def _require_complete(out: Path, allow_partial: bool) -> None:
+    """Refuse to count a map with holes, unless that is allowed."""
+    from subpixmap.mapping.ledger import read_records
+    from subpixmap.mapping.plan import read_plan
+
+    plan = read_plan(out)
+    done = len(read_records(out, plan))
+    if done < plan.n_tasks and not allow_partial:
+        raise Incomplete(
+            f"{plan.n_tasks - done} of {plan.n_tasks} blocks x periods of {out} are not mapped: `subpixmap map {out}` "
+            "goes on, --allow-partial counts what is there"
+        )

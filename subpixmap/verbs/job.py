@@ -1,0 +1,109 @@
+"""A job: what a run settled before it maps anything, and its files in the run folder."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from subpixmap.errors import Refused
+from subpixmap.files import write_atomic
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+    from subpixmap.mapping.plan import Plan
+    from subpixmap.model.checkpoint import Model
+    from subpixmap.region import Region
+    from subpixmap.scenes.completeness import Completeness
+    from subpixmap.scenes.items import Item
+
+log = logging.getLogger("subpixmap")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A settled run: everything is decided and checked, nothing is mapped yet."""
+
+    out: Path
+    plan: Plan
+    items: list[Item]
+    """The lock of all periods of the folder."""
+    model: Model
+    region: Region | None = None
+    """Where its units come from; None for a run that is only continued."""
+    asked: tuple[str, ...] = ()
+    """Labels of periods that the catalogue was asked for."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Items that are left out of the lock, and why."""
+    lacks: Completeness | None = None
+    """What the lock lacks."""
+
+
+def freeze(job: Job, *, map_again: bool = False) -> Job:
+    """Write items, units and plan into the run folder; another recipe there is refused before anything is written.
+
+    Blocks of a refreshed period that were made from other items are taken back with `map_again`, and refused without.
+    """
+    from subpixmap.mapping.plan import read_plan, require_same, write_plan
+    from subpixmap.scenes.items import write_lock
+
+    path = job.out / "plan.json"
+    if path.is_file():
+        require_same(read_plan(job.out).recipe, job.plan.recipe, path)
+    if stale := made_from_other_items(job.out, job.items, job.asked):
+        if not map_again:
+            raise Refused(
+                f"{len(stale)} blocks of {', '.join(job.asked)} in {job.out} are mapped from the items of before: "
+                f"`subpixmap run --refresh {job.asked[0]}` maps them again"
+            )
+        for record in stale:  # first: whenever this ends, the blocks that are left are of the items that are there
+            record.unlink(missing_ok=True)
+    if job.asked or not (job.out / "items.parquet").is_file():
+        notes = {"refused": dict(job.refused)} | (job.lacks.missing() if job.lacks else {})
+        write_lock(job.out / "items.parquet", job.items, notes)
+    if job.region is not None:
+        write_units(job.out, job.region.units, job.region.boundary_source, job.region.boundary_version)
+    return replace(job, plan=write_plan(job.out, job.plan))
+
+
+def made_from_other_items(out: Path, items: Sequence[Item], labels: Sequence[str]) -> list[Path]:
+    """Ledger records of blocks of these periods that were made from other items."""
+    from subpixmap.mapping.ledger import read_records, record_path
+    from subpixmap.scenes.items import items_sha256
+
+    digests = {label: items_sha256(item for item in items if item.period == label) for label in labels}
+    return [
+        record_path(out, *key)
+        for key, record in (read_records(out).items() if digests else ())
+        if digests.get(record.period, record.items_sha256) != record.items_sha256
+    ]
+
+
+def log_lock(job: Job) -> None:
+    """What was asked for, refused and not found, into the log."""
+    if job.asked:
+        lacks = job.lacks.lines() if job.lacks else {}
+        log.info("locked", extra={"periods": list(job.asked), "refused": len(job.refused)} | lacks)
+        for name, why in job.refused.items():
+            log.warning("item refused", extra={"item": name, "reason": why})
+
+
+def write_units(out: Path, units: gpd.GeoDataFrame, source: str, version: str) -> None:
+    """OUT/units.parquet: the units that are counted in, with where they come from."""
+    sourced = units.assign(boundary_source=source, boundary_version=version)
+    buffer = io.BytesIO()
+    sourced.to_parquet(buffer, index=False)
+    write_atomic(out / "units.parquet", buffer.getvalue())
+
+
+def read_units(out: Path) -> tuple[gpd.GeoDataFrame, str, str]:
+    """OUT/units.parquet: the units, and the source and version of their boundaries."""
+    from subpixmap.counts.source import read_run_units
+
+    units = read_run_units(out)
+    source, version = units[["boundary_source", "boundary_version"]].iloc[0]
+    return units.drop(columns=["boundary_source", "boundary_version"]), source, version
