@@ -9,9 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from subpixmap.counts.cells import EXTRA
-from subpixmap.counts.rows import SEEN_PX, SERIES_COLUMNS, Facts, ratio
+from subpixmap.counts.rows import SEEN_PX, Facts, ratio
 from subpixmap.counts.sums import Sums
 from subpixmap.counts.units import Units
+from subpixmap.tables import SERIES, typed
 
 if TYPE_CHECKING:
     from subpixmap.counts.count import Counted
@@ -39,11 +40,11 @@ def series(units: Units, sums: Sums, facts: Facts) -> pd.DataFrame:
         "common_frac": np.broadcast_to(np.minimum(ratio(common, area), 1), shape),
         "common_total": total,
         "noise_se": np.where(count >= 2, noise, np.nan),
-        "n_acquisitions": count,
+        "n_noise_acquisitions": count,
         "background_per_ha": np.broadcast_to(ratio(sums.empty_total, sums.empty * facts.px_ha), shape),
     }
     rows = {name: np.swapaxes(values, 1, 2).ravel() for name, values in columns.items()}
-    return pd.DataFrame(rows).astype(SERIES_COLUMNS)
+    return typed(pd.DataFrame(rows), SERIES)
 
 
 def outside(sums: Sums, facts: Facts) -> pd.DataFrame:

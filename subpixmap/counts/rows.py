@@ -15,49 +15,10 @@ from numpy.typing import NDArray
 from subpixmap.counts.sums import Sums
 from subpixmap.counts.units import Units
 from subpixmap.periods import Period
+from subpixmap.tables import COUNTS, typed
 
 if TYPE_CHECKING:
     import geopandas as gpd
-
-COLUMNS: dict[str, str] = {
-    "unit_id": "string",
-    "unit_name": "string",
-    "parent_id": "string",
-    "object": "string",
-    "object_definition": "string",
-    "measure": "string",
-    "period": "string",
-    "period_start": "string",
-    "period_end": "string",
-    "map_total": "float64",
-    "map_total_full": "float64",
-    "density_per_ha": "float64",
-    "object_area_ha": "float64",
-    "area_ha": "float64",
-    "observed_ha": "float64",
-    "observed_frac": "float64",
-    "n_obs_median": "float64",
-    "ood_frac": "float64",
-    "estimate": "float64",
-    "se": "float64",
-    "cv": "float64",
-    "ci_low": "float64",
-    "ci_high": "float64",
-    "ci_level": "float64",
-    "estimator": "string",
-    "n_ref": "Int64",
-    "suppressed": "boolean",
-    "flag": "string",
-    "evidence": "string",
-    "boundary_source": "string",
-    "boundary_version": "string",
-    "model_id": "string",
-    "model_sha256": "string",
-    "items_sha256": "string",
-    "run_id": "string",
-    "software_version": "string",
-}
-"""Columns of counts.csv and counts.parquet, in order, and their pandas types. Areas are hectares on the lattice."""
 
 FLAGS: dict[str, str] = {
     "no_polygon": "the unit came without a polygon, or with one that has no area",
@@ -74,20 +35,6 @@ FLAGS: dict[str, str] = {
     "simulated_evidence": "the model has only seen simulated data: on real imagery the numbers are no estimates",
 }
 """Values of `flag` (several are joined by `;`, in this order)."""
-
-SERIES_COLUMNS: dict[str, str] = {
-    "unit_id": "string",
-    "object": "string",
-    "period": "string",
-    "common_frac": "float64",
-    "common_total": "float64",
-    "noise_se": "float64",
-    "n_acquisitions": "Int64",
-    "background_per_ha": "float64",
-}
-"""Columns of series.parquet: share of the unit that every period observed; density there x area of the unit; standard
-error of `map_total_full` from the differences between acquisitions of the period, and how many these were; what the map
-counts, in the whole region, where the object is present in no period."""
 
 TINY_PX, OUTSIDE, PARTLY, STRANGE = 100.0, 0.001, 0.9, 0.1
 SEEN_PX = 1e-3  # less is the rounding of a border between two units (1e-9 m), not an observation
@@ -157,7 +104,7 @@ def unit_rows(units: Units, sums: Sums, facts: Facts) -> gpd.GeoDataFrame:
     for name in ("evidence", "boundary_source", "boundary_version", "model_id", "model_sha256", "run_id"):
         data[name] = [getattr(facts, name)] * (n * len(names) * len(periods))
     data["software_version"] = [facts.software_version] * (n * len(names) * len(periods))
-    table = pd.DataFrame(data).reindex(columns=list(COLUMNS)).astype(COLUMNS)
+    table = typed(pd.DataFrame(data).reindex(columns=list(COUNTS)), COUNTS)
     polygons = np.repeat(units.polygons, len(names) * len(periods))
     return gpd.GeoDataFrame(table, geometry=gpd.GeoSeries(polygons, crs="EPSG:4326"))
 

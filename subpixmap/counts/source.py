@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,18 +13,19 @@ from numpy.typing import NDArray
 
 from subpixmap.counts.blocks import Maps, blocks_of, facts_of, folder_of
 from subpixmap.counts.count import Counted, count_blocks
-from subpixmap.counts.rows import COLUMNS, SERIES_COLUMNS, Facts
+from subpixmap.counts.rows import Facts
 from subpixmap.counts.sums import MapBlock
 from subpixmap.errors import InputError, VerificationFailed
-from subpixmap.export.formats import read_table, write_accounts, write_csv, write_parquet, write_table, write_vector
+from subpixmap.export.formats import write_accounts, write_vector
 from subpixmap.files import is_remote, path_of
 from subpixmap.grid import Block, Window
 from subpixmap.mapping.ledger import Record, record_path
-from subpixmap.mapping.plan import Plan, items_by_period, read_plan
+from subpixmap.mapping.plan import Plan
 from subpixmap.mapping.store import Shards, open_shards, read_stored
 from subpixmap.region import require_overlap
-from subpixmap.scenes.items import items_sha256, read_lock
-from subpixmap.trends.changes import TREND_COLUMNS, trend
+from subpixmap.runfolder import RunFolder
+from subpixmap.tables import COUNTS, SERIES, TREND, read_table, write_csv, write_parquet, write_table
+from subpixmap.trends.changes import trend
 from subpixmap.trends.shared_effects import background_effect, unchanged_effect
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-def read_facts(out: str | os.PathLike[str], plan: Plan) -> Facts:
+def read_facts(folder: RunFolder, *, assign_nearest: bool = False) -> Facts:
     """What the rows of a run say about its map."""
-    locked = items_by_period(plan, read_lock(path_of(out) / "items.parquet"))
+    plan = folder.plan
     return Facts(
         objects=dict(plan.model.definitions),
         measures=dict(plan.model.measures),
@@ -44,14 +44,13 @@ def read_facts(out: str | os.PathLike[str], plan: Plan) -> Facts:
         evidence=plan.model.evidence,
         model_id=plan.model.name,
         model_sha256=plan.model.sha256,
-        items_sha256={label: items_sha256(items) for label, items in locked.items()},
+        items_sha256=folder.items_sha256,
         run_id=plan.run_id,
         software_version=plan.versions["subpixmap"],
-        boundary_source=plan.boundary_source,
-        boundary_version=plan.boundary_version,
         max_obs=plan.recipe.max_scenes,
         presence_threshold=plan.model.presence_threshold,
         unlike_card=plan.recipe.resolution != plan.model.resolution,
+        assign_nearest=assign_nearest,
     )
 
 
@@ -99,16 +98,6 @@ class _Stored:
         return read_stored(self.shards, self.block, periods, wanted)
 
 
-def read_run_units(out: str | os.PathLike[str]) -> gpd.GeoDataFrame:
-    """The units given to the run."""
-    import geopandas as gpd
-
-    path = path_of(out) / "units.parquet"
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; give the units (subpixmap count {out} --admin FILE)")
-    return gpd.read_parquet(io.BytesIO(path.read_bytes()))
-
-
 def count_run(
     out: str | os.PathLike[str] | Maps,
     units: gpd.GeoDataFrame | None = None,
@@ -134,18 +123,19 @@ def count_run(
         A Dask client whose workers see the folder; without one, the blocks are summed in this process.
     """
     maps = out if isinstance(out, Mapping) else None
-    folder = folder_of(maps) if maps is not None else str(out)
-    plan = read_plan(folder)
-    facts = replace(read_facts(folder, plan), assign_nearest=assign_nearest)
+    folder = RunFolder.open(folder_of(out) if isinstance(out, Mapping) else out)
+    plan = folder.plan
     if units is None:
-        units = read_run_units(folder)
+        units, boundary = folder.units.table, (folder.units.boundary_source, folder.units.boundary_version)
     else:
+        boundary = boundary_source, boundary_version
         if units.crs is not None and len(units):
             require_overlap(
                 units.to_crs(4326), boundary_source or "the table", plan.geometry, f"region {plan.region_name}"
             )
-        facts = replace(facts, boundary_source=boundary_source, boundary_version=boundary_version)
-    blocks = read_blocks(folder, plan)
+    facts = read_facts(folder, assign_nearest=assign_nearest)
+    facts = replace(facts, boundary_source=boundary[0], boundary_version=boundary[1])
+    blocks = read_blocks(folder.path, plan)
     if maps is not None:
         facts, blocks, client = facts_of(maps, facts), blocks_of(maps, blocks, plan.objects), None
     return count_blocks(
@@ -194,8 +184,8 @@ def count_by_unit(
 def write_counts(out: str | os.PathLike[str], counted: Counted) -> list[Path]:
     """Write counts.csv, counts.parquet, series.parquet and accounts.json into a run folder; returns their paths."""
     folder = path_of(out)
-    paths = list(write_table(counted.table, folder / "counts", COLUMNS))
-    series = write_parquet(counted.series, folder / "series.parquet", SERIES_COLUMNS)
+    paths = list(write_table(counted.table, folder / "counts", COUNTS))
+    series = write_parquet(counted.series, folder / "series.parquet", SERIES)
     return [*paths, series, write_accounts(folder / "accounts.json", counted)]
 
 
@@ -229,12 +219,12 @@ def follow_run(
 def read_counts(out: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """counts.parquet and series.parquet of a run folder."""
     folder = path_of(out)
-    return read_table(folder / "counts.parquet", COLUMNS), read_table(folder / "series.parquet", SERIES_COLUMNS)
+    return read_table(folder / "counts.parquet", COUNTS), read_table(folder / "series.parquet", SERIES)
 
 
 def write_trend(out: str | os.PathLike[str], table: pd.DataFrame) -> list[Path]:
     """Write trend.csv and trend.parquet into a run folder; returns their paths."""
-    return list(write_table(table, path_of(out) / "trend", TREND_COLUMNS))
+    return list(write_table(table, path_of(out) / "trend", TREND))
 
 
 def export_counts(out: str | os.PathLike[str], format: str, *, to: str | os.PathLike[str] | None = None) -> list[Path]:
@@ -266,7 +256,7 @@ def export_counts(out: str | os.PathLike[str], format: str, *, to: str | os.Path
         from subpixmap.export.stac import export_stac
 
         return export_stac(out, folder)
-    tables = {"counts": COLUMNS, "trend": TREND_COLUMNS}
+    tables = {"counts": COUNTS, "trend": TREND}
     there = {
         name: read_table(path_of(out) / f"{name}.parquet", columns)
         for name, columns in tables.items()
@@ -274,4 +264,4 @@ def export_counts(out: str | os.PathLike[str], format: str, *, to: str | os.Path
     }
     if format == "csv":
         return [write_csv(table, folder / f"{name}.csv", tables[name]) for name, table in there.items()]
-    return write_vector(there, read_run_units(out), folder, format)
+    return write_vector(there, RunFolder.open(out).units.table, folder, format)

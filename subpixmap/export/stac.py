@@ -19,8 +19,9 @@ from subpixmap.counts.source import read_facts
 from subpixmap.export.cogs import export_cogs
 from subpixmap.files import path_of
 from subpixmap.grid import project
-from subpixmap.mapping.plan import Plan, Zone, read_plan
+from subpixmap.mapping.plan import Plan, Zone
 from subpixmap.periods import Period
+from subpixmap.runfolder import RunFolder
 
 if TYPE_CHECKING:
     import pystac
@@ -52,8 +53,8 @@ def export_stac(out: str | os.PathLike[str], to: Path) -> list[Path]:
     """
     import pystac
 
-    plan = read_plan(out)
-    facts = read_facts(out, plan)
+    folder = RunFolder.open(out)
+    plan, facts = folder.plan, read_facts(folder)
     rasters = export_cogs(out, to / "rasters")
     items = [
         _item(plan, facts, zone, period, [path for path in rasters if path.name.endswith(_ending(period, zone))])

@@ -17,11 +17,13 @@ import pandas as pd
 from subpixmap.errors import InputError
 from subpixmap.files import path_of
 from subpixmap.report.downsample import Layers, read_layers
+from subpixmap.tables import COUNTS, TREND, read_table
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from subpixmap.mapping.ledger import Record
+    from subpixmap.runfolder import RunUnits
     from subpixmap.scenes.items import Item
 
 TRUTH_COLUMNS = ("unit_id", "object", "period", "count")
@@ -89,22 +91,21 @@ def read_run(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 
     InputError
         No plan or no counts in the folder.
     """
-    from subpixmap.counts.rows import COLUMNS
-    from subpixmap.export.formats import read_accounts, read_table
+    from subpixmap.export.formats import read_accounts
     from subpixmap.mapping.ledger import read_records
     from subpixmap.mapping.plan import read_plan
     from subpixmap.mapping.store import open_map
+    from subpixmap.runfolder import read_units
     from subpixmap.scenes.items import read_lock, read_notes
     from subpixmap.simulate.recognise import is_simulated
-    from subpixmap.trends.changes import TREND_COLUMNS
 
     out = path_of(out)
     plan = read_plan(out)
-    counts = read_table(out / "counts.parquet", COLUMNS)
-    trend = read_table(out / "trend.parquet", TREND_COLUMNS) if (out / "trend.parquet").is_file() else None
+    counts = read_table(out / "counts.parquet", COUNTS)
+    trend = read_table(out / "trend.parquet", TREND) if (out / "trend.parquet").is_file() else None
     records = read_records(out, plan)
     items = read_lock(out / "items.parquet")
-    units = gpd.read_parquet(io.BytesIO((out / "units.parquet").read_bytes()))
+    units = read_units(out, plan)
     return Run(
         name=plan.region_name,
         geometry=plan.geometry,
@@ -115,7 +116,7 @@ def read_run(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 
         simulated=is_simulated(plan.sources),
         counts=pd.DataFrame(counts),
         trend=None if trend is None else pd.DataFrame(trend),
-        units=units,
+        units=units.table,
         series=_noise(out / "series.parquet"),
         layers=read_layers(open_map(out), plan.geometry, size=size),
         acquisitions=_acquisitions(records),
@@ -162,14 +163,14 @@ def _items(items: list[Item]) -> pd.DataFrame:
     return pd.DataFrame([[getattr(item, column) for column in columns] for item in items], columns=columns)
 
 
-def _facts(plan, counts: pd.DataFrame, units: gpd.GeoDataFrame) -> dict[str, str]:  # type: ignore[no-untyped-def]
+def _facts(plan, counts: pd.DataFrame, units: RunUnits) -> dict[str, str]:  # type: ignore[no-untyped-def]
     recipe, model = plan.recipe, plan.model
     zones = ", ".join(f"EPSG:{epsg} ({len(zone.blocks)} blocks)" for epsg, zone in plan.zones.items())
     mask = recipe.mask
     items = counts[["period", "items_sha256"]].drop_duplicates().dropna()
     facts = {
         "Region": plan.region_name,
-        "Units": f"{len(units)} from {plan.boundary_source}, {plan.boundary_version}",
+        "Units": f"{len(units.table)} from {units.boundary_source}, {units.boundary_version}",
         "Source of the imagery": ", ".join(plan.sources),
         "Periods": f"{', '.join(p.label for p in plan.periods)} (months {', '.join(map(str, recipe.months))})"
         if len(recipe.months) < 12

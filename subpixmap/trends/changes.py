@@ -15,59 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from subpixmap.counts.rows import SERIES_COLUMNS
 from subpixmap.errors import InputError, Refused
+from subpixmap.tables import SERIES, TREND, types_of
 from subpixmap.trends.shared_effects import shared_steps, step_told
 from subpixmap.trends.slopes import change_test, seasonal, smallest_p, theil_sen
-
-TREND_COLUMNS: dict[str, str] = {
-    "unit_id": "string",
-    "unit_name": "string",
-    "parent_id": "string",
-    "object": "string",
-    "measure": "string",
-    "basis": "string",
-    "common_frac": "float64",
-    "n_periods": "Int64",
-    "first_period": "string",
-    "last_period": "string",
-    "first_total": "float64",
-    "last_total": "float64",
-    "change": "float64",
-    "change_percent": "float64",
-    "change_se": "float64",
-    "change_p": "float64",
-    "change_q": "float64",
-    "min_detectable_change": "float64",
-    "slope_per_year": "float64",
-    "slope_low": "float64",
-    "slope_high": "float64",
-    "slope_level": "float64",
-    "tau": "float64",
-    "p_value": "float64",
-    "p_method": "string",
-    "q_value": "float64",
-    "significant": "boolean",
-    "persistent": "boolean",
-    "year_effect": "string",
-    "background_slope_per_year": "float64",
-    "shared_step": "string",
-    "note": "string",
-    "evidence": "string",
-    "boundary_version": "string",
-    "model_id": "string",
-    "run_id": "string",
-}
-"""Columns of trend.csv and trend.parquet, in order, and their pandas types.
-
-`basis` is what was followed: `common_pixels` (density on the pixels that every period observed x area of the unit) or
-`map_total_full`. `change_se` and `change_p` set the change between first and last against the differences between
-acquisitions within these two periods; `min_detectable_change` is what would be found in 4 of 5 cases. `q_value` and
-`change_q` are false discovery rates over the units of an object (Benjamini-Hochberg); `significant` means `q_value` is
-at most 1 - level. `persistent` means that the last two periods lie on one side of the first two. `year_effect` names
-the shared effect that was taken out; `background_slope_per_year` is the slope that the unit would show if it held
-nothing: what the map counts where the object is never present, times the area. `shared_step` tells of steps that most
-units of an object make together, above all where the input is known to have changed."""
 
 _ALIKE = ["object_definition", "measure", "model_sha256", "run_id", "boundary_source", "boundary_version", "evidence"]
 _LEAST_COMMON = 0.5
@@ -98,7 +49,8 @@ def trend(
     Returns
     -------
     pandas.DataFrame
-        `TREND_COLUMNS`, a row per unit and object in the order of `counts`; `note` says what cannot be said.
+        The columns of `tables.TREND`, a row per unit and object in the order of `counts`; `note` says what cannot be
+        said.
 
     Raises
     ------
@@ -119,7 +71,7 @@ def trend(
         _one(group.sort_values("period_start", kind="stable"), level)
         for _, group in followed.groupby(["unit_id", "object"], sort=False)
     ]
-    table = pd.DataFrame(rows, columns=list(TREND_COLUMNS)).astype(TREND_COLUMNS)
+    table = pd.DataFrame(rows, columns=list(TREND)).astype(types_of(TREND))
     for p, q in (("p_value", "q_value"), ("change_p", "change_q")):
         table[q] = table.groupby("object", sort=False)[p].transform(_false_discovery_rates)
     steps = shared_steps(counts, series)
@@ -150,16 +102,16 @@ def _refuse_unlike(counts: pd.DataFrame) -> None:
 def _parted(counts: pd.DataFrame, series: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """The columns of the counts, and those of the series that `count_by_unit` puts beside them."""
     keys = {"unit_id", "object", "period"}
-    beside = [name for name in SERIES_COLUMNS if name not in keys]
+    beside = [name for name in SERIES if name not in keys]
     if series is None and set(beside) <= set(counts.columns):
-        series = counts[list(SERIES_COLUMNS)]
+        series = counts[list(SERIES)]
     return counts.drop(columns=beside, errors="ignore"), series
 
 
 def _followed(counts: pd.DataFrame, series: pd.DataFrame | None) -> pd.DataFrame:
-    """The rows with `total`, `noise`, `n_acquisitions`, `common_frac` and `basis`."""
+    """The rows with `total`, `noise`, `n_noise_acquisitions`, `common_frac` and `basis`."""
     if series is None:
-        unknown = {"noise": np.nan, "n_acquisitions": 0, "common_frac": np.nan, "background_per_ha": np.nan}
+        unknown = {"noise": np.nan, "n_noise_acquisitions": 0, "common_frac": np.nan, "background_per_ha": np.nan}
         return counts.assign(total=counts["map_total_full"].astype(float), basis="map_total_full", **unknown)
     keys = ["unit_id", "object", "period"]
     both = counts.merge(series, on=keys, how="left", validate="one_to_one", indicator=True)
@@ -204,7 +156,9 @@ def _one(group: pd.DataFrame, level: float) -> dict[str, Any]:
 def _change(known: pd.DataFrame, totals: NDArray, level: float) -> dict[str, Any]:
     change = totals[-1] - totals[0]
     ends = known.iloc[[0, -1]]
-    se, p, least = change_test(change, ends["noise"].to_numpy(float), ends["n_acquisitions"].to_numpy(float), level)
+    se, p, least = change_test(
+        change, ends["noise"].to_numpy(float), ends["n_noise_acquisitions"].to_numpy(float), level
+    )
     return {
         "first_period": known["period"].iloc[0],
         "last_period": known["period"].iloc[-1],

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from subpixmap.errors import Incomplete, InputError
 from subpixmap.verbs import console
-from subpixmap.verbs.job import read_units, write_units
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -46,26 +45,30 @@ def count(
     from subpixmap.mapping.plan import read_plan
     from subpixmap.mapping.verify import write_manifest
     from subpixmap.region import given_units, require_overlap
+    from subpixmap.runfolder import RunUnits, read_units, write_units
 
     _require_complete(out, allow_partial)
     planned = read_plan(out)
     if admin is not None:
-        units, source, version = given_units(
-            admin, id_column=id_column, name_column=name_column, parent_column=parent_column
-        )
-        require_overlap(units, source, planned.geometry, f"the map of {planned.region_name}")
+        units = RunUnits(*given_units(admin, id_column=id_column, name_column=name_column, parent_column=parent_column))
+        require_overlap(units.table, str(units.boundary_source), planned.geometry, f"the map of {planned.region_name}")
     else:
-        units, source, version = read_units(out)
+        units = read_units(out, planned)
     with _counting(planned, scheduler, workers) as client:
         counted = count_run(
-            out, units, boundary_source=source, boundary_version=version, assign_nearest=assign_nearest, client=client
+            out,
+            units.table,
+            boundary_source=units.boundary_source,
+            boundary_version=units.boundary_version,
+            assign_nearest=assign_nearest,
+            client=client,
         )
     if admin is not None:
-        write_units(out, units, source, version)  # only now: a count that fails leaves the folder as it was
+        write_units(out, units)  # only now: a count that fails leaves the folder as it was
     paths = write_counts(out, counted)
     console.show_remarks(counted.remarks, quiet=quiet)
     write_manifest(out)
-    log.info("counted", extra={"units": len(units), "rows": len(counted.table)})
+    log.info("counted", extra={"units": len(units.table), "rows": len(counted.table)})
     console.say_files(paths, quiet=quiet)
     return counted.table
 
@@ -123,11 +126,11 @@ def export(out: Path, format: str, *, to: Path | None = None, quiet: bool = Fals
 def remarks_on(out: Path) -> list[str]:
     """What a reader should know of the units and trends of a finished run."""
     from subpixmap.counts.source import read_counts
-    from subpixmap.export.formats import read_accounts, read_table
-    from subpixmap.trends.changes import TREND_COLUMNS
+    from subpixmap.export.formats import read_accounts
+    from subpixmap.tables import TREND, read_table
     from subpixmap.trends.verdict import trend_remarks
 
-    table = read_table(out / "trend.parquet", TREND_COLUMNS)
+    table = read_table(out / "trend.parquet", TREND)
     return [
         *read_accounts(out / "accounts.json").get("remarks", ()),
         *trend_remarks(table, *read_counts(out), level=0.95),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,11 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subpixmap.errors import Refused
-from subpixmap.files import write_atomic
 
 if TYPE_CHECKING:
-    import geopandas as gpd
-
     from subpixmap.mapping.plan import Plan
     from subpixmap.model.checkpoint import Model
     from subpixmap.region import Region
@@ -49,6 +45,7 @@ def freeze(job: Job, *, map_again: bool = False) -> Job:
     Blocks of a refreshed period that were made from other items are taken back with `map_again`, and refused without.
     """
     from subpixmap.mapping.plan import read_plan, require_same, write_plan
+    from subpixmap.runfolder import RunUnits, write_units
     from subpixmap.scenes.items import write_lock
 
     path = job.out / "plan.json"
@@ -66,7 +63,8 @@ def freeze(job: Job, *, map_again: bool = False) -> Job:
         notes = {"refused": dict(job.refused)} | (job.lacks.missing() if job.lacks else {})
         write_lock(job.out / "items.parquet", job.items, notes)
     if job.region is not None:
-        write_units(job.out, job.region.units, job.region.boundary_source, job.region.boundary_version)
+        region = job.region
+        write_units(job.out, RunUnits(region.units, region.boundary_source, region.boundary_version))
     return replace(job, plan=write_plan(job.out, job.plan))
 
 
@@ -90,20 +88,3 @@ def log_lock(job: Job) -> None:
         log.info("locked", extra={"periods": list(job.asked), "refused": len(job.refused)} | lacks)
         for name, why in job.refused.items():
             log.warning("item refused", extra={"item": name, "reason": why})
-
-
-def write_units(out: Path, units: gpd.GeoDataFrame, source: str, version: str) -> None:
-    """OUT/units.parquet: the units that are counted in, with where they come from."""
-    sourced = units.assign(boundary_source=source, boundary_version=version)
-    buffer = io.BytesIO()
-    sourced.to_parquet(buffer, index=False)
-    write_atomic(out / "units.parquet", buffer.getvalue())
-
-
-def read_units(out: Path) -> tuple[gpd.GeoDataFrame, str, str]:
-    """OUT/units.parquet: the units, and the source and version of their boundaries."""
-    from subpixmap.counts.source import read_run_units
-
-    units = read_run_units(out)
-    source, version = units[["boundary_source", "boundary_version"]].iloc[0]
-    return units.drop(columns=["boundary_source", "boundary_version"]), source, version

@@ -256,11 +256,12 @@ def test_a_run_that_is_extended_equals_one_made_at_once(command, finished, count
 
 def test_units_and_outside_add_up_to_the_map(finished):
     """Outside comes from its own polygon: the region less the units. A unit around all that is mapped holds it all."""
-    from subpixmap.counts.source import count_run, read_run_units
+    from subpixmap.counts.source import count_run
+    from subpixmap.runfolder import RunFolder
 
     balance = count_run(finished.out).balance
     assert (balance["counted_twice"].abs() <= 1e-7 * balance["map"].abs()).all()
-    west, south, east, north = read_run_units(finished.out).total_bounds
+    west, south, east, north = RunFolder.open(finished.out).units.table.total_bounds
     shape = shapely.segmentize(shapely.box(west - 0.1, south - 0.1, east + 0.1, north + 0.1), 0.01)
     around = gpd.GeoDataFrame({"unit_id": ["all"]}, geometry=[shape], crs="EPSG:4326")
     balance = count_run(finished.out, around).balance

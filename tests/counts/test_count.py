@@ -8,14 +8,13 @@ import pandas as pd
 import pytest
 import shapely
 
-from subpixmap.counts.rows import COLUMNS, SERIES_COLUMNS
 from subpixmap.counts.source import count_by_unit, count_run, export_counts, follow_run, write_counts, write_trend
 from subpixmap.errors import InputError, VerificationFailed
-from subpixmap.export.formats import read_table
 from subpixmap.mapping.ledger import record_path
 from subpixmap.mapping.plan import write_plan
 from subpixmap.scenes.items import items_sha256, write_lock
-from subpixmap.trends.changes import TREND_COLUMNS, trend
+from subpixmap.tables import COUNTS, SERIES, TREND, read_table, types_of
+from subpixmap.trends.changes import trend
 from tests.helpers.country_map import make_items
 from tests.helpers.run_folders import OBJECTS, PERIODS, REGION, make_plan, make_run
 
@@ -48,7 +47,7 @@ def test_totals_are_those_of_the_ledger(run):
 def test_rows_carry_the_facts_of_the_run(run):
     out, plan = run
     table = count_by_unit(out)
-    assert list(table.columns) == [*COLUMNS, *(name for name in SERIES_COLUMNS if name not in COLUMNS), "geometry"]
+    assert list(table.columns) == [*COUNTS, *(name for name in SERIES if name not in COUNTS), "geometry"]
     assert len(table) == 2 * 2 * 2
     row = table.iloc[0]
     assert row["items_sha256"] == items_sha256(make_items(PERIODS)[:1])
@@ -89,7 +88,7 @@ def test_an_opened_map_counts_like_its_folder(run):
     table = trend(expected)
     assert set(table.loc[table["object"] == "coconut", "basis"]) == {"common_pixels"}
     series = count_run(out).series
-    pd.testing.assert_frame_equal(table, trend(pd.DataFrame(expected)[list(COLUMNS)], series))
+    pd.testing.assert_frame_equal(table, trend(pd.DataFrame(expected)[list(COUNTS)], series))
 
 
 @affine_star
@@ -131,17 +130,17 @@ def test_two_runs_and_workers_give_the_same_bytes(run, tmp_path):
     with Client(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as client:
         again = [path.read_bytes() for path in write_counts(tmp_path / "b", count_run(out, client=client))]
     assert first == again
-    for name, columns in (("counts.csv", COLUMNS), ("counts.parquet", COLUMNS), ("series.parquet", SERIES_COLUMNS)):
+    for name, columns in (("counts.csv", COUNTS), ("counts.parquet", COUNTS), ("series.parquet", SERIES)):
         assert len(read_table(tmp_path / "a" / name, columns)) == 8
     pd.testing.assert_frame_equal(
-        read_table(tmp_path / "a" / "counts.csv", COLUMNS), read_table(tmp_path / "a" / "counts.parquet", COLUMNS)
+        read_table(tmp_path / "a" / "counts.csv", COUNTS), read_table(tmp_path / "a" / "counts.parquet", COUNTS)
     )
 
 
 def test_noise_is_known_where_two_acquisitions_saw_a_place(run):
     out, _ = run
     series = count_run(out).series
-    assert series["n_acquisitions"].eq(2).all()
+    assert series["n_noise_acquisitions"].eq(2).all()
     assert (series["noise_se"] > 0).all()
     assert series["common_frac"].between(0.9, 0.95).all()  # 0.96**2
 
@@ -179,7 +178,7 @@ def counted(run):
 
 def same_rows(found, expected, columns):
     """Equal in every column, blank where blank."""
-    for name, kind in columns.items():
+    for name, kind in types_of(columns).items():
         mine = found[name].replace({np.nan: None}).astype(object)
         theirs = expected[name].astype(object).where(expected[name].notna(), None)
         if kind == "float64":
@@ -194,7 +193,7 @@ def test_every_table_format_holds_the_same_rows(counted, tmp_path, format):
     files = ["counts.gpkg"] if format == "gpkg" else [f"counts.{format}", f"trend.{format}"]
     assert [path.name for path in paths] == files
     units = gpd.read_parquet(counted / "units.parquet").set_index("unit_id").geometry
-    for table, columns in (("counts", COLUMNS), ("trend", TREND_COLUMNS)):
+    for table, columns in (("counts", COUNTS), ("trend", TREND)):
         expected = read_table(counted / f"{table}.parquet", columns)
         if format == "csv":
             pd.testing.assert_frame_equal(read_table(tmp_path / f"{table}.csv", columns), expected)
@@ -273,7 +272,7 @@ def test_the_catalogue_is_valid_and_its_checksums_hold(counted, tmp_path):
 
 
 def test_trend_follows_the_comparable_series(counted):
-    table = read_table(counted / "trend.parquet", TREND_COLUMNS)
+    table = read_table(counted / "trend.parquet", TREND)
     palms = table[table["object"] == "coconut"]
     assert palms["basis"].unique().tolist() == ["common_pixels"]
     assert palms["change_se"].gt(0).all()

@@ -9,12 +9,13 @@ import shapely
 
 from subpixmap.counts.count import count_blocks
 from subpixmap.counts.fractions import unit_fractions, zonal_sums
-from subpixmap.counts.rows import COLUMNS, FLAGS
+from subpixmap.counts.rows import FLAGS
 from subpixmap.counts.units import prepare_units
 from subpixmap.errors import InputError
 from subpixmap.grid import Block, Lattice, Window, owned
 from subpixmap.mapping.zones import plan_zones
 from subpixmap.periods import Period
+from subpixmap.tables import COUNTS
 from tests.helpers.map_blocks import YEARS, ZONE51, corner, facts, frame, map_block, stacked
 
 # By hand --------------------------------------------------------------------------------------------------------------
@@ -399,7 +400,7 @@ def test_bad_units_are_refused(units, message):
 
 def test_rows_and_columns_are_the_contract(island):
     table = run(island, island[2][:3]).table
-    assert list(table.columns) == [*COLUMNS, "geometry"]
+    assert list(table.columns) == [*COUNTS, "geometry"]
     keys = table[["unit_id", "object", "period"]].to_numpy().tolist()
     assert keys == [[u, o, p] for u in ("000", "001", "002") for o in ("coconut", "oil_palm") for p in ("2018", "2019")]
     blank = ["estimate", "se", "cv", "ci_low", "ci_high", "ci_level", "estimator", "n_ref", "suppressed"]

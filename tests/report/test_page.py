@@ -11,7 +11,6 @@ import pytest
 import shapely
 import xarray as xr
 
-from subpixmap.counts.rows import COLUMNS
 from subpixmap.grid import Lattice, Window, project
 from subpixmap.report import figures
 from subpixmap.report import html_images as picture
@@ -19,6 +18,7 @@ from subpixmap.report.contents import Run
 from subpixmap.report.downsample import block_means, make_canvas, read_layers
 from subpixmap.report.page import render
 from subpixmap.report.summary import compact, leaves, number, percent, region_totals, region_truth, roots, status
+from subpixmap.tables import COUNTS, types_of
 from subpixmap.trends.changes import trend
 
 LATTICE = Lattice(32650, 10.0)
@@ -87,7 +87,7 @@ def count_rows(units: gpd.GeoDataFrame, maps: dict[int, xr.Dataset], evidence: s
                 total = float(np.nansum(values)) if seen.any() else np.nan
                 observed = seen.sum() / 100
                 found.append(
-                    dict.fromkeys(COLUMNS) | {
+                    dict.fromkeys(COUNTS) | {
                         "unit_id": unit.unit_id, "unit_name": unit.unit_name, "parent_id": unit.parent_id,
                         "object": name, "object_definition": DEFINITIONS[name],
                         "measure": "count" if name == "coconut" else "occupancy",
@@ -102,7 +102,7 @@ def count_rows(units: gpd.GeoDataFrame, maps: dict[int, xr.Dataset], evidence: s
                         "software_version": "0.1.0",
                     }
                 )  # fmt: skip
-    return pd.DataFrame(found)[list(COLUMNS)].astype(COLUMNS)
+    return pd.DataFrame(found)[list(COUNTS)].astype(types_of(COUNTS))
 
 
 def make_run(periods: list[str] | None = None, *, evidence: str = "simulated", simulated: bool = True) -> Run:
@@ -231,7 +231,7 @@ def test_names_cannot_break_out_of_the_page(small):
     units = small.units.copy()
     units["unit_name"] = names + list(units.unit_name[len(names) :])
     renamed = dict(zip(units.unit_id, units.unit_name, strict=True))
-    counts = small.counts.assign(unit_name=small.counts.unit_id.map(renamed)).astype(COLUMNS)
+    counts = small.counts.assign(unit_name=small.counts.unit_id.map(renamed)).astype(types_of(COUNTS))
     page = render(replace(small, units=units, counts=counts, trend=trend(counts), name="<b>odd</b> & region"))
     reader = read(page)
     assert sum(tag == "script" for tag, _ in reader.found) == 2
@@ -288,7 +288,7 @@ def test_unobserved_is_blank_and_never_zero(small):
     assert cells[:2] == [("None", "–"), ("None", "–")]
     assert "not observed</span>" in row[0]
     nothing = counts.assign(map_total=np.nan, map_total_full=np.nan, density_per_ha=np.nan, observed_ha=0.0)
-    page = render(replace(run, counts=nothing.astype(COLUMNS), truth=None, trend=None))
+    page = render(replace(run, counts=nothing.astype(types_of(COUNTS)), truth=None, trend=None))
     assert "nothing was observed" in page
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from subpixmap.errors import InputError, Refused
-from subpixmap.trends.changes import TREND_COLUMNS, trend
+from subpixmap.tables import TREND, types_of
+from subpixmap.trends.changes import trend
 from subpixmap.trends.shared_effects import background_effect, shared_steps, unchanged_effect
 from subpixmap.trends.slopes import change_test, smallest_p, theil_sen
 
@@ -82,7 +83,7 @@ def test_units_keep_their_rows_and_order():
     assert table["unit_id"].tolist() == ["b", "a", "c"]
     assert table["slope_per_year"].isna().tolist() == [False, True, True]
     assert table["note"].iloc[1] == "observed in 0 of 2 periods: no trend"
-    assert {name: str(kind) for name, kind in table.dtypes.items()} == TREND_COLUMNS
+    assert {name: str(kind) for name, kind in table.dtypes.items()} == types_of(TREND)
 
 
 def test_occupancy_has_no_trend():
@@ -113,7 +114,7 @@ def comparable(table, *, noise=1.0, acquisitions=6, common=0.9, background=None)
         common_frac=common,
         common_total=table["map_total_full"],
         noise_se=noise,
-        n_acquisitions=acquisitions,
+        n_noise_acquisitions=acquisitions,
         background_per_ha=table["period"].map(density),
     )
 

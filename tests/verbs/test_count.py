@@ -11,12 +11,14 @@ import shapely
 from typer.testing import CliRunner
 
 from subpixmap.cli.main import app
-from subpixmap.counts.rows import COLUMNS, FLAGS
+from subpixmap.counts.rows import FLAGS
+from subpixmap.counts.source import count_run
 from subpixmap.errors import InputError
-from subpixmap.export.formats import read_accounts, read_table
-from subpixmap.trends.changes import TREND_COLUMNS
+from subpixmap.export.formats import read_accounts
+from subpixmap.report.contents import read_run
+from subpixmap.runfolder import RunFolder, RunUnits, write_units
+from subpixmap.tables import COUNTS, TREND, read_table
 from subpixmap.verbs.count import count, trend
-from subpixmap.verbs.job import write_units
 from tests.helpers.run_folders import PERIODS, REGION, make_plan, make_run
 
 DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
@@ -25,8 +27,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
 @pytest.fixture
 def out(tmp_path):
     folder = tmp_path / "run"
-    units = make_run(folder, make_plan())
-    write_units(folder, units, "a file", "v1")
+    write_units(folder, RunUnits(make_run(folder, make_plan()), "a file", "v1"))
     return folder
 
 
@@ -51,17 +52,26 @@ def test_what_lies_outside_near_a_unit_is_told_and_can_be_assigned(out, tmp_path
     told = typed("count", out, "--admin", admin)
     assert "within 1 km of one" in told.stderr
     assert "--assign-nearest" in told.stderr
-    plain = read_table(out / "counts.csv", COLUMNS)
+    plain = read_table(out / "counts.csv", COUNTS)
     accounts = read_accounts(out / "accounts.json")
     assert accounts["outside"]["near_total"].gt(0).all()
     assert accounts["remarks"]
     told = typed("count", out, "--admin", admin, "--assign-nearest")
     assert "--assign-nearest" not in told.stderr
-    given = read_table(out / "counts.csv", COLUMNS)
+    given = read_table(out / "counts.csv", COUNTS)
     gained = given["map_total"].to_numpy() - plain["map_total"].to_numpy()
     assert gained == pytest.approx(accounts["outside"]["near_total"].to_numpy(), rel=1e-9)
     assert given["flag"].str.contains("nearest_assigned").all()
     assert not plain["flag"].str.contains("nearest_assigned").any()
+
+
+def test_given_units_keep_their_boundary_source_for_later_counts_and_the_report(out, tmp_path):
+    typed("count", out, "--admin", save([REGION], tmp_path / "mine.parquet"))
+    table = count_run(out).table
+    assert set(table["boundary_source"]) == {"mine.parquet"}
+    assert set(table["boundary_version"]) == set(read_table(out / "counts.csv", COUNTS)["boundary_version"])
+    assert "mine.parquet" in read_run(out).facts["Units"]
+    assert RunFolder.open(out).units.boundary_source == "mine.parquet"
 
 
 def test_units_elsewhere_or_with_swapped_axes_are_refused_and_change_nothing(out, tmp_path):
@@ -95,16 +105,16 @@ def test_trend_tells_how_sure_it_is_and_takes_effects_out_on_demand(out):
     told = typed("trend", out)
     assert "2 periods cannot show a significant trend (smallest possible p: 1; 5 are needed)" in told.stderr
     assert "car: no trend, a measure of occupancy" in told.stderr
-    table = read_table(out / "trend.csv", TREND_COLUMNS)
+    table = read_table(out / "trend.csv", TREND)
     assert table["year_effect"].isna().all()
     assert table.loc[table["object"] == "coconut", "background_slope_per_year"].notna().all()
     typed("trend", out, "--unchanged", "01")
-    table = read_table(out / "trend.csv", TREND_COLUMNS)
+    table = read_table(out / "trend.csv", TREND)
     unchanged = table[(table["unit_id"] == "01") & (table["object"] == "coconut")].iloc[0]
     assert unchanged["change"] == pytest.approx(0, abs=1e-6)
     assert unchanged["year_effect"] == "1 unchanged units"
     typed("trend", out, "--background")
-    assert set(read_table(out / "trend.csv", TREND_COLUMNS)["year_effect"].dropna()) == {"background"}
+    assert set(read_table(out / "trend.csv", TREND)["year_effect"].dropna()) == {"background"}
     with pytest.raises(InputError, match="are not among the units"):
         trend(out, unchanged=["nowhere"])
     with pytest.raises(InputError, match="give one of them"):
@@ -144,7 +154,7 @@ def test_accounts_hold_what_the_report_shows(out):
 
 def test_every_column_and_flag_is_documented():
     text = DOCS.read_text(encoding="utf-8")
-    for name in (*COLUMNS, *TREND_COLUMNS, *FLAGS):
+    for name in (*COUNTS, *TREND, *FLAGS):
         assert f"`{name}`" in text, name
     for name, meaning in FLAGS.items():
         assert f"| `{name}` | {meaning} |" in text, name

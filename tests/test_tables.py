@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from subpixmap.counts.rows import COLUMNS
 from subpixmap.errors import InputError
-from subpixmap.export.formats import read_table, to_csv, write_table
+from subpixmap.tables import COUNTS, read_table, to_csv, types_of, write_table
 
 NAMES = [
     "plain",
@@ -28,7 +27,7 @@ NAMES = [
 def make_table():
     n = len(NAMES)
     rng = np.random.default_rng(2)
-    data = {name: [None] * n for name in COLUMNS}
+    data = {name: [None] * n for name in COUNTS}
     data["unit_id"] = [f"{i:04d}" for i in range(n)]
     data["unit_name"] = NAMES
     data["map_total"] = rng.normal(size=n) * 10.0 ** rng.integers(-12, 12, n)
@@ -36,31 +35,31 @@ def make_table():
     data["observed_frac"] = rng.random(n)
     data["n_ref"] = [3, *[None] * (n - 1)]
     data["suppressed"] = [True, False, *[None] * (n - 2)]
-    return pd.DataFrame(data).astype(COLUMNS)
+    return pd.DataFrame(data).astype(types_of(COUNTS))
 
 
 def test_both_files_read_back_equal(tmp_path):
     table = make_table()
-    paths = write_table(table.assign(geometry="left out"), tmp_path / "counts", COLUMNS)
+    paths = write_table(table.assign(geometry="left out"), tmp_path / "counts", COUNTS)
     assert [path.name for path in paths] == ["counts.csv", "counts.parquet"]
     for path in paths:
-        pd.testing.assert_frame_equal(read_table(path, COLUMNS), table, check_exact=True)
-    assert list(pd.read_parquet(paths[1]).columns) == list(pd.read_csv(paths[0], dtype=str).columns) == list(COLUMNS)
+        pd.testing.assert_frame_equal(read_table(path, COUNTS), table, check_exact=True)
+    assert list(pd.read_parquet(paths[1]).columns) == list(pd.read_csv(paths[0], dtype=str).columns) == list(COUNTS)
 
 
 def test_same_table_same_bytes_and_nothing_else_left(tmp_path):
-    first = [path.read_bytes() for path in write_table(make_table(), tmp_path / "counts", COLUMNS)]
-    again = [path.read_bytes() for path in write_table(make_table(), tmp_path / "counts", COLUMNS)]
+    first = [path.read_bytes() for path in write_table(make_table(), tmp_path / "counts", COUNTS)]
+    again = [path.read_bytes() for path in write_table(make_table(), tmp_path / "counts", COUNTS)]
     assert first == again
     assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.csv", "counts.parquet"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    csv, _ = write_table(make_table(), tmp_path / "counts", COLUMNS)
+    csv, _ = write_table(make_table(), tmp_path / "counts", COUNTS)
     before = csv.read_bytes()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        write_table(make_table().iloc[:1], tmp_path / "counts", COLUMNS)
+        write_table(make_table().iloc[:1], tmp_path / "counts", COUNTS)
     assert csv.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -83,7 +82,7 @@ def test_unknown_is_blank_in_the_csv():
 
 def test_a_missing_or_foreign_table_is_named(tmp_path):
     with pytest.raises(InputError, match=r"counts.csv does not exist"):
-        read_table(tmp_path / "counts.csv", COLUMNS)
+        read_table(tmp_path / "counts.csv", COUNTS)
     (tmp_path / "counts.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="lacks the columns unit_id"):
-        read_table(tmp_path / "counts.csv", COLUMNS)
+        read_table(tmp_path / "counts.csv", COUNTS)

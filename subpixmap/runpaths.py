@@ -1,0 +1,54 @@
+"""The files and folders of a run folder: every name is spelled here, and nowhere else.
+
+In: nothing. Out: names relative to the run folder OUT, used as `out / runpaths.PLAN`. They work on a disk and in an
+object store.
+"""
+
+from __future__ import annotations
+
+PLAN = "plan.json"
+"""The recipe and its id, region, periods, grid, blocks, model, versions."""
+ITEMS = "items.parquet"
+"""The lock: the items that are read."""
+MAP = "map.zarr"
+"""Zarr v3, one group per UTM zone, named by its EPSG code."""
+LEDGER = "ledger"
+"""One record per block and period."""
+UNITS = "units.parquet"
+"""The units that are counted in, with the source and version of their boundaries."""
+
+COUNTS_CSV = "counts.csv"
+COUNTS_PARQUET = "counts.parquet"
+"""A row per unit, object and period."""
+SERIES_PARQUET = "series.parquet"
+"""What may be compared over the periods."""
+ACCOUNTS_PARQUET = "accounts.json"
+"""What lies outside the units, and whether all adds up."""
+TREND_CSV = "trend.csv"
+TREND_PARQUET = "trend.parquet"
+"""A row per unit and object."""
+CHANGES_CSV = "changes.csv"
+ESTIMATES_CSV = "estimates.csv"
+TABLES = "tables.json"
+"""What every column of every table means."""
+SAMPLE = "sample"
+"""Designs and labelled samples."""
+
+REPORT = "report.html"
+MANIFEST = "manifest.json"
+"""Hashes of all other files, written last."""
+LOG = "run.log"
+LOCK = "run.lock"
+"""Names the live run that holds the folder."""
+EXPORT = "export"
+"""Where `export` writes by default."""
+
+
+def record_name(block_id: str, period: str) -> str:
+    """File of a block's ledger record, in LEDGER; the time of a scene loses its colons."""
+    return f"{block_id}_{period.replace(':', '')}.json"
+
+
+def failure_name(block_id: str, period: str) -> str:
+    """File in LEDGER that says why a block could not be mapped; the record of the block replaces it."""
+    return f"{block_id}_{period.replace(':', '')}.failed"

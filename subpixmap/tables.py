@@ -1,0 +1,249 @@
+"""The columns of every table that a run leaves behind, and how such a table is written and read.
+
+In: a DataFrame. Out: CSV and Parquet with the same columns and the same values, the same bytes every time. A file
+appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from subpixmap.errors import InputError
+from subpixmap.files import make_folder, write_atomic
+
+
+class Column(NamedTuple):
+    """One column of a table."""
+
+    type: str
+    """Pandas type."""
+    unit: str
+    """Empty for texts and pure numbers."""
+    meaning: str
+    former: str = ""
+    """Name of the column in files of older versions."""
+
+
+Columns = Mapping[str, Column]
+"""Name -> column, in the order of the file."""
+
+
+def _text(meaning: str) -> Column:
+    return Column("string", "", meaning)
+
+
+def _number(unit: str, meaning: str) -> Column:
+    return Column("float64", unit, meaning)
+
+
+_UNIT: dict[str, Column] = {
+    "unit_id": _text("id of the unit, as given"),
+    "unit_name": _text("name of the unit"),
+    "parent_id": _text("id of the unit that holds this one"),
+    "object": _text("what is counted"),
+}
+
+COUNTS: dict[str, Column] = {
+    **_UNIT,
+    "object_definition": _text("what counts as one object, in the words of the model's card"),
+    "measure": _text("count, or occupancy: a mean over dates of objects that come and go"),
+    "period": _text("2018, 2018-Q1, 2018-03, or the time of an acquisition"),
+    "period_start": _text("first day of the period, ISO 8601"),
+    "period_end": _text("last day of the period, ISO 8601"),
+    "map_total": _number(
+        "objects", "sum of the map over the observed pixels of the unit; blank when none was observed"
+    ),
+    "map_total_full": _number("objects", "density of the observed part times the area of the unit"),
+    "density_per_ha": _number("objects/ha", "map_total per observed hectare"),
+    "object_area_ha": _number("ha", "observed pixels that hold the object, by presence"),
+    "area_ha": _number("ha", "area of the unit's pixels on the lattice"),
+    "observed_ha": _number("ha", "of these, pixels with enough clear observations"),
+    "observed_frac": _number("0-1", "observed_ha / area_ha"),
+    "n_obs_median": _number("observations", "median number of clear observations of a mapped pixel"),
+    "ood_frac": _number("0-1", "share of the observed pixels whose inputs are unlike the training data"),
+    "estimate": _number("objects", "estimate from a reference sample; blank without one"),
+    "se": _number("objects", "standard error of the estimate"),
+    "cv": _number("", "se / estimate"),
+    "ci_low": _number("objects", "lower end of the interval of the estimate"),
+    "ci_high": _number("objects", "upper end of the interval of the estimate"),
+    "ci_level": _number("0-1", "confidence of the interval"),
+    "estimator": _text("name of the estimator"),
+    "n_ref": Column("Int64", "cells", "size of the reference sample"),
+    "suppressed": Column("boolean", "", "the estimate is too uncertain to be shown"),
+    "flag": _text("what a reader must know of the row; several are joined by ;"),
+    "evidence": _text("what the model has been measured on: simulated, degraded-aerial or sentinel-2"),
+    "boundary_source": _text("where the units come from"),
+    "boundary_version": _text("version of the units"),
+    "model_id": _text("name of the model"),
+    "model_sha256": _text("hash of the model file"),
+    "items_sha256": _text("hash of the items of the period"),
+    "run_id": _text("hash of the recipe"),
+    "software_version": _text("version of subpixmap that planned the run"),
+}
+"""counts.csv and counts.parquet: a row per unit, object and period. Areas are hectares on the lattice."""
+
+SERIES: dict[str, Column] = {
+    "unit_id": _UNIT["unit_id"],
+    "object": _UNIT["object"],
+    "period": COUNTS["period"],
+    "common_frac": _number("0-1", "share of the unit that was observed in every period"),
+    "common_total": _number("objects", "density on those pixels times the area of the unit"),
+    "noise_se": _number(
+        "objects",
+        "standard error of map_total_full, from the differences between acquisitions of the period",
+    ),
+    "n_noise_acquisitions": Column(
+        "Int64",
+        "acquisitions",
+        "acquisitions that noise_se rests on: those that saw a part of the unit which another one saw too",
+        former="n_acquisitions",
+    ),
+    "background_per_ha": _number("objects/ha", "what the map counts, in the whole region, where the object never is"),
+}
+"""series.parquet: what may be compared over the periods."""
+
+TREND: dict[str, Column] = {
+    **_UNIT,
+    "measure": COUNTS["measure"],
+    "basis": _text("common_pixels: density on the pixels observed in every period times area; or map_total_full"),
+    "common_frac": SERIES["common_frac"],
+    "n_periods": Column("Int64", "periods", "periods with a total"),
+    "first_period": _text("first period with a total"),
+    "last_period": _text("last period with a total"),
+    "first_total": _number("objects", "total of the first period"),
+    "last_total": _number("objects", "total of the last period"),
+    "change": _number("objects", "last_total - first_total"),
+    "change_percent": _number("%", "change / first_total"),
+    "change_se": _number("objects", "standard error of the change, from the differences between acquisitions"),
+    "change_p": _number("0-1", "p-value of the change"),
+    "change_q": _number("0-1", "false discovery rate of change_p over the units of an object (Benjamini-Hochberg)"),
+    "min_detectable_change": _number("objects", "change that would be found in 4 of 5 cases"),
+    "slope_per_year": _number("objects/year", "median slope (Theil-Sen)"),
+    "slope_low": _number("objects/year", "lower end of the slope's interval"),
+    "slope_high": _number("objects/year", "upper end of the slope's interval"),
+    "slope_level": _number("0-1", "confidence of that interval"),
+    "tau": _number("-1-1", "Kendall's rank correlation with time"),
+    "p_value": _number("0-1", "p-value of the rank test"),
+    "p_method": _text("which rank test"),
+    "q_value": _number("0-1", "false discovery rate of p_value over the units of an object (Benjamini-Hochberg)"),
+    "significant": Column("boolean", "", "q_value is at most 1 - level"),
+    "persistent": Column("boolean", "", "the last two periods lie on one side of the first two"),
+    "year_effect": _text("the shared effect of single periods that was taken out"),
+    "background_slope_per_year": _number(
+        "objects/year",
+        "slope that the unit would show if it held nothing: what the map counts where the object never is, times area",
+    ),
+    "shared_step": _text("steps that most units of the object make together"),
+    "note": _text("what cannot be said, and why"),
+    "evidence": COUNTS["evidence"],
+    "boundary_version": COUNTS["boundary_version"],
+    "model_id": COUNTS["model_id"],
+    "run_id": COUNTS["run_id"],
+}
+"""trend.csv and trend.parquet: a row per unit and object."""
+
+# A spreadsheet runs a cell that starts with one of these as a formula. Such a text gets an apostrophe in front, which
+# spreadsheets do not show; `read_table` takes it off again. A text that has apostrophes there already gets one more.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def types_of(columns: Columns) -> dict[str, str]:
+    """Name -> pandas type."""
+    return {name: column.type for name, column in columns.items()}
+
+
+def typed(table: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    """These columns of a table in this order, each in its type; others (a geometry) are left out."""
+    return pd.DataFrame(table)[list(columns)].astype(types_of(columns))
+
+
+def write_table(table: pd.DataFrame, stem: Path, columns: Columns) -> tuple[Path, Path]:
+    """Write `stem`.csv and `stem`.parquet.
+
+    Parameters
+    ----------
+    table
+        Holds the columns; others (a geometry) are left out.
+    stem
+        Path without its suffix.
+    columns
+        Of the files, in their order.
+
+    Returns
+    -------
+    tuple of Path
+        The CSV and the Parquet file.
+    """
+    return (
+        write_csv(table, stem.with_suffix(".csv"), columns),
+        write_parquet(table, stem.with_suffix(".parquet"), columns),
+    )
+
+
+def write_csv(table: pd.DataFrame, path: Path, columns: Columns) -> Path:
+    """Write one CSV file with these columns, in this order."""
+    make_folder(path.parent)
+    write_atomic(path, to_csv(typed(table, columns)))
+    return path
+
+
+def write_parquet(table: pd.DataFrame, path: Path, columns: Columns) -> Path:
+    """Write one Parquet file with these columns, in this order."""
+    buffer = io.BytesIO()
+    typed(table, columns).to_parquet(buffer, index=False, compression="zstd")
+    make_folder(path.parent)
+    write_atomic(path, buffer.getvalue())
+    return path
+
+
+def read_table(path: Path, columns: Columns) -> pd.DataFrame:
+    """Read a table that `write_table` wrote, from either file: the same values and types.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it lacks a column.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; make it first (subpixmap count or trend)")
+    types = types_of(columns)
+    if path.suffix == ".parquet":
+        table = pd.read_parquet(io.BytesIO(path.read_bytes()))
+    else:
+        kinds: dict[Hashable, Any] = dict(types.items())
+        texts = {name for name, kind in types.items() if kind == "string"}
+        data = io.BytesIO(path.read_bytes())
+        table = pd.read_csv(data, dtype=kinds, keep_default_na=False, na_values=[""], float_precision="round_trip")
+        for name in texts & set(table.columns):
+            table[name] = table[name].map(_unguarded, na_action="ignore").astype("string")
+    table = table.rename(columns={column.former: name for name, column in columns.items() if column.former})
+    if missing := [name for name in columns if name not in table.columns]:
+        raise InputError(f"{path} lacks the columns {', '.join(missing)}; make it again (subpixmap count or trend)")
+    return typed(table, columns)
+
+
+def to_csv(table: pd.DataFrame) -> bytes:
+    """CSV in UTF-8: texts quoted, numbers in the shortest form that reads back equal, unknown blank."""
+    out = io.StringIO(newline="")
+    out.write(",".join(f'"{name}"' for name in table.columns) + "\n")
+    cells = [[_cell(value) for value in table[name].tolist()] for name in table.columns]
+    out.writelines(",".join(row) + "\n" for row in zip(*cells, strict=True))
+    return out.getvalue().encode("utf-8")
+
+
+def _cell(value: object) -> str:
+    if value is None or value is pd.NA or value != value:  # NaN differs from itself
+        return ""
+    if isinstance(value, str):
+        return '"' + ("'" + value if _FORMULA.match(value) else value).replace('"', '""') + '"'
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _unguarded(text: str) -> str:
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
