@@ -1,7 +1,6 @@
 """A name, a box or a file -> the region to map and the units to count in."""
 
-from subpixmap.region.overlap import require_overlap
-from subpixmap.region.resolve import Region, given_units, region_names, resolve_region
+from subpixmap.region.resolve import Region, given_units, region_names, require_overlap, resolve_region
 from subpixmap.region.units import read_units
 
 __all__ = ["Region", "given_units", "read_units", "region_names", "require_overlap", "resolve_region"]

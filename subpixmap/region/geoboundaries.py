@@ -1,7 +1,7 @@
 """geoBoundaries -> a file of administrative units in the user's cache: `geoboundaries:PHL:ADM2`.
 
-Runfola et al. 2020, doi:10.1371/journal.pone.0231866; open licences, stated for each boundary. A boundary that was
-downloaded once is used again without asking: the same word gives the same units until the cache is emptied.
+Runfola et al. 2020, doi:10.1371/journal.pone.0231866; open licences, given for each boundary. A boundary is downloaded
+once and then used from the cache: the same name gives the same units until the cache is emptied.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CONNECT_S, _READ_S = 10.0, 120.0
 
 @dataclass(frozen=True)
 class Boundaries:
-    """A downloaded file and where it comes from."""
+    """A downloaded file and its source."""
 
     path: Path
     """GeoJSON with shapeID, shapeName."""
@@ -49,7 +49,7 @@ def fetch_boundaries(name: str) -> Boundaries:
     Raises
     ------
     InputError
-        The name is none, there is no such level, or the server cannot be reached.
+        The name is malformed, there is no such country or level, or the server cannot be reached.
     """
     match = _NAME.fullmatch(name.strip())
     if match is None:
@@ -61,7 +61,7 @@ def fetch_boundaries(name: str) -> Boundaries:
         folder.mkdir(parents=True, exist_ok=True)
         facts = _ask(name, f"{os.environ.get('SUBPIXMAP_GEOBOUNDARIES') or API}/{country}/{level}/")
         write_atomic(path, _get(name, str(facts["gjDownloadURL"])))
-        write_atomic(about, json.dumps(facts).encode())  # last: it says that the units are whole
+        write_atomic(about, json.dumps(facts).encode())  # written last: it marks the download as complete
     facts = json.loads(about.read_text(encoding="utf-8"))
     version = f"{facts.get('boundaryID', '?')}, represents {facts.get('boundaryYearRepresented', '?')}"
     return Boundaries(
@@ -72,12 +72,12 @@ def fetch_boundaries(name: str) -> Boundaries:
 def _ask(name: str, url: str) -> dict[str, Any]:
     answer = _get(name, url)
     try:
-        found = json.loads(answer)
-        facts = found[0] if isinstance(found, list) else found
+        facts = json.loads(answer)
+        facts = facts[0] if isinstance(facts, list) else facts
         if not str(facts["gjDownloadURL"]):
             raise KeyError("gjDownloadURL")
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise InputError(f"--admin {name}: {url} answered something else than a boundary ({error!r})") from error
+        raise InputError(f"--admin {name}: {url} did not return a boundary ({error!r})") from error
     return dict(facts)
 
 
@@ -95,6 +95,6 @@ def _get(name: str, url: str) -> bytes:
         raise InputError(f"--admin {name}: geoBoundaries has no such country or level ({url})")
     if not answer.ok:
         raise InputError(
-            f"--admin {name}: {url} answered {answer.status_code}; try again later, or give a file of units"
+            f"--admin {name}: {url} answered HTTP {answer.status_code}; try again later, or give a file of units"
         )
     return answer.content

@@ -21,7 +21,7 @@ _SIMPLER = 0.002  # degrees; at most 225 m, which `widen` adds to the distance
 
 
 def polygons(geometry: BaseGeometry | None) -> BaseGeometry:
-    """Repair a geometry and keep what has an area; an empty polygon when nothing has."""
+    """Repair a geometry and keep its polygons; an empty polygon if there are none."""
     if geometry is None or geometry.is_empty:
         return shapely.Polygon()
     geometry = shapely.force_2d(geometry)
@@ -54,10 +54,10 @@ def wrap(geometry: BaseGeometry) -> BaseGeometry:
 
 
 def unfold(geometry: BaseGeometry | None) -> BaseGeometry | None:
-    """Repair polygons that jump from 180 to -180 degrees within a ring, which otherwise span the whole world.
+    """Repair polygons whose rings jump from 180 to -180 degrees; unrepaired they span the whole world.
 
-    An edge of more than 180 degrees is such a jump. One along the date line itself may also be a side of the box of the
-    world; it counts as a jump when the ring is narrower than half the world once unfolded.
+    An edge longer than 180 degrees is such a jump. An edge along the date line itself may also be a side of the box of
+    the world; it counts as a jump if the unfolded ring is narrower than half the world.
     """
     if geometry is None or geometry.is_empty:
         return geometry
@@ -89,20 +89,20 @@ def _east_of_greenwich(xy: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def widen(geometry: BaseGeometry, metres: float) -> BaseGeometry:
-    """Buffer by at least `metres` (and at most 3 % + 250 m more), on the ground.
+    """Buffer by at least `metres` on the ground, and by at most 3 % + 250 m more.
 
-    The outline is cut into strips of 6 degrees, each buffered in a transverse Mercator of its own: the buffer of a
-    union is the union of the buffers, and in its own strip the projection keeps lengths to 0.14 %.
+    The outline is cut into strips of 6 degrees. Each is buffered in its own transverse Mercator projection, which keeps
+    lengths to 0.14 % there; the buffer of a union is the union of the buffers.
     """
     geometry = shapely.make_valid(shapely.simplify(geometry, _SIMPLER))
     west, south, east, north = geometry.bounds
     distance = metres * 1.01 + _SIMPLER * 111_320
-    found = []
+    pieces = []
     for left in range(int(np.floor(west / _STRIP)) * _STRIP, int(np.ceil(east / _STRIP)) * _STRIP, _STRIP):
         piece = shapely.intersection(geometry, shapely.box(left, south, left + _STRIP, north))
         if not piece.is_empty:
-            found.append(wrap(_widen_in_strip(piece, left + _STRIP / 2, distance)))
-    return polygons(shapely.union_all(found))
+            pieces.append(wrap(_widen_in_strip(piece, left + _STRIP / 2, distance)))
+    return polygons(shapely.union_all(pieces))
 
 
 def _widen_in_strip(piece: BaseGeometry, middle: float, metres: float) -> BaseGeometry:

@@ -1,7 +1,8 @@
 """A name, a box or a file -> the region to map and the units to count in.
 
-The outline of a named country or unit comes from shipped Natural Earth data, whose coastline is coarse: it is widened
-by 10 km so that no tree at the shore is cut off. A box or a file is taken as it is drawn.
+The outline of a named country or unit comes from shipped Natural Earth data. Its coastline is coarse, so the outline is
+widened by `COAST_BUFFER`: no tree at the shore is cut off. A box or a file is used as it is drawn. Units outside the
+region, or with their axes swapped, are refused before anything is counted.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas as gpd
+import numpy as np
 import pandas as pd
 import shapely
+from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError
 from subpixmap.files import file_sha256
 from subpixmap.region.geoboundaries import fetch_boundaries, is_geoboundaries
 from subpixmap.region.outline import densify, polygons, widen, wrap
-from subpixmap.region.overlap import require_overlap
-from subpixmap.region.units import COLUMNS, SUFFIXES, read_area, read_units, union
+from subpixmap.region.units import COLUMNS, read_area, read_units, union
+from subpixmap.region.vector import SUFFIXES
 
 COAST_BUFFER = 10_000.0
 """Metres by which the outline of a named region is widened."""
@@ -35,10 +38,10 @@ _LETTERS = str.maketrans({"ø": "o", "đ": "d", "ð": "d", "ł": "l", "æ": "ae"
 
 @dataclass(frozen=True)
 class Region:
-    """What is mapped, and the units its totals are given for."""
+    """The area to map, and the units that totals are given for."""
 
     name: str
-    """Fit for a folder: letters, digits, `.`, `_`, `-`."""
+    """Name that can be a folder: letters, digits, `.`, `_`, `-`."""
     geometry: BaseGeometry
     """Polygons in EPSG:4326, x = longitude in [-180, 180]: the outline united with the units."""
     units: gpd.GeoDataFrame
@@ -77,16 +80,16 @@ def resolve_region(
         `west,south,east,north` in degrees (west > east crosses the date line), a file of polygons, a country (name or
         ISO code; case and accents do not matter) or `country/unit`.
     admin
-        File of units to count in, or `geoboundaries:ISO3:ADMn`. By default a country has its first-level units, a file
-        its features, a box itself. All of them belong to a named country; of a box, a file or a `country/unit` those
-        that overlap it are mapped whole, the others keep their rows.
+        File of units to count in, or `geoboundaries:ISO3:ADMn`. By default the units are the first-level units of a
+        country, the features of a file, or the box itself. For a named country, all given units are mapped whole. For
+        a box, a file or a `country/unit`, units that overlap it are mapped whole; the others only keep their rows.
     id_column, name_column, parent_column
         Columns of `admin` (or of a region file).
 
     Raises
     ------
     InputError
-        Unknown name (near ones are listed), a box that is none, a file that cannot be used, units elsewhere.
+        The name is unknown (similar names are listed), the box is invalid, a file cannot be used, or no unit overlaps.
     """
     columns = {"id_column": id_column, "name_column": name_column, "parent_column": parent_column}
     text = str(text).strip()
@@ -109,11 +112,11 @@ def given_units(
     name_column: str | None = None,
     parent_column: str | None = None,
 ) -> tuple[gpd.GeoDataFrame, str, str]:
-    """Units of a file, with the source and version of the boundaries that the tables name."""
+    """Units of a file or of geoBoundaries, with the boundary source and version that the tables show."""
     if is_geoboundaries(admin):
-        found = fetch_boundaries(str(admin))
-        units = read_units(found.path, id_column=id_column, name_column=name_column, parent_column=parent_column)
-        return units, found.source, found.version
+        boundaries = fetch_boundaries(str(admin))
+        units = read_units(boundaries.path, id_column=id_column, name_column=name_column, parent_column=parent_column)
+        return units, boundaries.source, boundaries.version
     units = read_units(admin, id_column=id_column, name_column=name_column, parent_column=parent_column)
     return units, Path(admin).name, f"sha256:{file_sha256(admin)[:16]}"
 
@@ -124,8 +127,8 @@ def region_names(country: str | None = None) -> list[str]:
     countries = table[table.level == 0]
     if country is None:
         return sorted(countries.name)
-    found = _country(country, countries)
-    return sorted(f"{found['name']}/{unit}" for unit in table.name[(table.level == 1) & (table.iso3 == found.iso3)])
+    row = _country(country, countries)
+    return sorted(f"{row['name']}/{unit}" for unit in table.name[(table.level == 1) & (table.iso3 == row.iso3)])
 
 
 def plain(text: str) -> str:
@@ -164,7 +167,7 @@ def _box_region(text: str) -> Region:
         east += 360
         if east - west > 180:
             raise InputError(
-                f"--region {text} would span {east - west:g} degrees across the date line; is west > east meant?"
+                f"--region {text} would span {east - west:g} degrees across the date line; did you mean west > east?"
             )
     box = wrap(densify(shapely.box(west, south, east, north)))
     name = "_".join(part.strip() for part in text.split(","))
@@ -212,6 +215,52 @@ def _with_units(region: Region, units: gpd.GeoDataFrame, source: str, version: s
     return Region(region.name, geometry, units, source, version)
 
 
+def require_overlap(units: gpd.GeoDataFrame, source: str, geometry: BaseGeometry, where: str) -> NDArray[np.bool_]:
+    """Which units overlap a region; refused where none does, or where they look as if x and y were exchanged.
+
+    Parameters
+    ----------
+    units
+        EPSG:4326, x = longitude.
+    source
+        Name of the units' file, for messages.
+    geometry
+        The region, EPSG:4326.
+    where
+        Its name, for messages: `region demo`.
+
+    Raises
+    ------
+    InputError
+        No unit overlaps; or all units overlap once x and y are exchanged, and not all do as they are. The range of
+        the coordinates alone cannot show this: (latitude, longitude) may look like (longitude, latitude).
+    """
+    shapes = np.array([shape if shape is not None else shapely.Polygon() for shape in units.geometry], dtype=object)
+    near = _overlapping(shapes, geometry)
+    if near.all():
+        return near
+    full = ~shapely.is_empty(shapes)
+    swapped = _overlapping(shapely.transform(shapes[full], lambda xy: xy[:, ::-1]), geometry)
+    west, south, east, north = units.total_bounds
+    if swapped.size and swapped.all() and not near[full].all():
+        raise InputError(
+            f"the units of {source} span {west:.2f} to {east:.2f} in longitude and {south:.2f} to {north:.2f} in "
+            f"latitude; {where} holds them all once x and y are exchanged: write them as (longitude, latitude)"
+        )
+    if not near.any():
+        raise InputError(
+            f"no unit of {source} lies in {where}: the units span {west:.2f},{south:.2f},"
+            f"{east:.2f},{north:.2f} (west,south,east,north)"
+        )
+    return near
+
+
+def _overlapping(shapes: NDArray[np.object_], geometry: BaseGeometry) -> NDArray[np.bool_]:
+    shapely.prepare(geometry)
+    overlapping: NDArray[np.bool_] = shapely.intersects(geometry, shapes) & ~shapely.touches(geometry, shapes)
+    return overlapping
+
+
 def _names() -> pd.DataFrame:
     """Everything in the shipped file except the geometries."""
     return pd.read_parquet(_SHIPPED, columns=["level", "iso3", "unit_id", "name", "aliases"])
@@ -223,10 +272,10 @@ def _country(wanted: str, countries: pd.DataFrame) -> pd.Series:
         {plain(name), *(plain(alias) for alias in aliases.split("|"))}
         for name, aliases in zip(countries.name, countries.aliases, strict=True)
     ]
-    for hits in ([key == plain(name) for name in countries.name], [key in known for known in keys]):
+    for hits in ([key == plain(name) for name in countries.name], [key in spellings for spellings in keys]):
         if key and sum(hits) == 1:
             return countries[hits].iloc[0]
-    near = _near(key, {spelling: name for name, known in zip(countries.name, keys, strict=True) for spelling in known})
+    near = _near(key, {one: name for name, spellings in zip(countries.name, keys, strict=True) for one in spellings})
     raise InputError(
         f"unknown region {wanted!r}{near}; `subpixmap regions` lists all; or give west,south,east,north or a file"
     )
@@ -234,17 +283,17 @@ def _country(wanted: str, countries: pd.DataFrame) -> pd.Series:
 
 def _unit(wanted: str, units: gpd.GeoDataFrame, country: str) -> gpd.GeoDataFrame:
     by_id = units[[plain(unit) == plain(wanted) and "." in wanted for unit in units.unit_id]]
-    found = by_id if len(by_id) else units[[plain(name) == plain(wanted) for name in units["name"]]]
-    if len(found) > 1:
-        ids = " or ".join(f"{country.lower()}/{unit}" for unit in found.unit_id)
-        raise InputError(f"{country} has {len(found)} units named {wanted!r}; write {ids}")
-    if found.empty:
+    matching = by_id if len(by_id) else units[[plain(name) == plain(wanted) for name in units["name"]]]
+    if len(matching) > 1:
+        ids = " or ".join(f"{country.lower()}/{unit}" for unit in matching.unit_id)
+        raise InputError(f"{country} has {len(matching)} units named {wanted!r}; write {ids}")
+    if matching.empty:
         near = _near(plain(wanted), {plain(name): name for name in units["name"]})
         shown = near or f"; it has {', '.join(sorted(units['name'])[:8])}, ..."
         raise InputError(
             f"{country} has no first-level unit {wanted!r}{shown} (`subpixmap regions {country}` lists all)"
         )
-    return found
+    return matching
 
 
 def _near(key: str, names: dict[str, str]) -> str:
@@ -255,4 +304,4 @@ def _near(key: str, names: dict[str, str]) -> str:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", plain(text) if text.isascii() is False else text.lower()).strip("-.") or "region"
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower() if text.isascii() else plain(text)).strip("-.") or "region"

@@ -1,12 +1,11 @@
-"""Read polygons with ids from a file: the administrative units that totals are given for.
+"""Polygons with ids: the administrative units that totals are given for, and the features of an area.
 
-In: GeoPackage, GeoParquet, GeoJSON, Shapefile and whatever else GDAL reads. Out: a table of units in EPSG:4326 in the
-file's order; ids are text, no unit is dropped, and what is ambiguous is refused before anything is read elsewhere.
+In: a file of polygons (see `vector`). Out: a table of units in EPSG:4326, in the file's order; ids are text and no unit
+is dropped. What is ambiguous is refused.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -14,30 +13,14 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyogrio
 import shapely
 
 from subpixmap.errors import InputError
-from subpixmap.region.outline import densify, polygons, unfold, wrap
+from subpixmap.region.outline import polygons
+from subpixmap.region.vector import read_polygons
 
 COLUMNS = ["unit_id", "unit_name", "parent_id", "geometry"]
-SUFFIXES = (
-    ".geojson",
-    ".json",
-    ".gpkg",
-    ".parquet",
-    ".geoparquet",
-    ".shp",
-    ".fgb",
-    ".kml",
-    ".gml",
-    ".zip",
-    ".topojson",
-)
-
-_log = logging.getLogger(__name__)
-
-# Id columns of the usual sources, the most telling first. A number is the level; the deepest level is taken.
+# Id columns of the usual sources, the most specific first. A number is the level; the deepest level is taken.
 _ID_PATTERNS = (
     r"unit_?id",
     r"shapeid",
@@ -79,15 +62,14 @@ def read_units(
     Raises
     ------
     InputError
-        No such file or no polygons in it, no CRS, coordinates that are not what the CRS says, no id column, ids that
-        are missing or occur twice.
+        As `read_polygons`; or there is no id column, an id is missing, or an id occurs twice.
     """
     table = read_polygons(path)
     name = Path(path).name
     id_column = _column(table, id_column, name) if id_column else guess(table, _ID_PATTERNS)
     if id_column is None:
         raise InputError(
-            f"{name} has no column that looks like a unit id; name one with --id-column: {_columns(table)}"
+            f"{name} has no column that looks like a unit id; choose one with --id-column: {_columns(table)}"
         )
     units = _named(table, id_column, name_column, parent_column, name)
     _check_ids(units.unit_id, table[id_column].isna(), id_column, name)
@@ -101,9 +83,9 @@ def read_area(
     name_column: str | None = None,
     parent_column: str | None = None,
 ) -> gpd.GeoDataFrame:
-    """Features of an area of interest as units; where no column gives unique ids the row numbers do.
+    """Features of an area of interest as units; the row numbers are the ids where no column has unique ones.
 
-    Unlike those of `read_units`, long edges get vertices in the file's own CRS: a box stays a box after reprojection.
+    Unlike in `read_units`, long edges get vertices in the file's own CRS: a box stays a box after reprojection.
     """
     table = read_polygons(path, dense=True)
     name = Path(path).name
@@ -116,31 +98,8 @@ def read_area(
     return units
 
 
-def read_polygons(path: str | Path, *, dense: bool = False) -> gpd.GeoDataFrame:
-    """All rows of a file, in EPSG:4326, repaired; `dense` adds vertices (in the file's CRS) before reprojection."""
-    path = Path(path)
-    table = _read(path)
-    if table.crs is None:
-        raise InputError(f"{path.name} has no coordinate reference system; write one into the file and try again")
-    _check_coordinates(table, path.name)
-    if dense:
-        step = 0.01 if table.crs.is_geographic else 1000.0 / table.crs.axis_info[0].unit_conversion_factor
-        table = table.set_geometry(gpd.GeoSeries([densify(g, step) if g else g for g in table.geometry], crs=table.crs))
-    table = table.to_crs(4326)
-    fixed = [polygons(unfold(wrap(geometry) if geometry else geometry)) for geometry in table.geometry]
-    table = table.set_geometry(gpd.GeoSeries(fixed, index=table.index, crs=4326)).reset_index(drop=True)
-    if table.geometry.is_empty.all():
-        raise InputError(f"{path.name} holds no polygons ({len(table)} rows)")
-    empty = table.index[table.geometry.is_empty]
-    if len(empty):
-        _log.warning(
-            "%s: %d rows have no polygon and keep an empty unit (first: row %d)", path.name, len(empty), empty[0]
-        )
-    return table
-
-
 def guess(table: pd.DataFrame, patterns: tuple[str, ...], level: int | None = None) -> str | None:
-    """Name of the first column that fits the patterns, in their order; a level in the pattern takes the deepest one."""
+    """Name of the first column that fits the patterns, in their order; of several levels, the deepest column."""
     for pattern in patterns:
         matches = [(re.fullmatch(pattern, str(column), re.IGNORECASE), column) for column in table.columns]
         hits = [(int(m.group(1)) if m.groups() else -1, str(column)) for m, column in matches if m]
@@ -148,45 +107,6 @@ def guess(table: pd.DataFrame, patterns: tuple[str, ...], level: int | None = No
         if hits:
             return max(hits, key=lambda hit: hit[0])[1]
     return None
-
-
-def _read(path: Path) -> gpd.GeoDataFrame:
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    try:
-        if path.suffix.lower() in (".parquet", ".geoparquet"):
-            return gpd.read_parquet(path)
-        layers = pyogrio.list_layers(path)
-        spatial = [str(name) for name, kind in layers if kind is not None]
-        if len(spatial) > 1:
-            raise InputError(f"{path.name} holds several layers ({', '.join(spatial)}); keep the one with the units")
-        return gpd.read_file(path, layer=spatial[0] if spatial else None)
-    except InputError:
-        raise
-    except Exception as error:  # each driver has its own; what the user needs is the file and the reason
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path.name} cannot be read as a file of polygons: {reason}") from error
-
-
-def _check_coordinates(table: gpd.GeoDataFrame, name: str) -> None:
-    bounds = table.geometry.total_bounds
-    if not np.isfinite(bounds).all():
-        if table.geometry.isna().all() or table.geometry.is_empty.all():
-            raise InputError(f"{name} holds no polygons ({len(table)} rows)")
-        raise InputError(f"{name} holds coordinates that are not finite numbers")
-    if not table.crs.is_geographic:
-        west, south, east, north = table.to_crs(4326).geometry.total_bounds
-        if not np.isfinite([west, south, east, north]).all():
-            raise InputError(f"{name} holds coordinates outside its CRS ({table.crs.to_string()[:40]})")
-        return
-    west, south, east, north = bounds
-    if -90 <= south and north <= 90 and -360 <= west and east <= 360:
-        return
-    if max(abs(west), abs(east)) <= 90 and max(abs(south), abs(north)) <= 180:
-        raise InputError(f"{name} holds latitudes up to {max(abs(south), abs(north)):.1f}: x and y look swapped")
-    raise InputError(
-        f"{name} says degrees, but its coordinates reach {np.abs(bounds).max():.0f}: the CRS in it is wrong"
-    )
 
 
 def _named(
@@ -246,7 +166,7 @@ def _check_ids(ids: pd.Series, missing: pd.Series, column: str, file: str) -> No
     if blank.any():
         rows = ", ".join(str(row) for row in np.flatnonzero(blank)[:5])
         raise InputError(
-            f"{file}: column {column} is blank in {int(blank.sum())} rows (first: {rows}); every unit needs an id"
+            f"{file}: column {column} is blank in {int(blank.sum())} rows (first: {rows}); give every unit an id"
         )
     twice = ids[ids.duplicated()].unique()
     if len(twice):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import geopandas as gpd
@@ -18,7 +19,7 @@ from pyproj import Geod
 import subpixmap
 from subpixmap.errors import InputError
 from subpixmap.grid import project, utm_epsg
-from subpixmap.region import read_units, region_names, resolve_region
+from subpixmap.region import read_units, region_names, resolve_region, vector
 from subpixmap.region.outline import densify, polygons, unfold, widen, wrap
 from subpixmap.region.resolve import plain
 
@@ -281,6 +282,21 @@ def test_files_that_are_no_units_are_refused(tmp_path, kind):
     reason = {"missing": "no file", "text": "cannot be read", "points": "no polygons", "swapped": "swapped",
               "projected": "CRS in it is wrong", "no geometry": "cannot be read"}[kind]  # fmt: skip
     with pytest.raises(InputError, match=reason):
+        read_units(path)
+
+
+def test_a_bug_is_not_called_a_bad_file(tmp_path, monkeypatch):
+    path = save(table(unit_id=["a", "b", "c"]), tmp_path / "u.gpkg")
+    monkeypatch.setattr(vector.pyogrio, "list_layers", lambda path: None + path)
+    with pytest.raises(TypeError):
+        read_units(path)
+
+
+def test_a_table_without_geometry_is_refused(tmp_path):
+    path = tmp_path / "u.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("u.csv", "id,name\n1,a\n")
+    with pytest.raises(InputError):
         read_units(path)
 
 
