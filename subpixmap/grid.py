@@ -22,6 +22,9 @@ CHUNK = 256
 """Side of an inner chunk, pixels. A block is a whole number of chunks."""
 
 _SMALL = 32  # pixels; smaller windows are not halved
+_MGRS_COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")  # by zone modulo 3
+_MGRS_ROWS = "ABCDEFGHJKLMNPQRSTUV"
+_MGRS_BANDS = "CDEFGHJKLMNPQRSTUVWX"  # of 8 degrees of latitude, from 80 S
 _NORTHING_TOP = 10_000_000.0  # rows are numbered downwards from here; it bounds every UTM northing
 
 
@@ -209,6 +212,26 @@ def utm_epsg(lon: NDArray[np.floating], lat: NDArray[np.floating]) -> NDArray[np
     svalbard = (lat >= 72) & (lon >= 0) & (lon < 42)
     zone = np.where(svalbard, np.select([lon < 9, lon < 21, lon < 33], [31, 33, 35], 37), zone)
     return np.where(lat >= 0, 32600, 32700) + zone
+
+
+def mgrs_square(epsg: int, x: float, y: float, *, columns_east: int = 0) -> str:
+    """Name of the 100 km square of the Military Grid Reference System that holds a place, such as 33TWL.
+
+    Parameters
+    ----------
+    epsg
+        UTM zone.
+    x, y
+        Metres.
+    columns_east
+        Take the square this many columns further east; at the zone's edge the last one stays.
+    """
+    zone = epsg % 100
+    lat = transformer(epsg, 4326).transform(x, y)[1]
+    band = _MGRS_BANDS[int(np.clip((lat + 80) // 8, 0, 19))]
+    column = _MGRS_COLUMNS[zone % 3][int(np.clip(x // 1e5 - 1 + columns_east, 0, 7))]
+    row = _MGRS_ROWS[(int(y // 1e5) + (5 if zone % 2 == 0 else 0)) % 20]
+    return f"{zone:02d}{band}{column}{row}"
 
 
 def owned(lattice: Lattice, window: Window) -> NDArray[np.bool_]:

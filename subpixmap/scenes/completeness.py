@@ -12,14 +12,11 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.grid import project, transformer, utm_epsg
+from subpixmap.grid import mgrs_square, project, transformer, utm_epsg
 from subpixmap.periods import Period
 from subpixmap.scenes.items import Item
 from subpixmap.scenes.search import month_spans
 
-_COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")
-_ROWS = "ABCDEFGHJKLMNPQRSTUV"
-_BANDS = "CDEFGHJKLMNPQRSTUVWX"
 _SQUARE = 100_000.0  # metres
 
 
@@ -156,20 +153,10 @@ def _squares_of_zone(part: BaseGeometry, epsg: int) -> set[str]:
             if inside.area > 0:
                 place = inside.representative_point()
                 if int(utm_epsg(*_lonlat(epsg, place.x, place.y))) == epsg:
-                    names.add(square_name(epsg, place.x, place.y))
+                    names.add(mgrs_square(epsg, place.x, place.y))
     return names
 
 
 def _lonlat(epsg: int, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
     lon, lat = transformer(epsg, 4326).transform(x, y)
     return np.asarray(lon), np.asarray(lat)
-
-
-def square_name(epsg: int, x: float, y: float) -> str:
-    """Name of the MGRS square that holds a place of a UTM zone, such as 33TWL."""
-    zone = epsg % 100
-    lat = float(_lonlat(epsg, x, y)[1])
-    band = _BANDS[int(np.clip((lat + 80) // 8, 0, 19))]
-    column = _COLUMNS[zone % 3][int(np.clip(x // _SQUARE - 1, 0, 7))]
-    row = _ROWS[(int(y // _SQUARE) + (5 if zone % 2 == 0 else 0)) % 20]
-    return f"{zone:02d}{band}{column}{row}"

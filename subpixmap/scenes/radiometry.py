@@ -40,6 +40,10 @@ class MaskRule:
             if not 0 <= code <= 255:
                 raise InputError(f"the mask names scene class {code}; classes are 0 to 255")
 
+    def as_json(self) -> dict[str, Any]:
+        """The fields as a card states them; `stated` reads them back."""
+        return {"drop": list(self.drop), "dilate": list(self.dilate), "dilate_m": self.dilate_m}
+
     @classmethod
     def stated(cls, stated: Mapping[str, Any], objects: Sequence[str] = ()) -> MaskRule:
         """From JSON, such as the `mask` of a card: the rule that a model was trained with.

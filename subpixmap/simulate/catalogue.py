@@ -5,7 +5,6 @@ In: bands and SCL of a tile. Out: `catalog.json`, a collection, and a folder per
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.grid import transformer
+from subpixmap.files import write_json
 from subpixmap.simulate.delivery import OFFSET, Delivery
 from subpixmap.simulate.sensor import Acquisition
 from subpixmap.simulate.spectra import BAND_FACTS
@@ -45,13 +44,10 @@ _EXTENSIONS = {
         "https://stac-extensions.github.io/projection/v1.0.0/schema.json",
     ],
 }
-_COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")
-_ROWS = "ABCDEFGHJKLMNPQRSTUV"
-_LATITUDE_BANDS = "CDEFGHJKLMNPQRSTUVWX"
 
 
 @dataclass(frozen=True)
-class Tile:
+class DeliveredTile:
     """A rectangle of one UTM zone that is delivered as one item per acquisition."""
 
     name: str
@@ -74,16 +70,7 @@ class Tile:
         return Affine(gsd, 0, self.west, 0, -gsd, self.north)
 
 
-def mgrs_square(epsg: int, x: float, y: float, column: int = 0) -> str:
-    """Name of the 100 km square that holds a place, or of the one `column` squares to the east."""
-    zone = epsg % 100
-    lat = transformer(epsg, 4326).transform(x, y)[1]
-    band = _LATITUDE_BANDS[int(np.clip((lat + 80) // 8, 0, 19))]
-    letter = _COLUMNS[zone % 3][int(np.clip(x // 1e5 - 1 + column, 0, 7))]
-    return f"{zone:02d}{band}{letter}{_ROWS[(int(y // 1e5) + (5 if zone % 2 == 0 else 0)) % 20]}"
-
-
-def item_id(tile: Tile, acquisition: Acquisition, delivery: Delivery, dialect: str) -> str:
+def item_id(tile: DeliveredTile, acquisition: Acquisition, delivery: Delivery, dialect: str) -> str:
     """Name of an item."""
     if dialect == "earth-search":
         return f"{acquisition.platform}_{tile.name}_{acquisition.time:%Y%m%d}_{delivery.sequence}_L2A"
@@ -97,7 +84,7 @@ def _made(acquisition: Acquisition, delivery: Delivery) -> datetime:
     return acquisition.time + timedelta(hours=8) if delivery.sequence == 0 else datetime(2023, 6, 1, 12, tzinfo=UTC)
 
 
-def write_cog(path: Path, pixels: NDArray[np.generic], tile: Tile, gsd: int) -> None:
+def write_cog(path: Path, pixels: NDArray[np.generic], tile: DeliveredTile, gsd: int) -> None:
     """One band as a cloud-optimised GeoTIFF: deflate, blocks of 512, overviews, nodata 0."""
     rows, cols = pixels.shape
     options = {"compress": "deflate", "blocksize": 512, "predictor": "yes", "level": 6, "num_threads": 1}
@@ -110,7 +97,7 @@ def write_cog(path: Path, pixels: NDArray[np.generic], tile: Tile, gsd: int) -> 
 
 
 def write_item(
-    folder: Path, tile: Tile, acquisition: Acquisition, delivery: Delivery, dialect: str,
+    folder: Path, tile: DeliveredTile, acquisition: Acquisition, delivery: Delivery, dialect: str,
     bands: Iterable[tuple[str, NDArray[np.uint16]]], scl: NDArray[np.uint8], footprint: BaseGeometry,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the assets and the item of one tile of one delivery; the item is returned.
@@ -160,7 +147,7 @@ def bbox_of(geometry: BaseGeometry) -> list[float]:
     return [round(v, 9) for v in (west, south, east, north)]
 
 
-def _asset(name: str, tile: Tile, gsd: int, dialect: str) -> dict[str, Any]:
+def _asset(name: str, tile: DeliveredTile, gsd: int, dialect: str) -> dict[str, Any]:
     """What every asset says."""
     shape = [tile.height * 10 // gsd, tile.width * 10 // gsd]
     found: dict[str, Any] = {
@@ -175,7 +162,7 @@ def _asset(name: str, tile: Tile, gsd: int, dialect: str) -> dict[str, Any]:
     return found
 
 
-def _band_asset(band: str, tile: Tile, delivery: Delivery, dialect: str) -> dict[str, Any]:
+def _band_asset(band: str, tile: DeliveredTile, delivery: Delivery, dialect: str) -> dict[str, Any]:
     facts, earth_search = BAND_FACTS[band], EARTH_SEARCH_NAMES[band]
     asset = _asset(band, tile, facts.gsd, dialect) | {"gsd": facts.gsd}
     name = earth_search if dialect == "earth-search" else band
@@ -191,7 +178,9 @@ def _band_asset(band: str, tile: Tile, delivery: Delivery, dialect: str) -> dict
     return asset
 
 
-def _properties(tile: Tile, acquisition: Acquisition, delivery: Delivery, scl: NDArray[np.uint8]) -> dict[str, Any]:
+def _properties(
+    tile: DeliveredTile, acquisition: Acquisition, delivery: Delivery, scl: NDArray[np.uint8]
+) -> dict[str, Any]:
     """What both dialects say."""
     seen = max(int((scl > 0).sum()), 1)
     share = {k: round(100 * float((scl == k).sum()) / seen, 6) for k in range(12)}
@@ -212,7 +201,7 @@ def _properties(tile: Tile, acquisition: Acquisition, delivery: Delivery, scl: N
     }  # fmt: skip
 
 
-def _earth_search(tile: Tile, acquisition: Acquisition, delivery: Delivery) -> dict[str, Any]:
+def _earth_search(tile: DeliveredTile, acquisition: Acquisition, delivery: Delivery) -> dict[str, Any]:
     return {
         "created": acquisition.iso, "updated": acquisition.iso, "constellation": "sentinel-2",
         "platform": f"sentinel-2{acquisition.platform[-1].lower()}", "mgrs:utm_zone": int(tile.name[:2]),
@@ -223,7 +212,7 @@ def _earth_search(tile: Tile, acquisition: Acquisition, delivery: Delivery) -> d
     }  # fmt: skip
 
 
-def _planetary_computer(tile: Tile, acquisition: Acquisition, delivery: Delivery) -> dict[str, Any]:
+def _planetary_computer(tile: DeliveredTile, acquisition: Acquisition, delivery: Delivery) -> dict[str, Any]:
     return {
         "platform": f"Sentinel-2{acquisition.platform[-1]}", "constellation": "Sentinel 2", "s2:mgrs_tile": tile.name,
         "sat:orbit_state": "descending", "s2:mean_solar_zenith": round(acquisition.sun_zenith, 6),
@@ -257,8 +246,3 @@ def write_catalogue(folder: Path, items: list[dict[str, Any]], title: str) -> No
         ],
     }  # fmt: skip
     write_json(folder / "catalog.json", catalog)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """The same content gives the same bytes."""
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

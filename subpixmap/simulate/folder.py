@@ -21,21 +21,10 @@ from shapely.geometry.base import BaseGeometry
 from threadpoolctl import threadpool_limits
 
 from subpixmap.errors import InputError
+from subpixmap.files import write_json
 from subpixmap.grid import transformer
 from subpixmap.machine import available_memory
-from subpixmap.simulate.canvas import (
-    IN_MEMORY,
-    Canvas,
-    Extent,
-    blank,
-    extents,
-    landscape_bounds,
-    paint,
-    threads,
-    tiles_of,
-    windows,
-)
-from subpixmap.simulate.catalogue import COLLECTION, Tile, write_catalogue, write_item, write_json
+from subpixmap.simulate.catalogue import COLLECTION, DeliveredTile, write_catalogue, write_item
 from subpixmap.simulate.country import Country, make_country
 from subpixmap.simulate.delivery import DIALECTS, Delivery, deliveries
 from subpixmap.simulate.highres import write_highres
@@ -45,6 +34,18 @@ from subpixmap.simulate.sensor import Acquisition
 from subpixmap.simulate.spectra import BAND_FACTS, BANDS
 from subpixmap.simulate.truth import write_truth
 from subpixmap.simulate.worlds import OBJECTS, VISIBLE_AGE, get_world
+from subpixmap.simulate.zones import (
+    IN_MEMORY,
+    Extent,
+    RenderedZone,
+    blank,
+    extents,
+    landscape_bounds,
+    paint,
+    threads,
+    tiles_of,
+    windows,
+)
 
 _TREES_PER_KM2, _STALLS_PER_KM2 = 10_000, 500
 _BYTES_PER_TREE = 55
@@ -54,7 +55,7 @@ _BYTES_PER_STALL = 150
 
 SCRATCH = ".scratch"
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
 
 
@@ -63,7 +64,7 @@ class _Ticker:
     """Counts steps from several threads."""
 
     total: int
-    progress: Progress | None
+    progress: OnProgress | None
     done: int = 0
 
     def __post_init__(self) -> None:
@@ -87,7 +88,7 @@ def simulate_country(
     center: tuple[float, float] = (119.5, 10.5),
     world: str = "base",
     dialect: str = "earth-search",
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Path:
     """Simulate a country and write imagery, catalogue, units and truth.
 
@@ -235,12 +236,12 @@ def _image(
     planted: Planted, scratch: Path, tick: _Ticker,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Render one zone and write its items."""
-    canvas = blank(extent, len(dates), scratch)
-    paint(canvas, country, dates, planted, tick)
+    zone = blank(extent, len(dates), scratch)
+    paint(zone, country, dates, planted, tick)
     jobs = [(delivery, tile) for delivery in sent for tile in tiles_of(extent)]
 
-    def write(job: tuple[Delivery, Tile]) -> dict[str, Any] | None:
-        found = _write_one(out, country, canvas, dates, *job, dialect)
+    def write(job: tuple[Delivery, DeliveredTile]) -> dict[str, Any] | None:
+        found = _write_one(out, country, zone, dates, *job, dialect)
         tick()
         return found
 
@@ -252,20 +253,26 @@ def _image(
 
 
 def _write_one(
-    out: Path, country: Country, canvas: Canvas, dates: list[Acquisition], delivery: Delivery, tile: Tile, dialect: str
+    out: Path,
+    country: Country,
+    zone: RenderedZone,
+    dates: list[Acquisition],
+    delivery: Delivery,
+    tile: DeliveredTile,
+    dialect: str,
 ) -> dict[str, Any] | None:
     """Cut one tile out of one acquisition and write it; a tile without data has no item."""
     date, number = dates[delivery.acquisition], delivery.acquisition
-    col = round((tile.west - canvas.extent.west) / 10)
-    scl = canvas.plane("SCL")[number, :, col // 2 : (col + tile.width) // 2]
+    col = round((tile.west - zone.extent.west) / 10)
+    scl = zone.plane("SCL")[number, :, col // 2 : (col + tile.width) // 2]
     if not scl.any():
         return None
     steps = {band: BAND_FACTS[band].gsd // 10 for band in BANDS}
-    bands = ((band, canvas.plane(band)[number][:, col // k : (col + tile.width) // k]) for band, k in steps.items())
+    bands = ((band, zone.plane(band)[number][:, col // k : (col + tile.width) // k]) for band, k in steps.items())
     return write_item(out, tile, date, delivery, dialect, bands, scl, _footprint(tile, country, date))
 
 
-def _footprint(tile: Tile, country: Country, date: Acquisition) -> BaseGeometry:
+def _footprint(tile: DeliveredTile, country: Country, date: Acquisition) -> BaseGeometry:
     """The part of a tile inside the swath, degrees."""
     ox, oy = country.origin
     move = transformer(tile.epsg, country.epsg).transform

@@ -1,6 +1,6 @@
 """The fine scene of a place: fractions of ground cover at 5 m and cover of crowns at 2.5 m, before any sensor.
 
-In: a landscape, its trees and a frame of pixels. Out: `Ground` (static) and `Canopy` (of one year).
+In: a landscape, its trees and a frame of pixels. Out: `GroundLayers` (static) and `Canopy` (of one year).
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Ground:
+class GroundLayers:
     """Fractions of the ground covers, texture included: (len(GROUND), rows, columns) at `COARSE`."""
 
     layers: NDArray[np.float32]
 
 
-def lay_ground(landscape: Landscape, frame: Frame) -> Ground:
+def lay_ground(landscape: Landscape, frame: Frame) -> GroundLayers:
     """Fractions of ground covers; texture enters as a mixture of covers and as brightness."""
     x, y = frame.centres(COARSE)
     parcels = landscape.parcels(frame.bounds())
@@ -104,7 +104,7 @@ def lay_ground(landscape: Landscape, frame: Frame) -> Ground:
     amplitude = rough[cover]
     layers *= 1 + amplitude * (0.8 * fine + 0.5 * middle)
     np.maximum(layers, 0, out=layers)
-    return Ground(layers)
+    return GroundLayers(layers)
 
 
 def _layer(name: str) -> int:
@@ -230,10 +230,10 @@ def grow_canopy(trees: Trees, frame: Frame, year: int, scale: float) -> Canopy:
         full = draw_discs(col[at], row[at], radius[at] / (FINE / 2), None, shape)
         tinted = draw_discs(col[at], row[at], radius[at] / (FINE / 2), 1 + trees.tint[at], shape)
         one = np.minimum(full, 1)
-        cover += _halve(one) * opacity[kind]
+        cover += halve(one) * opacity[kind]
         tinted *= one
         tinted /= np.maximum(full, np.float32(1e-6))
-        lit[kind] = _halve(tinted) * opacity[kind]
+        lit[kind] = halve(tinted) * opacity[kind]
     excess = np.maximum(cover, 1)  # crowns of different kinds that overlap
     lit /= excess
     cover /= excess
@@ -242,7 +242,7 @@ def grow_canopy(trees: Trees, frame: Frame, year: int, scale: float) -> Canopy:
         at = (height >= low) & (height < high)
         if at.any():
             share = draw_discs(col[at], row[at], radius[at] / (FINE / 2), opacity[trees.kind[at]], shape)
-            tall.append((float(0.8 * height[at].mean()), _halve(np.minimum(share, 0.95))))
+            tall.append((float(0.8 * height[at].mean()), halve(np.minimum(share, 0.95))))
     return Canopy(cover, lit, tuple(tall))
 
 
@@ -316,7 +316,7 @@ def _stamp(
     np.add.at(canvas.reshape(-1), at.ravel(), share[inside].reshape(at.shape).ravel())
 
 
-def _halve(a: NDArray[np.float32]) -> NDArray[np.float32]:
+def halve(a: NDArray[np.float32]) -> NDArray[np.float32]:
     """Mean of 2 x 2 cells."""
     result: NDArray[np.float32] = (a[::2, ::2] + a[1::2, ::2] + a[::2, 1::2] + a[1::2, 1::2]) * np.float32(0.25)
     return result

@@ -5,13 +5,12 @@ In: a seed and sizes. Out: an endless choice of places, each with acquisitions o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
 from subpixmap.errors import InputError
@@ -19,18 +18,16 @@ from subpixmap.simulate.ground import MARGIN, PIXEL, Frame
 from subpixmap.simulate.landcover import PARCEL, USES, Landscape
 from subpixmap.simulate.noise import FloatArray
 from subpixmap.simulate.placement import parked
-from subpixmap.simulate.render import Picture, Place, make_place, render
+from subpixmap.simulate.render import Picture, Site, make_site, render
 from subpixmap.simulate.schedule import schedule
 from subpixmap.simulate.sky import QUANTUM, digital_numbers
 from subpixmap.simulate.spectra import BAND_FACTS, BANDS
 from subpixmap.simulate.truth import counted
-from subpixmap.simulate.worlds import OBJECTS, get_world
+from subpixmap.simulate.worlds import OBJECTS, World, get_world
 
 COVERS = ("water", "mangrove", "forest", "shrubland", "town", *USES)
 """Land cover of a pixel's centre: natural covers, then the uses of parcels."""
-_INVALID = (0, 1, 3, 8, 9, 10, 11)
-_DILATED = (3, 8, 9)
-_DILATE_PX = 10.0
+Mask = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 _OUTSIDE = 5.0
 """Points up to this many pixels outside a patch are given, so that their share of the count map is right."""
 
@@ -42,9 +39,9 @@ class Patch:
     reflectance: NDArray[np.float32]
     """(acquisition, band, y, x) on the 10 m lattice, bands as `BANDS`; NaN = no data; 20 m bands repeated twice."""
     valid: NDArray[np.bool_]
-    """(acquisition, y, x) after SCL and its dilation."""
+    """(acquisition, y, x): what the mask says of the scene classes."""
     scl: NDArray[np.uint8]
-    """(acquisition, y, x)."""
+    """(acquisition, y, x) scene classes on the same lattice."""
     points: dict[str, tuple[NDArray[np.float64], ...]]
     """Object -> for each acquisition an (n, 2) array of x, y in pixels from the upper left corner (a pixel's centre is
     at .5), including those up to 5 pixels outside. Trees are the same in all acquisitions, cars are not."""
@@ -60,6 +57,7 @@ def patches(
     seed: int,
     *,
     n_places: int,
+    mask: Mask,
     size_px: int = 128,
     acquisitions: int = 4,
     objects: tuple[str, ...] = OBJECTS,
@@ -74,6 +72,8 @@ def patches(
         Another seed gives other landscapes. Countries draw theirs from small seeds; these lie beyond 2^32.
     n_places
         How many places.
+    mask
+        Scene classes (y, x) at 10 m -> valid pixels (y, x), such as `scenes.radiometry.scl_valid` with a rule.
     size_px
         Side of a patch, 10 m pixels; even.
     acquisitions
@@ -93,13 +93,17 @@ def patches(
         raise InputError(f"size_px is {size_px}; it must be even and at least 16")
     for number in range(start, start + n_places):
         with threadpool_limits(1):
-            patch = _patch(seed, number, size_px, acquisitions, objects, world)
+            patch = _patch(
+                np.random.default_rng([seed, number, 0x7A]),
+                mask=mask, size_px=size_px, acquisitions=acquisitions, objects=objects, world=get_world(world),
+            )  # fmt: skip
         yield patch
 
 
-def _patch(seed: int, number: int, size_px: int, acquisitions: int, objects: tuple[str, ...], world: str) -> Patch:
-    rng = np.random.default_rng([seed, number, 0x7A])
-    landscape = Landscape(int(rng.integers(2**32, 2**40)), get_world(world), objects)
+def _patch(
+    rng: np.random.Generator, *, mask: Mask, size_px: int, acquisitions: int, objects: tuple[str, ...], world: World
+) -> Patch:
+    landscape = Landscape(int(rng.integers(2**32, 2**40)), world, objects)
     year = int(rng.integers(2016, 2025))
     lat = float(rng.uniform(-8, 18))
     west, north = (float(v) * 20 for v in rng.integers(-150, 150, 2))
@@ -113,12 +117,12 @@ def _patch(seed: int, number: int, size_px: int, acquisitions: int, objects: tup
         world=landscape.world,
         half_m=3000,
     )
-    place = make_place(landscape, frame)
-    pictures = list(render(place, dates))
+    site = make_site(landscape, frame)
+    pictures = list(render(site, dates))
     scl = np.stack([_double(p.scl) for p in pictures])
     return Patch(
-        np.stack([_stack(p) for p in pictures]), np.stack([valid_of(s) for s in scl]), scl,
-        _points(place, pictures, year), year, landscape.seed, _cover(landscape, frame),
+        np.stack([_stack(p) for p in pictures]), np.stack([mask(s) for s in scl]), scl,
+        _points(site, pictures, year), year, landscape.seed, _cover(landscape, frame),
     )  # fmt: skip
 
 
@@ -145,30 +149,21 @@ def _double(a: NDArray[np.generic]) -> NDArray[np.generic]:
     return np.repeat(np.repeat(a, 2, axis=0), 2, axis=1)
 
 
-def valid_of(scl: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """SCL at 10 m -> observed, by the defaults of a run (clouds and shadows grown by 100 m)."""
-    grown = np.isin(scl, _DILATED)
-    valid = ~np.isin(scl, _INVALID)
-    if grown.any():
-        valid &= ndimage.distance_transform_edt(~grown) > _DILATE_PX
-    return valid
-
-
-def _points(place: Place, pictures: list[Picture], year: int) -> dict[str, tuple[NDArray[np.float64], ...]]:
+def _points(site: Site, pictures: list[Picture], year: int) -> dict[str, tuple[NDArray[np.float64], ...]]:
     found = {}
-    for name in place.landscape.objects:
+    for name in site.landscape.objects:
         if name == "car":
-            found[name] = tuple(_car_points(place, picture) for picture in pictures)
+            found[name] = tuple(_car_points(site, picture) for picture in pictures)
             continue
-        chosen = place.trees[counted(place.trees, name, year)]
-        found[name] = (_in_pixels(place.frame, chosen.x, chosen.y),) * len(pictures)
+        chosen = site.trees[counted(site.trees, name, year)]
+        found[name] = (_in_pixels(site.frame, chosen.x, chosen.y),) * len(pictures)
     return found
 
 
-def _car_points(place: Place, picture: Picture) -> NDArray[np.float64]:
-    lots = place.lots
-    taken = parked(lots, place.landscape.seed, picture.acquisition.number)
-    return _in_pixels(place.frame, lots.x[taken], lots.y[taken])
+def _car_points(site: Site, picture: Picture) -> NDArray[np.float64]:
+    lots = site.lots
+    taken = parked(lots, site.landscape.seed, picture.acquisition.number)
+    return _in_pixels(site.frame, lots.x[taken], lots.y[taken])
 
 
 def _in_pixels(frame: Frame, x: FloatArray, y: FloatArray) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.simulate.ground import Canopy, Frame, Ground, grow_canopy, lay_ground, park_cars
+from subpixmap.simulate.ground import Canopy, Frame, GroundLayers, grow_canopy, lay_ground, park_cars
 from subpixmap.simulate.landcover import Landscape
 from subpixmap.simulate.placement import Bounds, Lots, Trees, parked, place_lots, place_trees
 from subpixmap.simulate.sensor import Acquisition, reflectance
@@ -19,12 +19,12 @@ from subpixmap.simulate.sky import classify, make_sky, observe
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """What stands in a frame, before any date."""
 
     frame: Frame
     landscape: Landscape
-    ground: Ground
+    ground: GroundLayers
     trees: Trees
     lots: Lots
 
@@ -40,10 +40,10 @@ class Picture:
     """(height / 2, width / 2)."""
 
 
-def make_place(landscape: Landscape, frame: Frame, trees: Trees | None = None, lots: Lots | None = None) -> Place:
+def make_site(landscape: Landscape, frame: Frame, trees: Trees | None = None, lots: Lots | None = None) -> Site:
     """Lay the ground and plant the trees of a frame; `trees` and `lots` of a larger area may be handed in."""
     bounds = frame.bounds()
-    return Place(
+    return Site(
         frame,
         landscape,
         lay_ground(landscape, frame),
@@ -58,22 +58,22 @@ def _inside(trees: Trees | Lots, bounds: Bounds) -> NDArray[np.bool_]:
     return result
 
 
-def render(place: Place, acquisitions: Sequence[Acquisition]) -> Iterator[Picture]:
+def render(site: Site, acquisitions: Sequence[Acquisition]) -> Iterator[Picture]:
     """Render acquisitions in their order; the canopy is drawn once a year."""
-    world, frame = place.landscape.world, place.frame
+    world, frame = site.landscape.world, site.frame
     year, canopy = None, None
     for acquisition in acquisitions:
         if canopy is None or acquisition.time.year != year:
             year = acquisition.time.year
-            canopy = grow_canopy(place.trees, frame, year, world.crown)
-        yield _picture(place, canopy, acquisition)
+            canopy = grow_canopy(site.trees, frame, year, world.crown)
+        yield _picture(site, canopy, acquisition)
 
 
-def _picture(place: Place, canopy: Canopy, acquisition: Acquisition) -> Picture:
-    world, frame = place.landscape.world, place.frame
-    taken = parked(place.lots, place.landscape.seed, acquisition.number)
-    cars = park_cars(place.lots, taken, place.landscape.seed, acquisition.number, frame)
-    bands = reflectance(place.ground, canopy, cars, frame, acquisition, world.palette)
+def _picture(site: Site, canopy: Canopy, acquisition: Acquisition) -> Picture:
+    world, frame = site.landscape.world, site.frame
+    taken = parked(site.lots, site.landscape.seed, acquisition.number)
+    cars = park_cars(site.lots, taken, site.landscape.seed, acquisition.number, frame)
+    bands = reflectance(site.ground, canopy, cars, frame, acquisition, world.palette)
     sky = make_sky(frame, acquisition)
     seen = observe(bands, sky, frame, acquisition)
     return Picture(acquisition, seen, classify(seen, sky, frame, acquisition, world))

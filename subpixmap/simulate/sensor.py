@@ -1,6 +1,6 @@
 """A fine scene -> one Sentinel-2 Level-2A acquisition: mixing, shadows, point spread, sampling, view, noise.
 
-In: `Ground`, `Canopy` and an `Acquisition`. Out: reflectance of the ten bands on the 10 m and 20 m lattices.
+In: `GroundLayers`, `Canopy` and an `Acquisition`. Out: reflectance of the ten bands on the 10 m and 20 m lattices.
 Reflectance is linear in cover: rho = ground x (open + shade x shadowed) + sum of crowns, blurred by the band's Gaussian
 point spread and sampled at pixel centres, displaced by the acquisition's registration error.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.special import ndtr
 
-from subpixmap.simulate.ground import FINE, MARGIN, PIXEL, Canopy, Frame, Ground
+from subpixmap.simulate.ground import FINE, MARGIN, PIXEL, Canopy, Frame, GroundLayers, halve
 from subpixmap.simulate.spectra import BAND_FACTS, BANDS, CROWNS, GROUND, SHADE, Palette
 
 TEN_METRE = tuple(b for b in BANDS if BAND_FACTS[b].gsd == 10)
@@ -71,7 +71,7 @@ class Acquisition:
 
 
 def reflectance(
-    ground: Ground, canopy: Canopy, cars: Canopy | None, frame: Frame, acquisition: Acquisition, palette: Palette
+    ground: GroundLayers, canopy: Canopy, cars: Canopy | None, frame: Frame, acquisition: Acquisition, palette: Palette
 ) -> dict[str, NDArray[np.float32]]:
     """Surface reflectance as the sensor resolves it, before atmosphere and noise.
 
@@ -93,8 +93,8 @@ def reflectance(
     ground_of = ground_of.reshape(len(BANDS), *ground.layers.shape[1:])
     fine = [BANDS.index(b) for b in TEN_METRE]
     crowns_of = (season[1][fine] @ lit.reshape(len(CROWNS), -1)).reshape(len(fine), *cover.shape)
-    coarse_open, coarse_shaded = _halve(open_ground), _halve(shaded)
-    coarse_lit = np.stack([_halve(layer) for layer in lit])
+    coarse_open, coarse_shaded = halve(open_ground), halve(shaded)
+    coarse_lit = np.stack([halve(layer) for layer in lit])
     coarse = [k for k in range(len(BANDS)) if k not in fine]
     coarse_crowns = (season[1][coarse] @ coarse_lit.reshape(len(CROWNS), -1)).reshape(len(coarse), *coarse_open.shape)
     found: dict[str, NDArray[np.float32]] = {}
@@ -201,9 +201,3 @@ def sampling_matrix(pixels: int, step: float, gsd: int, sigma: float, shift: flo
     index = np.clip(index, 0, cells - 1)
     rows = np.repeat(np.arange(number), index.shape[1])
     return sparse.csr_array((weight.ravel().astype(np.float32), (rows, index.ravel())), shape=(number, cells))
-
-
-def _halve(a: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean of 2 x 2 cells."""
-    result: NDArray[np.float32] = (a[::2, ::2] + a[1::2, ::2] + a[::2, 1::2] + a[1::2, 1::2]) * np.float32(0.25)
-    return result

@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.simulate.ground import PIXEL, Frame
+from subpixmap.simulate.ground import PIXEL, Frame, halve
 from subpixmap.simulate.noise import FloatArray, fractal, uniform
 from subpixmap.simulate.sensor import Acquisition
 from subpixmap.simulate.spectra import BAND_FACTS, BANDS, CLOUD, HAZE
@@ -21,7 +21,7 @@ QUANTUM = 10000
 
 
 @dataclass(frozen=True)
-class Sky:
+class SkyLayers:
     """The sky over a frame, at 10 m."""
 
     cloud: NDArray[np.float32]
@@ -34,7 +34,7 @@ class Sky:
     """(height, width) inside the swath, whole 20 m pixels."""
 
 
-def make_sky(frame: Frame, acquisition: Acquisition) -> Sky:
+def make_sky(frame: Frame, acquisition: Acquisition) -> SkyLayers:
     """Clouds, their shadows and haze over a frame; they follow from place and acquisition alone."""
     x, y = _centres(frame, 20.0, 1)
     seed = acquisition.seed
@@ -47,7 +47,7 @@ def make_sky(frame: Frame, acquisition: Acquisition) -> Sky:
     if acquisition.edge is not None:  # swath edges lean like the orbit, about 10 degrees from north
         seen = x + 0.18 * y < acquisition.edge
     seen = np.repeat(np.repeat(seen[1:-1, 1:-1], 2, axis=0), 2, axis=1)
-    return Sky(_upsample(cloud), _upsample(shadow), _upsample(haze), seen)
+    return SkyLayers(_upsample(cloud), _upsample(shadow), _upsample(haze), seen)
 
 
 def _centres(frame: Frame, step: float, more: int = 0) -> tuple[FloatArray, FloatArray]:
@@ -79,7 +79,7 @@ def _opacity(x: FloatArray, y: FloatArray, acquisition: Acquisition) -> NDArray[
 
 
 def observe(
-    bands: dict[str, NDArray[np.float32]], sky: Sky, frame: Frame, acquisition: Acquisition
+    bands: dict[str, NDArray[np.float32]], sky: SkyLayers, frame: Frame, acquisition: Acquisition
 ) -> dict[str, NDArray[np.float32]]:
     """Add sky and noise; NaN outside the swath."""
     found = {}
@@ -109,12 +109,12 @@ def _noise(rho: NDArray[np.float32], sd: float, gsd: int, west: float, north: fl
 
 
 def classify(
-    bands: dict[str, NDArray[np.float32]], sky: Sky, frame: Frame, acquisition: Acquisition, world: World
+    bands: dict[str, NDArray[np.float32]], sky: SkyLayers, frame: Frame, acquisition: Acquisition, world: World
 ) -> NDArray[np.uint8]:
     """Scene classification at 20 m with the errors of sen2cor: soft rims missed, bright ground called cloud."""
     x, y = _centres(frame, 20.0)
     seed, wrong = acquisition.seed, world.scl_error
-    b02, b03, b04, b08 = (_halve(bands[b]) for b in ("B02", "B03", "B04", "B08"))
+    b02, b03, b04, b08 = (halve(bands[b]) for b in ("B02", "B03", "B04", "B08"))
     cloud, shadow, seen = sky.cloud[::2, ::2], sky.shadow[::2, ::2], sky.seen[::2, ::2]
     with np.errstate(invalid="ignore"):
         green = (b08 - b04) / np.maximum(b08 + b04, 1e-3)
@@ -142,11 +142,6 @@ def _index(frame: Frame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     j = np.arange(frame.width // 2) + round(frame.west / 20)
     i = np.arange(frame.height // 2)[:, None] - round(frame.north / 20)
     return j, i
-
-
-def _halve(a: NDArray[np.float32]) -> NDArray[np.float32]:
-    result: NDArray[np.float32] = (a[::2, ::2] + a[1::2, ::2] + a[::2, 1::2] + a[1::2, 1::2]) * np.float32(0.25)
-    return result
 
 
 def digital_numbers(rho: NDArray[np.float32], offset: int = 0) -> NDArray[np.uint16]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from subpixmap.errors import InputError
-from subpixmap.simulate.catalogue import write_json
+from subpixmap.files import write_json
 from subpixmap.simulate.country import Country
 from subpixmap.simulate.noise import FloatArray
 from subpixmap.simulate.placement import KIND, Lots, Trees, parked

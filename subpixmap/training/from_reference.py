@@ -180,7 +180,7 @@ def learn_from(
         mid=mid,
         blocks=blocks,
         halo=halo,
-        mask={"drop": list(_MASK.drop), "dilate": list(_MASK.dilate), "dilate_m": _MASK.dilate_m},
+        mask=_MASK.as_json(),
         max_count_per_pixel=reference.max_per_pixel,
         training=facts,
         limits=_limits(tiles, evidence),

@@ -10,12 +10,14 @@ import multiprocessing
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from subpixmap.errors import InputError
 from subpixmap.model.checkpoint import Card, Model, save_model
 from subpixmap.reference.patches import Patches, join, make_patches
+from subpixmap.scenes.radiometry import MaskRule, scl_valid
 from subpixmap.training.calibrate import calibrate, calibrate_trimmed
 from subpixmap.training.config import SIMULATED, TrainConfig
 from subpixmap.training.evaluate import brief, evaluate, table
@@ -176,7 +178,7 @@ def train_simulated(
         mid=mid,
         blocks=blocks,
         halo=blocks + 2,
-        mask={"drop": [0, 1, 3, 8, 9, 10, 11], "dilate": [3, 8, 9], "dilate_m": 100.0},
+        mask=MaskRule().as_json(),
         training=_facts(name, config, numbers),
         limits=LIMITS,
     )
@@ -205,11 +207,11 @@ def _render(
     seed: int, start: int, n: int, acquisitions: int, objects: tuple[str, ...], world: str, halo: int, size: int
 ) -> Patches:
     """Some places of a set; in a worker."""
-    # The simulator stands below the model; only this function looks down.
     from subpixmap.simulate.patches import patches
     from subpixmap.simulate.spectra import BANDS as RENDERED
 
+    mask = partial(scl_valid, resolution=10.0, rule=MaskRule())
     places = patches(
-        seed, n_places=n, size_px=size, acquisitions=acquisitions, objects=objects, world=world, start=start
+        seed, n_places=n, mask=mask, size_px=size, acquisitions=acquisitions, objects=objects, world=world, start=start
     )
     return make_patches(places, bands=RENDERED, objects=objects, halo=halo)

@@ -5,8 +5,9 @@ from datetime import date
 import pytest
 import shapely
 
+from subpixmap.grid import mgrs_square
 from subpixmap.periods import make_periods
-from subpixmap.scenes.completeness import completeness, square_name, squares_of
+from subpixmap.scenes.completeness import completeness, squares_of
 from subpixmap.scenes.items import Asset, Item
 
 WHOLE = (10.0, 0.0, 499980.0, 0.0, -10.0, 1200000.0)
@@ -53,8 +54,8 @@ def test_nothing_at_all_is_missing_everywhere():
 
 
 def test_names_of_squares():
-    assert square_name(32633, 510000, 5050000) == "33TWL"
-    assert square_name(32651, 510000, 1110000) == "51PWM"
+    assert mgrs_square(32633, 510000, 5050000) == "33TWL"
+    assert mgrs_square(32651, 510000, 1110000) == "51PWM"
     assert squares_of(shapely.box(0, 0, 0, 0)) == []
 
 

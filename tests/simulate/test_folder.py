@@ -24,7 +24,6 @@ from subpixmap.scenes.cube import read_reflectance
 from subpixmap.scenes.items import Item, lattices, lock_items
 from subpixmap.scenes.source import find_items
 from subpixmap.simulate import OBJECTS, VISIBLE_AGE, simulate_country, summarise, truth
-from subpixmap.simulate.canvas import Extent
 from subpixmap.simulate.country import make_country
 from subpixmap.simulate.folder import _check_room, room_for
 from subpixmap.simulate.landcover import Landscape
@@ -32,6 +31,7 @@ from subpixmap.simulate.placement import Trees, join_trees, place_trees
 from subpixmap.simulate.planting import plant
 from subpixmap.simulate.schedule import schedule
 from subpixmap.simulate.worlds import get_world
+from subpixmap.simulate.zones import Extent
 
 YEARS = (2020, 2022)
 
@@ -149,9 +149,9 @@ def test_assets_are_cloud_optimised_on_the_lattice_of_the_items(country: Path) -
 
 
 def test_large_assets_have_overviews(tmp_path: Path) -> None:
-    from subpixmap.simulate.catalogue import Tile, write_cog
+    from subpixmap.simulate.catalogue import DeliveredTile, write_cog
 
-    tile = Tile("50PPT", 32650, 600000, 1200000, 1200, 1100)
+    tile = DeliveredTile("50PPT", 32650, 600000, 1200000, 1200, 1100)
     write_cog(tmp_path / "a.tif", np.full((1100, 1200), 700, np.uint16), tile, 10)
     with rasterio.open(tmp_path / "a.tif") as source:
         assert source.block_shapes == [(512, 512)]
@@ -243,7 +243,7 @@ def test_same_seed_same_bytes_through_memory_or_files(tmp_path: Path, monkeypatc
     first = digest(simulate_country(tmp_path / "a", seed=11, **options))
     other = digest(simulate_country(tmp_path / "b", seed=12, **options))
     assert other["points.parquet"] != first["points.parquet"]
-    monkeypatch.setattr("subpixmap.simulate.canvas.IN_MEMORY", 0)
+    monkeypatch.setattr("subpixmap.simulate.zones.IN_MEMORY", 0)
     assert digest(simulate_country(tmp_path / "b", seed=11, **options)) == first  # in place of the other country
 
 

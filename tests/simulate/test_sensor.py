@@ -1,6 +1,7 @@
 """The sensor: mixing, point spread, place, noise, numbers."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,17 +11,19 @@ from scipy.spatial import cKDTree
 from subpixmap.scenes.radiometry import MaskRule, scl_valid, to_reflectance
 from subpixmap.simulate.catalogue import as_delivered
 from subpixmap.simulate.delivery import OFFSET
-from subpixmap.simulate.ground import FINE, MARGIN, Frame, Ground, crown_radius, draw_discs, grow_canopy
+from subpixmap.simulate.ground import FINE, MARGIN, Frame, GroundLayers, crown_radius, draw_discs, grow_canopy
 from subpixmap.simulate.landcover import Landscape
 from subpixmap.simulate.noise import fractal
-from subpixmap.simulate.patches import patches, valid_of
+from subpixmap.simulate.patches import patches
 from subpixmap.simulate.placement import KIND, Trees, parked, place_lots, place_trees
-from subpixmap.simulate.render import Place, make_place, render
+from subpixmap.simulate.render import Site, make_site, render
 from subpixmap.simulate.schedule import schedule
 from subpixmap.simulate.sensor import Acquisition, reflectance, sample, season_palette
 from subpixmap.simulate.sky import digital_numbers, make_sky, observe
 from subpixmap.simulate.spectra import BAND_FACTS, BANDS, GROUND, SHADE, Palette, base_palette
 from subpixmap.simulate.worlds import OBJECTS, get_world
+
+MASK = partial(scl_valid, resolution=10.0, rule=MaskRule())
 
 
 def frame(size: int = 32) -> Frame:
@@ -59,9 +62,9 @@ def test_discs_have_their_area_wherever_they_lie() -> None:
     assert drawn.sum() == pytest.approx((np.pi * radius**2).sum(), rel=1e-4)
 
 
-def one_place(size: int = 32, seed: int = 5, objects: tuple[str, ...] = OBJECTS) -> Place:
+def one_site(size: int = 32, seed: int = 5, objects: tuple[str, ...] = OBJECTS) -> Site:
     f = Frame(0.0, 0.0, size, size, lambda x, y: (x, y), lambda x, y: (x, y))
-    return make_place(Landscape(seed, get_world("base"), objects), f)
+    return make_site(Landscape(seed, get_world("base"), objects), f)
 
 
 def overhead(**changes: object) -> Acquisition:
@@ -74,8 +77,8 @@ def overhead(**changes: object) -> Acquisition:
 
 
 def test_mean_over_a_plantation_is_the_cover_weighted_mean_of_its_materials() -> None:
-    place, date = one_place(), overhead()
-    layers = np.zeros_like(place.ground.layers)
+    site, date = one_site(), overhead()
+    layers = np.zeros_like(site.ground.layers)
     layers[GROUND.index("bare")] = 1
     n = 40  # 9 m apart, far beyond the frame
     x, y = (a.ravel() for a in np.meshgrid(np.arange(n) * 9.0 - 20, -np.arange(n) * 9.0 + 20))
@@ -84,10 +87,10 @@ def test_mean_over_a_plantation_is_the_cover_weighted_mean_of_its_materials() ->
         x, y, np.full(x.size, KIND["coconut"], np.int8), (one * 1980).astype(np.int16), (one * 9999).astype(np.int16),
         one.astype(np.float32) * 0.9, (one * 0).astype(np.float32),
     )  # fmt: skip
-    place = replace(place, ground=Ground(layers), trees=trees)
-    canopy = replace(grow_canopy(trees, place.frame, 2020, 1.0), tall=())  # without shadows
+    site = replace(site, ground=GroundLayers(layers), trees=trees)
+    canopy = replace(grow_canopy(trees, site.frame, 2020, 1.0), tall=())  # without shadows
     palette = base_palette()
-    bands = reflectance(place.ground, canopy, None, place.frame, date, palette)
+    bands = reflectance(site.ground, canopy, None, site.frame, date, palette)
     radius = crown_radius(trees.kind[:1], trees.age(2020)[:1], trees.size[:1], 1.0)[0]
     cover = 0.68 * np.pi * radius**2 / 81
     crowns = season_palette(palette, date)[1][:, KIND["coconut"]]
@@ -97,8 +100,8 @@ def test_mean_over_a_plantation_is_the_cover_weighted_mean_of_its_materials() ->
 
 
 def test_shadows_darken_by_the_area_that_they_cover() -> None:
-    place, palette = one_place(), base_palette()
-    layers = np.zeros_like(place.ground.layers)
+    site, palette = one_site(), base_palette()
+    layers = np.zeros_like(site.ground.layers)
     layers[GROUND.index("grass")] = 1
     x, y = (a.ravel() for a in np.meshgrid(np.arange(9) * 30.0 + 45, -np.arange(9) * 30.0 - 45))
     one = np.ones(x.size)
@@ -106,10 +109,10 @@ def test_shadows_darken_by_the_area_that_they_cover() -> None:
         x, y, np.full(x.size, KIND["coconut"], np.int8), (one * 1960).astype(np.int16), (one * 9999).astype(np.int16),
         one.astype(np.float32), (one * 0).astype(np.float32),
     )  # fmt: skip
-    canopy = grow_canopy(trees, place.frame, 2020, 1.0)
+    canopy = grow_canopy(trees, site.frame, 2020, 1.0)
     date = overhead(sun_zenith=45.0, sun_azimuth=90.0)
     a, b = (
-        reflectance(Ground(layers), crowns, None, place.frame, date, palette)["B04"]
+        reflectance(GroundLayers(layers), crowns, None, site.frame, date, palette)["B04"]
         for crowns in (replace(canopy, tall=()), canopy)
     )
     inside = slice(int(MARGIN * 10 / FINE), -int(MARGIN * 10 / FINE))
@@ -120,13 +123,13 @@ def test_shadows_darken_by_the_area_that_they_cover() -> None:
 
 @pytest.mark.parametrize("band", ["B04", "B08", "B11"])
 def test_a_lone_tree_appears_at_its_point(band: str) -> None:
-    place = one_place()
+    site = one_site()
     one = np.ones(1)
     grown = Trees(
         one * 163.7, one * -151.2, np.zeros(1, np.int8), (one * 1980).astype(np.int16), (one * 9999).astype(np.int16),
         one.astype(np.float32), (one * 0).astype(np.float32),
     )  # fmt: skip
-    bare = replace(place, trees=place.trees[np.zeros(len(place.trees), bool)], lots=place.lots[place.lots.x > 1e9])
+    bare = replace(site, trees=site.trees[np.zeros(len(site.trees), bool)], lots=site.lots[site.lots.x > 1e9])
     date = overhead()
     with_tree, without = (
         reflectance(p.ground, grow_canopy(p.trees, p.frame, 2020, 1.0), None, p.frame, date, base_palette())[band]
@@ -146,7 +149,7 @@ def test_a_place_is_the_same_however_it_is_tiled() -> None:
 
     def numbers(west: float, width: int) -> dict[str, np.ndarray]:
         f = Frame(west, 0.0, width, 64, lambda x, y: (x, y), lambda x, y: (x, y))
-        picture = next(iter(render(make_place(landscape, f), [date])))
+        picture = next(iter(render(make_site(landscape, f), [date])))
         return {b: digital_numbers(rho) for b, rho in picture.bands.items()} | {"SCL": picture.scl}
 
     whole, left, right = numbers(0, 96), numbers(0, 60), numbers(600, 36)
@@ -204,10 +207,10 @@ def test_worlds_differ_and_spectra_are_possible() -> None:
 
 
 def test_only_reflectance_tells_where_objects_are() -> None:
-    place = one_place(64)
-    without = replace(place, trees=place.trees[np.zeros(len(place.trees), bool)], lots=place.lots[place.lots.x > 1e9])
+    site = one_site(64)
+    without = replace(site, trees=site.trees[np.zeros(len(site.trees), bool)], lots=site.lots[site.lots.x > 1e9])
     date = replace(overhead(), cloud_share=0.35, haze=0.02, edge=350.0, sun_zenith=35.0, sun_azimuth=130.0)
-    (a,), (b,) = (list(render(p, [date])) for p in (place, without))
+    (a,), (b,) = (list(render(p, [date])) for p in (site, without))
     for band in BANDS:
         np.testing.assert_array_equal(np.isnan(a.bands[band]), np.isnan(b.bands[band]))
         assert 0.02 < np.isnan(a.bands[band]).mean() < 0.9
@@ -218,29 +221,27 @@ def test_only_reflectance_tells_where_objects_are() -> None:
 
 
 def test_patches_are_the_same_whoever_makes_them() -> None:
-    first, second = patches(3, n_places=2, size_px=32, acquisitions=2)
-    (alone,) = patches(3, n_places=1, size_px=32, acquisitions=2, start=1)
+    first, second = patches(3, n_places=2, mask=MASK, size_px=32, acquisitions=2)
+    (alone,) = patches(3, n_places=1, mask=MASK, size_px=32, acquisitions=2, start=1)
     np.testing.assert_array_equal(second.reflectance, alone.reflectance)
     np.testing.assert_array_equal(second.scl, alone.scl)
     assert first.seed != second.seed == alone.seed >= 2**32
     for name in OBJECTS:
         for one, other in zip(second.points[name], alone.points[name], strict=True):
             np.testing.assert_array_equal(one, other)
-    (other_seed,) = patches(4, n_places=1, size_px=32, acquisitions=2)
+    (other_seed,) = patches(4, n_places=1, mask=MASK, size_px=32, acquisitions=2)
     assert other_seed.seed not in (first.seed, second.seed)
 
 
 def test_patches_read_as_a_run_reads() -> None:
-    (patch,) = patches(8, n_places=1, size_px=48, acquisitions=4)
+    (patch,) = patches(8, n_places=1, mask=MASK, size_px=48, acquisitions=4)
     assert (
         patch.reflectance[:, BANDS.index("B11"), ::2, ::2] == patch.reflectance[:, BANDS.index("B11"), 1::2, 1::2]
     ).all()
     dn = np.nan_to_num(np.round(patch.reflectance * 10000)).astype(np.uint16)
     np.testing.assert_array_equal(patch.reflectance, to_reflectance(dn, 0))
-    rng = np.random.default_rng(2)
-    for scl in (*patch.scl, np.kron(rng.choice([4, 5, 3, 8, 10, 0], (30, 30), p=[0.6, 0.34, 0.02, 0.02, 0.01, 0.01]),
-                                    np.ones((2, 2))).astype(np.uint8)):  # fmt: skip
-        np.testing.assert_array_equal(valid_of(scl), scl_valid(scl, 10.0, MaskRule()))
+    for scl, valid in zip(patch.scl, patch.valid, strict=True):
+        np.testing.assert_array_equal(valid, scl_valid(scl, 10.0, MaskRule()))
 
 
 def test_stems_have_no_phase_against_the_pixels() -> None:

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from subpixmap.errors import InputError
-from subpixmap.simulate.realism import Chip, compare, composite, measure, real_chips, record, recorded, simulated_chips
 from subpixmap.simulate.spectra import BANDS
+from subpixmap.training.realism import Chip, compare, composite, measure, real_chips, record, recorded, simulated_chips
 
 
 def test_simulated_scenes_are_of_the_kind_of_real_ones() -> None:
@@ -32,7 +32,7 @@ def test_recorded_statistics_are_those_of_the_real_chips(real_data: Path, tmp_pa
     assert len([chip for chip in chips if chip.name.startswith("Belgium")]) == 10  # two of twelve months are empty
     pd.testing.assert_frame_equal(recorded(), measure(chips), atol=1e-5)
     record(real_data / "sentinel2_10m", tmp_path / "again.json")
-    kept = resources.files("subpixmap.simulate") / "real_statistics.json"
+    kept = resources.files("subpixmap.training") / "real_statistics.json"
     assert (tmp_path / "again.json").read_text() == kept.read_text()
 
 

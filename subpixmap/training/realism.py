@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 from subpixmap.errors import InputError
+from subpixmap.scenes.radiometry import MaskRule, scl_valid
 from subpixmap.simulate.patches import patches
 from subpixmap.simulate.spectra import BANDS
 
@@ -32,7 +34,7 @@ _NODATA = 65535
 _SOURCE = (
     "Statistics of single chips of Sentinel-2 Level-2A at 10 m: two dates of wooded farmland in Austria (sample image "
     "of Fields of The World, MIT) and ten monthly composites of farmland in Belgium, 2020-11 to 2021-10 (WorldCereal "
-    "test data, MIT); contains modified Copernicus Sentinel data. Made by subpixmap.simulate.realism.record."
+    "test data, MIT); contains modified Copernicus Sentinel data. Made by subpixmap.training.realism.record."
 )
 
 
@@ -77,7 +79,9 @@ def _belgian(path: Path, band: str) -> NDArray[np.floating]:
 def simulated_chips(*, seed: int = 1, number: int = 12, size_px: int = 100, world: str = "base") -> list[Chip]:
     """Clear simulated chips: the clearest acquisition of each place, if 98 % of it is valid."""
     chips: list[Chip] = []
-    for k, patch in enumerate(patches(seed, n_places=4 * number, size_px=size_px, acquisitions=3, world=world)):
+    mask = partial(scl_valid, resolution=10.0, rule=MaskRule())
+    places = patches(seed, n_places=4 * number, mask=mask, size_px=size_px, acquisitions=3, world=world)
+    for k, patch in enumerate(places):
         clearest = int(patch.valid.mean(axis=(1, 2)).argmax())
         if patch.valid[clearest].mean() > 0.98 and np.isfinite(patch.reflectance[clearest]).all():
             bands = dict(zip(BANDS, patch.reflectance[clearest], strict=True))
@@ -116,7 +120,7 @@ def record(folder: str | Path, path: str | Path) -> None:
 
 def recorded() -> pd.DataFrame:
     """Statistics of the real chips as they are kept in the package; as `measure` gives them."""
-    kept = json.loads((resources.files("subpixmap.simulate") / "real_statistics.json").read_text(encoding="utf-8"))
+    kept = json.loads((resources.files("subpixmap.training") / "real_statistics.json").read_text(encoding="utf-8"))
     return pd.DataFrame(kept["rows"], columns=kept["columns"]).set_index(["chip", "band"])
 
 

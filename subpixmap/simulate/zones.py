@@ -1,6 +1,6 @@
 """Where imagery lies and how it is rendered: a rectangle per UTM zone, painted in tiles, cut into two MGRS tiles.
 
-In: a `Country` and its acquisitions. Out: a `Canvas` per zone, with digital numbers and SCL of every acquisition.
+In: a `Country` and its acquisitions. Out: a `RenderedZone` per zone, with digital numbers and SCL of every acquisition.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from subpixmap.grid import transformer, utm_epsg
+from subpixmap.grid import mgrs_square, transformer, utm_epsg
 from subpixmap.machine import cores
-from subpixmap.simulate.catalogue import Tile, mgrs_square
+from subpixmap.simulate.catalogue import DeliveredTile
 from subpixmap.simulate.country import HALO_M, Country
 from subpixmap.simulate.delivery import OFFSET
 from subpixmap.simulate.ground import MARGIN, Frame
 from subpixmap.simulate.noise import FloatArray
 from subpixmap.simulate.placement import Bounds
 from subpixmap.simulate.planting import Planted
-from subpixmap.simulate.render import make_place, render
+from subpixmap.simulate.render import make_site, render
 from subpixmap.simulate.sensor import Acquisition
 from subpixmap.simulate.sky import digital_numbers
 from subpixmap.simulate.spectra import BAND_FACTS, BANDS
@@ -53,7 +53,7 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Canvas:
+class RenderedZone:
     """An extent with the pixels of every acquisition."""
 
     extent: Extent
@@ -160,7 +160,7 @@ def _cuts(pixels: int) -> list[int]:
 
 
 def landscape_bounds(country: Country, all_extents: list[Extent]) -> Bounds:
-    """What must be planted so that every canvas is full to its margin, metres from the origin."""
+    """What must be planted so that every zone is full to its margin, metres from the origin."""
     boxes = []
     for extent in all_extents:
         corners = [(0, 0, 2, 2), (extent.height - 2, extent.width - 2, 2, 2),
@@ -171,37 +171,37 @@ def landscape_bounds(country: Country, all_extents: list[Extent]) -> Bounds:
     return float(low[0] - more), float(low[1] - more), float(high[2] + more), float(high[3] + more)
 
 
-def blank(extent: Extent, acquisitions: int, scratch: Path) -> Canvas:
-    """An empty canvas, in memory if it is small, else in files of the scratch folder."""
+def blank(extent: Extent, acquisitions: int, scratch: Path) -> RenderedZone:
+    """An empty zone, in memory if it is small, else in files of the scratch folder."""
     names = (*BANDS, "SCL")
     if extent.nbytes(acquisitions) <= IN_MEMORY:
         held = {name: np.zeros(*_layout(extent, acquisitions, name)) for name in names}
-        return Canvas(extent, acquisitions, held, scratch)
-    canvas = Canvas(extent, acquisitions, {}, scratch)
+        return RenderedZone(extent, acquisitions, held, scratch)
+    zone = RenderedZone(extent, acquisitions, {}, scratch)
     for name in names:
-        canvas.plane(name)
-    return canvas
+        zone.plane(name)
+    return zone
 
 
 def paint(
-    canvas: Canvas, country: Country, dates: list[Acquisition], planted: Planted, tick: Callable[[], None]
+    zone: RenderedZone, country: Country, dates: list[Acquisition], planted: Planted, tick: Callable[[], None]
 ) -> None:
-    """Render every tile of a canvas, all dates of a tile together; `tick` is called for each tile and date."""
+    """Render every tile of a zone, all dates of a tile together; `tick` is called for each tile and date."""
 
     def one(window: tuple[int, int, int, int]) -> None:
         row, col, height, width = window
-        frame = frame_of(country, canvas.extent, window)
-        place = make_place(country.landscape, frame, planted.within(frame.bounds()), planted.lots)
-        for number, picture in enumerate(render(place, dates)):
+        frame = frame_of(country, zone.extent, window)
+        site = make_site(country.landscape, frame, planted.within(frame.bounds()), planted.lots)
+        for number, picture in enumerate(render(site, dates)):
             layers = {band: digital_numbers(rho, OFFSET) for band, rho in picture.bands.items()} | {"SCL": picture.scl}
             for name, pixels in layers.items():
                 k = width // pixels.shape[1]
                 part = slice(row // k, (row + height) // k), slice(col // k, (col + width) // k)
-                canvas.plane(name)[number][part] = pixels
+                zone.plane(name)[number][part] = pixels
             tick()
 
     with ThreadPoolExecutor(threads()) as pool:
-        list(pool.map(one, windows(canvas.extent)))
+        list(pool.map(one, windows(zone.extent)))
 
 
 def threads() -> int:
@@ -209,15 +209,15 @@ def threads() -> int:
     return min(4, cores())
 
 
-def tiles_of(extent: Extent) -> list[Tile]:
+def tiles_of(extent: Extent) -> list[DeliveredTile]:
     """Two tiles, west and east, that overlap by a tenth of the width (200 m at least)."""
     middle, overlap = extent.width // 4 * 2, max(extent.width // 40 * 2, 10)
     x = extent.west + 10 * middle
     y = extent.north - 5 * extent.height
     east = 1 if x < 8e5 else 0  # names of neighbouring squares; at the zone's edge the western one is invented
+    names = (mgrs_square(extent.epsg, x, y, columns_east=column) for column in (east - 1, east))
+    parts = ((extent.west, middle + overlap), (x - 10 * overlap, extent.width - middle + overlap))
     return [
-        Tile(mgrs_square(extent.epsg, x, y, east - 1), extent.epsg, extent.west, extent.north, middle + overlap,
-             extent.height),
-        Tile(mgrs_square(extent.epsg, x, y, east), extent.epsg, x - 10 * overlap, extent.north,
-             extent.width - middle + overlap, extent.height),
-    ]  # fmt: skip
+        DeliveredTile(name, extent.epsg, west, extent.north, width, extent.height)
+        for name, (west, width) in zip(names, parts, strict=True)
+    ]
