@@ -80,10 +80,10 @@ def test_fiji_is_mapped_once_on_both_sides_of_the_date_line():
 @pytest.mark.parametrize("center", [(120.0, 10.5), (126.0, 7.3)], ids=["120 E", "126 E"])
 def test_points_of_a_country_on_a_seam_are_counted_once(center):
     """The simulated country across 120 E and 126 E: each tree has one owner, and count maps of both zones add up."""
-    from subpixmap.simulate.zones import extents, landscape_bounds
     from subpixmap.simulate.country import make_country
     from subpixmap.simulate.placement import place_trees
     from subpixmap.simulate.worlds import get_world
+    from subpixmap.simulate.zones import extents, landscape_bounds
 
     country = make_country(11, size_km=2, center=center, world=get_world("base"), objects=("coconut", "oil_palm"))
     trees = place_trees(country.landscape, landscape_bounds(country, extents(country)))
