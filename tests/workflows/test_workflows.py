@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from subpixmap.cli.main import main as cli
+from subpixmap.cli import main as cli
 from subpixmap.model.checkpoint import Model
 from tests.helpers.mapping_data import tiny_model
 
