@@ -36,7 +36,9 @@ from subpixmap.simulate.spectra import BAND_FACTS
 from subpixmap.training.baselines import BASELINES, fit_baseline
 from subpixmap.training.config import TrainConfig
 from subpixmap.training.evaluate import block_means, density_errors, rounded
-from subpixmap.training.train import input_statistics, remove_states, train
+from subpixmap.training.inputs import input_statistics
+from subpixmap.training.state import remove_states
+from subpixmap.training.train import train
 
 NAME = "trees-california-rgbn"
 BANDS = ("B02", "B03", "B04", "B08")

@@ -36,7 +36,8 @@ from subpixmap.reference.patches import Patches, join, make_patches
 from subpixmap.scenes.source import find_items
 from subpixmap.training.config import TrainConfig
 from subpixmap.training.evaluate import evaluate, rounded
-from subpixmap.training.train import input_statistics, train
+from subpixmap.training.inputs import input_statistics
+from subpixmap.training.train import train
 
 NAME = "trees-california-s2"
 MONTHS = (5, 6, 7, 8, 9)

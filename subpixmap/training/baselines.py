@@ -19,7 +19,8 @@ from subpixmap.errors import InputError
 from subpixmap.model.net import StridedNet
 from subpixmap.reference.patches import Patches
 from subpixmap.training.config import TrainConfig
-from subpixmap.training.train import fit, input_statistics
+from subpixmap.training.inputs import input_statistics
+from subpixmap.training.train import fit
 
 BASELINES = ("mean", "ridge", "random_forest", "strided")
 _WINDOWS = (5, 9)  # pixels a side, over which mean and standard deviation are features

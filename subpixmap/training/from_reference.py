@@ -33,7 +33,8 @@ from subpixmap.training.baselines import BASELINES, fit_baseline
 from subpixmap.training.calibrate import calibrate
 from subpixmap.training.config import TrainConfig
 from subpixmap.training.evaluate import brief, evaluate, table
-from subpixmap.training.train import input_statistics, train
+from subpixmap.training.inputs import input_statistics
+from subpixmap.training.train import train
 
 log = logging.getLogger(__name__)
 _MASK = MaskRule()

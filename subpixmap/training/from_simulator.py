@@ -21,7 +21,8 @@ from subpixmap.scenes.radiometry import MaskRule, scl_valid
 from subpixmap.training.calibrate import calibrate, calibrate_trimmed
 from subpixmap.training.config import SIMULATED, TrainConfig
 from subpixmap.training.evaluate import brief, evaluate, table
-from subpixmap.training.train import input_statistics, train
+from subpixmap.training.inputs import input_statistics
+from subpixmap.training.train import train
 
 BANDS = {
     "demo-s2": ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"),

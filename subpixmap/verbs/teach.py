@@ -105,7 +105,7 @@ def train(
     """Train, calibrate and evaluate a checkpoint on reference data; leaves the checkpoint, its card and its metrics."""
     from subpixmap.reference.folder import read_reference, reference_sha256
     from subpixmap.training.from_reference import Scheme, learn_from
-    from subpixmap.training.train import remove_states
+    from subpixmap.training.state import remove_states
 
     _require(output, config)
     made = read_reference(folder)
@@ -143,7 +143,7 @@ def train_simulated(
 ) -> None:
     """Make a shipped checkpoint again from simulated places."""
     from subpixmap.training.from_simulator import train_simulated as make
-    from subpixmap.training.train import remove_states
+    from subpixmap.training.state import remove_states
 
     _require(output, config)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -326,7 +326,7 @@ def _require(output: Path, config: TrainConfig | None) -> None:
     if output.suffix != ".safetensors":
         raise InputError(f"--output {output}: a checkpoint's name ends in .safetensors")
     if config is not None:
-        from subpixmap.training.train import require_machine
+        from subpixmap.training.process import require_machine
 
         require_machine(config)
 

@@ -20,7 +20,11 @@ from subpixmap.model.net import DensityNet
 from subpixmap.model.predict import predict_block
 from subpixmap.scenes.cube import read_reflectance
 from subpixmap.scenes.items import Asset, Item, lattices
-from subpixmap.training.train import Batch, TrainConfig, _start, _take_step, require_machine
+from subpixmap.training.batches import Batch
+from subpixmap.training.config import TrainConfig
+from subpixmap.training.process import require_machine
+from subpixmap.training.state import start
+from subpixmap.training.train import take_step
 
 os.environ["GDAL_CACHEMAX"] = "48"  # MB, before the first raster is read
 
@@ -87,14 +91,14 @@ def test_training_steps_against_eager(capsys):
     def five_steps_of(mixed, compiled):
         config = TrainConfig(mixed=mixed, compile=compiled)
         torch.manual_seed(0)
-        run = _start(lambda: DensityNet(len(BANDS), 1), config, torch.ones(1))
+        run = start(lambda: DensityNet(len(BANDS), 1), config, torch.ones(1))
         if compiled:
             require_machine(config)
             run.net.compile()
 
         def five_steps():
             for _ in range(5):
-                losses[mixed, compiled, run.step] = _take_step(run, batch, torch.ones(1), config)["loss"]
+                losses[mixed, compiled, run.step] = take_step(run, batch, torch.ones(1), config)["loss"]
 
         five_steps()  # which compiles
         return five_steps

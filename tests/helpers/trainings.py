@@ -4,7 +4,8 @@ import torch
 
 from subpixmap.model.checkpoint import Card
 from subpixmap.reference.patches import Patches
-from subpixmap.training.train import TrainConfig, input_statistics
+from subpixmap.training.config import TrainConfig
+from subpixmap.training.inputs import input_statistics
 from tests.helpers.cards import small_card
 from tests.helpers.patches import BANDS, OBJECTS
 

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -18,23 +19,16 @@ from subpixmap.model.checkpoint import load_model, save_model
 from subpixmap.model.net import Averaged, StridedNet
 from subpixmap.model.predict import predict_block
 from subpixmap.training import from_simulator as simulated
+from subpixmap.training.batches import Batch, CropOdds, draw_batch
 from subpixmap.training.calibrate import calibrate, calibrate_trimmed
-from subpixmap.training.config import SIMULATED
+from subpixmap.training.config import SIMULATED, TrainConfig
 from subpixmap.training.evaluate import evaluate
 from subpixmap.training.from_simulator import simulated_patches, train_simulated
-from subpixmap.training.train import (
-    Batch,
-    CropOdds,
-    TrainConfig,
-    draw_batch,
-    fit,
-    input_statistics,
-    loss_terms,
-    rate_factor,
-    remove_states,
-    require_machine,
-    train,
-)
+from subpixmap.training.inputs import input_statistics
+from subpixmap.training.losses import loss_terms
+from subpixmap.training.process import require_machine
+from subpixmap.training.state import remove_states
+from subpixmap.training.train import fit, rate_factor, train
 from subpixmap.verbs import teach as learning
 from tests.helpers.patches import BANDS, OBJECTS, some_patches
 from tests.helpers.trainings import SMALL, a_card, weights
@@ -70,6 +64,23 @@ def test_a_seed_decides_every_bit(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     other = weights(train(patches, card, dataclasses.replace(SMALL, seed=1), progress=None))
     assert not torch.equal(one[0], other[0])
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_training_gives_back_what_it_sets_in_the_process(interrupted: bool) -> None:
+    def settings() -> tuple[int, bool, list[int]]:
+        return torch.get_num_threads(), torch.backends.cudnn.deterministic, torch.get_rng_state().tolist()
+
+    class Stop(io.StringIO):
+        def write(self, text: str) -> int:
+            raise KeyboardInterrupt
+
+    before = settings()
+    patches = some_patches()
+    config = dataclasses.replace(SMALL, threads=before[0] + 1)
+    with pytest.raises(KeyboardInterrupt) if interrupted else contextlib.nullcontext():
+        train(patches, a_card(patches), config, progress=Stop() if interrupted else None)
+    assert settings() == before
 
 
 @pytest.mark.parametrize(("muon_rate", "frozen"), [(SMALL.muon_rate, 0), (0.0, 0), (SMALL.muon_rate, 2)])

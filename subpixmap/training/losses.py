@@ -1,0 +1,55 @@
+"""What a training minimises: the loss of a batch and its parts. A new term goes here, its weight into `TrainConfig`."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from subpixmap.training.batches import Batch
+from subpixmap.training.config import TrainConfig
+
+
+def loss_terms(output: Tensor, batch: Batch, scale: Tensor, config: TrainConfig) -> dict[str, Tensor]:
+    """The loss and its parts.
+
+    Parameters
+    ----------
+    output
+        (n, 2, object, y, x) of the network.
+    batch
+        What it should have been.
+    scale
+        (object,) objects per pixel by which errors are divided, so that dense olives do not drown rare cars.
+    config
+        Weights of the parts.
+    """
+    density, logit = output.unbind(1)
+    pixels = batch.weight.sum().clamp_min(1) * density.shape[1]
+    error = (density - batch.count) / scale[:, None, None] * batch.weight
+    present = (batch.count > config.present_above).to(logit.dtype)
+    entropy = F.binary_cross_entropy_with_logits(logit, present, reduction="none") * batch.weight
+    importance = batch.importance[:, None, None, None]
+    mse, ce = ((importance * loss).sum() / pixels for loss in (error.square(), entropy))
+    block, sample = (_square_of_means(error, batch, px) for px in (config.block, density.shape[-1]))
+    sums = config.block_weight * block + config.sample_weight * sample
+    parts = {"mse": mse, "ce": ce, "block": block, "sample": sample}
+    if config.pair_weight:
+        parts["pair"] = _square_of_differences(error, batch)
+        sums = sums + config.pair_weight * parts["pair"]
+    loss = config.mse_weight * (mse + sums) + (1 - config.mse_weight) * ce
+    return {"loss": loss} | {name: value.detach() for name, value in parts.items()}
+
+
+def _square_of_means(error: Tensor, batch: Batch, px: int) -> Tensor:
+    """Mean square of the errors of means over `px` x `px` pixels, where labelled; hardly labelled blocks count less."""
+    share = F.avg_pool2d(batch.weight, px)
+    means = F.avg_pool2d(error, px) / share.clamp_min(1e-6)
+    squares = batch.importance[:, None, None, None] * means.square() * share
+    return squares.sum() / (share.sum().clamp_min(1e-6) * error.shape[1])
+
+
+def _square_of_differences(error: Tensor, batch: Batch) -> Tensor:
+    """Mean square of what the two samples of a pair differ in, halved: the variance of their mean errors."""
+    both = batch.weight[0::2] * batch.weight[1::2]
+    difference = ((error[0::2] - error[1::2]) * both).sum(dim=(2, 3)) / both.sum(dim=(2, 3)).clamp_min(1)
+    return 0.5 * (batch.importance[0::2, None] * difference.square()).mean()
