@@ -1,6 +1,6 @@
 """A finished run folder -> everything that its page says, read once and held as tables.
 
-In: plan.json, counts.parquet, trend.parquet, units.parquet, items.parquet, the ledger and the map. Out: a `Run`.
+In: plan.json, counts.parquet, trend.parquet, units.parquet, items.parquet, the ledger and the map. Out: `Contents`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TRUTH_COLUMNS = ("unit_id", "object", "period", "count")
 
 
 @dataclass(frozen=True)
-class Run:
+class Contents:
     """What a page is made of; nothing in it needs the folder any more."""
 
     name: str
@@ -74,7 +74,7 @@ class Run:
     """Of these, with a ledger record."""
 
 
-def read_run(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 560) -> Run:
+def read_contents(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 560) -> Contents:
     """Read a run folder.
 
     Parameters
@@ -106,7 +106,7 @@ def read_run(out: str | Path, *, truth: pd.DataFrame | None = None, size: int = 
     records = read_records(out, plan)
     items = read_lock(out / "items.parquet")
     units = read_units(out, plan)
-    return Run(
+    return Contents(
         name=plan.region_name,
         geometry=plan.geometry,
         periods=tuple(period.label for period in plan.periods),

@@ -1,6 +1,6 @@
-"""A map of any size -> a few hundred display pixels: mean density, clear observations, and what was not seen.
+"""A map of any size -> a few hundred display pixels: mean density and clear observations; NaN where not observed.
 
-Only for looking: densities are means over display pixels, sampled to one projection where a region has several zones.
+For display only: densities are means over display pixels; a region with several zones is sampled to one projection.
 Totals always come from the tables.
 """
 
@@ -27,8 +27,8 @@ _TILE = 2048  # pixels read at once along each side: bounds the memory
 
 
 @dataclass(frozen=True)
-class Canvas:
-    """A north-up picture plane."""
+class DisplayGrid:
+    """The display pixels of a picture: square, north up."""
 
     crs: CRS
     """The zone's UTM, or an equidistant cylindrical projection around the middle of a region with several zones."""
@@ -63,7 +63,7 @@ class Canvas:
 class Layers:
     """What the page and the figures draw."""
 
-    canvas: Canvas
+    grid: DisplayGrid
     objects: tuple[str, ...]
     periods: tuple[str, ...]
     density: NDArray[np.float32]
@@ -89,12 +89,12 @@ def read_layers(maps: Arrays, geometry: BaseGeometry, *, size: int = 560) -> Lay
     first = next(iter(maps.values()))
     resolution = float(abs(first.x[1] - first.x[0])) if first.sizes["x"] > 1 else 10.0
     corner = float(first.x[0]) - resolution / 2, float(first.y[0]) + resolution / 2
-    canvas, factor = make_canvas(geometry, sorted(maps), corner, resolution, size)
+    grid, factor = make_display_grid(geometry, sorted(maps), corner, resolution, size)
     objects, periods = (tuple(str(name) for name in first[axis].values) for axis in ("object", "period"))
-    density = np.full((len(objects), len(periods), *canvas.shape), np.nan, np.float32)
-    n_obs = np.full((len(periods), *canvas.shape), np.nan, np.float32)
+    density = np.full((len(objects), len(periods), *grid.shape), np.nan, np.float32)
+    n_obs = np.full((len(periods), *grid.shape), np.nan, np.float32)
     for epsg, data in maps.items():
-        rows, cols, there = _cells_of(canvas, epsg, data, resolution)
+        rows, cols, there = _cells_of(grid, epsg, data, resolution)
         if not there.any():
             continue
         crop = (slice(rows[there].min() * factor, (rows[there].max() + 1) * factor),
@@ -106,14 +106,14 @@ def read_layers(maps: Arrays, geometry: BaseGeometry, *, size: int = 560) -> Lay
             for o in range(len(objects)):
                 _fill(density[o, p], there, count[o][at] / (resolution**2 / 1e4))
             _fill(n_obs[p], there, seen[at])
-    inside = rasterised(canvas.to_pixels(geometry), canvas.shape)
-    return Layers(canvas, objects, periods, density, n_obs, inside)
+    inside = rasterised(grid.to_pixels(geometry), grid.shape)
+    return Layers(grid, objects, periods, density, n_obs, inside)
 
 
-def make_canvas(
+def make_display_grid(
     geometry: BaseGeometry, epsgs: list[int], corner: tuple[float, float], resolution: float, size: int
-) -> tuple[Canvas, int]:
-    """The picture plane of a region, and how many pixels of the map make a display pixel along each side.
+) -> tuple[DisplayGrid, int]:
+    """The display pixels of a region, and how many pixels of the map make one along each side.
 
     In a single zone the display pixels are whole pixels of the map, counted from `corner`, the map's upper left one.
     """
@@ -125,22 +125,22 @@ def make_canvas(
     west = corner[0] + math.floor((x.min() - corner[0]) / step) * step
     north = corner[1] + math.ceil((y.max() - corner[1]) / step) * step
     shape = max(1, math.ceil((north - y.min()) / step)), max(1, math.ceil((x.max() - west) / step))
-    return Canvas(crs, west, north, step, shape), factor
+    return DisplayGrid(crs, west, north, step, shape), factor
 
 
 def block_means(array: xr.DataArray, factor: int) -> NDArray[np.float32]:
-    """Mean of what is not NaN over factor x factor pixels of the last two axes; edges are means of what is there."""
+    """Mean of the finite values of factor x factor pixels, over the last two axes; edge blocks may be smaller."""
     height, width = array.shape[-2:]
     shape = (*array.shape[:-2], -(-height // factor), -(-width // factor))
-    found = np.full(shape, np.nan, np.float32)
+    means = np.full(shape, np.nan, np.float32)
     side = max(1, _TILE // factor) * factor
     for top in range(0, height, side):
         for left in range(0, width, side):
             part = array[..., top : top + side, left : left + side].to_numpy().astype(np.float64)
-            found[..., top // factor : (top + side) // factor, left // factor : (left + side) // factor] = _means(
+            means[..., top // factor : (top + side) // factor, left // factor : (left + side) // factor] = _means(
                 part, factor
             )
-    return found
+    return means
 
 
 def _means(part: NDArray[np.float64], factor: int) -> NDArray[np.float32]:
@@ -164,20 +164,20 @@ def rasterised(geometry: BaseGeometry, shape: tuple[int, int]) -> NDArray[np.boo
 
 
 def _cells_of(
-    canvas: Canvas, epsg: int, data: xr.Dataset, resolution: float
+    grid: DisplayGrid, epsg: int, data: xr.Dataset, resolution: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Coarse row and column of a zone's dataset under each display pixel, and whether there is one."""
-    x, y = Transformer.from_crs(canvas.crs, epsg, always_xy=True).transform(*canvas.centres())
-    cols = np.floor((x - float(data.x[0]) + resolution / 2) / canvas.step)
-    rows = np.floor((float(data.y[0]) + resolution / 2 - y) / canvas.step)
-    factor = canvas.step / resolution
+    x, y = Transformer.from_crs(grid.crs, epsg, always_xy=True).transform(*grid.centres())
+    cols = np.floor((x - float(data.x[0]) + resolution / 2) / grid.step)
+    rows = np.floor((float(data.y[0]) + resolution / 2 - y) / grid.step)
+    factor = grid.step / resolution
     there = np.isfinite(cols) & np.isfinite(rows) & (cols >= 0) & (rows >= 0)
     there &= (cols * factor < data.sizes["x"]) & (rows * factor < data.sizes["y"])
     return np.where(there, rows, 0).astype(np.int64), np.where(there, cols, 0).astype(np.int64), there
 
 
 def _fill(target: NDArray[np.float32], where: NDArray[np.bool_], values: NDArray[np.floating]) -> None:
-    """Write what is known; a pixel that another zone owns stays as that zone wrote it."""
+    """Write the finite values; a pixel that another zone owns keeps the value of that zone."""
     old = target[where]
     target[where] = np.where(np.isfinite(values), values, old)
 

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
 INK, MUTED, LINE, ACCENT = "#1c2430", "#667085", "#d7dce3", "#0f6b70"
 SERIES = ("#0f6b70", "#c4651a", "#4f5bb5", "#8a3d77", "#5b7a1d", "#7a6a58")
-"""Colours of lines: told apart with the usual colour deficiencies and in grey."""
+"""Colours of lines: they differ for colour-blind readers and in grey."""
 DENSITY = LinearSegmentedColormap.from_list(
     "density", ["#f5f2e8", "#d9e6b3", "#9ad3a2", "#4fb0a5", "#2a7f9e", "#2d4d8e", "#2a1a55"]
 )
 """Pale for none, dark for many; lightness falls steadily, as in viridis reversed: it prints, and reads in grey."""
-LOOKS = LinearSegmentedColormap.from_list("looks", ["#fbf3e4", "#f0cf97", "#dd9a5a", "#b8623c", "#7d3328", "#451a1e"])
+CLEAR_OBSERVATIONS = LinearSegmentedColormap.from_list(
+    "looks", ["#fbf3e4", "#f0cf97", "#dd9a5a", "#b8623c", "#7d3328", "#451a1e"]
+)
 """Number of clear observations."""
 
 _STYLE: Any = {
@@ -84,7 +86,7 @@ def plot_map(
     limit: float | None = None,
     figsize: tuple[float, float] = (6.0, 6.0),
 ) -> Figure:
-    """Density per hectare of one object and period; what was not observed is hatched.
+    """Density per hectare of one object and period; pixels that were not observed are hatched.
 
     Parameters
     ----------
@@ -100,7 +102,7 @@ def plot_map(
     o, p = layers.objects.index(object_name), layers.periods.index(period)
     density = layers.density[o, p]
     limit = nice_limit(layers.density[o]) if limit is None else limit
-    rows, cols = layers.canvas.shape
+    rows, cols = layers.grid.shape
     with style():
         figure = Figure(figsize=figsize, layout="constrained")
         axes = figure.add_subplot()
@@ -133,7 +135,7 @@ def plot_series(
     observed: bool = True,
     figsize: tuple[float, float] = (4.6, 2.7),
 ) -> Figure:
-    """Totals over the periods, with the share that was observed below.
+    """Totals over the periods; below them the share that was observed.
 
     Parameters
     ----------
@@ -162,8 +164,8 @@ def plot_series(
             axes.errorbar(x, totals, yerr=noise, fmt="none", ecolor=ACCENT, elinewidth=1.2, capsize=3)
         if truth is not None and len(truth):
             at = {period: i for i, period in enumerate(table.period)}
-            known = truth[truth.period.isin(at)]
-            axes.plot(known.period.map(at), known.truth, "o", mfc="none", mec=SERIES[1], mew=1.4, ms=8, label="truth")
+            drawn = truth[truth.period.isin(at)]
+            axes.plot(drawn.period.map(at), drawn.truth, "o", mfc="none", mec=SERIES[1], mew=1.4, ms=8, label="truth")
         axes.plot(x, totals, color=ACCENT, lw=2, marker="o", ms=5, mec="white", mew=0.8, label=label)
         _from_zero(axes, totals if truth is None else np.append(totals, truth.truth.to_numpy(float)))
         if truth is not None and len(truth):
@@ -210,8 +212,8 @@ def plot_units(
         for colour, unit in zip(SERIES * 2, first, strict=False):
             values = wide.loc[unit].to_numpy(float)
             axes.plot(np.arange(len(periods)), values, color=colour, lw=1.8, marker="o", ms=3.5)
-            known = np.flatnonzero(np.isfinite(values))
-            ends.append((values[known[-1]], colour, _short(str(names[unit]))))
+            last = np.flatnonzero(np.isfinite(values))[-1]
+            ends.append((values[last], colour, _short(str(names[unit]))))
         _from_zero(axes, wide.loc[first].to_numpy(float).ravel())
         _label_ends(axes, ends, len(periods) - 1)
         _period_ticks(axes, list(periods))
@@ -232,8 +234,8 @@ def plot_reliability(
     reference, mapped
         (n,) finite or NaN; pairs with a NaN are left out.
     """
-    known = np.isfinite(reference) & np.isfinite(mapped)
-    x, y = np.asarray(reference, float)[known], np.asarray(mapped, float)[known]
+    both = np.isfinite(reference) & np.isfinite(mapped)
+    x, y = np.asarray(reference, float)[both], np.asarray(mapped, float)[both]
     with style():
         figure = Figure(figsize=figsize, layout="constrained")
         axes = figure.add_subplot()
@@ -248,9 +250,14 @@ def plot_reliability(
             _thousands(axis)
         if x.size:
             bias, absolute = np.mean(y - x), np.mean(np.abs(y - x))
-            told = f"n = {x.size}\nmean error {bias:+,.1f}\nmean abs. error {absolute:,.1f}".replace("-", "\u2212")
-            axes.text(0.04, 0.96, told, transform=axes.transAxes, va="top", color=INK, fontsize=8.5, linespacing=1.4)
+            text = f"n = {x.size}\nmean error {bias:+,.1f}\nmean abs. error {absolute:,.1f}".replace("-", "\u2212")
+            axes.text(0.04, 0.96, text, transform=axes.transAxes, va="top", color=INK, fontsize=8.5, linespacing=1.4)
     return figure
+
+
+def length_text(metres: float) -> str:
+    """A length for people: metres below a kilometre."""
+    return f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
 
 
 def _draw_borders(axes: Axes, layers: Layers, units: gpd.GeoDataFrame) -> None:
@@ -261,20 +268,19 @@ def _draw_borders(axes: Axes, layers: Layers, units: gpd.GeoDataFrame) -> None:
         shapely.get_coordinates(ring) - 0.5  # pixel centres are whole numbers in imshow
         for geometry in units.geometry
         if geometry is not None and not geometry.is_empty
-        for part in shapely.get_parts(layers.canvas.to_pixels(geometry))
+        for part in shapely.get_parts(layers.grid.to_pixels(geometry))
         for ring in shapely.get_rings(part)
     ]
     axes.add_collection(LineCollection(lines, colors=INK, linewidths=0.6, alpha=0.75))
 
 
 def _scale_bar(axes: Axes, layers: Layers) -> None:
-    rows, cols = layers.canvas.shape
-    metres = nice_limit(np.array([cols * layers.canvas.step / 5]))
-    length = metres / layers.canvas.step
-    text = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
+    rows, cols = layers.grid.shape
+    metres = nice_limit(np.array([cols * layers.grid.step / 5]))
+    length = metres / layers.grid.step
     y = rows * 1.015
     axes.plot([0, length], [y, y], color=INK, lw=2, clip_on=False, solid_capstyle="butt")
-    axes.text(length + cols * 0.015, y, text, va="center", fontsize=8.5, color=INK, clip_on=False)
+    axes.text(length + cols * 0.015, y, length_text(metres), va="center", fontsize=8.5, color=INK, clip_on=False)
 
 
 def _observed_strip(axes: Axes, x: NDArray[np.integer], share: NDArray[np.floating]) -> None:
@@ -282,10 +288,10 @@ def _observed_strip(axes: Axes, x: NDArray[np.integer], share: NDArray[np.floati
     axes.bar(x, np.nan_to_num(share), width=0.62, color="#9fb9bb")
     for at, value in zip(x, share, strict=True):
         if len(x) <= 12:
-            told = f"{100 * value:.0f} %" if np.isfinite(value) else "0 %"
-            axes.text(at, 1.18, told, ha="center", va="bottom", fontsize=7.5, color=MUTED)
+            text = f"{100 * value:.0f} %" if np.isfinite(value) else "0 %"
+            axes.text(at, 1.18, text, ha="center", va="bottom", fontsize=7.5, color=MUTED)
     axes.set(ylim=(0, 1.9), yticks=[])
-    axes.set_ylabel("seen", rotation=0, ha="right", va="center", fontsize=8.5)
+    axes.set_ylabel("observed", rotation=0, ha="right", va="center", fontsize=8.5)
     axes.grid(False)
     axes.spines["bottom"].set_visible(False)
 
@@ -299,8 +305,8 @@ def _period_ticks(axes: Axes, periods: Sequence[str]) -> None:
 
 def _from_zero(axes: Axes, values: NDArray[np.floating]) -> None:
     """A scale that begins at 0: a change looks as large as it is."""
-    known = values[np.isfinite(values)]
-    low, high = (min(0.0, known.min()), max(known.max(), 0.0)) if known.size else (0.0, 1.0)
+    finite = values[np.isfinite(values)]
+    low, high = (min(0.0, finite.min()), max(finite.max(), 0.0)) if finite.size else (0.0, 1.0)
     axes.set_ylim(low * 1.08, high * 1.12 if high > 0 else 1.0)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     _thousands(axes.yaxis)
@@ -309,13 +315,13 @@ def _from_zero(axes: Axes, values: NDArray[np.floating]) -> None:
 def _thousands(axis: Axis) -> None:
     """Tick labels in one unit for the whole axis."""
 
-    def told(value: float, _: object) -> str:
+    def label(value: float, _: object) -> str:
         top = max(abs(limit) for limit in axis.get_view_interval())
         divisor, letter = next((d, x) for d, x in ((1e9, "bn"), (1e6, "m"), (1e4, "k"), (0, "")) if top >= d)
         divisor = 1e3 if letter == "k" else divisor
         return f"{value / (divisor or 1):,.6g}{letter if value else ''}".replace("-", "\u2212")
 
-    axis.set_major_formatter(FuncFormatter(told))
+    axis.set_major_formatter(FuncFormatter(label))
 
 
 def _label_ends(axes: Axes, ends: list[tuple[float, str, str]], last: int) -> None:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.report.downsample import Canvas, Layers
+from subpixmap.report.downsample import DisplayGrid, Layers
 
 _HATCH = ((238, 240, 243), (203, 208, 216))  # ground and lines of what was not observed
 _COLOURS = 240
@@ -25,7 +25,7 @@ def density_uri(layers: Layers, o: int, p: int, cmap: Colormap, limit: float) ->
     return png_uri(layers.density[o, p], layers.inside, cmap, limit)
 
 
-def looks_uri(layers: Layers, p: int, cmap: Colormap, limit: float) -> str:
+def observations_uri(layers: Layers, p: int, cmap: Colormap, limit: float) -> str:
     """Data URI of the number of clear observations; hatched where there were none."""
     n = layers.n_obs[p]
     return png_uri(np.where(n > 0, n, np.nan), layers.inside, cmap, limit)
@@ -35,12 +35,12 @@ def png_uri(values: NDArray[np.floating], inside: NDArray[np.bool_], cmap: Color
     """A palette PNG: colours for numbers, a hatch for NaN inside the region, nothing for NaN outside of it."""
     from PIL import Image
 
-    known = np.isfinite(values)
+    finite = np.isfinite(values)
     scaled = np.clip(np.nan_to_num(values, nan=0.0) / limit, 0, 1)
-    pixels = np.where(known, 3 + np.rint(scaled * (_COLOURS - 1)), 0).astype(np.uint8)
+    pixels = np.where(finite, 3 + np.rint(scaled * (_COLOURS - 1)), 0).astype(np.uint8)
     row, col = np.indices(values.shape)
-    pixels[inside & ~known] = 1
-    pixels[inside & ~known & ((row + col) % 7 < 2)] = 2
+    pixels[inside & ~finite] = 1
+    pixels[inside & ~finite & ((row + col) % 7 < 2)] = 2
     table = np.zeros((256, 3), np.uint8)
     table[1], table[2] = _HATCH
     table[3 : 3 + _COLOURS] = np.rint(cmap(np.linspace(0, 1, _COLOURS))[:, :3] * 255)
@@ -52,20 +52,20 @@ def png_uri(values: NDArray[np.floating], inside: NDArray[np.bool_], cmap: Color
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def unit_paths(units: gpd.GeoDataFrame, canvas: Canvas) -> list[str]:
+def unit_paths(units: gpd.GeoDataFrame, grid: DisplayGrid) -> list[str]:
     """SVG path data of each unit in display pixels, simplified to half a pixel; empty for a unit without polygon."""
-    return [path_data(canvas.to_pixels(g)) if g is not None and not g.is_empty else "" for g in units.geometry]
+    return [path_data(grid.to_pixels(g)) if g is not None and not g.is_empty else "" for g in units.geometry]
 
 
 def path_data(geometry: BaseGeometry) -> str:
     """SVG path data of polygons given in display pixels, simplified to less than half a pixel."""
-    found = []
+    paths = []
     for part in shapely.get_parts(shapely.simplify(geometry, 0.4)):
         for ring in shapely.get_rings(part):
             xy = shapely.get_coordinates(ring)[:-1]
             if len(xy) >= 3:
-                found.append("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in xy) + "Z")
-    return "".join(found).replace(".0 ", " ").replace(".0L", "L").replace(".0Z", "Z")
+                paths.append("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in xy) + "Z")
+    return "".join(paths).replace(".0 ", " ").replace(".0L", "L").replace(".0Z", "Z")
 
 
 def svg(figure: Figure, label: str) -> str:
@@ -91,10 +91,10 @@ def svg(figure: Figure, label: str) -> str:
 
 def sparkline(values: list[float], *, width: int = 84, height: int = 22) -> str:
     """A tiny inline SVG of a series from 0 up; gaps where nothing was observed."""
-    known = [value for value in values if value == value]
-    if len(known) < 2:
+    finite = [value for value in values if value == value]
+    if len(finite) < 2:
         return ""
-    low, high = min(0.0, *known), max(0.0, *known)
+    low, high = min(0.0, *finite), max(0.0, *finite)
     span = (high - low) or 1.0
     step = (width - 6) / max(len(values) - 1, 1)
     points = [(3 + i * step, height - 3 - (value - low) / span * (height - 6)) for i, value in enumerate(values)]

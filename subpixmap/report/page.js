@@ -14,7 +14,7 @@ all("[data-pick]").forEach(button => button.addEventListener("click", () => {
 }));
 if (parts.length) pick(parts[0].dataset.object);
 
-// Maps: a slider through the periods, two layers, outlines that tell their unit.
+// Maps: a slider through the periods, two layers, outlines that name their unit.
 const looks = document.getElementById("looks");
 const outlines = document.getElementById("outlines");
 all("figure.map").forEach(figure => {
@@ -61,7 +61,7 @@ all("figure.map").forEach(figure => {
   show();
 });
 
-// Tables: sort by a column, find a unit. What is not known stays at the end.
+// Tables: sort by a column, find a unit. Missing values stay at the end.
 all("table.sortable").forEach(table => {
   const heads = all("th", table), body = table.tBodies[0];
   heads.forEach((head, column) => {

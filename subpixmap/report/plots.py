@@ -54,23 +54,23 @@ def plot_trend(trends: pd.DataFrame, name: str | None = None, *, top: int = 25) 
     """
     from matplotlib.figure import Figure
 
-    known = trends[trends["slope_per_year"].notna()]
-    if name is None and len(known):
-        name = str(known["object"].iloc[0])
+    with_slope = trends[trends["slope_per_year"].notna()]
+    if name is None and len(with_slope):
+        name = str(with_slope["object"].iloc[0])
     (name,) = _objects(trends, name) if name else (str(trends["object"].iloc[0]),)
-    rows = known[known["object"] == name]
+    rows = with_slope[with_slope["object"] == name]
     rows = rows.reindex(rows["slope_per_year"].astype(float).abs().sort_values(ascending=False, kind="stable").index)
     rows = rows.head(top).sort_values("slope_per_year", kind="stable")
     at = np.arange(len(rows))
     slope, low, high = (rows[key].to_numpy(float) for key in ("slope_per_year", "slope_low", "slope_high"))
-    found = rows["significant"].fillna(False).to_numpy(bool)
+    significant = rows["significant"].fillna(False).to_numpy(bool)
     with style():
         figure = Figure(figsize=(5.2, 0.9 + 0.24 * max(len(rows), 3)), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color=MUTED, lw=0.8)
         axes.hlines(at, low, high, color=ACCENT, lw=1.4)
         colours = np.where(slope >= 0, SERIES[0], SERIES[1])
-        axes.scatter(slope, at, s=30, c=np.where(found, colours, "white"), edgecolors=colours.tolist(), zorder=3)
+        axes.scatter(slope, at, s=30, c=np.where(significant, colours, "white"), edgecolors=colours.tolist(), zorder=3)
         labels = rows["unit_name"].fillna(rows["unit_id"]).astype(str).tolist()
         axes.set_yticks(at, labels, parse_math=False)
         axes.set_xlabel(f"{name.replace('_', ' ')} a year; filled: significant after false-discovery control")

@@ -1,4 +1,4 @@
-"""Rows of counts -> what a page says of the whole region: totals without counting a place twice, change, status."""
+"""Rows of counts -> what the page says about the whole region: totals that count no place twice, and its banner."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from subpixmap.report.contents import Run
+from subpixmap.report.contents import Contents
 
 
 @dataclass(frozen=True)
-class Status:
+class Banner:
     """How far the numbers can be trusted, in one line for the banner."""
 
     level: str
@@ -20,32 +20,32 @@ class Status:
     text: str
 
 
-def status(run: Run) -> Status:
-    """The honest status of the numbers: evidence of the model against the kind of imagery."""
-    if run.simulated:
-        return Status(
+def banner(contents: Contents) -> Banner:
+    """What the numbers are worth: evidence of the model against the kind of imagery."""
+    if contents.simulated:
+        return Banner(
             "note",
             "Simulated data.",
             "The imagery of this run was simulated. The numbers show how the method works; they say nothing of any "
             "real place.",
         )
-    if run.evidence == "simulated":
-        return Status(
+    if contents.evidence == "simulated":
+        return Banner(
             "warning",
             "These numbers are not estimates.",
             "The model has only been trained on simulated data and was applied to real imagery. Use this page to check "
             "coverage, clouds and processing; train or calibrate a model with reference data before quoting a number.",
         )
-    if run.evidence == "degraded-aerial":
-        return Status(
+    if contents.evidence == "degraded-aerial":
+        return Banner(
             "warning",
             "Not validated on Sentinel-2.",
             "The model was trained on aerial images degraded to the resolution of a satellite. How well it carries "
             "over to Sentinel-2 has not been measured.",
         )
-    if run.counts["estimate"].notna().any():
-        return Status("good", "Estimates with confidence intervals.", "They rest on a reference sample; see the units.")
-    return Status(
+    if contents.counts["estimate"].notna().any():
+        return Banner("good", "Estimates with confidence intervals.", "They rest on a reference sample; see the units.")
+    return Banner(
         "note",
         "Map totals, without confidence intervals.",
         "A sum of pixels is biased in ways a map cannot show. Draw a reference sample to turn it into an estimate.",
@@ -60,11 +60,11 @@ def leaves(units: pd.DataFrame) -> list[str]:
 
 def roots(units: pd.DataFrame) -> list[str]:
     """Ids of units whose parent is not among the units: together they hold each place once."""
-    known = set(units.unit_id)
-    return [unit for unit, parent in zip(units.unit_id, units.parent_id, strict=True) if parent not in known - {unit}]
+    ids = set(units.unit_id)
+    return [unit for unit, parent in zip(units.unit_id, units.parent_id, strict=True) if parent not in ids - {unit}]
 
 
-def region_totals(run: Run) -> pd.DataFrame:
+def region_totals(contents: Contents) -> pd.DataFrame:
     """One row per object and period: the sum over the top units.
 
     Returns
@@ -73,27 +73,27 @@ def region_totals(run: Run) -> pd.DataFrame:
         object, period, map_total, map_total_full, noise_se, area_ha, observed_ha, observed_frac, density_per_ha; NaN
         where nothing was observed. Units share their acquisitions: errors add up fully.
     """
-    top = run.counts[run.counts.unit_id.isin(roots(run.units))]
+    top = contents.counts[contents.counts.unit_id.isin(roots(contents.units))]
     columns = ["map_total", "map_total_full", "area_ha", "observed_ha"]
-    found = top.groupby(["object", "period"], sort=False)[columns].sum(min_count=1).astype(float).reset_index()
-    found["noise_se"] = _noise(run, found)
-    found["observed_frac"] = (found.observed_ha / found.area_ha.where(found.area_ha > 0)).fillna(0.0)
-    found["density_per_ha"] = found.map_total / found.observed_ha.where(found.observed_ha > 0)
-    return ordered(found, run)
+    totals = top.groupby(["object", "period"], sort=False)[columns].sum(min_count=1).astype(float).reset_index()
+    totals["noise_se"] = _noise(contents, totals)
+    totals["observed_frac"] = (totals.observed_ha / totals.area_ha.where(totals.area_ha > 0)).fillna(0.0)
+    totals["density_per_ha"] = totals.map_total / totals.observed_ha.where(totals.observed_ha > 0)
+    return ordered(totals, contents)
 
 
-def _noise(run: Run, table: pd.DataFrame) -> pd.Series:
+def _noise(contents: Contents, table: pd.DataFrame) -> pd.Series:
     keys = ["object", "period"]
-    if run.series is None:
+    if contents.series is None:
         return pd.Series(np.nan, index=table.index)
-    top = run.series[run.series.unit_id.isin(roots(run.units))]
+    top = contents.series[contents.series.unit_id.isin(roots(contents.units))]
     sums = top.groupby(keys).noise_se.agg(lambda errors: errors.sum() if errors.notna().all() else np.nan)
     return table.join(sums, on=keys).noise_se
 
 
-def ordered(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+def ordered(table: pd.DataFrame, contents: Contents) -> pd.DataFrame:
     """Rows in the order of the run's objects and periods."""
-    keys = {name: i for i, name in enumerate(run.objects)}, {name: i for i, name in enumerate(run.periods)}
+    keys = {name: i for i, name in enumerate(contents.objects)}, {name: i for i, name in enumerate(contents.periods)}
     table = table[table.object.isin(keys[0]) & table.period.isin(keys[1])]
     return table.sort_values(
         ["object", "period"],
@@ -102,58 +102,21 @@ def ordered(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     )
 
 
-def against_truth(run: Run) -> pd.DataFrame | None:
+def against_truth(contents: Contents) -> pd.DataFrame | None:
     """Mapped against truth, a row per unit, object and period: unit_id, unit_name, object, period, truth, mapped."""
-    if run.truth is None:
+    if contents.truth is None:
         return None
-    mapped = run.counts[["unit_id", "unit_name", "object", "period", "map_total_full"]]
-    found = mapped.merge(run.truth, on=["unit_id", "object", "period"], how="inner")
-    return found.rename(columns={"count": "truth", "map_total_full": "mapped"})
+    mapped = contents.counts[["unit_id", "unit_name", "object", "period", "map_total_full"]]
+    pairs = mapped.merge(contents.truth, on=["unit_id", "object", "period"], how="inner")
+    return pairs.rename(columns={"count": "truth", "map_total_full": "mapped"})
 
 
-def region_truth(run: Run) -> pd.DataFrame | None:
-    """Mapped against truth over the region, a row per object and period, with the error in percent."""
-    found = against_truth(run)
-    if found is None or found.empty:
+def region_truth(contents: Contents) -> pd.DataFrame | None:
+    """Mapped against truth over the region, a row per object and period, with the error as a share of the truth."""
+    pairs = against_truth(contents)
+    if pairs is None or pairs.empty:
         return None
-    top = found[found.unit_id.isin(roots(run.units)) & found.mapped.notna()]
+    top = pairs[pairs.unit_id.isin(roots(contents.units)) & pairs.mapped.notna()]
     table = top.groupby(["object", "period"], sort=False)[["truth", "mapped"]].sum().astype(float).reset_index()
     table["error"] = (table.mapped - table.truth) / table.truth.where(table.truth > 0)
-    return ordered(table, run)
-
-
-def number(value: float | None, *, digits: int = 0) -> str:
-    """A number for people: thin spaces between thousands, a dash for what is not known."""
-    if value is None or pd.isna(value) or not np.isfinite(value):
-        return "–"
-    text = f"{value:,.{digits}f}"
-    if float(text.replace(",", "")) == 0:
-        text = text.removeprefix("-")
-    return text.replace(",", "\u202f").replace("-", "\u2212")
-
-
-def compact(value: float | None) -> str:
-    """A headline number: 1.24 million, 38.4 thousand, 512."""
-    if value is None or pd.isna(value):
-        return "–"
-    size = abs(value)
-    for limit, unit in ((1e9, "billion"), (1e6, "million")):
-        if size >= limit:
-            return f"{number(value / limit, digits=2)} {unit}"
-    return number(value)
-
-
-def percent(value: float | None, *, digits: int = 0, sign: bool = False) -> str:
-    """A share as percent."""
-    if value is None or pd.isna(value):
-        return "–"
-    text = number(100 * value, digits=digits)
-    return f"{'+' if sign and 100 * value >= 0.5 * 10**-digits else ''}{text}\u202f%"
-
-
-def title(name: str) -> str:
-    """A region's or object's name for people: philippines-palawan -> Philippines, Palawan."""
-    words = name.replace("_", " ").replace("-", " ").split()
-    if not words or any(letter.isdigit() for letter in name):
-        return name.replace("_", ", ") if any(letter.isdigit() for letter in name) else name
-    return " ".join(word[:1].upper() + word[1:] for word in words)
+    return ordered(table, contents)

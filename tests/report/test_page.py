@@ -14,10 +14,11 @@ import xarray as xr
 from subpixmap.grid import Lattice, Window, project
 from subpixmap.report import figures
 from subpixmap.report import html_images as picture
-from subpixmap.report.contents import Run
-from subpixmap.report.downsample import block_means, make_canvas, read_layers
+from subpixmap.report.contents import Contents
+from subpixmap.report.downsample import block_means, make_display_grid, read_layers
+from subpixmap.report.formatting import compact, number, percent
 from subpixmap.report.page import render
-from subpixmap.report.summary import compact, leaves, number, percent, region_totals, region_truth, roots, status
+from subpixmap.report.summary import banner, leaves, region_totals, region_truth, roots
 from subpixmap.tables import COUNTS, types_of
 from subpixmap.trends.changes import trend
 
@@ -105,8 +106,8 @@ def count_rows(units: gpd.GeoDataFrame, maps: dict[int, xr.Dataset], evidence: s
     return pd.DataFrame(found)[list(COUNTS)].astype(types_of(COUNTS))
 
 
-def make_run(periods: list[str] | None = None, *, evidence: str = "simulated", simulated: bool = True) -> Run:
-    """A run as `read_run` would read it, made without a model."""
+def make_run(periods: list[str] | None = None, *, evidence: str = "simulated", simulated: bool = True) -> Contents:
+    """A run as `read_contents` would read it, made without a model."""
     periods = periods or [str(year) for year in range(2018, 2024)]
     region, units = island()
     maps = fake_map(region, periods)
@@ -127,7 +128,7 @@ def make_run(periods: list[str] | None = None, *, evidence: str = "simulated", s
             "offset_reason": ["baseline before 04.00" if early else "not applied yet" for early in old],
         }
     )  # fmt: skip
-    return Run(
+    return Contents(
         name="demo", geometry=region, periods=tuple(periods), objects=DEFINITIONS,
         measures={"coconut": "count", "car": "occupancy"}, evidence=evidence, simulated=simulated, counts=counts,
         trend=trend(counts), units=units, series=noise, layers=read_layers(maps, region, size=300),
@@ -138,18 +139,18 @@ def make_run(periods: list[str] | None = None, *, evidence: str = "simulated", s
 
 
 @pytest.fixture(scope="module")
-def run() -> Run:
+def run() -> Contents:
     return make_run()
 
 
 @pytest.fixture(scope="module")
-def small() -> Run:
+def small() -> Contents:
     """Two periods: quicker to render."""
     return make_run(["2020", "2021"])
 
 
 @pytest.fixture(scope="module")
-def page(run: Run) -> str:
+def page(run: Contents) -> str:
     return render(run)
 
 
@@ -251,7 +252,7 @@ def test_names_cannot_break_out_of_the_page(small):
 )
 def test_banner_says_what_the_numbers_are(small, evidence, simulated, level, words):
     told = replace(small, evidence=evidence, simulated=simulated, truth=None)
-    assert status(told).level == level
+    assert banner(told).level == level
     page = render(told)
     assert words in page
     assert f'class="banner {level}"' in page
@@ -353,11 +354,11 @@ def test_display_of_a_constant_map_is_constant_across_a_zone_seam():
     assert not np.isfinite(one.density[0, 0][one.inside]).all()  # the other zone's part is missing without it
 
 
-def test_canvas_at_the_date_line_is_narrow():
+def test_grid_at_the_date_line_is_narrow():
     region = shapely.union_all([shapely.box(179.5, -17, 180, -16), shapely.box(-180, -17, -179.5, -16)])
-    canvas, _ = make_canvas(region, [32660, 32701], (0.0, 0.0), 10.0, 500)
-    assert canvas.shape[1] <= 502
-    assert canvas.step * canvas.shape[1] < 120_000
+    grid, _ = make_display_grid(region, [32660, 32701], (0.0, 0.0), 10.0, 500)
+    assert grid.shape[1] <= 502
+    assert grid.step * grid.shape[1] < 120_000
 
 
 def test_display_keeps_the_total_of_what_it_shows(run):
@@ -365,8 +366,8 @@ def test_display_keeps_the_total_of_what_it_shows(run):
     region, _ = island()
     data = fake_map(region, ["2021"])[32650]
     layers = read_layers({32650: data}, region, size=300)
-    x0, y0, step = layers.canvas.west, layers.canvas.north, layers.canvas.step
-    rows, cols = layers.canvas.shape
+    x0, y0, step = layers.grid.west, layers.grid.north, layers.grid.step
+    rows, cols = layers.grid.shape
     inside = data.sel(x=slice(x0, x0 + cols * step), y=slice(y0, y0 - rows * step))
     n = np.isfinite(inside["count"].values[0, 0]).reshape(rows, 2, cols, 2).sum(axis=(1, 3))
     shown = np.nansum(layers.density[0, 0].astype(float) * n * 0.01)
@@ -398,7 +399,7 @@ def test_picture_shows_three_states():
     assert tuple(pixels[4, :3]) == expected[1]  # clipped for display
 
 
-@pytest.mark.parametrize("cmap", [figures.DENSITY, figures.LOOKS])
+@pytest.mark.parametrize("cmap", [figures.DENSITY, figures.CLEAR_OBSERVATIONS])
 def test_colours_get_steadily_darker(cmap):
     linear = cmap(np.linspace(0, 1, 200))[:, :3] ** 2.2
     assert (np.diff(linear @ [0.2126, 0.7152, 0.0722]) < 0).all()
