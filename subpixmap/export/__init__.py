@@ -1,1 +1,1 @@
-"""Counts and maps in formats that other tools open."""
+"""Counts and maps -> files for other programs."""

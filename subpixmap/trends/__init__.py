@@ -1,1 +1,1 @@
-"""What the counts say over the periods."""
+"""Counts -> how they change over the periods."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from subpixmap.errors import InputError, Refused
 from subpixmap.tables import SERIES, TREND, types_of
-from subpixmap.trends.shared_effects import shared_steps, step_told
-from subpixmap.trends.slopes import change_test, seasonal, smallest_p, theil_sen
+from subpixmap.trends.shared_effects import shared_steps, step_text
+from subpixmap.trends.slopes import change_test, seasonal_slope, smallest_p, theil_sen
 
 _ALIKE = ["object_definition", "measure", "model_sha256", "run_id", "boundary_source", "boundary_version", "evidence"]
 _LEAST_COMMON = 0.5
@@ -76,7 +76,7 @@ def trend(
         table[q] = table.groupby("object", sort=False)[p].transform(_false_discovery_rates)
     steps = shared_steps(counts, series)
     for name, joins in steps[steps["stands_out"].astype(bool)].groupby("object"):
-        table.loc[table["object"] == name, "shared_step"] = "; ".join(step_told(row) for row in joins.itertuples())
+        table.loc[table["object"] == name, "shared_step"] = "; ".join(step_text(row) for row in joins.itertuples())
     known = table["q_value"].notna()
     table.loc[known, "significant"] = table.loc[known, "q_value"] <= 1 - level
     return table
@@ -174,7 +174,7 @@ def _change(known: pd.DataFrame, totals: NDArray, level: float) -> dict[str, Any
 
 def _slope(middles: NDArray, totals: NDArray, level: float) -> dict[str, Any]:
     several_a_year = np.diff(middles).min() < 0.75 and middles[-1] - middles[0] >= 1
-    slope = (seasonal if several_a_year else theil_sen)(middles, totals, level=level)
+    slope = (seasonal_slope if several_a_year else theil_sen)(middles, totals, level=level)
     return {
         "slope_per_year": slope.per_year,
         "slope_low": slope.low,

@@ -1,6 +1,6 @@
-"""What all units share in a period is not a trend of any: effects of single years, and steps where the sensor changed.
+"""Counts -> what all units share in a period, which is a trend of none of them: effects of single years, and steps.
 
-In: counts and their comparable series. Out: small tables that `trend` can take out, or that a reader should see.
+In: counts and their comparable series. Out: small tables; `trend` can remove the effects, a reader should see the steps.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ JOINS: dict[str, date] = {
 }
 """Days on which the input changed everywhere at once."""
 
-_STANDS_OUT = 3.0  # times the median of the other shared steps
-_MATTERS = 1.0  # percent
+_STANDS_OUT = 3.0  # times the median size of the other steps
+_LEAST_STEP = 1.0  # percent
 
 
 def unchanged_effect(series: pd.DataFrame, unchanged: Sequence[str]) -> pd.DataFrame:
-    """Shared effect of each period, from units that are known not to have changed.
+    """Shared effect of each period, from units that did not change, as the user knows.
 
     Parameters
     ----------
     series
         `series` of a count.
     unchanged
-        Ids of the units, many enough that their own small changes cancel.
+        Ids of the units; enough of them that their own small changes cancel.
 
     Returns
     -------
@@ -43,8 +43,8 @@ def unchanged_effect(series: pd.DataFrame, unchanged: Sequence[str]) -> pd.DataF
     missing = sorted(set(unchanged) - set(series["unit_id"]))
     if missing or not unchanged:
         raise InputError(f"unchanged units {missing[:3] or '(none given)'} are not among the units of the counts")
-    mine = series[series["unit_id"].isin(unchanged)]
-    totals = mine.groupby(["object", "period"], sort=False)["common_total"].sum(min_count=len(set(unchanged)))
+    rows = series[series["unit_id"].isin(unchanged)]
+    totals = rows.groupby(["object", "period"], sort=False)["common_total"].sum(min_count=len(set(unchanged)))
     if totals.isna().any():
         raise InputError("the unchanged units share no pixel that was observed in all periods")
     factor = totals / totals.groupby(level="object").transform("mean")
@@ -55,9 +55,9 @@ def unchanged_effect(series: pd.DataFrame, unchanged: Sequence[str]) -> pd.DataF
 def background_effect(series: pd.DataFrame) -> pd.DataFrame:
     """Shared effect of each period, from places where the map never sees the object.
 
-    What the map counts there should be nothing; what it counts more in one period than on average is taken off every
-    hectare of that period. Young objects below the threshold look like background too, so a real increase that begins
-    everywhere at once is taken off as well: look at the effect before using it.
+    The map should count nothing there. What it counts in one period above the average of all periods is subtracted
+    from every hectare of that period. Young objects below the threshold look like background too, so a real increase
+    that begins everywhere at once is also subtracted: look at the effect before you use it.
 
     Returns
     -------
@@ -75,15 +75,15 @@ def shared_steps(
 ) -> pd.DataFrame:
     """Steps that most units make together between two neighbouring periods.
 
-    A country does not plant everywhere in the same year: a step that most units share is rather the sensor's, the
-    processor's or the season's. It is most suspicious where the input is known to have changed.
+    A country does not plant everywhere in the same year. A step that most units share more likely comes from the
+    sensor, the processor or the season, above all where the input changed.
 
     Parameters
     ----------
     counts, series
-        Of the same count.
+        From the same count.
     joins
-        What -> day on which the input changed.
+        Name of a change of the input -> the day on which it happened.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def shared_steps(
     if series is not None:
         rows = rows.merge(series, on=["unit_id", "object", "period"], validate="one_to_one")
         rows["total"] = rows["common_total"]
-    found = []
+    steps = []
     for name, mine in rows.groupby("object", sort=False):
         wide = mine.pivot(index="unit_id", columns="period_start", values="total").sort_index(axis=1)
         spans = mine.drop_duplicates("period").sort_values("period_start").to_dict("records")
@@ -108,7 +108,7 @@ def shared_steps(
             both = first.notna() & second.notna() & (first + second > 0)
             step = (2 * (second - first) / (first + second))[both].to_numpy(float)
             inside = [k for k, day in joins.items() if _middle(before) < day <= _middle(after)]
-            found.append(
+            steps.append(
                 {
                     "object": name,
                     "before": before["period"],
@@ -120,24 +120,24 @@ def shared_steps(
                 }
             )
     names = ["object", "before", "after", "join", "n_units", "shared_step_percent", "p_value"]
-    table = pd.DataFrame(found, columns=names)
+    table = pd.DataFrame(steps, columns=names)
     return table.assign(stands_out=_stand_out(table))
 
 
-def step_told(step: Any) -> str:
+def step_text(step: Any) -> str:
     """A row of `shared_steps` in words."""
-    told = f"most units step by {step.shared_step_percent:+.1f} % together from {step.before} to {step.after}"
-    return told + (f", where the input changed ({step.join})" if step.join else "")
+    text = f"most units step by {step.shared_step_percent:+.1f} % together from {step.before} to {step.after}"
+    return text + (f", where the input changed ({step.join})" if step.join else "")
 
 
 def _stand_out(table: pd.DataFrame) -> list[bool]:
-    marks = []
+    stand_out = []
     for i, row in table.iterrows():
         others = table[(table["object"] == row["object"]) & (table.index != i)]["shared_step_percent"].abs().dropna()
         usual = float(others.median()) if len(others) else 0.0
-        large = abs(row["shared_step_percent"]) > max(_MATTERS, _STANDS_OUT * usual)
-        marks.append(bool(row["p_value"] < 0.01 and large))
-    return marks
+        large = abs(row["shared_step_percent"]) > max(_LEAST_STEP, _STANDS_OUT * usual)
+        stand_out.append(bool(row["p_value"] < 0.01 and large))
+    return stand_out
 
 
 def _middle(span: Mapping[Any, Any]) -> date:

@@ -1,4 +1,4 @@
-"""Statistics of one series: numbers in, numbers out. The tests are those of scipy and pymannkendall."""
+"""A series of one unit -> its slope or change, with tests of scipy and pymannkendall. Numbers in, numbers out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating]
 
 POWER = 0.8
-"""Share of cases in which the minimum detectable change is found."""
+"""Share of cases in which the test finds the minimum detectable change."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Slope:
     """Theil-Sen slope."""
     low: float
     high: float
-    """Ends of its interval; NaN where there is none."""
+    """Ends of its interval; NaN where it has none."""
     level: float
-    """Confidence of the interval: the one wanted, or the highest that so few values allow."""
+    """Confidence of the interval: as asked for, or the highest that so few values allow."""
     tau: float
     """Kendall's tau."""
     p_value: float
@@ -43,7 +43,7 @@ def theil_sen(years: Array, values: Array, *, level: float = 0.95) -> Slope:
     values
         (n,) finite.
     level
-        Confidence wanted. The interval rests on the Mann-Kendall test, so n values allow no more than `1 - 2 / n!`.
+        Confidence of the interval. It rests on the Mann-Kendall test, so n values allow no more than `1 - 2 / n!`.
 
     Returns
     -------
@@ -68,8 +68,8 @@ def theil_sen(years: Array, values: Array, *, level: float = 0.95) -> Slope:
     return Slope(float(slope), float(low), float(high), reached, float(test[0]), float(test[1]), method)
 
 
-def seasonal(years: Array, values: Array, *, level: float = 0.95) -> Slope:
-    """Seasonal Mann-Kendall test and slope of a series with several values a year; without an interval.
+def seasonal_slope(years: Array, values: Array, *, level: float = 0.95) -> Slope:
+    """Seasonal Mann-Kendall test and slope of a series with several values a year; it has no interval.
 
     Values are compared with those of the same season only.
 
@@ -95,7 +95,7 @@ def change_test(change: float, noise: Array, acquisitions: Array, level: float =
     Parameters
     ----------
     change
-        Last less first.
+        Last minus first.
     noise
         (2,) standard errors of the two totals.
     acquisitions
@@ -106,7 +106,8 @@ def change_test(change: float, noise: Array, acquisitions: Array, level: float =
     Returns
     -------
     tuple of float
-        Of the two-sided t test; the minimum is found at this level in 80 % of cases. NaN where the noise is not known.
+        p is that of the two-sided t test, which finds the minimum at this level in 80 % of cases. NaN where the noise
+        is not known.
     """
     from scipy.stats import t
 

@@ -88,7 +88,7 @@ def trend(
     """
     from subpixmap.counts.source import follow_run, read_counts, write_trend
     from subpixmap.mapping.verify import write_manifest
-    from subpixmap.trends.verdict import trend_remarks
+    from subpixmap.trends.remarks import trend_remarks
 
     if not 0.5 <= level < 1:
         raise InputError(f"--level {level:g}: the confidence of an interval lies between 0.5 and 1")
@@ -128,7 +128,7 @@ def remarks_on(out: Path) -> list[str]:
     from subpixmap.counts.source import read_counts
     from subpixmap.export.formats import read_accounts
     from subpixmap.tables import TREND, read_table
-    from subpixmap.trends.verdict import trend_remarks
+    from subpixmap.trends.remarks import trend_remarks
 
     table = read_table(out / "trend.parquet", TREND)
     return [
