@@ -27,7 +27,9 @@ def trend_remarks(table: pd.DataFrame, counts: pd.DataFrame, series: pd.DataFram
     """
     with_trend = set(table.loc[table["measure"] == "count", "object"])
     remarks = [
-        f"{name}: an occupancy has no trend" for name in dict.fromkeys(table["object"]) if name not in with_trend
+        f"{name}: no trend, because an occupancy is not a stock"
+        for name in dict.fromkeys(table["object"])
+        if name not in with_trend
     ]
     for name, rows in table[table["object"].isin(with_trend)].groupby("object", sort=False):
         remarks += _of_object(str(name), rows[rows["slope_per_year"].notna()], level)

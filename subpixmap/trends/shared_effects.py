@@ -1,6 +1,6 @@
 """Counts -> what all units share in a period, which is a trend of none of them: effects of single years, and steps.
 
-In: counts and their comparable series. Out: small tables: effects that `trend` can remove, steps that readers should see.
+In: counts and their comparable series. Out: small tables: effects that `trend` can remove, steps that are shared.
 """
 
 from __future__ import annotations
