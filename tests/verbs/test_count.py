@@ -15,7 +15,7 @@ from subpixmap.counts.rows import FLAGS
 from subpixmap.counts.source import count_run
 from subpixmap.errors import InputError
 from subpixmap.export.formats import read_accounts
-from subpixmap.report.contents import read_run
+from subpixmap.report.contents import read_contents
 from subpixmap.runfolder import RunFolder, RunUnits, write_units
 from subpixmap.tables import COUNTS, TREND, read_table
 from subpixmap.verbs.count import count, trend
@@ -70,7 +70,7 @@ def test_given_units_keep_their_boundary_source_for_later_counts_and_the_report(
     table = count_run(out).table
     assert set(table["boundary_source"]) == {"mine.parquet"}
     assert set(table["boundary_version"]) == set(read_table(out / "counts.csv", COUNTS)["boundary_version"])
-    assert "mine.parquet" in read_run(out).facts["Units"]
+    assert "mine.parquet" in read_contents(out).facts["Units"]
     assert RunFolder.open(out).units.boundary_source == "mine.parquet"
 
 
