@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import shapely
@@ -38,7 +40,7 @@ def test_a_lattice_that_is_60_m_off_keeps_its_phase():
     [Affine(10, 0, 0, 0, 10, 0), Affine(10, 1, 0, 0, -10, 0), Affine(10, 0, 0, 0, -20, 0)],
 )
 def test_rasters_that_are_not_north_up_are_refused(transform):
-    with pytest.raises(ValueError, match="north-up"):
+    with pytest.raises(ValueError, match=re.escape(str(tuple(transform)[:6]))):
         Lattice.of_transform(32651, transform)
 
 
@@ -46,7 +48,7 @@ def test_slices_index_a_window_in_a_larger_one():
     outer = Window(10, 20, 30, 40)
     array = np.arange(30 * 40).reshape(30, 40)
     assert array[Window(12, 25, 2, 3).slices(outer)].tolist() == [[85, 86, 87], [125, 126, 127]]
-    with pytest.raises(ValueError, match="not inside"):
+    with pytest.raises(ValueError, match="row=9"):
         Window(9, 20, 2, 2).slices(outer)
 
 
@@ -126,7 +128,7 @@ def test_a_window_of_any_size_is_owned_or_not_without_a_mask():
 
 
 def test_a_block_must_be_whole_chunks():
-    with pytest.raises(ValueError, match="multiple of 256"):
+    with pytest.raises(ValueError, match="1000"):
         Block(ZONE_51, 0, 0, 1000)
 
 

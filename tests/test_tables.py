@@ -81,8 +81,8 @@ def test_unknown_is_blank_in_the_csv():
 
 
 def test_a_missing_or_foreign_table_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"counts.csv does not exist"):
+    with pytest.raises(InputError, match=r"counts\.csv"):
         read_table(tmp_path / "counts.csv", COUNTS)
     (tmp_path / "counts.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="lacks the columns unit_id"):
+    with pytest.raises(InputError, match=r"counts\.csv.*unit_id"):
         read_table(tmp_path / "counts.csv", COUNTS)

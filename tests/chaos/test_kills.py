@@ -183,7 +183,9 @@ def test_files_that_cannot_be_written_are_told_in_a_line(tmp_path, country, stan
     options += ["--admin", country / "admin.parquet", "--model", stand_in, "--workers", 0, "--quiet"]
     (tmp_path / "file").write_text("")
     assert subpixmap("run", *options, "--out", tmp_path / "file" / "run") == 2
-    assert "cannot be a run folder (Not a directory); choose another --out" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert str(tmp_path / "file" / "run") in told
+    assert "--out" in told
     (tmp_path / "run" / "counts.csv").mkdir(parents=True)
     assert subpixmap("run", *options, "--out", tmp_path / "run") == 3
     (line,) = capsys.readouterr().err.splitlines()
@@ -261,7 +263,7 @@ def tiny_disk(tmp_path):
 
 def test_a_full_disk_stops_the_run_and_room_resumes_it(scenes, truth, tiny_disk):
     _, country = scenes
-    with pytest.raises(Incomplete, match=r"No space left.*the same command resumes"):
+    with pytest.raises(Incomplete, match="No space left"):
         map_region(tiny_disk, country.plan(**OPTIONS), country.items, country.model, workers=0)
     before = status(tiny_disk)
     assert before.done < before.total

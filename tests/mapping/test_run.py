@@ -153,14 +153,14 @@ def test_years_added_later_equal_a_run_made_at_once(country, mapped, tmp_path):
 
 
 def test_another_recipe_is_refused_by_name(country, mapped):
-    with pytest.raises(Refused, match=r"max_scenes is 7 there and 3 here"):
+    with pytest.raises(Refused, match=r"max_scenes.*7.*3"):
         map_region(mapped, country.plan(max_scenes=3), country.items, country.model, workers=0)
     plan = country.plan(max_scenes=7, mask=MaskRule(dilate_m=50.0))
-    with pytest.raises(Refused, match=r"mask.dilate_m is 100.0 there and 50.0 here"):
+    with pytest.raises(Refused, match=r"mask\.dilate_m.*100.*50"):
         map_region(mapped, plan, country.items, country.model, workers=0)
     plan = country.plan(max_scenes=7)
     older = replace(plan, recipe=replace(plan.recipe, numerics=plan.recipe.numerics | {"torch": "0.1"}))
-    with pytest.raises(Refused, match=r"numerics.torch is '0.1' there"):
+    with pytest.raises(Refused, match=r"numerics\.torch.*0\.1"):
         map_region(mapped, older, country.items, country.model, workers=0)
     other = tiny_model(seed=1)
     with pytest.raises(Refused, match="model"):
@@ -169,7 +169,7 @@ def test_another_recipe_is_refused_by_name(country, mapped):
 
 def test_other_items_are_refused(country, mapped):
     fewer = [item for item in country.items if not item.datetime.startswith("2021-01")]
-    with pytest.raises(Refused, match="other items"):
+    with pytest.raises(Refused, match=r"2021.*items\.parquet"):
         map_region(mapped, country.plan(max_scenes=7), fewer, country.model, workers=0)
 
 
@@ -185,7 +185,7 @@ def test_a_damaged_file_fails_its_blocks_and_no_others(tmp_path, monkeypatch):
     href.write_bytes(data[: len(data) // 2])
     out = tmp_path / "run"
     plan = country.plan()
-    with pytest.raises(BlocksFailed, match=r"block 32651-r\d+-c\d+, period 2021: .*B08.tif") as caught:
+    with pytest.raises(BlocksFailed, match=r"32651-r\d+-c\d+.*2021.*B08\.tif") as caught:
         map_region(out, plan, country.items, country.model, workers=0)
     summary = caught.value.summary
     assert summary.done + len(summary.failed) == summary.total == 9

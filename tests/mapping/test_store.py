@@ -90,7 +90,7 @@ def test_only_the_arrays_and_chunks_that_are_wanted_are_read(made):
 def test_a_missing_block_is_not_an_empty_one(made):
     out, plan = made
     block = next(iter(plan.zones.values())).blocks[0].block
-    with pytest.raises(VerificationFailed, match=rf"missing \(block {block.id}, period 2021\)"):
+    with pytest.raises(VerificationFailed, match=f"{block.id}.*2021"):
         read_block(out, block, "2021")
     empty = {name: np.full_like(values, np.nan) for name, values in arrays_of(block).items() if name != "n_obs"}
     write_block(out, block, "2021", empty | {"n_obs": np.zeros(block.window.shape, np.uint16)})
@@ -109,7 +109,7 @@ def test_every_flipped_bit_is_noticed(made):
             bad = bytearray(good)
             bad[at // 8] ^= 1 << (at % 8)
             path.write_bytes(bad)
-            with pytest.raises(VerificationFailed, match=r"is damaged|is missing"):
+            with pytest.raises(VerificationFailed, match=f"{block.id}.*2021"):
                 read_block(out, block, "2021")
         path.write_bytes(good)
     read_block(out, block, "2021")
@@ -224,7 +224,7 @@ def test_half_a_block_is_refused(made):
     out, plan = made
     block = next(iter(plan.zones.values())).blocks[0].block
     arrays = arrays_of(block)
-    with pytest.raises(ValueError, match="whole block"):
+    with pytest.raises(ValueError, match=r"count.*256"):
         write_block(out, block, "2021", arrays | {"count": arrays["count"][:, :256]})
-    with pytest.raises(VerificationFailed, match="no period 1999"):
+    with pytest.raises(VerificationFailed, match="1999"):
         write_block(out, block, "1999", arrays)

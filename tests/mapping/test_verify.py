@@ -102,16 +102,17 @@ def test_what_was_removed_or_swapped_is_found(copy):
     records = sorted(copy.glob("ledger/*.json"))
     shards = sorted(p for p in copy.rglob("map.zarr/32651/count/c/0/*/*/*") if p.is_file())
     shards[0].unlink()
-    assert "is missing (block" in str(verify(copy).damaged[0])
+    assert records[0].name.split("_")[0] in str(verify(copy).damaged[0])
     shutil.copy(shards[1], shards[0])  # a sound shard in the wrong place: only the ledger can tell
-    assert [d.reason for d in verify(copy).damaged] == ["count differs from what the ledger says"]
+    (swapped,) = verify(copy).damaged
+    assert "count" in swapped.reason
     records[0].unlink()
     found = verify(copy)
     assert found.missing == 1
     assert any(d.what == "ledger" for d in found.damaged)
     (copy / "counts.csv").unlink()
-    assert any(str(d) == "counts.csv: is missing" for d in verify(copy).damaged)
-    with pytest.raises(VerificationFailed, match=r"artefacts are damaged: .*counts.csv"):
+    assert any(d.what == "counts.csv" for d in verify(copy).damaged)
+    with pytest.raises(VerificationFailed, match=r"counts\.csv"):
         verify(copy).require_sound()
 
 
@@ -143,7 +144,7 @@ def test_repair_writes_metadata_anew_and_keeps_the_shards(country, copy):
 
 def test_a_run_on_damaged_metadata_is_refused(country, copy):
     (copy / "map.zarr" / "32651" / "count" / "zarr.json").write_bytes(b"{}")
-    with pytest.raises(VerificationFailed, match="damaged metadata"):
+    with pytest.raises(VerificationFailed, match=r"map\.zarr"):
         map_region(copy, country.plan(block=512), country.items, country.model, workers=0)
 
 
@@ -166,7 +167,7 @@ def test_status_tells_what_is_done_and_what_failed(copy):
         assert live.owner.pid == os.getpid()
         assert live.rate > 0
         assert live.seconds_left < float("inf")
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match=r"plan\.json"):
         status(copy / "map.zarr")
 
 

@@ -67,50 +67,50 @@ class Trap:
 def test_a_pickle_is_refused_and_not_run(tmp_path: Path, how: str) -> None:
     path, marker = tmp_path / "m.safetensors", tmp_path / "ran"
     path.write_bytes(pickle.dumps(Trap(marker))) if how == "pickle" else torch.save(Trap(marker), path)
-    with pytest.raises(InputError, match="pickle"):
+    with pytest.raises(InputError, match=r"m\.safetensors"):
         load_model(path)
     assert not marker.exists()
 
 
 def test_unknown_model_lists_the_shipped_ones() -> None:
-    with pytest.raises(InputError, match=r"no model 'nope'.*" + ".*".join(shipped_models())):
+    with pytest.raises(InputError, match=r"nope.*" + ".*".join(shipped_models())):
         load_model("nope")
 
 
 def test_card_beside_must_agree(saved: Path) -> None:
     beside = saved.with_suffix(".card.json")
     beside.write_text(beside.read_text().replace("parked car", "any car"))
-    with pytest.raises(InputError, match="differs from the card inside"):
+    with pytest.raises(InputError, match=r"small\.card\.json"):
         load_model(saved)
     beside.write_text("{")
-    with pytest.raises(InputError, match="not JSON"):
+    with pytest.raises(InputError, match=r"small\.card\.json"):
         load_model(saved)
     beside.unlink()
     assert load_model(saved).card == small_card()
 
 
 def test_a_card_must_describe_its_network(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not describe"):
+    with pytest.raises(InputError, match=r"a\.safetensors.*small"):
         save_model(tmp_path / "a.safetensors", DensityNet(2, 2, width=8, mid=4, blocks=3), small_card())
-    with pytest.raises(InputError, match=r"ends in \.safetensors"):
+    with pytest.raises(InputError, match=r"a\.pt.*\.safetensors"):
         save_model(tmp_path / "a.pt", small_card().build_net(), small_card())
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "named"),
     [
-        ({"input_std": (0.0, 0.1)}, "input_std must be positive"),
-        ({"input_mean": (0.1,)}, "input_mean must be 2"),
-        ({"bands": ("B02", "B02")}, "repeated"),
-        ({"measure": {"coconut": "count"}}, "same objects"),
-        ({"evidence": "hearsay"}, "evidence must be one of"),
+        ({"input_std": (0.0, 0.1)}, "input_std"),
+        ({"input_mean": (0.1,)}, r"input_mean.*2"),
+        ({"bands": ("B02", "B02")}, r"bands.*B02"),
+        ({"measure": {"coconut": "count"}}, "measure"),
+        ({"evidence": "hearsay"}, "evidence"),
         ({"calibration": {"olive": (0, 1)}}, "olive"),
         ({"input_low": (float("nan"), 0.0)}, "input_low"),
     ],
 )
-def test_a_wrong_card_is_refused(change: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
+def test_a_wrong_card_is_refused(change: dict, named: str) -> None:
+    with pytest.raises(InputError, match=named):
         small_card(**change)
 
 
@@ -127,5 +127,5 @@ def test_a_weight_that_is_no_number_is_refused(tmp_path: Path) -> None:
     card = small_card()
     net = card.build_net()
     net.stem.weight.data[0, 0, 0, 0] = torch.nan
-    with pytest.raises(InputError, match="not a finite number"):
+    with pytest.raises(InputError, match=r"a\.safetensors"):
         save_model(tmp_path / "a.safetensors", net, card)

@@ -104,7 +104,7 @@ def test_constant_input_gives_a_constant_and_nothing_is_nan() -> None:
 
 def test_a_window_of_the_wrong_shape_is_refused() -> None:
     for shape in [(3, 40, 40), (4, 16, 40), (40, 40)]:
-        with pytest.raises(InputError, match=r"wants \(4 bands, y \+ 16"):
+        with pytest.raises(InputError, match=r"4.*16"):
             predict_block(a_model(), np.zeros(shape, np.float32))
 
 
@@ -153,9 +153,9 @@ def test_bands_are_found_by_name() -> None:
 
 
 def test_a_cube_unlike_the_card_is_refused() -> None:
-    with pytest.raises(InputError, match="needs bands B08"):
+    with pytest.raises(InputError, match="B08"):
         predict(a_cube(64).isel(band=[0, 1, 2]), a_model())
-    with pytest.raises(Refused, match="trained at 10 m, the input has 120 m"):
+    with pytest.raises(Refused, match=r"10 m.*120 m"):
         predict(a_cube(64, resolution=120.0), a_model())
     assert predict(a_cube(64, resolution=120.0), a_model(), force=True)["count"].shape == (2, 2, 90, 130)
 

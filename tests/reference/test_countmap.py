@@ -71,9 +71,9 @@ def test_a_uniform_field_has_a_uniform_count() -> None:
 
 
 def test_bad_points_are_refused() -> None:
-    with pytest.raises(InputError, match="all finite"):
+    with pytest.raises(InputError, match=r"2 .* 2"):
         count_map([1.0, np.nan], [1.0, 2.0], LATTICE, WINDOW)
-    with pytest.raises(InputError, match="2 eastings and 1"):
+    with pytest.raises(InputError, match=r"2 .* 1"):
         count_map([1.0, 2.0], [1.0], LATTICE, WINDOW)
 
 

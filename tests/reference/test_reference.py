@@ -133,38 +133,38 @@ def write(path: Path, frame: pd.DataFrame) -> Path:
 def test_bad_points_are_refused_by_name_and_number(painted: Painted, tmp_path: Path) -> None:
     plain = pd.DataFrame({"lon": [120.0, 120.1], "lat": [10.0, 10.1], "object": "palm"})
     path = write(tmp_path / "p.csv", plain)
-    with pytest.raises(InputError, match=r"p\.csv has no coordinate reference system \(2 rows\)"):
+    with pytest.raises(InputError, match=r"p\.csv.*2 rows.*--crs"):
         read_points(path)
-    with pytest.raises(InputError, match="--crs 'nowhere'"):
+    with pytest.raises(InputError, match=r"--crs.*nowhere"):
         read_points(path, crs="nowhere")
-    with pytest.raises(InputError, match="2 of 2 points are no places"):
+    with pytest.raises(InputError, match=r"p\.csv.*2 of 2"):
         read_points(write(tmp_path / "p.csv", plain.assign(lat=500000.0)), crs="EPSG:4326")
-    with pytest.raises(InputError, match="1 rows have coordinates that are no numbers"):
+    with pytest.raises(InputError, match=r"p\.csv.*1 rows"):
         read_points(write(tmp_path / "p.csv", plain.assign(lat=["10", "ten"])), crs="EPSG:4326")
-    with pytest.raises(InputError, match="no column 'object'"):
+    with pytest.raises(InputError, match=r"'object'.*--object"):
         read_points(write(tmp_path / "p.csv", plain.drop(columns="object")), crs="EPSG:4326")
-    with pytest.raises(InputError, match="neither geometry nor columns x, y"):
+    with pytest.raises(InputError, match=r"p\.csv.*x, y"):
         read_points(write(tmp_path / "p.csv", plain.rename(columns={"lon": "a"})), crs="EPSG:4326")
-    with pytest.raises(InputError, match="holds no olive"):
+    with pytest.raises(InputError, match="olive"):
         read_points(write(tmp_path / "p.csv", plain), crs="EPSG:4326", objects=("palm", "olive"))
-    with pytest.raises(InputError, match="is no condition"):
+    with pytest.raises(InputError, match="--where"):
         read_points(path, crs="EPSG:4326", where="height > 3")
-    with pytest.raises(InputError, match=r"p\.csv: points lie within 0\.1 m of another .* 2 of palm \(first at 120"):
+    with pytest.raises(InputError, match=r"p\.csv.*0\.1 m.*2 of palm.*120"):
         read_points(write(tmp_path / "p.csv", pd.concat([plain, plain, plain[:0]])), crs="EPSG:4326")
-    with pytest.raises(InputError, match="there is no file"):
+    with pytest.raises(InputError, match=r"nothing\.gpkg"):
         read_points(tmp_path / "nothing.gpkg")
     (tmp_path / "broken.gpkg").write_bytes(b"no")
-    with pytest.raises(InputError, match=r"broken\.gpkg cannot be read"):
+    with pytest.raises(InputError, match=r"broken\.gpkg"):
         read_points(tmp_path / "broken.gpkg")
 
 
 def test_bad_areas_and_crowds_are_refused(painted: Painted) -> None:
     areas, points = read_area(painted.labelled), read_points(painted.points)
-    with pytest.raises(InputError, match="no labelled area"):
+    with pytest.raises(InputError):
         make_reference(points, areas[:0], "2021-03")
-    with pytest.raises(InputError, match=r"none of the .* points lies in a labelled area"):
+    with pytest.raises(InputError, match=f"{len(points)} points"):
         make_reference(points, areas.set_geometry(areas.geometry.translate(1.0)), "2021-03")
-    with pytest.raises(InputError, match=r"pixels hold more than 1 points of coconut, up to \d at"):
+    with pytest.raises(InputError, match="coconut"):
         make_reference(points, areas, "2021-03", max_per_pixel=1)
     with pytest.raises(InputError, match="--measure"):
         make_reference(points, areas, "2021-03", measure="weight")
@@ -172,7 +172,7 @@ def test_bad_areas_and_crowds_are_refused(painted: Painted) -> None:
 
 def test_imagery_is_asked_for_before_it_is_read(painted: Painted, made: Reference) -> None:
     source = str(painted.source)
-    with pytest.raises(InputError, match=r"touches 9 of 9 labelled areas \(area 0.*outside the imagery"):
+    with pytest.raises(InputError, match=r"9 of 9.*area 0"):
         find_sky(reference_of(painted, border=3), source, within_days=0, months=(7,))
     with pytest.raises(InputError, match="B11"):
         find_sky(made, source, bands=("B02", "B11"))
@@ -188,7 +188,7 @@ def test_imagery_is_asked_for_before_it_is_read(painted: Painted, made: Referenc
             asset["proj:transform"][2] += 5.0
     other = painted.source.with_name("moved.json")
     other.write_text(json.dumps(moved))
-    with pytest.raises(InputError, match="off the lattice of the reference"):
+    with pytest.raises(InputError, match=r"area \d.*\(5, 0\)"):
         find_sky(made, str(other))
 
 

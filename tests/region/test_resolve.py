@@ -69,19 +69,19 @@ def test_box_across_the_date_line_is_split():
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("text", "named"),
     [
         ("1,2,3", "west,south,east,north"),
         ("1,2,3,4,5", "west,south,east,north"),
         ("46,200,47,201", "latitude"),
         ("0,10,1,5", "south"),
-        ("5,0,5,1", "same"),
+        ("5,0,5,1", "west and east"),
         ("10,20,5,30", "355 degrees"),
-        ("nan,0,1,1", "unknown region"),
+        ("nan,0,1,1", "nan,0,1,1"),
     ],
 )
-def test_bad_boxes_are_refused(text, reason):
-    with pytest.raises(InputError, match=reason) as caught:
+def test_bad_boxes_are_refused(text, named):
+    with pytest.raises(InputError, match=named) as caught:
         resolve_region(text)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
@@ -164,7 +164,7 @@ def test_fiji_crosses_the_date_line_without_spanning_the_world():
         ("atlantis", "subpixmap regions"),
         ("", "subpixmap regions"),
         ("nowhere/else", "subpixmap regions"),
-        ("missing.gpkg", "no file"),
+        ("missing.gpkg", r"missing\.gpkg"),
     ],
 )
 def test_unknown_names_list_what_is_near(text, hint):
@@ -236,20 +236,20 @@ def test_columns_are_guessed(tmp_path, columns, id_column, name_column, parent_c
 
 
 def test_units_without_crs_or_id_are_refused(tmp_path):
-    with pytest.raises(InputError, match="no coordinate reference system"):
+    with pytest.raises(InputError, match=r"a\.parquet"):
         read_units(save(table(unit_id=["a", "b", "c"], crs=None), tmp_path / "a.parquet"))
     with pytest.raises(InputError, match="--id-column: colour, size"):
         read_units(save(table(colour=["a", "b", "c"], size=[1, 2, 3]), tmp_path / "b.parquet"))
-    with pytest.raises(InputError, match="no column 'PSGC'; it has: unit_id"):
+    with pytest.raises(InputError, match=r"'PSGC'.*unit_id"):
         read_units(save(table(unit_id=["a", "b", "c"]), tmp_path / "c.parquet"), id_column="PSGC")
 
 
 def test_duplicate_and_blank_ids_are_refused_by_name(tmp_path):
-    with pytest.raises(InputError, match=r"more than once in column unit_id: 'b'"):
+    with pytest.raises(InputError, match=r"unit_id.*'b'"):
         read_units(save(table(unit_id=["a", "b", "b"]), tmp_path / "a.parquet"))
-    with pytest.raises(InputError, match="blank in 1 rows"):
+    with pytest.raises(InputError, match="1 rows"):
         read_units(save(table(unit_id=["a", None, "b"]), tmp_path / "b.parquet"))
-    with pytest.raises(InputError, match="more than once"):  # 1 and 1.0 are one id
+    with pytest.raises(InputError, match=r"unit_id.*'1'"):  # 1 and 1.0 are one id
         read_units(save(table(unit_id=[1.0, 1.0, 2.0]), tmp_path / "c.parquet"))
 
 
@@ -279,9 +279,8 @@ def test_files_that_are_no_units_are_refused(tmp_path, kind):
         gpd.GeoDataFrame({"id": ["a"]}, geometry=[shapely.box(5e5, 1e6, 6e5, 2e6)], crs=4326).to_parquet(path)
     elif kind == "no geometry":
         pd.DataFrame({"id": ["a"]}).to_parquet(path)
-    reason = {"missing": "no file", "text": "cannot be read", "points": "no polygons", "swapped": "swapped",
-              "projected": "CRS in it is wrong", "no geometry": "cannot be read"}[kind]  # fmt: skip
-    with pytest.raises(InputError, match=reason):
+    number = {"points": "1 rows", "swapped": "120", "projected": "2000000"}.get(kind, "")
+    with pytest.raises(InputError, match=rf"{path.name}.*{number}"):
         read_units(path)
 
 
@@ -331,17 +330,17 @@ def test_given_units_join_the_region(tmp_path):
     assert region.units.unit_id.tolist() == ["in", "edge", "out"]  # every given unit keeps its row
     assert region.geometry.bounds == (15.0, 46.0, 15.2, 46.1)  # ... and the ones that overlap are mapped whole
     assert region.boundary_source == "u.parquet"
-    with pytest.raises(InputError, match="lies in region"):
+    with pytest.raises(InputError, match=r"u\.parquet"):
         resolve_region("100,10,101,11", admin=admin)
-    with pytest.raises(InputError, match="no unit"):
+    with pytest.raises(InputError, match=r"u\.parquet"):
         resolve_region("philippines", admin=admin)
-    with pytest.raises(InputError, match="no file"):
+    with pytest.raises(InputError, match=r"nothing\.parquet"):
         resolve_region("philippines", admin="nothing.parquet")
-    with pytest.raises(InputError, match="write geoboundaries:ISO3:ADMn"):
+    with pytest.raises(InputError, match="geoboundaries:ISO3:ADMn"):
         resolve_region("philippines", admin="geoboundaries:Philippines")
     swapped = gpd.GeoDataFrame({"unit_id": ["a"]}, geometry=[shapely.box(46.0, 15.0, 46.1, 15.1)], crs=4326)
     path = save(swapped, tmp_path / "s.parquet")
-    with pytest.raises(InputError, match="holds them all once x and y are exchanged"):
+    with pytest.raises(InputError, match=r"s\.parquet"):
         resolve_region("15.05,46.02,15.12,46.08", admin=path)
 
 

@@ -129,9 +129,9 @@ def test_items_of_two_acquisitions_or_another_zone_are_refused(country):
     items = country[1]
     (lattice,) = lattices(items).values()
     window = Window(lattice.window(items[0].assets["B02"].bounds).row, 30000, 4, 4)
-    with pytest.raises(InputError, match="several acquisitions"):
+    with pytest.raises(InputError, match=items[1].id):
         read_reflectance(items, lattice, window, BANDS)
-    with pytest.raises(InputError, match="has no B11"):
+    with pytest.raises(InputError, match="B11"):
         read_reflectance(items[:1], lattice, window, ["B11"])
 
 

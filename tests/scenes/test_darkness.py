@@ -34,7 +34,7 @@ def test_an_offset_that_is_there_was_taken_away_or_is_missing(tmp_path):
     assert darkness(dataclasses.replace(as_delivered, offset_dn=0)).dark_check == "contradicts"
     harmonised = dataclasses.replace(locked(tmp_path / "b", shift=0), id="harmonised")
     assert darkness(harmonised).dark_reflectance < -0.05
-    with pytest.raises(InputError, match="harmonised: dark ground has reflectance -0"):
+    with pytest.raises(InputError, match=r"harmonised.*-0"):
         check_darkness([as_delivered, harmonised])
 
 
@@ -45,12 +45,12 @@ def test_what_was_seen_is_in_the_lock_and_what_cannot_be_taken_is_told(tmp_path)
     Path(gone.assets["B04"].href).unlink()
     moved = {"SCL": dataclasses.replace(good.assets["SCL"], shape=(99, 100))}
     other = dataclasses.replace(good, id="other", assets=good.assets | moved)
-    with pytest.raises(ReadFailed, match=r"B04\.tif could not be read"):
+    with pytest.raises(ReadFailed, match=r"B04\.tif"):
         check_darkness([good, gone])
     refused = {}
     (kept,) = check_darkness([good, bad, gone, other], refused=refused)
     assert refused.keys() == {"bad", "gone", "other"}
-    assert "but its item declares (99, 100)" in refused["other"]
+    assert "(99, 100)" in refused["other"]
     assert (kept.id, kept.dark_check) == (good.id, "agrees")
     assert 0.02 <= kept.dark_reflectance <= 0.03
     write_lock(tmp_path / "items.parquet", [kept], {"refused": refused})

@@ -73,8 +73,8 @@ def test_missing_bands_are_named(found):
     with pytest.raises(InputError) as error:
         lock_items(found, PERIODS, list(SMALL))
     assert found[0]["id"] in str(error.value)
-    assert "no asset for B02" in str(error.value)
-    assert "no asset for SCL" in str(error.value)
+    assert "B02" in str(error.value)
+    assert "SCL" in str(error.value)
 
 
 def test_refused_items_can_be_told_instead(found):
@@ -83,14 +83,14 @@ def test_refused_items_can_be_told_instead(found):
     items = lock_items(found, PERIODS, list(SMALL), refused=refused)
     assert len(items) == 3
     assert list(refused) == [found[0]["id"]]
-    assert "no asset for B02" in refused[found[0]["id"]]
+    assert "B02" in refused[found[0]["id"]]
 
 
 def test_lattices(found, tmp_path):
     items = lock_items(found, PERIODS, list(SMALL))
     (lattice,) = lattices(items, 10.0).values()
     assert (lattice.epsg, lattice.resolution, lattice.x_phase, lattice.y_phase) == (32651, 10.0, 0.0, 0.0)
-    with pytest.raises(InputError, match="asset B02: pixels of 10 m"):
+    with pytest.raises(InputError, match=r"B02.*10 m"):
         lattices(items, 20.0)
     shifted = scenes_data.make_item(
         tmp_path, tile="51PTR", corner=(300005.0, 1199800.0), start="20210106T021051", size_px=20, bands=SMALL

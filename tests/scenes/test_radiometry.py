@@ -95,10 +95,8 @@ def test_a_card_may_mask_one_object_in_another_way():
 
 
 def test_objects_with_several_masks_are_not_mixed_and_unknown_fields_are_named():
-    with pytest.raises(
-        InputError, match="masks coconut, olive and car in different ways: map each alone, with --object"
-    ):
+    with pytest.raises(InputError, match=r"coconut, olive and car.*--object"):
         MaskRule.stated(OF_CARS, ("coconut", "car", "olive"))
     for mask in ({"drops": [9]}, {"objects": {"car": {"drops": [9]}}}):
-        with pytest.raises(InputError, match="unknown fields: drops"):
+        with pytest.raises(InputError, match="drops"):
             MaskRule.stated(mask, ("car",))

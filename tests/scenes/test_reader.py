@@ -1,6 +1,7 @@
 """The aligned reader: the file's pixels, nothing else; errors stay errors."""
 
 import pickle
+import re
 from functools import partial
 from types import SimpleNamespace
 
@@ -86,7 +87,7 @@ def test_a_missing_or_broken_file_is_an_error_and_no_nodata(raster, tmp_path, mo
     ],
 )
 def test_the_header_of_the_file_is_the_truth(raster, transform, shape):
-    with pytest.raises(InputError, match="but its item declares"):
+    with pytest.raises(InputError, match=r"B04\.tif"):
         reader.read_window(Asset(raster[0].href, transform, shape), RasterWindow(0, 0, 10, 10), 32651)
 
 
@@ -94,5 +95,5 @@ def test_only_rasters_are_opened(raster, tmp_path):
     vrt = '<VRTDataset rasterXSize="300" rasterYSize="300"/>'
     (tmp_path / "B04.vrt").write_text(vrt)
     for href in (vrt, str(tmp_path / "B04.vrt"), "WMS:http://127.0.0.1/", "/etc/passwd"):
-        with pytest.raises(InputError, match="is not opened"):
+        with pytest.raises(InputError, match="(?i)" + re.escape(repr(href))):
             reader.read_window(Asset(href, raster[0].transform, (300, 300)), RasterWindow(0, 0, 10, 10), 32651)

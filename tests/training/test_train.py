@@ -103,10 +103,10 @@ def test_resume_ends_as_if_never_stopped(muon_rate: float, frozen: int, tmp_path
     assert "step 4/6" in log.getvalue()
     assert "step 2/6" not in log.getvalue()
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
-    with pytest.raises(InputError, match="another training recipe"):
+    with pytest.raises(InputError, match=r"state\.pt|1\.state"):
         train(patches, card, dataclasses.replace(config, rate=1e-3), state=state, progress=None)
     state.write_bytes(b"nonsense")
-    with pytest.raises(InputError, match="not a training state"):
+    with pytest.raises(InputError, match=r"state\.pt"):
         train(patches, card, config, state=state, progress=None)
 
 
@@ -143,7 +143,7 @@ def test_training_stops_early_and_keeps_the_best(tmp_path: Path) -> None:
     assert max(losses) == best + 10 < 400
     again = weights(train(patches, a_card(patches), config, validation=others, progress=None, state=tmp_path / "s.pt"))
     assert all(torch.equal(a, b) for a, b in zip(stopped, again, strict=True))
-    with pytest.raises(InputError, match="needs places for validation"):
+    with pytest.raises(InputError, match="patience"):
         train(patches, a_card(patches), config, progress=None)
 
 
@@ -155,9 +155,9 @@ def test_mixed_precision_differs_little_and_a_missing_gpu_is_named() -> None:
     assert not all(torch.equal(a, b) for a, b in zip(exact, mixed, strict=True))
     assert all(a.dtype == torch.float32 and torch.allclose(a, b, atol=0.1) for a, b in zip(mixed, exact, strict=True))
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="no GPU is usable"):
+        with pytest.raises(InputError, match="--device"):
             train(patches, card, dataclasses.replace(SMALL, device="cuda"), progress=None)
-    with pytest.raises(InputError, match="'tpu' is neither cpu nor cuda"):
+    with pytest.raises(InputError, match="tpu"):
         train(patches, card, dataclasses.replace(SMALL, device="tpu"), progress=None)
     with pytest.raises(InputError, match="members"):
         TrainConfig(members=0)
@@ -280,12 +280,12 @@ def test_pairs_are_two_acquisitions_of_one_crop() -> None:
     same = (batch.reflectance[0::2] == batch.reflectance[1::2]).flatten(1).float().mean(dim=1)
     assert same.max() < 0.5
     assert len(torch.unique(batch.count[0::2, 0].sum(dim=(1, 2)))) > 8  # crops of many places
-    with pytest.raises(InputError, match="even batch"):
+    with pytest.raises(InputError, match="batch"):
         dataclasses.replace(config, batch=31)
     one = dataclasses.replace(
         patches, reflectance=patches.reflectance[:, :1], valid=patches.valid[:, :1], count=patches.count[:, :1]
     )
-    with pytest.raises(InputError, match="two acquisitions"):
+    with pytest.raises(InputError, match="pair_weight"):
         train(one, a_card(one), config, progress=None)
 
 
@@ -333,7 +333,7 @@ def test_full_crops_are_drawn_more_often_and_weigh_less() -> None:
     assert 0 < empty.sum() < 32
     assert batch.importance[empty].min() > batch.importance[~empty].max()
     assert torch.equal(draw_batch(patches, config, rng).importance, torch.ones(config.batch))
-    with pytest.raises(InputError, match="importance and frozen_steps of at least 0"):
+    with pytest.raises(InputError, match="importance"):
         dataclasses.replace(config, importance=-1.0)
 
 
@@ -361,7 +361,7 @@ def test_a_training_may_prefer_full_crops(tmp_path: Path) -> None:
     )
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     assert not torch.equal(plain[0], one[0])
-    with pytest.raises(InputError, match="another training recipe"):
+    with pytest.raises(InputError, match=r"state\.pt|1\.state"):
         train(patches, a_card(patches), SMALL, progress=None, state=tmp_path / "1.state")
 
 
@@ -401,11 +401,11 @@ def test_input_statistics_are_of_valid_pixels() -> None:
 def test_patches_that_do_not_fit_are_refused() -> None:
     patches = some_patches()
     card = a_card(patches)
-    with pytest.raises(InputError, match="smaller than a crop of 64"):
+    with pytest.raises(InputError, match="64"):
         train(patches, card, dataclasses.replace(SMALL, crop=64), progress=None)
-    with pytest.raises(InputError, match="halo of 4 px, the network needs 5"):
+    with pytest.raises(InputError, match=r"4 px.*5"):
         train(patches, dataclasses.replace(card, halo=5, blocks=3), SMALL, progress=None)
-    with pytest.raises(InputError, match="hold no car"):
+    with pytest.raises(InputError, match="car"):
         train(
             dataclasses.replace(patches, count=patches.count * np.array([1, 0]).reshape(2, 1, 1)),
             card,
@@ -448,9 +448,9 @@ def test_train_simulated_writes_a_whole_card(tmp_path: Path) -> None:
     assert card.training["command"].startswith("subpixmap train --simulated demo-rgbn")
     assert card.error["coconut"]["total"]["reference"] > 0
     assert set(card.calibration) == set(card.trimmed) == {"coconut"}
-    with pytest.raises(InputError, match="say which bands"):
+    with pytest.raises(InputError, match="nope"):
         train_simulated("nope", path)
-    with pytest.raises(InputError, match="the simulator has no maize"):
+    with pytest.raises(InputError, match="maize"):
         train_simulated("demo-s2", path, objects=("maize",))
 
 

@@ -99,7 +99,7 @@ def test_growth_from_nothing_has_no_percentage():
 
 
 def test_foreign_tables_are_refused():
-    with pytest.raises(InputError, match="lack the columns map_total_full"):
+    with pytest.raises(InputError, match="map_total_full"):
         trend(counts({"a": [1.0]}).drop(columns="map_total_full"))
 
 
@@ -157,13 +157,13 @@ def test_the_minimum_detectable_change_is_found_in_four_of_five_cases():
 
 def test_incomparable_rows_are_refused():
     table = counts({"a": [1.0, 2, 3]}).assign(model_sha256=["x", "x", "y"])
-    with pytest.raises(Refused, match="model_sha256 is 'x' in some rows and 'y' in others"):
+    with pytest.raises(Refused, match=r"model_sha256.*'x'.*'y'"):
         trend(table)
     with pytest.raises(Refused, match="boundary_version"):
         trend(counts({"a": [1.0, 2]}).assign(boundary_version=["2019", "2023"]))
-    with pytest.raises(InputError, match="two rows of coconut in period 2018"):
+    with pytest.raises(InputError, match=r"coconut.*2018"):
         trend(pd.concat([counts({"a": [1.0, 2]})] * 2))
-    with pytest.raises(Refused, match="does not belong to these counts"):
+    with pytest.raises(Refused, match=r"series\.parquet.*'a', coconut"):
         trend(counts({"a": [1.0, 2]}), comparable(counts({"b": [1.0, 2]})))
 
 
@@ -199,7 +199,7 @@ def test_effects_of_single_years_are_taken_out():
     assert row["slope_per_year"] == pytest.approx(10, rel=1e-2)
     assert row["year_effect"] == "8 unchanged units"
     assert trend(table, series).set_index("unit_id").loc["grows", "slope_per_year"] != pytest.approx(10, rel=1e-2)
-    with pytest.raises(InputError, match="are not among the units"):
+    with pytest.raises(InputError, match="other"):
         unchanged_effect(series, ["other"])
 
 

@@ -74,7 +74,7 @@ def test_a_refreshed_period_is_as_if_it_had_been_asked_for_later(place, tmp_path
     run(request(later))  # asked once: what came later is not seen
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "counts.csv"), before)
     records = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "ledger").glob("*.json")}
-    with pytest.raises(Refused, match="subpixmap run --refresh 2022"):
+    with pytest.raises(Refused, match="--refresh 2022"):
         plan(request(later, refresh=("2022",)))
     assert len(read_lock(tmp_path / "out" / "items.parquet")) == 2
 
@@ -117,9 +117,9 @@ def test_refused_items_stop_a_run_or_are_left_out_and_told(place, tmp_path, caps
         bright["properties"][key] = bright["properties"][key].replace("0214", "0500").replace("02.14", "05.00")
     bright["properties"]["s2:processing_baseline"] = "05.00"
     found = [*items, lacking, bright]
-    with pytest.raises(InputError, match=rf"{lacking['id']} has no asset for B02.*--allow-partial goes on"):
+    with pytest.raises(InputError, match=rf"{lacking['id']}.*B02.*--allow-partial"):
         plan(request(found))
-    with pytest.raises(InputError, match=f"{bright['id']}: dark ground has reflectance -0.0"):
+    with pytest.raises(InputError, match=f"{bright['id']}.*-0.0"):
         plan(request([*items, bright]))
     with pytest.raises(InputError) as error:
         plan(request([lacking], allow_partial=True))
@@ -209,7 +209,7 @@ def test_what_cannot_be_taken_from_the_first_source_comes_from_the_next(place, t
     first, second, options = two_servers
     bad, good = ([item["id"] for item in stac.items] for stac in (first, second))
     alone = options | {"source": (first.url,)}
-    with pytest.raises(InputError, match=f"{bad[2]} has baseline 02.14, which has no offset.*--allow-partial"):
+    with pytest.raises(InputError, match=f"{bad[2]}.*02.14.*--allow-partial"):
         plan(place[1](**alone))
     assert not (tmp_path / "out").exists()
 
@@ -218,10 +218,10 @@ def test_what_cannot_be_taken_from_the_first_source_comes_from_the_next(place, t
     assert all(item.assets["B02"].href.startswith(second.url) == (item.id in good) for item in job.items)
     told = read_notes(tmp_path / "out" / "items.parquet")["refused"]
     assert list(told) == sorted(bad[2:])
-    for number, why in ((2, "which has no offset"), (3, "but its item declares"), (4, "could not be read")):
-        assert why in told[bad[number]]
-        assert told[bad[number]].endswith(f"; {good[number]} of {second.url} stands in for it")
-    assert f"{good[2]} of {second.url} stands in for it" in capsys.readouterr().out
+    for number, named in ((2, "02.14"), (3, ".tif"), (4, ".tif")):
+        assert named in told[bad[number]]
+        assert {good[number], second.url} <= set(told[bad[number]].split())
+    assert f"{good[2]} of {second.url}" in capsys.readouterr().out
 
 
 def test_a_fallback_that_is_not_needed_is_not_looked_at(place, two_servers, tmp_path):
@@ -236,7 +236,7 @@ def test_what_every_source_has_wrong_stops_a_run(place, two_servers, tmp_path):
     first, second, options = two_servers
     bad, good = first.items[2]["id"], second.items[2]["id"]
     del second.items[2]["assets"]["nir"]
-    with pytest.raises(InputError, match=rf"{bad} has baseline.*{good} has no asset for B08.*--allow-partial"):
+    with pytest.raises(InputError, match=f"{bad}.*{good}.*B08.*--allow-partial"):
         plan(place[1](**options))
     job = plan(place[1](**options, allow_partial=True))
     assert len(job.items) == 4
@@ -247,7 +247,7 @@ def test_a_cube_takes_from_the_next_source_too(two_servers):
     first, second, options = two_servers
     where = {"bands": ["B02"], "months": [3, 4], "collection": options["collection"]}
     box = tuple(first.items[0]["bbox"])
-    with pytest.raises(InputError, match=f"{first.items[2]['id']} has baseline 02.14, which has no offset"):
+    with pytest.raises(InputError, match=f"{first.items[2]['id']}.*02.14"):
         open_cube(box, 2021, source=first.url, **where)
     cube = open_cube(box, 2021, source=options["source"], **where)
     assert list(cube.time.dt.month.values) == [3, 4]

@@ -94,18 +94,17 @@ def test_land_that_it_was_taught_on_is_no_test(
     errors = evaluate_on(model, made, str(painted.source), reference_sha256="another", progress=None)
     assert errors["split"] == "all"
     assert "9 areas" in caplog.text
-    assert "no test of it" in caplog.text
-    with pytest.raises(Refused, match="was not taught from this reference"):
+    with pytest.raises(Refused, match=repr(model.card.name)):
         evaluate_on(model, made, str(painted.source), reference_sha256="another", split="test", progress=None)
 
 
 def test_a_model_and_a_reference_must_fit(painted: Painted, made: Reference, taught: tuple) -> None:
     _, model, _ = taught
     olives = dataclasses.replace(made, objects={"olive": "olive"}, measure={"olive": "count"})
-    with pytest.raises(InputError, match="the reference holds no coconut"):
+    with pytest.raises(InputError, match="coconut"):
         evaluate_on(model, olives, str(painted.source), progress=None)
     coarse = dataclasses.replace(made, resolution=20.0)
-    with pytest.raises(Refused, match="trained at 10 m, the input has 20 m"):
+    with pytest.raises(Refused, match=r"10 m.*20 m"):
         evaluate_on(model, coarse, str(painted.source), progress=None)
     more = dataclasses.replace(
         model, card=dataclasses.replace(
@@ -134,7 +133,7 @@ def test_background_is_told_by_land_cover(painted: Painted, made: Reference, tau
 
 def test_dates_of_the_test_are_held_out(painted: Painted, made: Reference, tmp_path: Path) -> None:
     scheme = Scheme(tile=40, test_years="2022")
-    with pytest.raises(InputError, match="none of 0 acquisitions is clear"):
+    with pytest.raises(InputError, match=r"area \d"):
         learn_from(made, str(painted.source), tmp_path / "m.safetensors", scheme=scheme, progress=None, **SHAPE)
 
 
@@ -174,19 +173,20 @@ def test_bad_input_ends_with_exit_code_2(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'crs' was not provided")  # that is the point
         gpd.read_parquet(painted.points).set_crs(None, allow_override=True).to_file(bare)
-    told = f"bare.gpkg has no coordinate reference system ({painted.x.size} rows)"
-    assert told in refused("reference", bare, *where)
+    told = refused("reference", bare, *where)
+    assert "bare.gpkg" in told
+    assert f"{painted.x.size} rows" in told
     assert "--image-date 'spring'" in refused(
         "reference", painted.points, "--labelled", painted.labelled, "--image-date", "spring", "-o", tmp_path / "ref"
     )
-    assert "--correct-shift needs imagery" in refused("reference", painted.points, *where, "--correct-shift")
+    assert "--correct-shift" in refused("reference", painted.points, *where, "--correct-shift")
     assert not (tmp_path / "ref").exists()
-    assert "holds no reference data" in refused(
+    assert str(tmp_path) in refused(
         "train", "--reference", tmp_path, "--source", painted.source, "-o", tmp_path / "m.safetensors"
     )
-    assert "give either --reference" in refused("train", "-o", tmp_path / "m.safetensors")
-    assert "give either --reference" in refused("evaluate", "demo-s2")
-    assert "the simulator has no mango" in refused("evaluate", "demo-s2", "--simulated", 4000, "--objects", "mango")
+    assert "--reference" in refused("train", "-o", tmp_path / "m.safetensors")
+    assert "--reference" in refused("evaluate", "demo-s2")
+    assert "mango" in refused("evaluate", "demo-s2", "--simulated", 4000, "--objects", "mango")
 
 
 def test_a_simulated_source_is_told_from_a_real_one(tmp_path: Path) -> None:

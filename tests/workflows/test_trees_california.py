@@ -154,13 +154,13 @@ def test_train_and_evaluate_write_a_card_and_the_numbers(tmp_path: Path, monkeyp
     assert found["overall"]["mean"]["n"] == 8
 
     assert call(trees, monkeypatch, "evaluate", "--data", tmp_path, "--model", model) == 2
-    assert "index.csv, rgbn_2p4m_uint8.npz, trees.parquet missing" in capsys.readouterr().err
+    assert "index.csv, rgbn_2p4m_uint8.npz, trees.parquet" in capsys.readouterr().err
     for city in ("eureka", "bishop"):
         table = pd.read_csv(elsewhere / "index.csv")
         table["city"] = table["city"].replace(city, trees.CITIES[0])
         table.to_csv(elsewhere / "index.csv", index=False)
     assert call(trees, monkeypatch, "evaluate", *arguments) == 2
-    assert "trained on every city here" in capsys.readouterr().err
+    assert str(elsewhere) in capsys.readouterr().err
 
 
 def test_scores_are_those_of_crops_and_pixels() -> None:
@@ -191,15 +191,15 @@ def test_leaving_out_a_city_leaves_its_crops_out(tmp_path: Path, monkeypatch) ->
 def test_a_folder_that_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     data = some_folder(tmp_path / "data", ("a",))
     np.savez_compressed(data / "rgbn_2p4m_uint8.npz", images=np.zeros((4, 3, 64, 64), np.uint8))
-    with pytest.raises(InputError, match=r"images are uint8 \(4, 3, 64, 64\), want"):
+    with pytest.raises(InputError, match=r"\(4, 3, 64, 64\)"):
         trees.read_crops(data)
     data = some_folder(tmp_path / "b", ("a",))
     table = pd.read_parquet(data / "trees.parquet")
     table.assign(x=table["x"] + 300).to_parquet(data / "trees.parquet")
-    with pytest.raises(InputError, match="must lie in 0-256"):
+    with pytest.raises(InputError, match="0-256"):
         trees.read_crops(data)
     table.assign(crop=table["crop"] + 100).to_parquet(data / "trees.parquet")
-    with pytest.raises(InputError, match="trees of 4 crops"):
+    with pytest.raises(InputError, match="4 crops"):
         trees.read_crops(data)
 
 
@@ -307,6 +307,6 @@ def test_what_sentinel_2_lacks_is_said(scenes, tmp_path: Path, monkeypatch, caps
     server, data, collection = scenes
     arguments = ("--data", data, "--source", server.url, "--collection", collection, "--out", tmp_path / "out")
     assert call(trees_s2, monkeypatch, *arguments, "--years", 1999) == 2
-    assert "no crop of 1999" in capsys.readouterr().err
+    assert "1999" in capsys.readouterr().err
     assert call(trees_s2, monkeypatch, *arguments, "--years", 2020, "--test-city", "paris") == 2
-    assert "want paris and at least one other city" in capsys.readouterr().err
+    assert "paris" in capsys.readouterr().err
