@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from subpixmap.errors import InputError
+from subpixmap.errors import InputError, SubpixmapError
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?!/)")  # a pathlib.Path of a URL has lost one of the two slashes
 _AT_ONCE = 256  # files asked for in one go
@@ -55,6 +55,17 @@ def path_of(path: str | os.PathLike[str]) -> Path:
 def is_remote(path: object) -> bool:
     """Whether something that `path_of` returned lies in an object store."""
     return not isinstance(path, (str, os.PathLike))
+
+
+@contextlib.contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn what the library of an object store raises into OSError, which a disk raises; mistakes of ours stay ours."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__ == "builtins" or isinstance(error, SubpixmapError):
+            raise
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def write_atomic(path: Path, data: bytes) -> None:

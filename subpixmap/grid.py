@@ -20,6 +20,10 @@ from shapely.geometry.base import BaseGeometry
 
 CHUNK = 256
 """Side of an inner chunk, pixels. A block is a whole number of chunks."""
+BLOCK = 1024
+"""Side of a block where nothing else is asked for, pixels: right for CPUs; a GPU wants 4096."""
+CELL = 128
+"""Side of a cell, pixels: the ledger keeps sums by cell. A chunk is a whole number of cells."""
 
 _SMALL = 32  # pixels; smaller windows are not halved
 _MGRS_COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")  # by zone modulo 3

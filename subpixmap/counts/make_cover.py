@@ -15,10 +15,7 @@ from subpixmap.counts.cells import EXTRA, CutCell, cut_cell, sort_cells
 from subpixmap.counts.cover import TILE, TILES, Cover
 from subpixmap.counts.fractions import Array, Fractions, polygon_fractions
 from subpixmap.counts.units import polygonal
-from subpixmap.grid import CHUNK, Lattice, Window, owned
-
-CELL = 128
-"""Side of a cell, pixels; the grid of the ledger's sums."""
+from subpixmap.grid import CELL, CHUNK, Lattice, Window, owned
 
 
 class _Tiles(NamedTuple):

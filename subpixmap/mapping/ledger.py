@@ -21,10 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.files import make_folder, path_of, read_many, write_atomic
+from subpixmap.grid import CELL
 from subpixmap.mapping.plan import Plan
 
-CELL = 128
-"""Side of a cell of the record's sums, pixels."""
 _SUFFIX = ".json"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from subpixmap.errors import Refused
 from subpixmap.files import is_remote, path_of
-from subpixmap.grid import CHUNK
+from subpixmap.grid import CELL, CHUNK
 from subpixmap.mapping.cluster import KEPT_BYTES
 from subpixmap.mapping.footprints import footprints_by_period_and_zone
 from subpixmap.mapping.plan import Plan
@@ -74,7 +74,7 @@ def needs(plan: Plan, items: Iterable[Item]) -> Needs:
             read += padded.height * padded.width * (used * per_px["bands"] + seen * per_px["SCL"])
     n = len(recipe.objects)
     stored = chunks * CHUNK**2 * (n * sum(v for k, v in _STORED.items() if k != "n_obs") + _STORED["n_obs"])
-    cells = (recipe.block / 128) ** 2 * _RECORD_CELL
+    cells = (recipe.block / CELL) ** 2 * _RECORD_CELL
     return Needs(
         blocks=sum(len(zone.blocks) for zone in plan.zones.values()),
         tasks=int(tasks),

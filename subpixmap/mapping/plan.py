@@ -1,6 +1,7 @@
-"""Region, periods, locked items and a model -> the blocks that will be mapped; known before anything is read.
+"""Region, periods, locked items and a model -> the plan: a recipe and the blocks that will be mapped, before any pixel
+is read.
 
-The *recipe* is everything that decides a number. A folder has one recipe for ever; periods may be added to it.
+OUT/plan.json keeps it, with its hash. A later run adds periods to it; the recipe stays.
 """
 
 from __future__ import annotations
@@ -20,17 +21,16 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError, Refused, VerificationFailed
-from subpixmap.files import make_folder, path_of, write_atomic
-from subpixmap.grid import CHUNK, Block, Lattice
-from subpixmap.mapping.quantise import STEP
+from subpixmap.files import make_folder, path_of, store_errors, write_atomic
+from subpixmap.grid import BLOCK, Block
+from subpixmap.mapping.recipe import Recipe, json_sha256, numerics, require_block, require_same
 from subpixmap.mapping.zones import BlockPlan, Zone, chunk_bits, chunks_of_bits, plan_zones
-from subpixmap.model.mean import TRIM_FROM
 from subpixmap.periods import ALL_MONTHS, Every, Period
 from subpixmap.scenes.items import Item, by_acquisition, lattices
 from subpixmap.scenes.radiometry import MaskRule
 
 if TYPE_CHECKING:
-    from subpixmap.model.checkpoint import Model
+    from subpixmap.model.checkpoint import Card, Model
     from subpixmap.region import Region
 
 FORMAT = 2
@@ -39,63 +39,8 @@ _PACKAGES = ("subpixmap", "torch", "numpy", "zarr", "xarray", "dask", "stackstac
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a number; it may not change in a folder."""
-
-    region_sha256: str
-    """Of the region's geometry (canonical WKB)."""
-    model_sha256: str
-    bands: tuple[str, ...]
-    objects: tuple[str, ...]
-    lattices: tuple[Lattice, ...]
-    """One for each UTM zone, by EPSG code."""
-    resolution: float
-    """Metres."""
-    block: int
-    """Side of a block, pixels."""
-    every: Every
-    months: tuple[int, ...]
-    max_scenes: int
-    """Acquisitions of a block and period that are predicted, at most."""
-    min_obs: int
-    """Clear observations that a pixel must have."""
-    max_cloud: float | None
-    """Items with more cloud over the whole tile are not considered, percent."""
-    mask: MaskRule
-    numerics: Mapping[str, Any] = field(default_factory=dict)
-    """What decides the last bits: device, threads, tile, dtype, version of torch, the step of the stored values."""
-
-    def __post_init__(self) -> None:
-        _require_block(self.block)
-        if self.max_scenes < 1 or self.min_obs < 1 or self.min_obs > self.max_scenes:
-            raise InputError(
-                f"--max-scenes {self.max_scenes} and --min-obs {self.min_obs}: both must be at least 1, and the first "
-                "no less than the second"
-            )
-        if not self.bands or not self.objects:
-            raise InputError("a recipe needs at least one band and one object")
-
-    @property
-    def run_id(self) -> str:
-        """16 hex digits: sha256 of the canonical JSON."""
-        return _sha256(self.to_json())[:16]
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values; the order of keys carries no meaning."""
-        found: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
-        return found
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> Recipe:
-        """The recipe of `to_json`."""
-        values: dict[str, Any] = _tuples(raw)
-        values |= {"lattices": tuple(Lattice(**one) for one in raw["lattices"]), "mask": MaskRule.stated(raw["mask"])}
-        return cls(**values)
-
-
-@dataclass(frozen=True)
 class ModelInfo:
-    """What the plan keeps of a checkpoint's card."""
+    """What the plan keeps of a checkpoint and its card."""
 
     name: str
     sha256: str
@@ -110,10 +55,25 @@ class ModelInfo:
     """Object -> count or occupancy."""
     presence_threshold: float = 0.5
 
+    @classmethod
+    def of(cls, model: Model, objects: Sequence[str]) -> ModelInfo:
+        """Of a loaded model, for the objects that are mapped."""
+        card = model.card
+        return cls(
+            name=card.name,
+            sha256=model.sha256,
+            evidence=card.evidence,
+            halo=model.halo,
+            resolution=card.resolution,
+            definitions={name: card.objects[name] for name in objects},
+            measures={name: card.measure[name] for name in objects},
+            presence_threshold=card.presence_threshold,
+        )
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does: every block of every zone, for every period."""
+    """What a run does: every block of every zone in every period."""
 
     recipe: Recipe
     region_name: str
@@ -131,9 +91,9 @@ class Plan:
     versions: Mapping[str, str] = field(default_factory=dict)
     """Software that made the plan; for the record, not part of the recipe."""
     forced: bool = False
-    """Whether --force was given: input unlike the model's card was accepted."""
+    """Whether --force was given: input unlike the card of the model was accepted."""
     expected: Mapping[str, Any] = field(default_factory=dict)
-    """What was expected of time, memory and room when the plan was made (see `Needs`); for the record."""
+    """Time, memory and room that were expected when the plan was made (see `Needs`); for the record."""
 
     @property
     def run_id(self) -> str:
@@ -164,7 +124,7 @@ def make_plan(
     items: Sequence[Item],
     model: Model,
     *,
-    block: int = 1024,
+    block: int = BLOCK,
     resolution: float = 10.0,
     max_scenes: int = 10,
     min_obs: int = 1,
@@ -177,7 +137,7 @@ def make_plan(
     device: str = "cpu",
     forced: bool = False,
 ) -> Plan:
-    """Plan a run; nothing but the items is looked at.
+    """Plan a run from its items alone; no file is opened.
 
     Parameters
     ----------
@@ -213,14 +173,8 @@ def make_plan(
     InputError
         An unknown object, options that contradict each other, or a region that no item touches.
     """
-    _require_block(block)
-    card = model.card
-    unknown = [name for name in objects or () if name not in card.objects]
-    if unknown:
-        raise InputError(
-            f"model {card.name!r} does not count {', '.join(unknown)}; it counts {', '.join(card.objects)}"
-        )
-    chosen = tuple(name for name in card.objects if not objects or name in objects)
+    require_block(block)
+    card, chosen = model.card, _chosen(model.card, objects)
     zones = plan_zones(region.geometry, lattices(items, resolution), resolution, block)
     _require_items(region.name, zones, items)
     recipe = Recipe(
@@ -247,70 +201,42 @@ def make_plan(
         boundary_version=region.boundary_version,
         periods=scene_periods(items) if every == "scene" else tuple(sorted(periods, key=_in_time)),
         zones=zones,
-        model=ModelInfo(
-            name=card.name,
-            sha256=model.sha256,
-            evidence=card.evidence,
-            halo=model.halo,
-            resolution=card.resolution,
-            definitions={name: card.objects[name] for name in chosen},
-            measures={name: card.measure[name] for name in chosen},
-            presence_threshold=card.presence_threshold,
-        ),
+        model=ModelInfo.of(model, chosen),
         sources=tuple(sources),
         versions={name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         forced=forced,
     )
 
 
-def _require_block(block: int) -> None:
-    if block <= 0 or block % CHUNK:
-        raise InputError(f"--block {block} is not a multiple of {CHUNK} px")
-
-
-def _tuples(raw: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
-
-
-def numerics(device: str = "cpu") -> dict[str, Any]:
-    """What decides the last bits of a prediction: they are the same on any number of workers."""
-    import torch
-
-    from subpixmap.model.predict import TILE
-
-    return {
-        "device": device,
-        "torch": torch.__version__,
-        "threads": 1,
-        "tile": list(TILE),
-        "batch": 1,
-        "dtype": "float32",
-        "memory_format": "channels_last",
-        "trim_from": TRIM_FROM,
-        "step": STEP,
-    }
+def _chosen(card: Card, objects: Sequence[str] | None) -> tuple[str, ...]:
+    """The objects that are mapped, in the order of the card."""
+    if unknown := [name for name in objects or () if name not in card.objects]:
+        raise InputError(
+            f"model {card.name!r} does not count {', '.join(unknown)}; it counts {', '.join(card.objects)}"
+        )
+    return tuple(name for name in card.objects if not objects or name in objects)
 
 
 def scene_periods(items: Iterable[Item]) -> tuple[Period, ...]:
     """One period for each acquisition, named by its first ISO time."""
-    found = []
+    periods = []
     for group in by_acquisition(items).values():
         first = min(item.datetime for item in group)
         day = datetime.fromisoformat(first).date()
-        found.append(Period(first, day, day))
-    return tuple(sorted(found, key=_in_time))
+        periods.append(Period(first, day, day))
+    return tuple(sorted(periods, key=_in_time))
 
 
 def items_by_period(plan: Plan, items: Iterable[Item]) -> dict[str, list[Item]]:
     """The locked items of each period of the plan; empty lists where there are none."""
-    found: dict[str, list[Item]] = {period.label: [] for period in plan.periods}
+    groups: dict[str, list[Item]] = {period.label: [] for period in plan.periods}
     if plan.recipe.every == "scene":
         for group in by_acquisition(items).values():
-            found.setdefault(min(item.datetime for item in group), []).extend(group)
+            groups.setdefault(min(item.datetime for item in group), []).extend(group)
     else:
         for item in items:
-            found.setdefault(item.period, []).append(item)
-    return found
+            groups.setdefault(item.period, []).append(item)
+    return groups
 
 
 def _require_items(name: str, zones: Mapping[int, Zone], items: Sequence[Item]) -> None:
@@ -339,16 +265,7 @@ def write_plan(out: str | os.PathLike[str], plan: Plan) -> Plan:
     if path.exists():
         there = read_plan(out)
         require_same(there.recipe, plan.recipe, path)
-        known = {period.label: period for period in there.periods}
-        for period in plan.periods:
-            if known.setdefault(period.label, period) != period:
-                raise Refused(f"{path}: period {period.label} is {known[period.label]} there and {period} here")
-        plan = replace(
-            there,
-            periods=tuple(sorted(known.values(), key=_in_time)),
-            sources=tuple(dict.fromkeys(there.sources + plan.sources)),
-            expected=plan.expected or there.expected,
-        )
+        plan = _extended(there, plan, path)
         if plan == there:
             return plan
     make_folder(path.parent)
@@ -356,12 +273,19 @@ def write_plan(out: str | os.PathLike[str], plan: Plan) -> Plan:
     return plan
 
 
-def require_same(there: Recipe, here: Recipe, path: Path) -> None:
-    """Refuse another recipe, naming every field with both values."""
-    old, new = _flat(there.to_json()), _flat(here.to_json())
-    if differ := [key for key in sorted(old | new) if old.get(key) != new.get(key)]:
-        told = "; ".join(f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in differ)
-        raise Refused(f"{path} holds a run of another recipe: {told}; use another --out, or the same options")
+def _extended(there: Plan, here: Plan, path: Path) -> Plan:
+    """The plan of the folder with the periods of both. What is for the record alone is kept from both, too."""
+    periods = {period.label: period for period in there.periods}
+    for period in here.periods:
+        if periods.setdefault(period.label, period) != period:
+            raise Refused(f"{path}: period {period.label} is {periods[period.label]} there and {period} here")
+    return replace(
+        there,
+        periods=tuple(sorted(periods.values(), key=_in_time)),
+        sources=tuple(dict.fromkeys(there.sources + here.sources)),
+        forced=there.forced or here.forced,
+        expected=here.expected or there.expected,
+    )
 
 
 def read_plan(out: str | os.PathLike[str]) -> Plan:
@@ -378,29 +302,37 @@ def read_plan(out: str | os.PathLike[str]) -> Plan:
     """
     path = path_of(out) / "plan.json"
     try:
-        data = path.read_bytes()
+        with store_errors():
+            data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         missing = f"{out} holds no run: {path.name} is missing; start with subpixmap run --out {out}"
         raise InputError(missing) from error
-    except Exception as error:  # the library of each object store has its own
+    except OSError as error:
         raise InputError(f"{path} cannot be read ({error}); check the address and the credentials") from error
     try:
         raw = json.loads(data)
-        if raw["sha256"] != _sha256({k: v for k, v in raw.items() if k != "sha256"}):
+        if not isinstance(raw, dict) or raw.get("sha256") != json_sha256(_without_hash(raw)):
             raise ValueError("its hash differs from its content")
-        if raw["format"] != FORMAT:
-            raise Refused(
-                f"{path} is of format {raw['format']} and this version of subpixmap reads {FORMAT}: go on with the "
-                "version that made it, or start in another folder"
-            )
-        plan = _from_json(raw)
-        if raw["run_id"] != plan.run_id:
-            raise ValueError("its hash differs from its content")
-    except (ValueError, KeyError, TypeError, shapely.errors.GEOSException) as error:
-        raise VerificationFailed(
-            f"{path} is damaged ({error}); restore it, or start again in another folder"
-        ) from error
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    # From here on the content is what was written: an error in what follows is a mistake of ours and stays one.
+    if raw["format"] != FORMAT:
+        raise Refused(
+            f"{path} is of format {raw['format']} and this version of subpixmap reads {FORMAT}: go on with the "
+            "version that made it, or start in another folder"
+        )
+    plan = _from_json(raw)
+    if raw["run_id"] != plan.run_id:
+        raise _damaged(path, "its run_id is not that of its recipe")
     return plan
+
+
+def _without_hash(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in raw.items() if key != "sha256"}
+
+
+def _damaged(path: Path, reason: object) -> VerificationFailed:
+    return VerificationFailed(f"{path} is damaged ({reason}); restore it, or start again in another folder")
 
 
 def _to_json(plan: Plan) -> dict[str, Any]:
@@ -426,7 +358,7 @@ def _to_json(plan: Plan) -> dict[str, Any]:
         },
     }
     raw = json.loads(json.dumps(raw))
-    return raw | {"sha256": _sha256(raw)}
+    return raw | {"sha256": json_sha256(raw)}
 
 
 def _from_json(raw: Mapping[str, Any]) -> Plan:
@@ -451,23 +383,10 @@ def _from_json(raw: Mapping[str, Any]) -> Plan:
         model=ModelInfo(**{f.name: raw["model"][f.name] for f in fields(ModelInfo)}),
         sources=tuple(raw["sources"] if "sources" in raw else raw["source"].split(", ")),  # one text in old plans
         versions=raw["versions"],
+        forced=raw.get("forced", False),
         expected=raw.get("expected", {}),
     )
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested fields by dotted name, for messages."""
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        value = {str(one.get("epsg", i)): one for i, one in enumerate(value)}
-    if not isinstance(value, dict):
-        return {name: value}
-    return {k: v for key, one in value.items() for k, v in _flat(one, f"{name}.{key}" if name else key).items()}
-
-
 def _in_time(period: Period) -> tuple[date, str]:
     return period.start, period.label
-
-
-def _sha256(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -20,8 +20,9 @@ from subpixmap.grid import CHUNK
 from subpixmap.mapping.footprints import footprints_by_period_and_zone
 from subpixmap.mapping.ledger import Failure, read_records, write_failure
 from subpixmap.mapping.owner import run_lock
-from subpixmap.mapping.plan import Plan, numerics, require_same, write_plan
+from subpixmap.mapping.plan import Plan, write_plan
 from subpixmap.mapping.pool import Pool, WorkerDied, open_pool
+from subpixmap.mapping.recipe import numerics, require_same
 from subpixmap.mapping.store import create_map
 from subpixmap.mapping.task import Outcome, Task, map_block
 from subpixmap.scenes.items import Item, items_sha256

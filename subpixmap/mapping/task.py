@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.grid import owned
+from subpixmap.grid import CELL, owned
 from subpixmap.machine import cores, peak_rss
-from subpixmap.mapping.ledger import CELL, Record, Used, array_sha256, cell_sums, write_record
-from subpixmap.mapping.plan import Recipe
+from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, write_record
 from subpixmap.mapping.quantise import as_stored
+from subpixmap.mapping.recipe import Recipe
 from subpixmap.mapping.store import write_block
 from subpixmap.mapping.zones import BlockPlan
 from subpixmap.model.mean import Accumulator, fits_in_order

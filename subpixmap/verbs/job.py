@@ -44,7 +44,8 @@ def freeze(job: Job, *, map_again: bool = False) -> Job:
 
     Blocks of a refreshed period that were made from other items are taken back with `map_again`, and refused without.
     """
-    from subpixmap.mapping.plan import read_plan, require_same, write_plan
+    from subpixmap.mapping.plan import read_plan, write_plan
+    from subpixmap.mapping.recipe import require_same
     from subpixmap.runfolder import RunUnits, write_units
     from subpixmap.scenes.items import write_lock
 

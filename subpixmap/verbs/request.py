@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from subpixmap.errors import InputError
 from subpixmap.files import path_of
-from subpixmap.grid import CHUNK
+from subpixmap.grid import BLOCK, CHUNK
 from subpixmap.periods import Every, Period, make_periods, parse_months
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Request:
     parent_column: str | None = None
     resolution: float = 10.0
     """Metres."""
-    block: int = 1024
+    block: int = BLOCK
     """Pixels."""
     max_scenes: int = 10
     min_obs: int = 1

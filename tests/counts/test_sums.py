@@ -558,11 +558,9 @@ def test_clouds_do_not_look_like_felling():
 def test_whole_cells_and_borders_are_the_plain_fractions(island):
     """The quick sums of a block against coverage fractions of all its pixels."""
     from subpixmap.counts.cells import EXTRA
-    from subpixmap.counts.make_cover import CELL, cover_block
-    from subpixmap.mapping import ledger
+    from subpixmap.counts.make_cover import cover_block
 
     block, counts, units = island
-    assert CELL == ledger.CELL
     west, south, _, _ = ZONE51.bounds(block.window)
     units = [*units[:4], shapely.box(west, south, west + 2000, south + 2000)]
     layer = np.nan_to_num(counts["2018"][0])

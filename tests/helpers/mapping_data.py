@@ -54,6 +54,15 @@ class Tiny:
         return replace(self, periods=periods, items=[item for item in self.items if item.period in labels])
 
 
+def raising(error: type[Exception]) -> Any:
+    """A function with a mistake: whatever it is called with, it raises."""
+
+    def mistaken(*args: Any, **options: Any) -> Any:
+        raise error("a mistake of ours")
+
+    return mistaken
+
+
 def tiny_model(*, seed: int = 0, objects: tuple[str, ...] = ("coconut", "car"), blocks: int = 1) -> Model:
     n = len(BANDS)
     card = Card(

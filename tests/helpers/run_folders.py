@@ -9,8 +9,9 @@ import shapely
 
 from subpixmap.grid import Lattice, owned
 from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, write_record
-from subpixmap.mapping.plan import ModelInfo, Plan, Recipe, write_plan
+from subpixmap.mapping.plan import ModelInfo, Plan, write_plan
 from subpixmap.mapping.quantise import as_stored
+from subpixmap.mapping.recipe import Recipe
 from subpixmap.mapping.store import create_map, write_block
 from subpixmap.mapping.zones import plan_zones
 from subpixmap.periods import Period

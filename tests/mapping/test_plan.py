@@ -2,21 +2,26 @@
 
 import hashlib
 import json
+import tempfile
 import time
 from dataclasses import fields, replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from subpixmap.errors import InputError, Refused, VerificationFailed
 from subpixmap.grid import CHUNK, Block, Lattice, Window, owned, project
-from subpixmap.mapping.plan import Recipe, items_by_period, read_plan, require_same, write_plan
+from subpixmap.mapping.plan import items_by_period, read_plan, write_plan
+from subpixmap.mapping.recipe import Recipe, require_same
 from subpixmap.mapping.zones import plan_zones
 from subpixmap.model.checkpoint import Model
 from subpixmap.scenes.radiometry import MaskRule
-from tests.helpers.mapping_data import region_of, tiny, tiny_model
+from tests.helpers.mapping_data import raising, region_of, tiny, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +122,54 @@ def test_a_country_is_laid_out_quickly():
 def test_a_plan_survives_its_file(country, tmp_path):
     plan = country.plan(max_cloud=80)
     assert write_plan(tmp_path, plan) == plan
-    there = read_plan(tmp_path)
-    assert there.run_id == plan.run_id
-    assert there.recipe == plan.recipe
-    assert there.zones == plan.zones
-    assert (there.periods, there.model, there.versions) == (plan.periods, plan.model, plan.versions)
-    assert there.geometry.equals_exact(plan.geometry, 0)
+    assert read_plan(tmp_path) == plan
     assert len(plan.run_id) == 16
     assert plan.n_tasks == 18
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+a_recipe = {
+    "max_scenes": st.integers(3, 20),
+    "min_obs": st.integers(1, 3),
+    "max_cloud": st.none() | st.floats(0, 100),
+    "months": st.sets(st.integers(1, 12), min_size=1).map(sorted).map(tuple),
+    "mask": st.builds(MaskRule, dilate_m=st.floats(0, 500)),
+    "numerics": st.dictionaries(text, st.integers() | text | st.lists(st.integers())),
+}
+a_plan = {
+    "region_name": text,
+    "boundary_source": text,
+    "boundary_version": text,
+    "sources": st.lists(text).map(tuple),
+    "versions": st.dictionaries(text, text),
+    "forced": st.booleans(),
+    "expected": st.dictionaries(text, st.floats(allow_nan=False) | st.integers() | st.none()),
+}
+
+
+@settings(max_examples=30, deadline=None)
+@given(recipe=st.fixed_dictionaries({}, optional=a_recipe), values=st.fixed_dictionaries({}, optional=a_plan))
+def test_every_field_of_a_plan_survives_its_file(country, recipe, values):
+    plan = country.plan()
+    plan = replace(plan, recipe=replace(plan.recipe, **recipe), **values)
+    with tempfile.TemporaryDirectory() as folder:
+        write_plan(Path(folder), plan)
+        assert read_plan(Path(folder)) == plan
+
+
+@pytest.mark.parametrize("forced", [(True, False), (False, True)])
+def test_a_forced_run_stays_forced_when_it_is_extended(country, tmp_path, forced):
+    for years, force in zip(("2021", "2022"), forced, strict=True):
+        write_plan(tmp_path, country.years(years).plan(forced=force))
+    assert read_plan(tmp_path).forced
+
+
+def test_a_mistake_of_ours_is_not_taken_for_damage(country, tmp_path, monkeypatch):
+    write_plan(tmp_path, country.plan())
+    for error in (AttributeError, TypeError, KeyError):
+        monkeypatch.setattr("subpixmap.mapping.plan.chunks_of_bits", raising(error))
+        with pytest.raises(error):
+            read_plan(tmp_path)
 
 
 def test_every_source_is_kept_in_its_order(country, tmp_path):

@@ -1,0 +1,123 @@
+"""Options, a model and lattices -> the recipe of a run: everything that decides a number.
+
+A run folder has one recipe for ever; only periods are added to it. The hash of the recipe is the id of the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from subpixmap.errors import InputError, Refused
+from subpixmap.grid import CHUNK, Lattice
+from subpixmap.mapping.quantise import STEP
+from subpixmap.model.mean import TRIM_FROM
+from subpixmap.periods import Every
+from subpixmap.scenes.radiometry import MaskRule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a number. It never changes in a run folder."""
+
+    region_sha256: str
+    """Of the region's geometry (canonical WKB)."""
+    model_sha256: str
+    bands: tuple[str, ...]
+    objects: tuple[str, ...]
+    lattices: tuple[Lattice, ...]
+    """One for each UTM zone, by EPSG code."""
+    resolution: float
+    """Metres."""
+    block: int
+    """Side of a block, pixels."""
+    every: Every
+    months: tuple[int, ...]
+    max_scenes: int
+    """Acquisitions that are predicted for a block and period, at most."""
+    min_obs: int
+    """Clear observations that a pixel must have."""
+    max_cloud: float | None
+    """Items with more cloud over the whole tile are not considered, percent."""
+    mask: MaskRule
+    numerics: Mapping[str, Any] = field(default_factory=dict)
+    """What decides the last bits: device, threads, tile, dtype, version of torch, step of the stored values."""
+
+    def __post_init__(self) -> None:
+        require_block(self.block)
+        if self.max_scenes < 1 or self.min_obs < 1 or self.min_obs > self.max_scenes:
+            raise InputError(
+                f"--max-scenes {self.max_scenes} and --min-obs {self.min_obs}: give 1 or more for both, and no larger "
+                "--min-obs than --max-scenes"
+            )
+        if not self.bands or not self.objects:
+            raise InputError("a recipe needs at least one band and one object")
+
+    @property
+    def run_id(self) -> str:
+        """16 hex digits: sha256 of the canonical JSON."""
+        return json_sha256(self.to_json())[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; the order of keys carries no meaning."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        return plain
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Recipe:
+        """The recipe of `to_json`."""
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+        values |= {"lattices": tuple(Lattice(**one) for one in raw["lattices"]), "mask": MaskRule.stated(raw["mask"])}
+        return cls(**values)
+
+
+def numerics(device: str = "cpu") -> dict[str, Any]:
+    """What decides the last bits of a prediction: the same on any number of workers."""
+    import torch
+
+    from subpixmap.model.predict import TILE
+
+    return {
+        "device": device,
+        "torch": torch.__version__,
+        "threads": 1,
+        "tile": list(TILE),
+        "batch": 1,
+        "dtype": "float32",
+        "memory_format": "channels_last",
+        "trim_from": TRIM_FROM,
+        "step": STEP,
+    }
+
+
+def require_same(there: Recipe, here: Recipe, path: Path) -> None:
+    """Refuse another recipe, naming every field with both values."""
+    old, new = _flat(there.to_json()), _flat(here.to_json())
+    if differ := [key for key in sorted(old | new) if old.get(key) != new.get(key)]:
+        values = "; ".join(f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in differ)
+        raise Refused(f"{path} holds a run of another recipe: {values}; use another --out, or the same options")
+
+
+def require_block(block: int) -> None:
+    """Refuse a side of blocks that is not a whole number of inner chunks."""
+    if block <= 0 or block % CHUNK:
+        raise InputError(f"--block {block} is not a multiple of {CHUNK} px")
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested fields by dotted name, for messages."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = {str(one.get("epsg", i)): one for i, one in enumerate(value)}
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: v for key, one in value.items() for k, v in _flat(one, f"{name}.{key}" if name else key).items()}
+
+
+def json_sha256(value: Any) -> str:
+    """Hash of plain values; the order of keys carries no meaning."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
