@@ -1,7 +1,9 @@
 """Fixtures shared by the tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,7 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def country(tmp_path_factory) -> Path:
+def country(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small simulated country: 2 km, two years, two acquisitions a year."""
     from subpixmap.simulate import simulate_country
 
@@ -26,7 +28,7 @@ def country(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stand_in(tmp_path_factory) -> Path:
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model of the ten bands and two objects, narrow and quick."""
     import torch
 
@@ -53,7 +55,7 @@ def stand_in(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def quick_processes():
+def quick_processes() -> Iterator[Any]:
     """Worker and driver processes are forked from one that has the libraries, and start in a tenth of the time."""
     import multiprocessing.forkserver
 
@@ -68,7 +70,7 @@ def quick_processes():
 
 
 @pytest.fixture
-def subpixmap(monkeypatch):
+def subpixmap(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The command line in this process: `subpixmap("run", ...)` -> exit code."""
     from subpixmap.cli.main import main
 

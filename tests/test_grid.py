@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ from subpixmap.grid import Block, Lattice, Window, owned, owns, project, transfo
 ZONE_51 = Lattice(32651)
 
 
-def test_window_and_bounds_are_inverse():
+def test_window_and_bounds_are_inverse() -> None:
     window = Window(900_000, 30_000, 40, 70)
     assert ZONE_51.window(ZONE_51.bounds(window)) == window
 
 
-def test_pixel_centres_follow_the_transform_of_a_sentinel_2_tile():
+def test_pixel_centres_follow_the_transform_of_a_sentinel_2_tile() -> None:
     tile = Affine(10, 0, 600_000, 0, -10, 1_600_020)
     lattice = Lattice.of_transform(32651, tile)
     window = lattice.window((600_000, 1_600_000, 600_030, 1_600_020))
@@ -27,7 +28,7 @@ def test_pixel_centres_follow_the_transform_of_a_sentinel_2_tile():
     assert y.tolist() == [1_600_015, 1_600_005]
 
 
-def test_a_lattice_that_is_60_m_off_keeps_its_phase():
+def test_a_lattice_that_is_60_m_off_keeps_its_phase() -> None:
     lattice = Lattice.of_transform(32633, Affine(120, 0, 537_780, 0, -120, 5_100_000))
     assert (lattice.x_phase, lattice.y_phase) == (60, 0)
     window = lattice.window((537_780, 5_099_880, 537_900, 5_100_000))
@@ -39,12 +40,12 @@ def test_a_lattice_that_is_60_m_off_keeps_its_phase():
     "transform",
     [Affine(10, 0, 0, 0, 10, 0), Affine(10, 1, 0, 0, -10, 0), Affine(10, 0, 0, 0, -20, 0)],
 )
-def test_rasters_that_are_not_north_up_are_refused(transform):
+def test_rasters_that_are_not_north_up_are_refused(transform: Any) -> None:
     with pytest.raises(ValueError, match=re.escape(str(tuple(transform)[:6]))):
         Lattice.of_transform(32651, transform)
 
 
-def test_slices_index_a_window_in_a_larger_one():
+def test_slices_index_a_window_in_a_larger_one() -> None:
     outer = Window(10, 20, 30, 40)
     array = np.arange(30 * 40).reshape(30, 40)
     assert array[Window(12, 25, 2, 3).slices(outer)].tolist() == [[85, 86, 87], [125, 126, 127]]
@@ -53,7 +54,7 @@ def test_slices_index_a_window_in_a_larger_one():
 
 
 @given(st.integers(-50, 50), st.integers(-50, 50), st.integers(1, 40), st.integers(1, 40), st.integers(1, 9))
-def test_aligned_window_is_the_smallest_cover(row, col, height, width, multiple):
+def test_aligned_window_is_the_smallest_cover(row: Any, col: Any, height: Any, width: Any, multiple: Any) -> None:
     window = Window(row, col, height, width)
     grown = window.aligned(multiple)
     window.slices(grown)  # contained
@@ -62,7 +63,7 @@ def test_aligned_window_is_the_smallest_cover(row, col, height, width, multiple)
     assert (grown.row + grown.height) - (row + height) < multiple
 
 
-def test_zones_are_closed_in_the_west_and_follow_the_norwegian_exceptions():
+def test_zones_are_closed_in_the_west_and_follow_the_norwegian_exceptions() -> None:
     places = {
         (119.999999, 10.0): 32650,
         (120.0, 10.0): 32651,
@@ -80,7 +81,7 @@ def test_zones_are_closed_in_the_west_and_follow_the_norwegian_exceptions():
     assert utm_epsg(lon, lat).tolist() == list(places.values())
 
 
-def test_every_place_beside_a_seam_is_owned_by_one_zone():
+def test_every_place_beside_a_seam_is_owned_by_one_zone() -> None:
     """A dense set of points across 120 E: each falls into exactly one owned pixel of the two lattices."""
     rng = np.random.default_rng(0)
     lon, lat = 120 + rng.uniform(-0.01, 0.01, 2000), 10.5 + rng.uniform(-0.01, 0.01, 2000)
@@ -101,12 +102,12 @@ def test_every_place_beside_a_seam_is_owned_by_one_zone():
     assert abs(owners.mean() - 1) < 0.02
 
 
-def test_ownership_inside_a_strip_needs_no_mask():
+def test_ownership_inside_a_strip_needs_no_mask() -> None:
     x, y = transformer(4326, 32651).transform(123.0, 10.0)
     assert owned(ZONE_51, ZONE_51.window((x, y, x + 1000, y + 1000))).all()
 
 
-def test_ownership_is_looked_up_beside_the_border_only_and_is_that_of_every_pixel():
+def test_ownership_is_looked_up_beside_the_border_only_and_is_that_of_every_pixel() -> None:
     x, y = transformer(4326, 32651).transform(120.0, 10.5)
     corner = ZONE_51.window((x, y, x, y))
     for height, width, left in ((64, 64, 30), (301, 517, 200), (1024, 1024, 1000), (40, 1024, 3)):
@@ -119,7 +120,7 @@ def test_ownership_is_looked_up_beside_the_border_only_and_is_that_of_every_pixe
         assert owns(ZONE_51, window) is None
 
 
-def test_a_window_of_any_size_is_owned_or_not_without_a_mask():
+def test_a_window_of_any_size_is_owned_or_not_without_a_mask() -> None:
     x, y = transformer(4326, 32651).transform(120.0, 10.5)
     corner = ZONE_51.window((x, y, x, y))
     assert owns(ZONE_51, Window(corner.row, corner.col + 2_000, 50_000, 40_000)) is True
@@ -127,12 +128,12 @@ def test_a_window_of_any_size_is_owned_or_not_without_a_mask():
     assert owns(ZONE_51, Window(corner.row, corner.col - 30_000, 20_000, 40_000)) is None
 
 
-def test_a_block_must_be_whole_chunks():
+def test_a_block_must_be_whole_chunks() -> None:
     with pytest.raises(ValueError, match="1000"):
         Block(ZONE_51, 0, 0, 1000)
 
 
-def test_projection_is_vertex_by_vertex_and_comes_back():
+def test_projection_is_vertex_by_vertex_and_comes_back() -> None:
     square = shapely.box(119.9, 10.4, 120.1, 10.6)
     there = project(square, 4326, 32650)
     assert shapely.get_num_coordinates(there) == shapely.get_num_coordinates(square)

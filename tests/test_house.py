@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def stage_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_stage_imports_only_what_stands_above_it(path):
+def test_a_stage_imports_only_what_stands_above_it(path: Any) -> None:
     stage = stage_of(path)
     ours = {name.split(".")[1] for name in imports(path) if name.startswith("subpixmap.")}
     if stage in STAGES:
@@ -51,22 +52,22 @@ def test_a_stage_imports_only_what_stands_above_it(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_modules_stay_small(path):
+def test_modules_stay_small(path: Any) -> None:
     assert len(path.read_text().splitlines()) <= 500
 
 
-def test_the_command_line_imports_nothing_heavy_at_the_top():
+def test_the_command_line_imports_nothing_heavy_at_the_top() -> None:
     top = {name.split(".")[0] for name in imports(PACKAGE / "cli" / "main.py", top_level_only=True)}
     assert not top & HEAVY
 
 
-def test_only_one_module_calls_stackstac():
+def test_only_one_module_calls_stackstac() -> None:
     callers = {str(p.relative_to(PACKAGE)) for p in MODULES if any(i.startswith("stackstac.stack") for i in imports(p))}
     users = {str(p.relative_to(PACKAGE)) for p in MODULES if "stackstac.stack(" in p.read_text()}
     assert callers | users == {"scenes/cube.py"}
 
 
-def test_help_loads_nothing_heavy_and_answers_quickly():
+def test_help_loads_nothing_heavy_and_answers_quickly() -> None:
     code = "import sys, subpixmap.cli.main; print(sorted({m.split('.')[0] for m in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not HEAVY & set(ast.literal_eval(loaded))

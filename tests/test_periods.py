@@ -6,7 +6,7 @@ from subpixmap.errors import InputError
 from subpixmap.periods import Period, make_periods, parse_months
 
 
-def test_years_quarters_and_months():
+def test_years_quarters_and_months() -> None:
     assert [p.label for p in make_periods("2018-2020")] == ["2018", "2019", "2020"]
     quarters = make_periods(2021, "quarter")
     assert [p.label for p in quarters] == ["2021-Q1", "2021-Q2", "2021-Q3", "2021-Q4"]
@@ -16,7 +16,7 @@ def test_years_quarters_and_months():
     assert months[1].end == date(2020, 2, 29)
 
 
-def test_a_season_leaves_out_periods_without_its_months():
+def test_a_season_leaves_out_periods_without_its_months() -> None:
     assert [p.label for p in make_periods(2021, "quarter", parse_months("3-5"))] == ["2021-Q1", "2021-Q2"]
     (year,) = make_periods(2021, months=parse_months("11-2"))
     assert year.months == (1, 2, 11, 12)
@@ -24,7 +24,7 @@ def test_a_season_leaves_out_periods_without_its_months():
     assert not year.holds(datetime(2021, 6, 1, tzinfo=UTC))
 
 
-def test_periods_cover_each_day_once():
+def test_periods_cover_each_day_once() -> None:
     days = [datetime(2020, 1 + m, d, tzinfo=UTC) for m in range(12) for d in (1, 28)]
     for every in ("year", "quarter", "month"):
         found = make_periods("2019-2021", every)
@@ -32,17 +32,17 @@ def test_periods_cover_each_day_once():
 
 
 @pytest.mark.parametrize("years", ["2023-2018", "20", "", "2018-", "1999", "abcd"])
-def test_bad_years_are_refused(years):
+def test_bad_years_are_refused(years: str) -> None:
     with pytest.raises(InputError, match="--years"):
         make_periods(years)
 
 
 @pytest.mark.parametrize("months", ["0", "13", "x", "3-", ""])
-def test_bad_months_are_refused(months):
+def test_bad_months_are_refused(months: str) -> None:
     with pytest.raises(InputError, match="--months"):
         parse_months(months)
 
 
-def test_a_period_that_ends_before_it_starts_is_refused():
+def test_a_period_that_ends_before_it_starts_is_refused() -> None:
     with pytest.raises(InputError, match="x"):
         Period("x", date(2021, 1, 2), date(2021, 1, 1))

@@ -1,5 +1,8 @@
 """A run folder as one object: what stands in it, read back as it was written."""
 
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 import pytest
 
@@ -14,12 +17,12 @@ from tests.helpers.run_folders import make_plan, make_run
 
 
 @pytest.fixture
-def out(tmp_path):
+def out(tmp_path: Path) -> Any:
     make_run(tmp_path / "run", make_plan())
     return tmp_path / "run"
 
 
-def test_everything_in_the_folder_is_read_back(out):
+def test_everything_in_the_folder_is_read_back(out: Any) -> None:
     counted = count_run(out)
     write_counts(out, counted)
     folder = RunFolder.open(str(out))
@@ -34,7 +37,7 @@ def test_everything_in_the_folder_is_read_back(out):
     assert folder.trend is None
 
 
-def test_what_was_read_is_not_read_again(out):
+def test_what_was_read_is_not_read_again(out: Any) -> None:
     folder = RunFolder.open(out)
     items, units = folder.items, folder.units
     (out / runpaths.ITEMS).unlink()
@@ -43,7 +46,7 @@ def test_what_was_read_is_not_read_again(out):
     assert folder.units is units
 
 
-def test_units_are_read_back_with_their_boundary_source(out):
+def test_units_are_read_back_with_their_boundary_source(out: Any) -> None:
     folder = RunFolder.open(out)
     write_units(out, RunUnits(folder.units.table, "mine.gpkg", None))
     units = RunFolder.open(out).units
@@ -51,12 +54,12 @@ def test_units_are_read_back_with_their_boundary_source(out):
     pd.testing.assert_frame_equal(units.table, folder.units.table)
 
 
-def test_units_that_do_not_say_where_they_come_from_are_those_of_the_plan(out):
+def test_units_that_do_not_say_where_they_come_from_are_those_of_the_plan(out: Any) -> None:
     units = RunFolder.open(out).units
     assert (units.boundary_source, units.boundary_version) == ("a file", "v1")
 
 
-def test_a_folder_without_a_plan_or_units_says_what_is_missing(out, tmp_path):
+def test_a_folder_without_a_plan_or_units_says_what_is_missing(out: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=runpaths.PLAN):
         RunFolder.open(tmp_path)
     write_plan(tmp_path / "bare", make_plan())

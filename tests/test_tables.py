@@ -1,5 +1,8 @@
 """Tables written and read back: equal values in every file, equal bytes every time."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,7 +27,7 @@ NAMES = [
 ]
 
 
-def make_table():
+def make_table() -> Any:
     n = len(NAMES)
     rng = np.random.default_rng(2)
     data = {name: [None] * n for name in COUNTS}
@@ -38,7 +41,7 @@ def make_table():
     return pd.DataFrame(data).astype(types_of(COUNTS))
 
 
-def test_both_files_read_back_equal(tmp_path):
+def test_both_files_read_back_equal(tmp_path: Path) -> None:
     table = make_table()
     paths = write_table(table.assign(geometry="left out"), tmp_path / "counts", COUNTS)
     assert [path.name for path in paths] == ["counts.csv", "counts.parquet"]
@@ -47,14 +50,14 @@ def test_both_files_read_back_equal(tmp_path):
     assert list(pd.read_parquet(paths[1]).columns) == list(pd.read_csv(paths[0], dtype=str).columns) == list(COUNTS)
 
 
-def test_same_table_same_bytes_and_nothing_else_left(tmp_path):
+def test_same_table_same_bytes_and_nothing_else_left(tmp_path: Path) -> None:
     first = [path.read_bytes() for path in write_table(make_table(), tmp_path / "counts", COUNTS)]
     again = [path.read_bytes() for path in write_table(make_table(), tmp_path / "counts", COUNTS)]
     assert first == again
     assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.csv", "counts.parquet"]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     csv, _ = write_table(make_table(), tmp_path / "counts", COUNTS)
     before = csv.read_bytes()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
@@ -64,7 +67,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_csv_is_safe_to_open_in_a_spreadsheet():
+def test_csv_is_safe_to_open_in_a_spreadsheet() -> None:
     text = to_csv(make_table()[["unit_id", "unit_name", "map_total"]]).decode()
     assert text.startswith('"unit_id","unit_name","map_total"\n')
     assert '"0000","plain",' in text  # an id keeps its leading zeros, and is quoted as text
@@ -74,13 +77,13 @@ def test_csv_is_safe_to_open_in_a_spreadsheet():
     assert "\r" not in text
 
 
-def test_unknown_is_blank_in_the_csv():
+def test_unknown_is_blank_in_the_csv() -> None:
     line = to_csv(make_table().iloc[3:4]).decode().splitlines()[1]
     assert line.startswith('"0003","Ñuñoa",,')
     assert "nan" not in line.lower()
 
 
-def test_a_missing_or_foreign_table_is_named(tmp_path):
+def test_a_missing_or_foreign_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"counts\.csv"):
         read_table(tmp_path / "counts.csv", COUNTS)
     (tmp_path / "counts.csv").write_text("a,b\n1,2\n")

@@ -8,6 +8,8 @@ import os
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -23,7 +25,7 @@ from tests.helpers.country_map import OBJECT, country_plan, write_country
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 
 
-def family():
+def family() -> Any:
     """This process and all that it started."""
     me = psutil.Process(os.getpid())
     return [me, *me.children(recursive=True)]
@@ -32,11 +34,11 @@ def family():
 class Watch(threading.Thread):
     """Memory and CPU time of a process and its children, looked at every second."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(daemon=True)
         self.peak, self.cpu, self.over = 0, {}, threading.Event()
 
-    def run(self):
+    def run(self) -> None:
         while not self.over.wait(1.0):
             total = 0
             for process in family():
@@ -49,11 +51,11 @@ class Watch(threading.Thread):
 
 
 @pytest.fixture
-def region(real_data):
+def region(real_data: Path) -> Any:
     return resolve_region("philippines", admin=real_data / "admin_philippines" / "phl_adm3_2019_medres.parquet")
 
 
-def test_a_slice_of_the_country_in_one_process(region, tmp_path, capsys):
+def test_a_slice_of_the_country_in_one_process(region: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every 60th block, one after the other, each the least of three times: CPU time, whatever else runs."""
     plan = country_plan(region, "2018-2023")
     n = sum(len(zone.blocks) for zone in plan.zones.values())
@@ -80,7 +82,7 @@ def test_a_slice_of_the_country_in_one_process(region, tmp_path, capsys):
         )
 
 
-def test_all_municipalities_of_the_philippines(region, tmp_path, capsys):
+def test_all_municipalities_of_the_philippines(region: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = country_plan(region, "2018-2023")
     out = tmp_path / "country"
     write_country(out, region, plan)

@@ -2,7 +2,10 @@
 
 import resource
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import shapely
@@ -21,7 +24,7 @@ BANDS = dict.fromkeys(("B02", "B03", "B04", "B08"), 10)
 BANDS |= dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12", "SCL"), 20)
 
 
-def tiles_of(geometry):
+def tiles_of(geometry: Any) -> Iterator[Any]:
     """(EPSG code, tile, west, north) of the tiles that touch a region: squares of 109.8 km, 100 km apart."""
     for epsg in (32650, 32651, 32652):
         middle = (epsg % 100) * 6 - 183
@@ -36,7 +39,7 @@ def tiles_of(geometry):
                     yield epsg, f"{epsg % 100}{i:02d}{j:03d}", x, y
 
 
-def generated_lock(region, periods, n):
+def generated_lock(region: Any, periods: Any, n: Any) -> Any:
     """About n items, evenly over tiles and periods."""
     tiles = list(tiles_of(region.geometry))
     dates = round(n / len(tiles) / len(periods))
@@ -67,12 +70,12 @@ def generated_lock(region, periods, n):
     return items
 
 
-def i_orbit(tile):
+def i_orbit(tile: Any) -> Any:
     return int(tile[2:4]) % 4
 
 
 @pytest.mark.slow
-def test_the_philippines_are_planned_from_a_lock_of_52_000_items(tmp_path):
+def test_the_philippines_are_planned_from_a_lock_of_52_000_items(tmp_path: Path) -> None:
     region, periods, model = resolve_region("philippines"), make_periods("2018-2023"), tiny_model()
     items = generated_lock(region, periods, 52_000)
     assert 50_000 < len(items) < 54_000
@@ -91,5 +94,5 @@ def test_the_philippines_are_planned_from_a_lock_of_52_000_items(tmp_path):
     assert rss() - before < 1e9
 
 
-def rss():
+def rss() -> Any:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

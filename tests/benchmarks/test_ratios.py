@@ -5,7 +5,10 @@ The two sides of a ratio alternate, the fastest of several rounds counts, and bo
 
 import os
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +35,7 @@ pytestmark = pytest.mark.slow
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 
 
-def fastest(rounds, *functions):
+def fastest(rounds: Any, *functions: Any) -> Any:
     """Least CPU seconds of each function, and its result."""
     seconds, results = [np.inf] * len(functions), [None] * len(functions)
     for _ in range(rounds):
@@ -44,14 +47,14 @@ def fastest(rounds, *functions):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-def test_network_against_eager(capsys):
+def test_network_against_eager(capsys: pytest.CaptureFixture[str]) -> None:
     """Folded, channels last, in tiles, against the same network as it was trained, in the same tiles."""
     model = load_model("demo-s2")
     rng = np.random.default_rng(0)
@@ -61,7 +64,7 @@ def test_network_against_eager(capsys):
     inputs = inputs.astype(np.float32)
     tiles = [(row, col) for row in (0, 256) for col in (0, 256)]
 
-    def eager():
+    def eager() -> Any:
         out = np.empty((len(model.card.objects), 512, 512), np.float32)
         with torch.inference_mode():
             for row, col in tiles:
@@ -81,14 +84,14 @@ def test_network_against_eager(capsys):
     assert plain / ours > 1
 
 
-def test_training_steps_against_eager(capsys):
+def test_training_steps_against_eager(capsys: pytest.CaptureFixture[str]) -> None:
     """Steps of the default network, compiled, in bfloat16, and both, against eager float32; on the same batch."""
     torch.manual_seed(0)
     count = torch.rand(8, 1, 40, 40)
     batch = Batch(torch.rand(8, len(BANDS), 56, 56), count, torch.ones_like(count), torch.ones(8))
     losses = {}
 
-    def five_steps_of(mixed, compiled):
+    def five_steps_of(mixed: Any, compiled: Any) -> Any:
         config = TrainConfig(mixed=mixed, compile=compiled)
         torch.manual_seed(0)
         run = start(lambda: DensityNet(len(BANDS), 1), config, torch.ones(1))
@@ -96,7 +99,7 @@ def test_training_steps_against_eager(capsys):
             require_machine(config)
             run.net.compile()
 
-        def five_steps():
+        def five_steps() -> None:
             for _ in range(5):
                 losses[mixed, compiled, run.step] = take_step(run, batch, torch.ones(1), config)["loss"]
 
@@ -112,7 +115,7 @@ def test_training_steps_against_eager(capsys):
         assert losses[*kind, 4] == pytest.approx(losses[False, False, 4], rel=0.02)
 
 
-def written(folder, band, step, size):
+def written(folder: Any, band: Any, step: Any, size: Any) -> Any:
     """A band of a tile: patches and noise, compressed as COGs are."""
     n = size * 10 // step
     rng = np.random.default_rng([*band.encode()])
@@ -127,7 +130,7 @@ def written(folder, band, step, size):
 
 
 @pytest.mark.parametrize("side", [1040, 260])
-def test_reading_against_a_plain_loop(side, tmp_path, capsys):
+def test_reading_against_a_plain_loop(side: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`read_reflectance` against rasterio windows of files that are kept open, 20 m bands repeated, scaled alike.
 
     Windows of a block of 1024 px with its halo, and small ones. The tile is larger than GDAL's cache: every round
@@ -151,7 +154,7 @@ def test_reading_against_a_plain_loop(side, tmp_path, capsys):
     with ExitStack() as stack:
         files = {band: stack.enter_context(rasterio.open(item.assets[band].href)) for band in BANDS}
 
-        def plain():
+        def plain() -> Any:
             total = 0.0
             for window in windows:
                 layers = []
@@ -167,7 +170,7 @@ def test_reading_against_a_plain_loop(side, tmp_path, capsys):
                 total += float(np.nansum(values, dtype=float))
             return total
 
-        def ours():
+        def ours() -> Any:
             return sum(float(np.nansum(read_reflectance([item], lattice, w, BANDS), dtype=float)) for w in windows)
 
         (a, b), (mine, theirs) = fastest(5, ours, plain)

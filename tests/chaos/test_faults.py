@@ -3,7 +3,10 @@
 import itertools
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,17 +26,17 @@ VALUES = np.random.default_rng(0).integers(1, 9000, (300, 300), dtype=np.uint16)
 WHOLE = RasterWindow(0, 0, 300, 300)
 
 
-def part(server, path):
+def part(server: Any, path: Any) -> Any:
     """The answer that a sound server would give to the latest request."""
     return server.part(path, (server.files / path.lstrip("/")).read_bytes(), server.headers[-1].get("Range"))
 
 
-def short(server, path):
+def short(server: Any, path: Any) -> Any:
     status, headers, content = part(server, path)
     return status, headers | {"Content-Length": str(len(content))}, content[: len(content) // 2]
 
 
-def stall(server, path):
+def stall(server: Any, path: Any) -> Any:
     time.sleep(1.4)
     return part(server, path)
 
@@ -49,7 +52,7 @@ FAULTS = {
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(reader, "BACKOFF_S", 0.01)
     monkeypatch.setattr(run, "_PAUSE_S", 0.0)
     for name, value in {"MAX_RETRY": 1, "RETRY_DELAY": 0.01, "TIMEOUT": 1}.items():
@@ -59,12 +62,12 @@ def server(tmp_path, monkeypatch):
         yield one
 
 
-def read_under(server, name, fault, *, phase, times):
+def read_under(server: Any, name: Any, fault: Any, *, phase: Any, times: Any) -> Any:
     """Read a file while some requests for it fail; 'right', 'refused' or 'wrong'."""
     path = f"/{name}.tif"
     scenes_data.write_raster(server.files / path[1:], VALUES, TRANSFORM)
 
-    def answer(server, method, asked, body):
+    def answer(server: Any, method: Any, asked: Any, body: Any) -> Any:
         number = server.requests[asked] - phase
         return fault(server, asked) if 1 <= number <= times else None
 
@@ -77,7 +80,7 @@ def read_under(server, name, fault, *, phase, times):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_no_fault_of_a_server_gives_a_wrong_pixel(server, fault):
+def test_no_fault_of_a_server_gives_a_wrong_pixel(server: Any, fault: Any) -> None:
     phases, persistence = ([0], [1]) if fault == "stall" else ([0, 1, 2], [1, 4, 10**6])
     outcomes = {
         (phase, times): read_under(server, f"B{phase}{i}", FAULTS[fault], phase=phase, times=times)
@@ -90,14 +93,14 @@ def test_no_fault_of_a_server_gives_a_wrong_pixel(server, fault):
 
 
 @pytest.fixture
-def country(server, monkeypatch):
+def country(server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """One block and two acquisitions, its rasters behind the server; and what the same files on disk give."""
     made = tiny(server.files, dates=2, years="2021", size_px=300)
     (zone,) = made.plan().zones.values()
     first = zone.blocks[0].block.window
     made = replace(made, region=region_of(Window(first.row + 100, first.col + 100, 99, 99), zone.lattice))
 
-    def remote(asset):
+    def remote(asset: Any) -> Any:
         return replace(asset, href=asset.href.replace(str(server.files), server.url))
 
     items = [replace(item, assets={band: remote(asset) for band, asset in item.assets.items()}) for item in made.items]
@@ -105,11 +108,11 @@ def country(server, monkeypatch):
     return replace(made, items=items), hashes(server.files / "sound")
 
 
-def test_a_run_over_a_flaky_server_ends_with_the_same_bits(server, country, tmp_path):
+def test_a_run_over_a_flaky_server_ends_with_the_same_bits(server: Any, country: Any, tmp_path: Path) -> None:
     country, sound = country
     rng, failed = random.Random(0), []
 
-    def answer(server, method, path, body):
+    def answer(server: Any, method: Any, path: Any, body: Any) -> Any:
         if rng.random() < 0.35:
             failed.append(rng.choice(["503", "truncated", "429", "zeros", "403"]))
             return FAULTS[failed[-1]](server, path)
@@ -121,17 +124,19 @@ def test_a_run_over_a_flaky_server_ends_with_the_same_bits(server, country, tmp_
     assert hashes(tmp_path / "flaky") == sound
 
 
-def test_signatures_that_end_in_the_middle_of_a_run_are_renewed_and_never_kept(server, country, tmp_path, monkeypatch):
+def test_signatures_that_end_in_the_middle_of_a_run_are_renewed_and_never_kept(
+    server: Any, country: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     issued = []
 
-    def sign(href, renew):
+    def sign(href: Any, renew: Any) -> Any:
         if renew or not issued:
             issued.append(f"SECRETTOKEN{len(issued)}")
         return f"{href}?sig={issued[-1]}"
 
     used = []
 
-    def answer(server, method, path, body):
+    def answer(server: Any, method: Any, path: Any, body: Any) -> Any:
         token = path.partition("sig=")[2]
         used.append(token)
         if token != issued[-1] or used.count(token) > 9:  # every signature is good for nine requests
@@ -148,7 +153,9 @@ def test_signatures_that_end_in_the_middle_of_a_run_are_renewed_and_never_kept(s
     assert not [path for path in out.rglob("*") if path.is_file() and b"SECRETTOKEN" in path.read_bytes()]
 
 
-def test_a_file_that_is_gone_fails_its_block_by_name_and_commits_nothing(server, country, tmp_path):
+def test_a_file_that_is_gone_fails_its_block_by_name_and_commits_nothing(
+    server: Any, country: Any, tmp_path: Path
+) -> None:
     country, sound = country
     gone = next(iter(country.items[0].assets.values())).href.replace(server.url, "")
     server.fault = lambda server, method, path, body: (404, {}, b"") if path == gone else None

@@ -10,7 +10,10 @@ import random
 import signal
 import subprocess
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +30,7 @@ OPTIONS = {"max_scenes": 7}
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("scenes")
     country = tiny(folder, dates=2)
     (folder / "country.pickle").write_bytes(pickle.dumps((country, OPTIONS)))
@@ -35,14 +38,14 @@ def scenes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def truth(scenes, tmp_path_factory):
+def truth(scenes: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("undisturbed")
     _, country = scenes
     map_region(out, country.plan(**OPTIONS), country.items, country.model, workers=0)
     return hashes(out)
 
 
-def start_driver(context, folder, out):
+def start_driver(context: Any, folder: Any, out: Any) -> Any:
     ready = context.Event()
     process = context.Process(target=map_once.main, args=(folder, out, ready))
     process.start()
@@ -50,7 +53,7 @@ def start_driver(context, folder, out):
     return process
 
 
-def kill_drivers(context, scenes, truth, out, kills, seed, longest_s):
+def kill_drivers(context: Any, scenes: Any, truth: Any, out: Any, kills: Any, seed: Any, longest_s: Any) -> None:
     """Start, kill at a random moment, start again; then a run to the end."""
     folder, country = scenes
     rng, done = random.Random(seed), []
@@ -67,11 +70,13 @@ def kill_drivers(context, scenes, truth, out, kills, seed, longest_s):
     assert not list(out.rglob("*.partial*"))
 
 
-def test_a_killed_driver_resumes_to_the_same_bits(quick_processes, scenes, truth, tmp_path):
+def test_a_killed_driver_resumes_to_the_same_bits(
+    quick_processes: object, scenes: Any, truth: Any, tmp_path: Path
+) -> None:
     kill_drivers(quick_processes, scenes, truth, tmp_path / "run", kills=2, seed=1, longest_s=1.5)
 
 
-def test_what_killed_writers_left_half_written_is_swept(scenes, truth, tmp_path):
+def test_what_killed_writers_left_half_written_is_swept(scenes: Any, truth: Any, tmp_path: Path) -> None:
     _, country = scenes
     map_region(tmp_path, country.plan(**OPTIONS), country.items, country.model, workers=0)
     record, chunk = next(tmp_path.glob("ledger/*.json")), next(tmp_path.glob("map.zarr/*/count/c/**/0"))
@@ -83,12 +88,12 @@ def test_what_killed_writers_left_half_written_is_swept(scenes, truth, tmp_path)
 
 
 @pytest.mark.slow
-def test_30_killed_drivers(quick_processes, scenes, truth, tmp_path):
+def test_30_killed_drivers(quick_processes: object, scenes: Any, truth: Any, tmp_path: Path) -> None:
     for seed in range(10):
         kill_drivers(quick_processes, scenes, truth, tmp_path / str(seed), kills=3, seed=seed, longest_s=2.5)
 
 
-def test_an_end_asked_for_by_the_system_is_resumed(tmp_path, subpixmap):
+def test_an_end_asked_for_by_the_system_is_resumed(tmp_path: Path, subpixmap: Callable[..., int]) -> None:
     """SIGTERM, as a cluster sends it when the time of a job is up: exit code 3, the lock given back, no bit lost."""
     path, out = tmp_path / "tiny.safetensors", tmp_path / "run"
     model = tiny_model()
@@ -98,7 +103,7 @@ def test_an_end_asked_for_by_the_system_is_resumed(tmp_path, subpixmap):
     freeze(Job(out, country.plan(), country.items, country.model))
     stop = threading.Event()
 
-    def end():
+    def end() -> None:
         while not stop.is_set() and not list(out.glob("ledger/*.json")):
             stop.wait(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -121,11 +126,11 @@ def test_an_end_asked_for_by_the_system_is_resumed(tmp_path, subpixmap):
     assert {"mapping", "block done", "Interrupted: SIGTERM", "mapped"} <= set(events)
 
 
-def kill_workers(cluster, client, country, truth, out, seed, *, at_most):
+def kill_workers(cluster: Any, client: Any, country: Any, truth: Any, out: Any, seed: Any, *, at_most: Any) -> Any:
     """Kill a random worker process, each time a moment after a block was done, while a map is made; how often."""
     rng, stop, moved, kills = random.Random(seed), threading.Event(), threading.Event(), []
 
-    def killer():
+    def killer() -> None:
         moved.set()
         while len(kills) < at_most and not stop.is_set():
             if moved.wait(0.2):
@@ -153,7 +158,7 @@ def kill_workers(cluster, client, country, truth, out, seed, *, at_most):
 
 
 @pytest.fixture(scope="module")
-def workers(quick_processes):
+def workers(quick_processes: object) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     with (
@@ -163,12 +168,12 @@ def workers(quick_processes):
         yield cluster, client
 
 
-def test_killed_workers_cost_no_bit(scenes, truth, workers, tmp_path):
+def test_killed_workers_cost_no_bit(scenes: Any, truth: Any, workers: Any, tmp_path: Path) -> None:
     assert kill_workers(*workers, scenes[1], truth, tmp_path, 3, at_most=2) == 2
 
 
 @pytest.mark.slow
-def test_100_killed_workers(workers, tmp_path):
+def test_100_killed_workers(workers: Any, tmp_path: Path) -> None:
     country, kills, run = tiny(tmp_path / "scenes", years="2019-2024", dates=1), 0, 0
     map_region(tmp_path / "undisturbed", country.plan(**OPTIONS), country.items, country.model, workers=0)
     truth = hashes(tmp_path / "undisturbed")
@@ -178,7 +183,9 @@ def test_100_killed_workers(workers, tmp_path):
         print(f"{kills} kills in {run} runs of {len(truth)} blocks, all bit-identical", flush=True)
 
 
-def test_files_that_cannot_be_written_are_told_in_a_line(tmp_path, country, stand_in, subpixmap, capsys):
+def test_files_that_cannot_be_written_are_told_in_a_line(
+    tmp_path: Path, country: Path, stand_in: Path, subpixmap: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--region", country / "region.geojson", "--years", "2020", "--source", country / "catalog.json"]
     options += ["--admin", country / "admin.parquet", "--model", stand_in, "--workers", 0, "--quiet"]
     (tmp_path / "file").write_text("")
@@ -197,13 +204,13 @@ def test_files_that_cannot_be_written_are_told_in_a_line(tmp_path, country, stan
 class Failing:
     """Lets the N-th call of fsync, replace or rename fail, and all calls after it."""
 
-    def __init__(self, monkeypatch, nth):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, nth: Any) -> None:
         self.left = nth
         for name in ("fsync", "replace", "rename"):
             monkeypatch.setattr(os, name, self.wrap(getattr(os, name)))
 
-    def wrap(self, call):
-        def wrapped(*args, **kwargs):
+    def wrap(self, call: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
             self.left -= 1
             if self.left <= 0:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(args[0]))
@@ -212,7 +219,7 @@ class Failing:
         return wrapped
 
 
-def fail_io_calls(folder, numbers):
+def fail_io_calls(folder: Any, numbers: Any) -> Any:
     """For each number let that I/O call and all after it fail, then resume; how many runs failed."""
     country = tiny(folder / "scenes", dates=1, years="2021")
     (zone,) = country.plan().zones.values()
@@ -239,17 +246,17 @@ def fail_io_calls(folder, numbers):
     raise AssertionError("the run needs more calls than were tried")
 
 
-def test_an_io_call_that_fails_is_resumed(tmp_path):
+def test_an_io_call_that_fails_is_resumed(tmp_path: Path) -> None:
     assert fail_io_calls(tmp_path, [1, 19, 23, 40, 55, 70, 1000]) >= 3
 
 
 @pytest.mark.slow
-def test_the_nth_io_call_fails_for_every_n(tmp_path):
+def test_the_nth_io_call_fails_for_every_n(tmp_path: Path) -> None:
     assert fail_io_calls(tmp_path, itertools.count(1)) > 20
 
 
 @pytest.fixture
-def tiny_disk(tmp_path):
+def tiny_disk(tmp_path: Path) -> Iterator[Any]:
     folder = tmp_path / "disk"
     folder.mkdir()
     made = subprocess.run(
@@ -261,7 +268,7 @@ def tiny_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_stops_the_run_and_room_resumes_it(scenes, truth, tiny_disk):
+def test_a_full_disk_stops_the_run_and_room_resumes_it(scenes: Any, truth: Any, tiny_disk: Any) -> None:
     _, country = scenes
     with pytest.raises(Incomplete, match="No space left"):
         map_region(tiny_disk, country.plan(**OPTIONS), country.items, country.model, workers=0)

@@ -4,6 +4,8 @@ import itertools
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,7 +27,7 @@ PERIODS = 100
 """By which the run is extended until the time is over."""
 
 
-def slope_per_hour(seconds, values):
+def slope_per_hour(seconds: Any, values: Any) -> Any:
     return float(np.polyfit(np.array(seconds) / 3600, values, 1)[0])
 
 
@@ -40,7 +42,7 @@ def repeated(country: Tiny, n: int) -> Tiny:
 
 
 @pytest.mark.slow
-def test_workers_do_not_grow(tmp_path):
+def test_workers_do_not_grow(tmp_path: Path) -> None:
     """One run of many periods on workers as a run starts them: spawned, with the settings that they get there."""
     country, out = tiny(tmp_path / "scenes", years="2021", dates=2, region_px=(340, 430)), tmp_path / "run"
     once = repeated(country, 1)

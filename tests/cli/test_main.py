@@ -3,6 +3,9 @@
 import json
 import pickle
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import pandas as pd
@@ -13,7 +16,7 @@ from subpixmap.mapping.store import open_map
 
 
 @pytest.fixture
-def command(country, stand_in, tmp_path):
+def command(country: Path, stand_in: Path, tmp_path: Path) -> Any:
     """Options of a run that is right; a later option wins over an earlier one."""
     options = {
         "--region": country / "region.geojson",
@@ -26,7 +29,7 @@ def command(country, stand_in, tmp_path):
         "--block": "256",
     }
 
-    def with_(**changed):
+    def with_(**changed: Any) -> Any:
         told = options | {f"--{key.replace('_', '-')}": value for key, value in changed.items()}
         return ["run", *(str(part) for key, value in told.items() if value is not None for part in (key, value))]
 
@@ -34,7 +37,7 @@ def command(country, stand_in, tmp_path):
 
 
 @pytest.fixture
-def files(tmp_path, stand_in):
+def files(tmp_path: Path, stand_in: Path) -> Any:
     """Files that are not what they should be."""
     whole = stand_in.read_bytes()
     (tmp_path / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -101,7 +104,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_ends_with_2_and_one_line(case, command, files, subpixmap, capsys, no_pixels):
+def test_bad_input_ends_with_2_and_one_line(
+    case: Any,
+    command: Any,
+    files: Any,
+    subpixmap: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    no_pixels: Any,
+) -> None:
     changed, named = BAD[case]
     changed = {key: value and str(value).replace("{}", str(files)) for key, value in changed.items()}
     assert subpixmap(*command(**changed)) == 2
@@ -114,7 +124,7 @@ def test_bad_input_ends_with_2_and_one_line(case, command, files, subpixmap, cap
 
 
 @pytest.fixture
-def no_pixels(monkeypatch):
+def no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading a pixel fails the test."""
     from subpixmap.scenes import cube
 
@@ -124,7 +134,14 @@ def no_pixels(monkeypatch):
     monkeypatch.setattr(cube, "_stack", refuse)
 
 
-def test_bands_that_the_items_lack(command, country, tmp_path, subpixmap, capsys, no_pixels):
+def test_bands_that_the_items_lack(
+    command: Any,
+    country: Path,
+    tmp_path: Path,
+    subpixmap: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    no_pixels: Any,
+) -> None:
     items = []
     for path in sorted(country.rglob("*.json")):
         item = json.loads(path.read_text())
@@ -144,7 +161,9 @@ def test_bands_that_the_items_lack(command, country, tmp_path, subpixmap, capsys
     assert items[0]["id"].split("_")[0] in error
 
 
-def test_an_offset_that_dark_ground_contradicts_is_refused_by_name(command, country, tmp_path, subpixmap, capsys):
+def test_an_offset_that_dark_ground_contradicts_is_refused_by_name(
+    command: Any, country: Path, tmp_path: Path, subpixmap: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Items that declare an offset which their pixels do not have; with --offset-rule they are taken."""
     from subpixmap.periods import make_periods
     from subpixmap.scenes.source import find_items
@@ -169,7 +188,14 @@ def test_an_offset_that_dark_ground_contradicts_is_refused_by_name(command, coun
     assert subpixmap("plan", *command(source=tmp_path / "items.json", offset_rule="none")[1:]) == 0
 
 
-def test_what_does_not_fit_is_planned_and_not_mapped(command, stand_in, tmp_path, subpixmap, capsys, monkeypatch):
+def test_what_does_not_fit_is_planned_and_not_mapped(
+    command: Any,
+    stand_in: Path,
+    tmp_path: Path,
+    subpixmap: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     out = tmp_path / "out"
     monkeypatch.setattr("distributed.system.memory_limit", lambda: 10**9)
     assert subpixmap(*command(out=out, workers=4)) == 4
@@ -180,20 +206,22 @@ def test_what_does_not_fit_is_planned_and_not_mapped(command, stand_in, tmp_path
     assert "1.0 GB" in capsys.readouterr().err
 
 
-def test_usage_errors_end_with_2(subpixmap, capsys):
+def test_usage_errors_end_with_2(subpixmap: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert subpixmap("run", "--years", "2020") == 2
     assert "--region" in capsys.readouterr().err
     assert subpixmap("fly") == 2
 
 
-def test_a_folder_without_a_run(subpixmap, tmp_path, capsys):
+def test_a_folder_without_a_run(
+    subpixmap: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for verb in ("map", "count", "trend", "report", "status", "verify"):
         assert subpixmap(verb, tmp_path) == 2
         assert str(tmp_path) in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
-def finished(country, stand_in, tmp_path_factory):
+def finished(country: Path, stand_in: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A whole small run of one year, and its options."""
     from subpixmap.verbs.request import Request
     from subpixmap.verbs.run import run
@@ -213,7 +241,7 @@ def finished(country, stand_in, tmp_path_factory):
     return request
 
 
-def test_a_run_leaves_what_it_promises(finished):
+def test_a_run_leaves_what_it_promises(finished: Any) -> None:
     names = {"plan.json", "items.parquet", "map.zarr", "ledger", "manifest.json", "counts.csv", "counts.parquet"}
     names |= {"trend.csv", "trend.parquet", "report.html", "run.log"}
     assert names <= {path.name for path in finished.out.iterdir()}
@@ -228,21 +256,25 @@ def test_a_run_leaves_what_it_promises(finished):
     assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", page)
 
 
-def test_not_observed_is_blank_never_zero(finished):
+def test_not_observed_is_blank_never_zero(finished: Any) -> None:
     for zone in open_map(finished.out).values():
         unseen = zone.n_obs == 0
         assert bool(zone["count"].where(unseen).isnull().all())
         assert not bool((zone["count"] == 0).all())
 
 
-def test_another_recipe_is_refused_and_names_the_field(command, finished, subpixmap, capsys):
+def test_another_recipe_is_refused_and_names_the_field(
+    command: Any, finished: Any, subpixmap: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert subpixmap(*command(out=finished.out, max_scenes=3)) == 4
     error = capsys.readouterr().err
     assert "max_scenes" in error
     assert "3" in error
 
 
-def test_a_run_that_is_extended_equals_one_made_at_once(command, finished, country, tmp_path, subpixmap):
+def test_a_run_that_is_extended_equals_one_made_at_once(
+    command: Any, finished: Any, country: Path, tmp_path: Path, subpixmap: Callable[..., int]
+) -> None:
     import shutil
 
     extended = tmp_path / "extended"
@@ -254,7 +286,7 @@ def test_a_run_that_is_extended_equals_one_made_at_once(command, finished, count
     assert set(pd.read_parquet(extended / "counts.parquet").period) == {"2020", "2021"}
 
 
-def test_units_and_outside_add_up_to_the_map(finished):
+def test_units_and_outside_add_up_to_the_map(finished: Any) -> None:
     """Outside comes from its own polygon: the region less the units. A unit around all that is mapped holds it all."""
     from subpixmap.counts.source import count_run
     from subpixmap.runfolder import RunFolder
@@ -269,7 +301,9 @@ def test_units_and_outside_add_up_to_the_map(finished):
     assert balance["map"].sum() == pytest.approx(total, rel=1e-6)
 
 
-def test_plan_maps_nothing(command, subpixmap, tmp_path, capsys, no_pixels):
+def test_plan_maps_nothing(
+    command: Any, subpixmap: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], no_pixels: Any
+) -> None:
     assert subpixmap("plan", *command()[1:]) == 0
     shown = capsys.readouterr().out
     assert "acquisitions" in shown
@@ -278,12 +312,16 @@ def test_plan_maps_nothing(command, subpixmap, tmp_path, capsys, no_pixels):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_an_example(verb, subpixmap, capsys):
+def test_every_verb_has_help_with_an_example(
+    verb: Any, subpixmap: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert subpixmap(verb, "--help") == 0
     assert f"Example: subpixmap {verb}" in capsys.readouterr().out
 
 
-def test_status_and_verify(finished, stand_in, subpixmap, capsys, tmp_path):
+def test_status_and_verify(
+    finished: Any, stand_in: Path, subpixmap: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     import shutil
 
     out = tmp_path / "copy"
@@ -303,12 +341,12 @@ def test_status_and_verify(finished, stand_in, subpixmap, capsys, tmp_path):
     assert (out / "counts.csv").read_bytes() == (finished.out / "counts.csv").read_bytes()
 
 
-def test_regions_are_listed(subpixmap, capsys):
+def test_regions_are_listed(subpixmap: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert subpixmap("regions", "philippines") == 0
     assert "Philippines/Palawan" in capsys.readouterr().out.splitlines()
 
 
-def test_default_folders_are_named_after_the_region(country):
+def test_default_folders_are_named_after_the_region(country: Path) -> None:
     from subpixmap.verbs.request import Request
 
     names = {

@@ -1,6 +1,8 @@
 """A run folder -> counts: only ledgered blocks, facts of the plan, the same bytes twice and with workers."""
 
 import warnings
+from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -23,14 +25,14 @@ AROUND = gpd.GeoDataFrame({"unit_id": ["all"]}, geometry=[shapely.segmentize(REG
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     plan = make_plan()
     out = tmp_path_factory.mktemp("counts") / "run"
     make_run(out, plan)
     return out, plan
 
 
-def test_totals_are_those_of_the_ledger(run):
+def test_totals_are_those_of_the_ledger(run: Any) -> None:
     out, plan = run
     counted, everything = count_run(out), count_run(out, AROUND)
     from subpixmap.mapping.ledger import read_records
@@ -44,7 +46,7 @@ def test_totals_are_those_of_the_ledger(run):
     assert counted.overlap_ha == pytest.approx(0, abs=1e-3)
 
 
-def test_rows_carry_the_facts_of_the_run(run):
+def test_rows_carry_the_facts_of_the_run(run: Any) -> None:
     out, plan = run
     table = count_by_unit(out)
     assert list(table.columns) == [*COUNTS, *(name for name in SERIES if name not in COUNTS), "geometry"]
@@ -58,7 +60,7 @@ def test_rows_carry_the_facts_of_the_run(run):
     assert table["n_obs_median"].eq(2).all()
 
 
-def test_other_units_have_their_own_source(run):
+def test_other_units_have_their_own_source(run: Any) -> None:
     out, _ = run
     units = gpd.GeoDataFrame({"unit_id": ["x"]}, geometry=[REGION], crs=4326)
     whole = count_by_unit(out, units, boundary_source="mine.gpkg")
@@ -73,7 +75,7 @@ affine_star = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecati
 
 
 @affine_star
-def test_an_opened_map_counts_like_its_folder(run):
+def test_an_opened_map_counts_like_its_folder(run: Any) -> None:
     from subpixmap import open_map
 
     out, _ = run
@@ -92,7 +94,7 @@ def test_an_opened_map_counts_like_its_folder(run):
 
 
 @affine_star
-def test_what_is_masked_or_cut_off_an_opened_map_is_not_observed(run):
+def test_what_is_masked_or_cut_off_an_opened_map_is_not_observed(run: Any) -> None:
     from subpixmap import open_map
 
     out, plan = run
@@ -111,7 +113,7 @@ def test_what_is_masked_or_cut_off_an_opened_map_is_not_observed(run):
     assert plan.run_id
 
 
-def test_blocks_without_a_record_are_not_observed(run, tmp_path):
+def test_blocks_without_a_record_are_not_observed(run: Any, tmp_path: Path) -> None:
     _, plan = run
     zone = plan.zones[32651]
     done = tmp_path / "partial"
@@ -122,7 +124,7 @@ def test_blocks_without_a_record_are_not_observed(run, tmp_path):
     assert "partly_observed" in table.loc[("02", "coconut", "2019"), "flag"]
 
 
-def test_two_runs_and_workers_give_the_same_bytes(run, tmp_path):
+def test_two_runs_and_workers_give_the_same_bytes(run: Any, tmp_path: Path) -> None:
     from distributed import Client
 
     out, _ = run
@@ -137,7 +139,7 @@ def test_two_runs_and_workers_give_the_same_bytes(run, tmp_path):
     )
 
 
-def test_noise_is_known_where_two_acquisitions_saw_a_place(run):
+def test_noise_is_known_where_two_acquisitions_saw_a_place(run: Any) -> None:
     out, _ = run
     series = count_run(out).series
     assert series["n_noise_acquisitions"].eq(2).all()
@@ -145,7 +147,7 @@ def test_noise_is_known_where_two_acquisitions_saw_a_place(run):
     assert series["common_frac"].between(0.9, 0.95).all()  # 0.96**2
 
 
-def test_a_damaged_record_is_named(run, tmp_path):
+def test_a_damaged_record_is_named(run: Any, tmp_path: Path) -> None:
     _, plan = run
     out = tmp_path / "damaged"
     make_run(out, plan)
@@ -156,7 +158,7 @@ def test_a_damaged_record_is_named(run, tmp_path):
         count_run(out)
 
 
-def test_a_folder_without_units_says_what_to_do(run, tmp_path):
+def test_a_folder_without_units_says_what_to_do(run: Any, tmp_path: Path) -> None:
     _, plan = run
     (tmp_path / "bare").mkdir()
     write_plan(tmp_path / "bare", plan)
@@ -169,14 +171,14 @@ def test_a_folder_without_units_says_what_to_do(run, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def counted(run):
+def counted(run: Any) -> Any:
     out, _ = run
     write_counts(out, count_run(out))
     write_trend(out, follow_run(out))
     return out
 
 
-def same_rows(found, expected, columns):
+def same_rows(found: Any, expected: Any, columns: Any) -> None:
     """Equal in every column, blank where blank."""
     for name, kind in types_of(columns).items():
         mine = found[name].replace({np.nan: None}).astype(object)
@@ -188,7 +190,7 @@ def same_rows(found, expected, columns):
 
 
 @pytest.mark.parametrize("format", ["csv", "geoparquet", "gpkg", "geojson"])
-def test_every_table_format_holds_the_same_rows(counted, tmp_path, format):
+def test_every_table_format_holds_the_same_rows(counted: Any, tmp_path: Path, format: str) -> None:
     paths = export_counts(counted, format, to=tmp_path)
     files = ["counts.gpkg"] if format == "gpkg" else [f"counts.{format}", f"trend.{format}"]
     assert [path.name for path in paths] == files
@@ -212,12 +214,12 @@ def test_every_table_format_holds_the_same_rows(counted, tmp_path, format):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == files  # nothing half made is left
 
 
-def test_an_unknown_format_lists_the_known_ones(counted):
+def test_an_unknown_format_lists_the_known_ones(counted: Any) -> None:
     with pytest.raises(InputError, match="csv, geoparquet, gpkg, geojson, cog, stac"):
         export_counts(counted, "shapefile")
 
 
-def test_rasters_hold_the_map_and_their_overviews_hold_means(counted, run, tmp_path):
+def test_rasters_hold_the_map_and_their_overviews_hold_means(counted: Any, run: Any, tmp_path: Path) -> None:
     import rasterio
 
     _, plan = run
@@ -247,7 +249,7 @@ def test_rasters_hold_the_map_and_their_overviews_hold_means(counted, run, tmp_p
     assert total == pytest.approx(balance.loc[("coconut", "2018"), "map"], rel=1e-9)
 
 
-def test_the_catalogue_is_valid_and_its_checksums_hold(counted, tmp_path):
+def test_the_catalogue_is_valid_and_its_checksums_hold(counted: Any, tmp_path: Path) -> None:
     import hashlib
     from pathlib import Path
 
@@ -271,7 +273,7 @@ def test_the_catalogue_is_valid_and_its_checksums_hold(counted, tmp_path):
     assert "not estimates" in collection.description
 
 
-def test_trend_follows_the_comparable_series(counted):
+def test_trend_follows_the_comparable_series(counted: Any) -> None:
     table = read_table(counted / "trend.parquet", TREND)
     palms = table[table["object"] == "coconut"]
     assert palms["basis"].unique().tolist() == ["common_pixels"]

@@ -1,6 +1,8 @@
 """Zonal sums: by hand, against exactextract itself, and by what must be conserved."""
 
+from collections.abc import Iterator
 from datetime import date
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -22,14 +24,14 @@ from tests.helpers.map_blocks import YEARS, ZONE51, corner, facts, frame, map_bl
 
 
 @pytest.fixture
-def three():
+def three() -> Any:
     """A 3 x 3 window with its upper left corner."""
     window = Window(836_000, 30_000, 3, 3)
     west, _, _, north = corner(window)
     return window, west, north
 
 
-def test_fractions_of_three_by_three_by_hand(three):
+def test_fractions_of_three_by_three_by_hand(three: Any) -> None:
     window, west, north = three
     # From the middle of pixel (0, 0) to a quarter into pixel (2, 2), measured in pixels.
     unit = shapely.box(west + 5, north - 22.5, west + 22.5, north - 5)
@@ -41,7 +43,7 @@ def test_fractions_of_three_by_three_by_hand(three):
     assert zonal_sums(found, values[None], 1)[0, 0] == (values * expected).sum()
 
 
-def test_two_units_and_an_empty_one_keep_their_places(three):
+def test_two_units_and_an_empty_one_keep_their_places(three: Any) -> None:
     window, west, north = three
     left = shapely.box(west, north - 30, west + 15, north)
     right = shapely.box(west + 15, north - 30, west + 30, north)
@@ -49,13 +51,13 @@ def test_two_units_and_an_empty_one_keep_their_places(three):
     assert sums.tolist() == [[4.5, 4.5], [0, 0], [4.5, 4.5]]
 
 
-def test_pixel_order_is_row_major_from_the_north(three):
+def test_pixel_order_is_row_major_from_the_north(three: Any) -> None:
     window, west, north = three
     unit = shapely.box(west + 20, north - 10, west + 30, north)  # the upper right pixel alone
     assert unit_fractions([unit], ZONE51, window).pixel.tolist() == [2]
 
 
-def test_sums_are_float64_even_of_float32_maps():
+def test_sums_are_float64_even_of_float32_maps() -> None:
     window = Window(836_000, 30_000, 2000, 2000)
     unit = shapely.box(*corner(window))
     value = np.float32(0.01)
@@ -67,7 +69,7 @@ def test_sums_are_float64_even_of_float32_maps():
 
 
 @pytest.fixture(scope="module")
-def island():
+def island() -> Any:
     """A block of counts with gaps, and a country of irregular units in it."""
     rng = np.random.default_rng(5)
     block = Block(ZONE51, 1634, 58, 512)
@@ -83,12 +85,12 @@ def island():
     return block, counts, [unit for unit in units if not unit.is_empty]
 
 
-def run(island, units, objects=("coconut", "oil_palm")):
+def run(island: Any, units: Any, objects: Any = ("coconut", "oil_palm")) -> Any:
     block, counts, _ = island
     return count_blocks([map_block(block, counts)], frame(units), facts(objects=objects), size=block.size)
 
 
-def test_units_and_outside_are_the_map(island):
+def test_units_and_outside_are_the_map(island: Any) -> None:
     counted = run(island, island[2])
     whole = counted.balance["map"].to_numpy()
     expected = [np.nansum(counts.astype(float), axis=(1, 2)) for counts in island[1].values()]
@@ -100,7 +102,7 @@ def test_units_and_outside_are_the_map(island):
     assert counted.overlap_ha == pytest.approx(0, abs=1e-4)
 
 
-def test_a_missing_unit_would_be_noticed(island):
+def test_a_missing_unit_would_be_noticed(island: Any) -> None:
     """The check above can fail: outside is computed from its own polygon, not as the rest."""
     units = island[2]
     counted = run(island, [*units, units[0]])
@@ -108,7 +110,7 @@ def test_a_missing_unit_would_be_noticed(island):
     assert counted.overlap_ha == pytest.approx(units[0].area / 1e4, rel=1e-3)
 
 
-def test_a_unit_split_in_two_adds_up(island):
+def test_a_unit_split_in_two_adds_up(island: Any) -> None:
     block, _, units = island
     west, south, east, north = ZONE51.bounds(block.window)
     middle = (west + east) / 2 + 3.3
@@ -120,7 +122,7 @@ def test_a_unit_split_in_two_adds_up(island):
         assert split[name].sum().to_numpy() == pytest.approx(whole[name].to_numpy(), rel=1e-8), name
 
 
-def test_agrees_with_exactextract_itself(island):
+def test_agrees_with_exactextract_itself(island: Any) -> None:
     import rioxarray  # noqa: F401 - the accessor that exactextract looks for
     import xarray as xr
     from exactextract import exact_extract
@@ -136,7 +138,7 @@ def test_agrees_with_exactextract_itself(island):
     assert (mine["observed_ha"] * 100).to_numpy() == pytest.approx(expected["count"].to_numpy(), rel=1e-9)
 
 
-def test_a_constant_map_gives_constant_times_pixels(island):
+def test_a_constant_map_gives_constant_times_pixels(island: Any) -> None:
     block, _, units = island
     counts = {"2018": np.full((1, 512, 512), 0.25), "2019": np.full((1, 512, 512), 0.5)}
     table = count_blocks([map_block(block, counts)], frame(units), facts(), size=512).table
@@ -149,7 +151,7 @@ def test_a_constant_map_gives_constant_times_pixels(island):
         assert (rows["observed_frac"] == 1).all()
 
 
-def test_stored_steps_and_their_values_give_the_same_bits(island):
+def test_stored_steps_and_their_values_give_the_same_bits(island: Any) -> None:
     """What a run folder is read as (whole steps) against what an opened map holds (numbers)."""
     from dataclasses import replace
 
@@ -159,7 +161,7 @@ def test_stored_steps_and_their_values_give_the_same_bits(island):
     values = {year: decode(encode(count)) for year, count in counts.items()}
     plain = map_block(block, values)
 
-    def steps(periods, wanted):
+    def steps(periods: Any, wanted: Any) -> Iterator[Any]:
         for arrays in plain.read(periods, wanted):
             yield {name: encode(one) if one.dtype.kind == "f" else one for name, one in arrays.items()}
 
@@ -175,7 +177,7 @@ def test_stored_steps_and_their_values_give_the_same_bits(island):
     assert tables[0].background.equals(tables[1].background)
 
 
-def test_two_identical_runs_give_the_same_bits(island):
+def test_two_identical_runs_give_the_same_bits(island: Any) -> None:
     a, b = (run(island, island[2]).table["map_total"].to_numpy() for _ in range(2))
     assert a.tobytes() == b.tobytes()
 
@@ -183,7 +185,7 @@ def test_two_identical_runs_give_the_same_bits(island):
 # What was not observed -----------------------------------------------------------------------------------------------
 
 
-def test_unobserved_is_blank_never_zero():
+def test_unobserved_is_blank_never_zero() -> None:
     block = Block(ZONE51, 3268, 116, 256)
     count = np.zeros((1, 256, 256))
     count[:, :, 128:] = np.nan
@@ -205,7 +207,7 @@ def test_unobserved_is_blank_never_zero():
     assert table.loc[("000", "2019"), "n_obs_median"] == 0
 
 
-def test_full_total_is_density_times_area():
+def test_full_total_is_density_times_area() -> None:
     block = Block(ZONE51, 3268, 116, 256)
     count = np.full((1, 256, 256), 2.0)
     count[:, :64] = np.nan
@@ -217,7 +219,7 @@ def test_full_total_is_density_times_area():
     assert row["flag"] == "partly_observed;simulated_evidence"
 
 
-def test_a_unit_beyond_the_map_keeps_its_area_and_says_so():
+def test_a_unit_beyond_the_map_keeps_its_area_and_says_so() -> None:
     block = Block(ZONE51, 3268, 116, 256)
     west, south, east, north = ZONE51.bounds(block.window)
     half_out = shapely.box(west, south, east + 2560, north)
@@ -232,7 +234,7 @@ def test_a_unit_beyond_the_map_keeps_its_area_and_says_so():
     assert all("outside_map" in flag for flag in table["flag"])
 
 
-def test_out_of_domain_share_comes_from_the_ledgers_cells():
+def test_out_of_domain_share_comes_from_the_ledgers_cells() -> None:
     block = Block(ZONE51, 3268, 116, 256)
     count = np.ones((1, 256, 256))
     count[:, 200:] = np.nan
@@ -251,7 +253,7 @@ def test_out_of_domain_share_comes_from_the_ledgers_cells():
     assert "out_of_domain" in table["flag"].iloc[0]
 
 
-def test_median_of_clear_observations():
+def test_median_of_clear_observations() -> None:
     block = Block(ZONE51, 3268, 116, 256)
     n_obs = np.zeros((256, 256), np.uint16)
     n_obs[:, 64:128], n_obs[:, 128:] = 3, 40  # more than the histogram tells apart
@@ -266,7 +268,7 @@ def test_median_of_clear_observations():
 
 
 @pytest.fixture(scope="module")
-def seam():
+def seam() -> Any:
     """Both zones' blocks around 120 E, each computing only what it owns; one object per pixel."""
     region = shapely.box(119.96, 10.48, 120.04, 10.54)
     blocks = []
@@ -281,7 +283,7 @@ def seam():
     return blocks
 
 
-def test_a_unit_across_120_east_is_whole(seam):
+def test_a_unit_across_120_east_is_whole(seam: Any) -> None:
     unit = shapely.segmentize(shapely.box(119.97, 10.49, 120.03, 10.53), 0.002)
     west, east = (
         shapely.segmentize(shapely.box(*b), 0.002) for b in ((119.97, 10.49, 120, 10.53), (120, 10.49, 120.03, 10.53))
@@ -298,7 +300,7 @@ def test_a_unit_across_120_east_is_whole(seam):
     assert table["area_ha"].iloc[1] == pytest.approx(table["area_ha"].iloc[2], rel=1e-2)
 
 
-def test_a_unit_in_a_zone_that_the_map_lacks_keeps_its_area(seam):
+def test_a_unit_in_a_zone_that_the_map_lacks_keeps_its_area(seam: Any) -> None:
     west_only = [block for block in seam if block.lattice.epsg == 32650]
     unit = shapely.segmentize(shapely.box(119.97, 10.49, 120.03, 10.53), 0.002)
     whole = count_blocks(seam, frame([unit], epsg=4326), facts(YEARS[:1]), size=512).table
@@ -307,7 +309,7 @@ def test_a_unit_in_a_zone_that_the_map_lacks_keeps_its_area(seam):
     assert part["observed_frac"].iloc[0] == pytest.approx(0.5, abs=0.01)
 
 
-def test_the_area_beyond_the_map_is_that_of_exactextract(seam, monkeypatch):
+def test_the_area_beyond_the_map_is_that_of_exactextract(seam: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """40 km of irregular coast across 120 E, most of it beyond the map: planar area against all coverage fractions."""
     from subpixmap.counts import fractions
 
@@ -331,12 +333,12 @@ def test_the_area_beyond_the_map_is_that_of_exactextract(seam, monkeypatch):
     assert 0 < sum(w.height * w.width for w in looked_at) < 0.1 * expected
 
 
-def test_units_that_are_all_empty_have_no_area(seam):
+def test_units_that_are_all_empty_have_no_area(seam: Any) -> None:
     table = count_blocks(seam, frame([shapely.Polygon()], epsg=4326), facts(YEARS[:1]), size=512).table
     assert table["area_ha"].tolist() == [0]
 
 
-def test_units_and_outside_are_the_map_across_zones(seam):
+def test_units_and_outside_are_the_map_across_zones(seam: Any) -> None:
     units = [shapely.segmentize(shapely.box(119.97, 10.49, 120.01, 10.53), 0.002)]
     balance = count_blocks(seam, frame(units, epsg=4326), facts(YEARS[:1]), size=512).balance.iloc[0]
     assert balance["units"] + balance["outside"] == pytest.approx(balance["map"], rel=1e-9)
@@ -345,7 +347,7 @@ def test_units_and_outside_are_the_map_across_zones(seam):
 # Units as they come --------------------------------------------------------------------------------------------------
 
 
-def test_no_unit_is_dropped():
+def test_no_unit_is_dropped() -> None:
     block = Block(ZONE51, 3268, 116, 256)
     west, south, east, north = ZONE51.bounds(block.window)
     bow = shapely.Polygon([(west, south), (east, north), (east, south), (west, north)])
@@ -366,7 +368,7 @@ def test_no_unit_is_dropped():
     assert set(";".join(table["flag"]).split(";")) <= set(FLAGS)
 
 
-def test_one_id_in_several_rows_is_one_unit():
+def test_one_id_in_several_rows_is_one_unit() -> None:
     west, south, east, north = ZONE51.bounds(Window(836_000, 30_000, 4, 4))
     halves = [shapely.box(west, south, west + 20, north), shapely.box(west + 20, south, east, north)]
     units = prepare_units(frame([halves[0], halves[1], halves[1]], ids=["1", "1", "1"], unit_name=["x", None, "x"]))
@@ -377,7 +379,7 @@ def test_one_id_in_several_rows_is_one_unit():
         prepare_units(frame(halves, ids=["1", "1"], unit_name=["x", "y"]))
 
 
-def test_ids_are_text():
+def test_ids_are_text() -> None:
     box = shapely.box(500_000, 1_000_000, 500_100, 1_000_100)
     assert prepare_units(frame([box, box], ids=["012", "0012"])).table["unit_id"].tolist() == ["012", "0012"]
     assert prepare_units(frame([box], ids=[1001301000.0])).table["unit_id"].tolist() == ["1001301000"]
@@ -393,12 +395,12 @@ def test_ids_are_text():
         (frame([], epsg=4326, ids=[]), "units"),
     ],
 )
-def test_bad_units_are_refused(units, named):
+def test_bad_units_are_refused(units: Any, named: str) -> None:
     with pytest.raises(InputError, match=named):
         prepare_units(units)
 
 
-def test_rows_and_columns_are_the_contract(island):
+def test_rows_and_columns_are_the_contract(island: Any) -> None:
     table = run(island, island[2][:3]).table
     assert list(table.columns) == [*COUNTS, "geometry"]
     keys = table[["unit_id", "object", "period"]].to_numpy().tolist()
@@ -412,7 +414,7 @@ def test_rows_and_columns_are_the_contract(island):
 # Levels, neighbours and noise ---
 
 
-def test_children_and_what_is_in_no_child_are_the_parent(island):
+def test_children_and_what_is_in_no_child_are_the_parent(island: Any) -> None:
     block, counts, units = island
     parent = shapely.union_all(units)
     everything = frame(
@@ -429,7 +431,7 @@ def test_children_and_what_is_in_no_child_are_the_parent(island):
     assert counted.balance["counted_twice"].to_numpy() == pytest.approx(0, abs=1e-4)
 
 
-def test_what_lies_outside_near_a_unit_is_told_apart_and_can_be_assigned():
+def test_what_lies_outside_near_a_unit_is_told_apart_and_can_be_assigned() -> None:
     block = Block(ZONE51, 1634, 58, 512)  # 5.12 km wide
     west, south, _, north = ZONE51.bounds(block.window)
     left = shapely.box(west, south, west + 1000, north)
@@ -448,7 +450,7 @@ def test_what_lies_outside_near_a_unit_is_told_apart_and_can_be_assigned():
     assert balance["units"] + balance["outside"] == pytest.approx(balance["map"], rel=1e-9)
 
 
-def test_what_is_mapped_beyond_the_region_is_in_no_sum():
+def test_what_is_mapped_beyond_the_region_is_in_no_sum() -> None:
     """By hand: a unit of 1 km, the region 300 m wider on one side and 2 km on the other, the map wider still."""
     block = Block(ZONE51, 1634, 58, 512)
     west, south, _, _ = ZONE51.bounds(block.window)
@@ -456,7 +458,7 @@ def test_what_is_mapped_beyond_the_region_is_in_no_sum():
     region = gpd.GeoSeries([shapely.box(west + 700, south + 1000, west + 4000, south + 2000)], crs=32651)
     blocks = [map_block(block, {"2018": np.ones((1, 512, 512))})]
 
-    def count(units, **options):
+    def count(units: Any, **options: Any) -> Any:
         region_too = {"region": region.segmentize(100).to_crs(4326).iloc[0]} | options
         return count_blocks(blocks, frame(units), facts(YEARS[:1]), size=512, **region_too)
 
@@ -481,7 +483,7 @@ def test_what_is_mapped_beyond_the_region_is_in_no_sum():
     assert given.table["map_total"].iloc[0] == pytest.approx((300 + 1000 + 1000) * 1000 / 100, rel=2e-3)
 
 
-def test_the_region_is_summed_like_exactextract(island):
+def test_the_region_is_summed_like_exactextract(island: Any) -> None:
     """A slanting region over units with gaps: the sum of everything against the fractions of its own polygon."""
     block, counts, units = island
     west, south, east, north = ZONE51.bounds(block.window)
@@ -501,7 +503,7 @@ def test_the_region_is_summed_like_exactextract(island):
     assert (balance["units"] + balance["outside"]).to_numpy() == pytest.approx(balance["map"].to_numpy(), rel=1e-7)
 
 
-def test_a_shared_error_of_an_acquisition_does_not_average_out_over_a_unit():
+def test_a_shared_error_of_an_acquisition_does_not_average_out_over_a_unit() -> None:
     from subpixmap.counts.noise import Noise, cell_noise
 
     rng = np.random.default_rng(0)
@@ -518,7 +520,7 @@ def test_a_shared_error_of_an_acquisition_does_not_average_out_over_a_unit():
     assert np.mean(found) == pytest.approx(expected, rel=0.1)
 
 
-def test_noise_is_added_up_over_blocks_before_it_is_squared():
+def test_noise_is_added_up_over_blocks_before_it_is_squared() -> None:
     from subpixmap.counts.noise import Noise, cell_noise
 
     total = np.array([1.0, 3.0]).reshape(2, 1, 1, 1) * 100
@@ -532,7 +534,7 @@ def test_noise_is_added_up_over_blocks_before_it_is_squared():
     assert variance == pytest.approx(np.var([100, 300], ddof=1) / 2)
 
 
-def test_clouds_do_not_look_like_felling():
+def test_clouds_do_not_look_like_felling() -> None:
     """No change, more cloud over the palms every year: only the comparable series stays level."""
     from subpixmap.trends.changes import trend
 
@@ -555,7 +557,7 @@ def test_clouds_do_not_look_like_felling():
     assert (common["p_value"] <= 0.05).mean() <= 0.15
 
 
-def test_whole_cells_and_borders_are_the_plain_fractions(island):
+def test_whole_cells_and_borders_are_the_plain_fractions(island: Any) -> None:
     """The quick sums of a block against coverage fractions of all its pixels."""
     from subpixmap.counts.cells import EXTRA
     from subpixmap.counts.make_cover import cover_block

@@ -1,6 +1,8 @@
 """Real units of the Philippines: codes as text, and a level that does not cover the one above it."""
 
 from datetime import date
+from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -17,7 +19,7 @@ pytestmark = pytest.mark.realdata
 
 
 @pytest.fixture
-def levels(real_data):
+def levels(real_data: Path) -> Any:
     """Provinces of 2023 and their municipalities, as one table of units; cities that are their own parent are not in
     the lower level of this file."""
     folder = real_data / "admin_philippines"
@@ -28,7 +30,7 @@ def levels(real_data):
     return upper, lower
 
 
-def test_the_municipalities_of_2023_do_not_cover_their_provinces_and_it_is_said(levels):
+def test_the_municipalities_of_2023_do_not_cover_their_provinces_and_it_is_said(levels: Any) -> None:
     upper, lower = levels
     area = lambda units: units.to_crs("ESRI:54034").area  # noqa: E731 - equal-area, the oracle
     share = lower.assign(ha=area(lower)).groupby("parent_id")["ha"].sum().reindex(upper["unit_id"]).to_numpy()
@@ -54,7 +56,7 @@ def test_the_municipalities_of_2023_do_not_cover_their_provinces_and_it_is_said(
     assert names[chosen[2]] not in told
 
 
-def test_codes_are_text_without_decimals(levels):
+def test_codes_are_text_without_decimals(levels: Any) -> None:
     for units in levels:
         assert units["unit_id"].str.fullmatch(r"\d+").all()
     assert levels[1]["parent_id"].str.fullmatch(r"\d+").all()

@@ -1,6 +1,8 @@
 """Blocks of a map that are held in memory, units to count in, and the facts of their run."""
 
+from collections.abc import Iterator
 from datetime import date
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -14,7 +16,7 @@ ZONE51 = Lattice(32651, 10.0)
 YEARS = tuple(Period(str(year), date(year, 1, 1), date(year, 12, 31)) for year in (2018, 2019))
 
 
-def facts(periods=YEARS, objects=("coconut",), evidence="simulated"):
+def facts(periods: Any = YEARS, objects: Any = ("coconut",), evidence: str = "simulated") -> Any:
     return Facts(
         objects={name: f"{name}, visible" for name in objects},
         measures={name: "occupancy" if name == "car" else "count" for name in objects},
@@ -29,13 +31,13 @@ def facts(periods=YEARS, objects=("coconut",), evidence="simulated"):
     )
 
 
-def map_block(block, counts, chunks=None, *, n_obs=None, cells=None):
+def map_block(block: Any, counts: Any, chunks: Any = None, *, n_obs: Any = None, cells: Any = None) -> Any:
     """A block of a map held in memory: counts {period: (object, y, x)}, NaN where not observed."""
 
-    def record(period):
+    def record(period: Any) -> Any:
         return (cells or {}).get(period, {}) if period in counts else None
 
-    def read(periods, names):
+    def read(periods: Any, names: Any) -> Iterator[Any]:
         for period in periods:
             count = counts[period].astype(np.float32)
             observed = np.isfinite(count[0])
@@ -48,17 +50,17 @@ def map_block(block, counts, chunks=None, *, n_obs=None, cells=None):
     return MapBlock(block.lattice, block.window, chunks, record, read)
 
 
-def stacked(array, chunks, block):
+def stacked(array: Any, chunks: Any, block: Any) -> Any:
     """(..., y, x) of a block -> (..., chunk, 256, 256)."""
     parts = [array[(..., *chunk.slices(block.window))] for chunk in chunks]
     return np.stack(parts, -3) if parts else np.empty((*array.shape[:-2], 0, 256, 256), array.dtype)
 
 
-def frame(polygons, *, epsg=32651, ids=None, **columns):
+def frame(polygons: Any, *, epsg: int = 32651, ids: Any = None, **columns: Any) -> Any:
     ids = ids or [f"{i:03d}" for i in range(len(polygons))]
     return gpd.GeoDataFrame({"unit_id": ids, **columns}, geometry=list(polygons), crs=epsg)
 
 
-def corner(window, lattice=ZONE51):
+def corner(window: Any, lattice: Any = ZONE51) -> Any:
     west, south, east, north = lattice.bounds(window)
     return west, south, east, north

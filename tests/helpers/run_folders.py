@@ -2,6 +2,7 @@
 
 import warnings
 from datetime import date
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -24,7 +25,7 @@ OBJECTS = ("coconut", "car")
 PERIODS = tuple(Period(str(year), date(year, 1, 1), date(year, 12, 31)) for year in (2018, 2019))
 
 
-def make_plan(region=REGION, periods=PERIODS, block=256):
+def make_plan(region: Any = REGION, periods: Any = PERIODS, block: int = 256) -> Any:
     zones = plan_zones(region, {epsg: Lattice(epsg) for epsg in (32650, 32651)}, 10.0, block)
     recipe = Recipe(
         region_sha256="r" * 64,
@@ -46,7 +47,7 @@ def make_plan(region=REGION, periods=PERIODS, block=256):
     return Plan(recipe, "here", region, "a file", "v1", periods, zones, model, ("local",), {"subpixmap": "0.1.0"})
 
 
-def make_run(out, plan, *, skip=(), seed=3):
+def make_run(out: Any, plan: Any, *, skip: Any = (), seed: int = 3) -> Any:
     """A run folder as `map_region` leaves it, of two acquisitions per block and period."""
     items = make_items(plan.periods)
     out.mkdir(exist_ok=True)
@@ -74,7 +75,7 @@ def make_run(out, plan, *, skip=(), seed=3):
     return frame
 
 
-def block_of(plan, one, period, items, rng):
+def block_of(plan: Any, one: Any, period: Any, items: Any, rng: Any) -> Any:
     size = one.block.size
     mask = np.zeros((size, size), bool)
     for chunk in one.chunks:

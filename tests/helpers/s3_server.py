@@ -2,6 +2,8 @@
 
 import contextlib
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -13,14 +15,14 @@ BUSY = b"<Error><Code>SlowDown</Code><Message>come again</Message></Error>"
 class Uploads:
     """Counts uploads; `refused(n)` and `answer_lost(n)` say of the n-th whether it does not happen, or is not told."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.app, self.lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
         self.reset()
 
-    def reset(self, refused=lambda n: False, answer_lost=lambda n: False):
+    def reset(self, refused: Any = lambda n: False, answer_lost: Any = lambda n: False) -> None:
         self.n, self.refused, self.answer_lost = 0, refused, answer_lost
 
-    def __call__(self, environ, start_response):
+    def __call__(self, environ: Any, start_response: Any) -> Any:
         heartbeat = environ["PATH_INFO"].endswith("run.lock") and "HTTP_IF_NONE_MATCH" not in environ
         if environ["REQUEST_METHOD"] != "PUT" or heartbeat:  # how often it beats depends on the machine
             return self.app(environ, start_response)
@@ -39,12 +41,12 @@ class Uploads:
 
 
 class _Quiet(WSGIRequestHandler):
-    def log(self, type, message, *args):
+    def log(self, type: Any, message: Any, *args: Any) -> None:
         pass
 
 
 @contextlib.contextmanager
-def serve():
+def serve() -> Iterator[Any]:
     """Start it; gives the address and the uploads."""
     uploads = Uploads()
     server = make_server("127.0.0.1", 0, uploads, threaded=True, request_handler=_Quiet)

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ class Crash(BaseException):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A region of two blocks and two years, and what an undisturbed run makes of it."""
     folder = tmp_path_factory.mktemp("world")
     country = tiny(folder / "scenes", dates=1)
@@ -50,25 +51,25 @@ def world(tmp_path_factory):
     return country, truth, {str(p): float(whole["count"].sel(period=p).sum()) for p in whole.period.values}
 
 
-def machine(world):
+def machine(world: Any) -> Any:
     country, truth, totals = world
 
     class Engine(RuleBasedStateMachine):
         @initialize(first=st.sampled_from(["2021", "2022"]))
-        def start(self, first):
+        def start(self, first: Any) -> None:
             self.folder = Path(tempfile.mkdtemp())
             self.out, self.asked, self.damaged = self.folder / "run", country.years(first), False
             self.go_on()
 
-        def teardown(self):
+        def teardown(self) -> None:
             if hasattr(self, "folder"):
                 shutil.rmtree(self.folder)
 
-        def go_on(self, **options):
+        def go_on(self, **options: Any) -> Any:
             return map_region(self.out, self.asked.plan(), country.items, country.model, workers=0, **options)
 
         @rule()
-        def run(self):
+        def run(self) -> None:
             try:
                 summary = self.go_on()
             except VerificationFailed:
@@ -77,12 +78,12 @@ def machine(world):
             assert summary.earlier + summary.done == summary.total
 
         @rule(years=st.sampled_from(["2021", "2022", "2021-2022"]), nth=st.integers(1, 60))
-        def crash(self, years, nth):
+        def crash(self, years: Any, nth: Any) -> None:
             """The N-th call that changes the disk is the last; the run may ask for more years than before."""
             left = nth
 
-            def dying(call):
-                def wrapped(*args, **kwargs):
+            def dying(call: Any) -> Any:
+                def wrapped(*args: Any, **kwargs: Any) -> Any:
                     nonlocal left
                     left -= 1
                     if left <= 0:
@@ -103,7 +104,7 @@ def machine(world):
                     assert self.damaged
 
         @rule(seed=st.integers(0, 2**16))
-        def damage(self, seed):
+        def damage(self, seed: Any) -> None:
             """A bit flips, or a file is cut or lost; a plan that is gone is another matter."""
             rng = random.Random(seed)
             files = [p for p in self.out.rglob("*") if p.is_file() and p.name not in ("plan.json", "run.lock")]
@@ -121,7 +122,7 @@ def machine(world):
             self.damaged = True
 
         @rule()
-        def repair(self):
+        def repair(self) -> None:
             take_back(self.out, verify(self.out).damaged)
             self.asked = country
             self.go_on()
@@ -131,19 +132,19 @@ def machine(world):
             self.damaged = False
 
         @rule()
-        def refuse_another_model(self):
+        def refuse_another_model(self) -> None:
             with pytest.raises((Refused, VerificationFailed)):
                 map_region(self.out, self.asked.plan(), country.items, tiny_model(seed=9), workers=0)
 
         @rule()
-        def refuse_a_second_run(self):
+        def refuse_a_second_run(self) -> None:
             before = sorted(self.out.rglob("*"))
             with run_lock(self.out):
                 import threading
 
                 told = []
 
-                def second():
+                def second() -> None:
                     try:
                         self.go_on()
                     except Refused as error:
@@ -157,7 +158,7 @@ def machine(world):
 
         @precondition(lambda self: not self.damaged)
         @rule()
-        def count(self):
+        def count(self) -> None:
             """Totals are those of the blocks that are done, and of no others."""
             done = read_records(self.out, read_plan(self.out))
             (whole,) = open_map(self.out).values()
@@ -169,7 +170,7 @@ def machine(world):
                     assert total == pytest.approx(totals[str(period)], rel=1e-6)
 
         @invariant()
-        def what_is_committed_is_right_or_reported(self):
+        def what_is_committed_is_right_or_reported(self) -> None:
             if not hasattr(self, "out"):
                 return
             plan = read_plan(self.out)
@@ -190,12 +191,12 @@ def machine(world):
 SETTINGS = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
 
-def test_whatever_happens_committed_blocks_are_right_or_reported(world):
+def test_whatever_happens_committed_blocks_are_right_or_reported(world: Any) -> None:
     engine = settings(**SETTINGS, max_examples=4, stateful_step_count=8, derandomize=True)
     run_state_machine_as_test(machine(world), settings=engine)
 
 
 @pytest.mark.slow
-def test_whatever_happens_at_length(world):
+def test_whatever_happens_at_length(world: Any) -> None:
     engine = settings(**SETTINGS, max_examples=60, stateful_step_count=20)
     run_state_machine_as_test(machine(world), settings=engine)

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,14 +23,14 @@ from subpixmap.verbs.job import Job, freeze
 from tests.helpers.mapping_data import tiny, tiny_model
 
 
-def where_and_what(task, model):
+def where_and_what(task: Any, model: Any) -> Any:
     """A task: its argument, the process that did it, and the model's hash."""
     if task == "fail":
         raise ValueError("a bad task")
     return task, os.getpid(), model.sha256
 
 
-def results(pool, tasks):
+def results(pool: Any, tasks: Any) -> Any:
     for task in tasks:
         pool.submit(task)
     found = {}
@@ -38,7 +40,7 @@ def results(pool, tasks):
     return found
 
 
-def test_in_process():
+def test_in_process() -> None:
     model = tiny_model()
     with open_pool(where_and_what, model, workers=0) as pool:
         assert pool.wait(0.0) is None
@@ -47,7 +49,7 @@ def test_in_process():
     assert isinstance(found["fail"], ValueError)
 
 
-def troublesome(task, model):
+def troublesome(task: Any, model: Any) -> Any:
     """A task that never ends, one that eats memory, and good ones."""
     if task == "hang":
         time.sleep(1000)
@@ -59,7 +61,7 @@ def troublesome(task, model):
     return task
 
 
-def test_tasks_that_hang_or_eat_memory_lose_their_worker_and_the_others_go_on(quick_processes):
+def test_tasks_that_hang_or_eat_memory_lose_their_worker_and_the_others_go_on(quick_processes: object) -> None:
     options = {"workers": 2, "memory_limit": "1600MB", "limit_s": 4.0}
     with open_pool(troublesome, tiny_model(), **options) as pool:
         found = results(pool, ["hang", "a", "eat", "b", "c"])
@@ -75,10 +77,10 @@ class DeadlyModel:
 
     sha256 = "deadly"
 
-    def __init__(self, marks, deaths):
+    def __init__(self, marks: Any, deaths: Any) -> None:
         self.marks, self.deaths = marks, deaths
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.__dict__ = state
         for i in range(self.deaths):
             with contextlib.suppress(FileExistsError):
@@ -86,7 +88,9 @@ class DeadlyModel:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_worker_that_dies_while_it_is_brought_the_model_costs_nothing(tmp_path, quick_processes):
+def test_a_worker_that_dies_while_it_is_brought_the_model_costs_nothing(
+    tmp_path: Path, quick_processes: object
+) -> None:
     from distributed import Client, LocalCluster
 
     quiet = {"dashboard_address": ":0", "silence_logs": 50}
@@ -97,7 +101,7 @@ def test_a_worker_that_dies_while_it_is_brought_the_model_costs_nothing(tmp_path
     assert {key: value[0] for key, value in found.items()} == {key: key for key in "abcd"}
 
 
-def test_a_worker_that_its_cluster_gives_up_is_replaced(quick_processes):
+def test_a_worker_that_its_cluster_gives_up_is_replaced(quick_processes: object) -> None:
     """Dask closes what has not come back after a while, and starts no other: without workers a run waits for ever."""
     import dask
     from distributed import Client, LocalCluster
@@ -118,7 +122,7 @@ def test_a_worker_that_its_cluster_gives_up_is_replaced(quick_processes):
 
 
 @contextlib.contextmanager
-def running(*command):
+def running(*command: Any) -> Iterator[Any]:
     """A process of a cluster, with the environment of a worker that can import this module."""
     environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -132,7 +136,7 @@ def running(*command):
         process.wait()
 
 
-def wait_for(path, seconds=60.0):
+def wait_for(path: Any, seconds: float = 60.0) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError, ValueError):
@@ -141,7 +145,7 @@ def wait_for(path, seconds=60.0):
     raise AssertionError(f"{path} did not appear")
 
 
-def test_a_scheduler_started_elsewhere_by_file_and_by_address_and_its_loss(tmp_path):
+def test_a_scheduler_started_elsewhere_by_file_and_by_address_and_its_loss(tmp_path: Path) -> None:
     model, file = tiny_model(), tmp_path / "scheduler.json"
     options = ["--scheduler-file", str(file), "--host", "127.0.0.1"]
     with running("dask_scheduler", *options, "--port", "0", "--no-dashboard") as scheduler:
@@ -160,7 +164,9 @@ def test_a_scheduler_started_elsewhere_by_file_and_by_address_and_its_loss(tmp_p
                     results(pool, ["e"])
 
 
-def test_local_workers_that_never_come_back_are_told_and_given_up(quick_processes, monkeypatch, caplog):
+def test_local_workers_that_never_come_back_are_told_and_given_up(
+    quick_processes: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     from distributed import Client, LocalCluster
 
     with (
@@ -177,7 +183,7 @@ def test_local_workers_that_never_come_back_are_told_and_given_up(quick_processe
     assert "no workers" in caplog.text
 
 
-def poll(pool, seconds):
+def poll(pool: Any, seconds: Any) -> None:
     """What the driver does while nothing comes."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -185,7 +191,9 @@ def poll(pool, seconds):
         assert pool.wait(0.5) is None
 
 
-def test_a_scheduler_without_workers_is_told_and_waited_for(tmp_path, monkeypatch, caplog):
+def test_a_scheduler_without_workers_is_told_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(cluster, "_TOLD_AFTER_S", 0.5)
     file = tmp_path / "scheduler.json"
     options = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
@@ -193,7 +201,7 @@ def test_a_scheduler_without_workers_is_told_and_waited_for(tmp_path, monkeypatc
         address = wait_for(file)
         come = ["dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard"]
 
-        def start_one_when_it_is_told(record):
+        def start_one_when_it_is_told(record: Any) -> Any:
             if "no workers" in record.getMessage():
                 stack.enter_context(running(*come))
             return True
@@ -212,7 +220,9 @@ def test_a_scheduler_without_workers_is_told_and_waited_for(tmp_path, monkeypatc
                 poll(pool, 60.0)
 
 
-def test_a_run_without_workers_ends_with_3_and_goes_on_with_some(tmp_path, subpixmap, capsys):
+def test_a_run_without_workers_ends_with_3_and_goes_on_with_some(
+    tmp_path: Path, subpixmap: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     import dask
 
     path, out, file = tmp_path / "tiny.safetensors", tmp_path / "run", tmp_path / "scheduler.json"
@@ -233,7 +243,7 @@ def test_a_run_without_workers_ends_with_3_and_goes_on_with_some(tmp_path, subpi
     assert subpixmap(*command, "--workers", 0) == 0
 
 
-def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_CONNECT_S", 1.0)
     with (
         pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:9 .*--scheduler"),
@@ -243,7 +253,7 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["", "not JSON", "[]", '{"id": "Scheduler"}', "\xff"])
-def test_a_file_that_is_no_scheduler_file_is_named(tmp_path, content):
+def test_a_file_that_is_no_scheduler_file_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "scheduler.json"
     file.write_bytes(content.encode("latin-1"))
     with (
@@ -254,7 +264,7 @@ def test_a_file_that_is_no_scheduler_file_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:9", "tcp://", "tcp://127.0.0.1:99999"])
-def test_what_is_no_address_of_a_scheduler_is_named(monkeypatch, address):
+def test_what_is_no_address_of_a_scheduler_is_named(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setattr(cluster, "_CONNECT_S", 1.0)
     with (
         pytest.raises(InputError, match=f"{address} .*--scheduler"),
@@ -263,7 +273,7 @@ def test_what_is_no_address_of_a_scheduler_is_named(monkeypatch, address):
         pass
 
 
-def test_a_missing_gpu_is_told():
+def test_a_missing_gpu_is_told() -> None:
     import torch
 
     if torch.cuda.is_available():
@@ -275,7 +285,7 @@ def test_a_missing_gpu_is_told():
         pass
 
 
-def test_a_missing_dask_cuda_is_told(monkeypatch):
+def test_a_missing_dask_cuda_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -287,14 +297,14 @@ def test_a_missing_dask_cuda_is_told(monkeypatch):
         pass
 
 
-def test_a_process_is_asked_for_each_gpu(monkeypatch):
+def test_a_process_is_asked_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a cluster of processes in the place of dask-cuda's: there is no GPU here."""
     import torch
     from distributed import LocalCluster
 
     asked = []
 
-    def cluster_of(**options):
+    def cluster_of(**options: Any) -> Any:
         asked.append(options)
         return LocalCluster(**options, processes=False, silence_logs=50)
 
@@ -306,7 +316,7 @@ def test_a_process_is_asked_for_each_gpu(monkeypatch):
     assert asked == [{"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}]
 
 
-def faults_of_a_freed_tensor(task, model):
+def faults_of_a_freed_tensor(task: Any, model: Any) -> Any:
     import resource
 
     import numpy as np
@@ -317,7 +327,7 @@ def faults_of_a_freed_tensor(task, model):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-def test_local_workers_keep_freed_memory():
+def test_local_workers_keep_freed_memory() -> None:
     with open_pool(faults_of_a_freed_tensor, tiny_model(), workers=1) as pool:
         faults = results(pool, ["once"])["once"]
     assert faults < 10 * 256  # handed back to the system each time it would be ten times as much

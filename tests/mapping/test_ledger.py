@@ -1,5 +1,8 @@
 """A record is there whole or not at all, and any change of it is noticed."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -15,7 +18,7 @@ from subpixmap.mapping.ledger import (
 )
 
 
-def record(block_id="32651-r00001-c00002", period="2021"):
+def record(block_id: str = "32651-r00001-c00002", period: str = "2021") -> Any:
     rng = np.random.default_rng(0)
     cells = {
         "observed_px": rng.integers(0, 99, (2, 2)).astype(np.int32),
@@ -28,14 +31,14 @@ def record(block_id="32651-r00001-c00002", period="2021"):
     )
 
 
-def same(one, other):
+def same(one: Any, other: Any) -> None:
     assert one.to_json() == other.to_json()
     for name, values in one.cells.items():
         np.testing.assert_array_equal(values, other.cells[name])
         assert values.dtype == other.cells[name].dtype
 
 
-def test_a_record_survives_its_file(tmp_path):
+def test_a_record_survives_its_file(tmp_path: Path) -> None:
     write_record(tmp_path, record())
     write_record(tmp_path, record(period="2021-01-05T02:10:51Z"))
     found = read_records(tmp_path)
@@ -51,7 +54,7 @@ def test_a_record_survives_its_file(tmp_path):
     ]
 
 
-def test_every_flipped_bit_is_noticed(tmp_path):
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     write_record(tmp_path, record())
     path = record_path(tmp_path, *record().key)
     good = path.read_bytes()
@@ -69,7 +72,7 @@ def test_every_flipped_bit_is_noticed(tmp_path):
     assert read_records(tmp_path) == {}
 
 
-def test_a_record_under_another_name_is_no_record(tmp_path):
+def test_a_record_under_another_name_is_no_record(tmp_path: Path) -> None:
     write_record(tmp_path, record())
     path = record_path(tmp_path, *record().key)
     path.rename(record_path(tmp_path, "32651-r00001-c00003", "2021"))
@@ -78,10 +81,10 @@ def test_a_record_under_another_name_is_no_record(tmp_path):
     assert "it is the record of 32651-r00001-c00002" in next(iter(damaged.values()))
 
 
-def test_a_failed_write_leaves_the_old_record(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_record(tmp_path, record())
 
-    def fail(*_):
+    def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     for call in ("fsync", "replace"):
@@ -93,13 +96,13 @@ def test_a_failed_write_leaves_the_old_record(tmp_path, monkeypatch):
         same(read_records(tmp_path)[record().key], record())
 
 
-def test_hashes_are_of_values_not_of_memory():
+def test_hashes_are_of_values_not_of_memory() -> None:
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     assert array_sha256(values) == array_sha256(np.asfortranarray(values)) == array_sha256(values.astype(">f4"))
     assert array_sha256(values) != array_sha256(values.astype(np.float64))
 
 
-def test_cells_sum_to_the_whole():
+def test_cells_sum_to_the_whole() -> None:
     values = np.random.default_rng(0).normal(size=(2, 256, 384))
     cells = cell_sums(values)
     assert cells.shape == (2, 2, 3)

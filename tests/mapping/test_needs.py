@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,15 +13,15 @@ from subpixmap.machine import peak_rss
 from subpixmap.mapping.ledger import read_records
 from subpixmap.mapping.needs import needs, require_fit, worker_memory
 from subpixmap.mapping.run import map_region
-from tests.helpers.mapping_data import tiny
+from tests.helpers.mapping_data import Tiny, tiny
 
 
 @pytest.fixture(scope="module")
-def country(tmp_path_factory):
+def country(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return tiny(tmp_path_factory.mktemp("scenes"), dates=2, years="2021")
 
 
-def test_needs_are_upper_bounds_of_what_was_taken(country, tmp_path):
+def test_needs_are_upper_bounds_of_what_was_taken(country: Tiny, tmp_path: Path) -> None:
     plan = country.plan(block=512, max_scenes=1)
     found = needs(plan, country.items)
     summary = map_region(tmp_path, plan, country.items, country.model, workers=0)
@@ -35,7 +36,7 @@ def test_needs_are_upper_bounds_of_what_was_taken(country, tmp_path):
     assert summary.done == 4
 
 
-def test_the_peak_of_a_process_is_its_own():
+def test_the_peak_of_a_process_is_its_own() -> None:
     """What getrusage says of a child starts with the memory of the process that started it."""
     large = np.ones(100_000_000)  # 800 MB
     child = subprocess.run([sys.executable, "-c", "from subpixmap.machine import peak_rss; print(peak_rss())"],
@@ -43,7 +44,7 @@ def test_the_peak_of_a_process_is_its_own():
     assert 5e6 < int(child.stdout) < large.nbytes < peak_rss()
 
 
-def test_memory_grows_with_the_block_not_with_the_region(country):
+def test_memory_grows_with_the_block_not_with_the_region(country: Tiny) -> None:
     small, large = country.plan(block=256), country.plan(block=512)
     assert worker_memory(small) < worker_memory(large)
     (zone,) = large.zones.values()
@@ -51,7 +52,9 @@ def test_memory_grows_with_the_block_not_with_the_region(country):
     assert worker_memory(one) <= worker_memory(large)
 
 
-def test_what_cannot_fit_is_refused_with_what_would(country, tmp_path, monkeypatch):
+def test_what_cannot_fit_is_refused_with_what_would(
+    country: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = country.plan(block=512)
     found = needs(plan, country.items)
     require_fit(plan, found, tmp_path / "not" / "there", memory=4e9, workers=2)

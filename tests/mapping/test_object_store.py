@@ -8,12 +8,15 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import dask
 import pytest
 
 from tests.helpers import map_once
-from tests.helpers.mapping_data import HOLD, hashes, tiny
+from tests.helpers.mapping_data import HOLD, Tiny, hashes, tiny
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")
@@ -30,7 +33,7 @@ from tests.helpers import s3_server
 
 
 @pytest.fixture(scope="module")
-def server():
+def server() -> Iterator[Any]:
     settings = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "something", "AWS_DEFAULT_REGION": "us-east-1"}
     with s3_server.serve() as (address, uploads), pytest.MonkeyPatch.context() as patch:
         for name, value in (settings | {"AWS_ENDPOINT_URL_S3": address}).items():
@@ -40,7 +43,7 @@ def server():
 
 
 @pytest.fixture
-def out(server, request):
+def out(server: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A folder of its own for each test."""
     server.reset()
     yield path_of(f"s3://runs/{abs(hash(request.node.nodeid))}")
@@ -48,19 +51,19 @@ def out(server, request):
 
 
 @pytest.fixture(scope="module")
-def tiny_country(tmp_path_factory):
+def tiny_country(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     folder = tmp_path_factory.mktemp("scenes")
     return tiny(folder, dates=1, size_px=300, region_px=(100, 300))
 
 
 @pytest.fixture(scope="module")
-def truth(tiny_country, tmp_path_factory):
+def truth(tiny_country: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("run")
     map_region(folder, tiny_country.plan(), tiny_country.items, tiny_country.model, workers=0)
     return folder
 
 
-def test_a_run_in_an_object_store_has_the_bits_of_one_on_a_disk(out, tiny_country, truth):
+def test_a_run_in_an_object_store_has_the_bits_of_one_on_a_disk(out: Any, tiny_country: Tiny, truth: Any) -> None:
     early, late = tiny_country.years("2021"), tiny_country.years("2022")
     map_region(out, early.plan(), early.items, tiny_country.model, workers=0)
     summary = map_region(str(out), late.plan(), tiny_country.items, tiny_country.model, workers=0)  # extended
@@ -77,18 +80,18 @@ def test_a_run_in_an_object_store_has_the_bits_of_one_on_a_disk(out, tiny_countr
 
 
 @pytest.fixture
-def fresh_processes(server):
+def fresh_processes(server: Any) -> Iterator[Any]:
     """Processes that see the server in their environment; those forked from one of an earlier test would not."""
     with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
         yield multiprocessing.get_context("spawn")
 
 
-def test_worker_processes_write_to_it_too(out, tiny_country, truth, fresh_processes):
+def test_worker_processes_write_to_it_too(out: Any, tiny_country: Tiny, truth: Any, fresh_processes: Any) -> None:
     map_region(out, tiny_country.plan(), tiny_country.items, tiny_country.model, workers=1)
     assert hashes(out) == hashes(truth)
 
 
-def test_a_flipped_bit_is_found_and_repaired(out, tiny_country, truth):
+def test_a_flipped_bit_is_found_and_repaired(out: Any, tiny_country: Tiny, truth: Any) -> None:
     map_region(out, tiny_country.plan(), tiny_country.items, tiny_country.model, workers=0)
     write_manifest(out)
     verify(out).require_sound()
@@ -107,11 +110,11 @@ def test_a_flipped_bit_is_found_and_repaired(out, tiny_country, truth):
     assert hashes(out) == hashes(truth)
 
 
-def _shards(out):
+def _shards(out: Any) -> Any:
     return [path for path in files_under(out / "map.zarr") if "/c/0/" in str(path) and "/count/" in str(path)]
 
 
-def fail_uploads(server, out, tiny_country, expected, numbers):
+def fail_uploads(server: Any, out: Any, tiny_country: Tiny, expected: Any, numbers: Any) -> Any:
     """Refuse all uploads from the n-th on, as when the rights are withdrawn; until none fails. How many runs failed."""
     failed = 0
     for n in numbers:
@@ -131,7 +134,9 @@ def fail_uploads(server, out, tiny_country, expected, numbers):
     return failed
 
 
-def test_when_uploads_fail_what_is_committed_is_right(server, out, tiny_country, truth, monkeypatch):
+def test_when_uploads_fail_what_is_committed_is_right(
+    server: Any, out: Any, tiny_country: Tiny, truth: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(run, "_PAUSE_S", 0.0)
     early = tiny_country.years("2021")
     map_region(out / "undisturbed", early.plan(), early.items, tiny_country.model, workers=0)
@@ -140,16 +145,18 @@ def test_when_uploads_fail_what_is_committed_is_right(server, out, tiny_country,
 
 
 @pytest.mark.slow
-def test_every_fourth_upload_that_fails(server, out, tiny_country, truth, monkeypatch):
+def test_every_fourth_upload_that_fails(
+    server: Any, out: Any, tiny_country: Tiny, truth: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(run, "_PAUSE_S", 0.0)
     assert fail_uploads(server, out, tiny_country.years("2021"), of_2021(truth), itertools.count(1, 4)) > 6
 
 
-def of_2021(out):
+def of_2021(out: Any) -> Any:
     return {key: value for key, value in hashes(out).items() if key[1] == "2021"}
 
 
-def test_data_without_a_record_is_not_done(server, out, tiny_country, truth):
+def test_data_without_a_record_is_not_done(server: Any, out: Any, tiny_country: Tiny, truth: Any) -> None:
     """The record is the last of a block's uploads: without it the block is made again."""
     early = tiny_country.years("2021")
     map_region(out, early.plan(), early.items, tiny_country.model, workers=0)
@@ -162,7 +169,7 @@ def test_data_without_a_record_is_not_done(server, out, tiny_country, truth):
     assert hashes(out) == of_2021(truth)
 
 
-def test_lost_answers_do_not_matter(server, out, tiny_country, truth):
+def test_lost_answers_do_not_matter(server: Any, out: Any, tiny_country: Tiny, truth: Any) -> None:
     """The store took the upload, its answer was lost, and the library uploads again."""
     early = tiny_country.years("2021")
     server.reset(answer_lost=lambda n: n % 7 in (2, 3))
@@ -171,7 +178,7 @@ def test_lost_answers_do_not_matter(server, out, tiny_country, truth):
     assert hashes(out) == of_2021(truth)
 
 
-def test_the_lock_of_a_lost_answer_is_our_own(server, out):
+def test_the_lock_of_a_lost_answer_is_our_own(server: Any, out: Any) -> None:
     server.reset(answer_lost=lambda n: n % 2 == 1)
     with run_lock(out):
         assert read_owner(out / NAME).pid == os.getpid()
@@ -179,7 +186,9 @@ def test_the_lock_of_a_lost_answer_is_our_own(server, out):
     assert not files_under(out)
 
 
-def test_a_killed_driver_resumes_to_the_same_bits(out, tmp_path, tiny_country, truth, fresh_processes):
+def test_a_killed_driver_resumes_to_the_same_bits(
+    out: Any, tmp_path: Path, tiny_country: Tiny, truth: Any, fresh_processes: Any
+) -> None:
     (tmp_path / "country.pickle").write_bytes(pickle.dumps((tiny_country, {})))
     for seconds in (2.0,):
         ready = fresh_processes.Event()
@@ -195,7 +204,7 @@ def test_a_killed_driver_resumes_to_the_same_bits(out, tmp_path, tiny_country, t
     assert not verify(out).damaged
 
 
-def test_of_many_at_once_exactly_one_goes_on_and_a_dead_owner_is_not_waited_for(out):
+def test_of_many_at_once_exactly_one_goes_on_and_a_dead_owner_is_not_waited_for(out: Any) -> None:
     processes = [
         subprocess.Popen([sys.executable, "-c", HOLD, str(out), "600"], stdout=subprocess.PIPE, text=True)
         for _ in range(3)
@@ -214,8 +223,8 @@ def test_of_many_at_once_exactly_one_goes_on_and_a_dead_owner_is_not_waited_for(
         assert read_owner(out / NAME).pid == os.getpid()
 
 
-def test_what_another_wrote_and_took_away_again_was_not_ours(out, monkeypatch):
-    def exists(*_, **__):
+def test_what_another_wrote_and_took_away_again_was_not_ours(out: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exists(*_: Any, **__: Any) -> None:
         raise FileExistsError
 
     monkeypatch.setattr(out.fs, "pipe_file", exists)
@@ -223,7 +232,7 @@ def test_what_another_wrote_and_took_away_again_was_not_ours(out, monkeypatch):
         write_new(out / "claim", b"mine")
 
 
-def test_an_owner_elsewhere_is_waited_for_until_its_heartbeat_stops(out, monkeypatch):
+def test_an_owner_elsewhere_is_waited_for_until_its_heartbeat_stops(out: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from subpixmap.mapping import owner as runlock
 
     with run_lock(out):
@@ -237,7 +246,9 @@ def test_an_owner_elsewhere_is_waited_for_until_its_heartbeat_stops(out, monkeyp
     assert STALE_S > 0
 
 
-def test_what_cannot_be_reached_is_told_in_a_line(server, monkeypatch, tiny_country):
+def test_what_cannot_be_reached_is_told_in_a_line(
+    server: Any, monkeypatch: pytest.MonkeyPatch, tiny_country: Tiny
+) -> None:
     with pytest.raises(InputError, match="s3://nowhere/run"):
         map_region("s3://nowhere/run", tiny_country.plan(), tiny_country.items, tiny_country.model, workers=0)
     with pytest.raises(InputError, match=r"s3://runs/none.*plan\.json"):
@@ -250,7 +261,7 @@ def test_what_cannot_be_reached_is_told_in_a_line(server, monkeypatch, tiny_coun
     server.reset()
 
 
-def test_paths(tmp_path, out):
+def test_paths(tmp_path: Path, out: Any) -> None:
     assert is_remote(out)
     assert not is_remote(path_of(tmp_path))
     assert path_of(f"file://{tmp_path}") == tmp_path
@@ -272,7 +283,14 @@ def test_paths(tmp_path, out):
     assert files_under(tmp_path / "nowhere") == []
 
 
-def test_the_commands_take_such_a_folder(out, country, stand_in, subpixmap, tmp_path, capsys):
+def test_the_commands_take_such_a_folder(
+    out: Any,
+    country: Path,
+    stand_in: Path,
+    subpixmap: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Tables, report, status, verify and export, as on a disk."""
     options = ["--region", country / "region.geojson", "--years", "2020", "--source", country / "catalog.json"]
     options += ["--admin", country / "admin.parquet", "--model", stand_in, "--object", "coconut", "--workers", 0]

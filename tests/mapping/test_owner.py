@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +16,12 @@ from subpixmap.mapping.owner import NAME, is_alive, read_owner, run_lock
 from tests.helpers.mapping_data import HOLD
 
 
-def holder(folder, seconds=60.0):
+def holder(folder: Any, seconds: float = 60.0) -> Any:
     command = [sys.executable, "-c", HOLD, str(folder), str(seconds)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_second_run_is_refused_and_a_dead_owner_is_not_waited_for(tmp_path):
+def test_a_second_run_is_refused_and_a_dead_owner_is_not_waited_for(tmp_path: Path) -> None:
     process = holder(tmp_path)
     assert process.stdout.readline() == "held\n"
     with pytest.raises(Refused, match=str(process.pid)), run_lock(tmp_path):
@@ -34,7 +36,7 @@ def test_a_second_run_is_refused_and_a_dead_owner_is_not_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize("left_behind", [False, True])
-def test_of_many_at_once_exactly_one_goes_on(tmp_path, left_behind):
+def test_of_many_at_once_exactly_one_goes_on(tmp_path: Path, left_behind: bool) -> None:
     if left_behind:
         dead = holder(tmp_path)
         dead.stdout.readline()
@@ -46,12 +48,12 @@ def test_of_many_at_once_exactly_one_goes_on(tmp_path, left_behind):
     assert sorted(said) == ["held\n"] + ["refused\n"] * 5
 
 
-def test_the_holder_may_take_it_again_but_not_another_thread(tmp_path):
+def test_the_holder_may_take_it_again_but_not_another_thread(tmp_path: Path) -> None:
     import threading
 
     refused = []
 
-    def other():
+    def other() -> None:
         try:
             with run_lock(tmp_path):
                 pass
@@ -69,7 +71,7 @@ def test_the_holder_may_take_it_again_but_not_another_thread(tmp_path):
     assert not (tmp_path / NAME).exists()
 
 
-def test_an_owner_on_another_host_is_judged_by_its_heartbeat(tmp_path, monkeypatch):
+def test_an_owner_on_another_host_is_judged_by_its_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runlock, "BEAT_S", 0.05)
     with run_lock(tmp_path):
         path = tmp_path / NAME
@@ -87,7 +89,7 @@ def test_an_owner_on_another_host_is_judged_by_its_heartbeat(tmp_path, monkeypat
         pass
 
 
-def test_a_number_used_again_is_another_process(tmp_path):
+def test_a_number_used_again_is_another_process(tmp_path: Path) -> None:
     with run_lock(tmp_path):
         raw = json.loads((tmp_path / NAME).read_text())
     (tmp_path / NAME).write_text(json.dumps(raw | {"born": "1"}))  # our own number, another birth
@@ -95,7 +97,7 @@ def test_a_number_used_again_is_another_process(tmp_path):
         pass
 
 
-def test_a_garbled_lock_is_no_owner(tmp_path):
+def test_a_garbled_lock_is_no_owner(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text("{")
     with run_lock(tmp_path):
         pass

@@ -1,5 +1,8 @@
 """Each place is mapped once: across zones, across the date line, whatever the region."""
 
+from pathlib import Path
+from typing import Any
+
 import geopandas as gpd
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from subpixmap.scenes.source import find_items
 from tests.helpers import scenes_data
 
 
-def owners(zones, lon, lat):
+def owners(zones: Any, lon: Any, lat: Any) -> Any:
     """How many planned pixels that their zone owns hold each place."""
     found = np.zeros(len(lon), int)
     for epsg, zone in zones.items():
@@ -36,12 +39,12 @@ def owners(zones, lon, lat):
     return found
 
 
-def away_from_seams(lon, lat, metres=15):
+def away_from_seams(lon: Any, lat: Any, metres: int = 15) -> Any:
     """Pixels of two zones do not fit together along a meridian: within a pixel of it a place may have none or two."""
     return np.abs((lon + 3) % 6 - 3) * 111_320 * np.cos(np.radians(lat)) > metres
 
 
-def places_in(geometry, n, seed=0):
+def places_in(geometry: Any, n: Any, seed: int = 0) -> Any:
     west, south, east, north = geometry.bounds
     rng = np.random.default_rng(seed)
     lon, lat = rng.uniform(west, east, 40 * n), rng.uniform(south, north, 40 * n)
@@ -50,7 +53,7 @@ def places_in(geometry, n, seed=0):
 
 
 @pytest.mark.realdata
-def test_every_municipality_of_the_philippines_is_mapped_once(real_data):
+def test_every_municipality_of_the_philippines_is_mapped_once(real_data: Path) -> None:
     """1,647 municipalities of 2019 in three zones: each vertex of their outlines, and places inside each."""
     admin = real_data / "admin_philippines" / "phl_adm3_2019_medres.parquet"
     region = resolve_region("philippines", admin=admin)
@@ -65,7 +68,7 @@ def test_every_municipality_of_the_philippines_is_mapped_once(real_data):
     assert (owners(zones, lon, lat)[away_from_seams(lon, lat)] == 1).all()
 
 
-def test_fiji_is_mapped_once_on_both_sides_of_the_date_line():
+def test_fiji_is_mapped_once_on_both_sides_of_the_date_line() -> None:
     fiji = resolve_region("fiji")
     zones = plan_zones(fiji.geometry, {}, 10.0, 1024)
     assert {32660, 32701, 32760} >= set(zones) >= {32701, 32760}
@@ -78,7 +81,7 @@ def test_fiji_is_mapped_once_on_both_sides_of_the_date_line():
 
 
 @pytest.mark.parametrize("center", [(120.0, 10.5), (126.0, 7.3)], ids=["120 E", "126 E"])
-def test_points_of_a_country_on_a_seam_are_counted_once(center):
+def test_points_of_a_country_on_a_seam_are_counted_once(center: Any) -> None:
     """The simulated country across 120 E and 126 E: each tree has one owner, and count maps of both zones add up."""
     from subpixmap.simulate.country import make_country
     from subpixmap.simulate.placement import place_trees
@@ -105,7 +108,7 @@ def test_points_of_a_country_on_a_seam_are_counted_once(center):
     assert counted == pytest.approx(len(lon), rel=5e-3)  # what blurs beyond the planned chunks is lost, nothing twice
 
 
-def test_a_cube_of_a_region_on_a_seam_lies_in_the_zone_of_most_of_it(tmp_path):
+def test_a_cube_of_a_region_on_a_seam_lies_in_the_zone_of_most_of_it(tmp_path: Path) -> None:
     """Both zones' tiles are found and locked; the cube for exploring is of one zone, and only its items are read."""
     bands = {"B04": 10}
     there = {"size_px": 100, "bands": bands}

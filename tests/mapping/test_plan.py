@@ -7,6 +7,7 @@ import time
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,17 +26,17 @@ from tests.helpers.mapping_data import raising, region_of, tiny, tiny_model
 
 
 @pytest.fixture(scope="module")
-def country(tmp_path_factory):
+def country(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return tiny(tmp_path_factory.mktemp("scenes"), dates=1)
 
 
-def box(lattice, x, y, width, height):
+def box(lattice: Any, x: Any, y: Any, width: Any, height: Any) -> Any:
     """A box in metres around a place, as a geometry in degrees."""
     outline = shapely.segmentize(shapely.box(x, y, x + width, y + height), 500)
     return project(outline, lattice.epsg, 4326)
 
 
-def touched(lattice, geometry, size):
+def touched(lattice: Any, geometry: Any, size: Any) -> Any:
     """Squares of `size` pixels that a geometry touches and the zone owns a pixel of, looked at one by one."""
     extent = lattice.window(geometry.bounds).aligned(size)
     corners = product(*(range(at, at + n, size) for at, n in zip((extent.row, extent.col), extent.shape, strict=True)))
@@ -45,7 +46,7 @@ def touched(lattice, geometry, size):
 
 
 @pytest.mark.parametrize("x", [301000, 168000], ids=["inside", "at 120 E"])
-def test_blocks_and_chunks_are_those_that_the_region_touches(x):
+def test_blocks_and_chunks_are_those_that_the_region_touches(x: int) -> None:
     lattice = Lattice(32651)
     geometry = shapely.union(box(lattice, x, 1200500, 9000, 4000), box(lattice, x + 29000, 1190000, 30, 30))
     zone = plan_zones(geometry, {32651: lattice}, 10.0, 512)[32651]
@@ -55,7 +56,7 @@ def test_blocks_and_chunks_are_those_that_the_region_touches(x):
     assert {"extent": zone.extent.aligned(512)} == {"extent": zone.extent}
 
 
-def test_blocks_are_the_same_for_any_region_and_cover_it():
+def test_blocks_are_the_same_for_any_region_and_cover_it() -> None:
     lattice = Lattice(32651)
     small = shapely.segmentize(shapely.box(123.0, 10.0, 123.03, 10.03), 0.01)
     (zone,) = plan_zones(small, {}, 10.0, 512).values()
@@ -66,14 +67,14 @@ def test_blocks_are_the_same_for_any_region_and_cover_it():
     assert len(chunks) < len(zone.blocks) * 4
 
 
-def test_far_islands_do_not_pull_in_the_sea_between_them():
+def test_far_islands_do_not_pull_in_the_sea_between_them() -> None:
     islands = shapely.union(shapely.box(123.0, 10.0, 123.001, 10.001), shapely.box(123.0, 14.0, 123.001, 14.001))
     (zone,) = plan_zones(islands, {}, 10.0, CHUNK).values()
     assert len(zone.blocks) <= 8
 
 
 @pytest.mark.parametrize(("lon", "lat"), [(120.0, 10.5), (126.0, -0.03), (6.0, 45.0), (3.0, 60.0), (9.0, 78.0)])
-def test_every_pixel_of_a_region_on_a_border_is_planned_once(lon, lat):
+def test_every_pixel_of_a_region_on_a_border_is_planned_once(lon: float, lat: float) -> None:
     geometry = shapely.segmentize(shapely.box(lon - 0.05, lat - 0.05, lon + 0.05, lat + 0.05), 0.01)
     zones = plan_zones(geometry, {}, 10.0, 256)
     assert len(zones) >= 2
@@ -101,14 +102,14 @@ def test_every_pixel_of_a_region_on_a_border_is_planned_once(lon, lat):
     assert near.mean() < 0.1
 
 
-def test_a_zone_without_items_is_planned_too(country):
+def test_a_zone_without_items_is_planned_too(country: Tiny) -> None:
     geometry = shapely.box(119.9, 10.5, 120.1, 10.6)
     zones = plan_zones(geometry, {32651: Lattice(32651, 10.0, 5.0, 5.0)}, 10.0, 256)
     assert zones.keys() == {32650, 32651}
     assert zones[32650].lattice == Lattice(32650, 10.0, 5.0, 5.0)
 
 
-def test_a_country_is_laid_out_quickly():
+def test_a_country_is_laid_out_quickly() -> None:
     rng = np.random.default_rng(1)
     islands = shapely.union_all(
         [shapely.Point(x, y).buffer(0.3, 64) for x, y in rng.uniform([117.5, 5.5], [126.5, 19], (250, 2))]
@@ -119,7 +120,7 @@ def test_a_country_is_laid_out_quickly():
     assert sum(len(zone.blocks) for zone in zones.values()) > 3000
 
 
-def test_a_plan_survives_its_file(country, tmp_path):
+def test_a_plan_survives_its_file(country: Tiny, tmp_path: Path) -> None:
     plan = country.plan(max_cloud=80)
     assert write_plan(tmp_path, plan) == plan
     assert read_plan(tmp_path) == plan
@@ -149,7 +150,7 @@ a_plan = {
 
 @settings(max_examples=30, deadline=None)
 @given(recipe=st.fixed_dictionaries({}, optional=a_recipe), values=st.fixed_dictionaries({}, optional=a_plan))
-def test_every_field_of_a_plan_survives_its_file(country, recipe, values):
+def test_every_field_of_a_plan_survives_its_file(country: Tiny, recipe: Any, values: Any) -> None:
     plan = country.plan()
     plan = replace(plan, recipe=replace(plan.recipe, **recipe), **values)
     with tempfile.TemporaryDirectory() as folder:
@@ -158,13 +159,15 @@ def test_every_field_of_a_plan_survives_its_file(country, recipe, values):
 
 
 @pytest.mark.parametrize("forced", [(True, False), (False, True)])
-def test_a_forced_run_stays_forced_when_it_is_extended(country, tmp_path, forced):
+def test_a_forced_run_stays_forced_when_it_is_extended(country: Tiny, tmp_path: Path, forced: Any) -> None:
     for years, force in zip(("2021", "2022"), forced, strict=True):
         write_plan(tmp_path, country.years(years).plan(forced=force))
     assert read_plan(tmp_path).forced
 
 
-def test_a_mistake_of_ours_is_not_taken_for_damage(country, tmp_path, monkeypatch):
+def test_a_mistake_of_ours_is_not_taken_for_damage(
+    country: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_plan(tmp_path, country.plan())
     for error in (AttributeError, TypeError, KeyError):
         monkeypatch.setattr("subpixmap.mapping.plan.chunks_of_bits", raising(error))
@@ -172,7 +175,7 @@ def test_a_mistake_of_ours_is_not_taken_for_damage(country, tmp_path, monkeypatc
             read_plan(tmp_path)
 
 
-def test_every_source_is_kept_in_its_order(country, tmp_path):
+def test_every_source_is_kept_in_its_order(country: Tiny, tmp_path: Path) -> None:
     sources = ("earth-search", "/data/a country, simulated/catalog.json")
     first = write_plan(tmp_path, country.years("2021").plan(sources=sources))
     assert read_plan(tmp_path).sources == first.sources == sources
@@ -181,7 +184,7 @@ def test_every_source_is_kept_in_its_order(country, tmp_path):
     assert write_plan(tmp_path, country.plan()).sources == more.sources
 
 
-def test_an_older_plan_with_its_sources_in_one_text_opens(country, tmp_path):
+def test_an_older_plan_with_its_sources_in_one_text_opens(country: Tiny, tmp_path: Path) -> None:
     plan = write_plan(tmp_path, country.plan(sources=("a/catalog.json", "earth-search")))
     raw = json.loads((tmp_path / "plan.json").read_text())
     del raw["sha256"], raw["sources"]
@@ -192,7 +195,7 @@ def test_an_older_plan_with_its_sources_in_one_text_opens(country, tmp_path):
     assert read_plan(tmp_path).sources == plan.sources
 
 
-def test_the_run_id_is_of_the_recipe_alone(country):
+def test_the_run_id_is_of_the_recipe_alone(country: Tiny) -> None:
     plan = country.plan()
     assert country.years("2021").plan().run_id == plan.run_id
     assert replace(plan, sources=("elsewhere",), versions={}).run_id == plan.run_id
@@ -220,7 +223,7 @@ def test_the_run_id_is_of_the_recipe_alone(country):
             require_same(plan.recipe, other, "plan.json")
 
 
-def test_periods_are_added_and_nothing_else(country, tmp_path):
+def test_periods_are_added_and_nothing_else(country: Tiny, tmp_path: Path) -> None:
     late, early = country.years("2022").plan(), country.years("2021").plan()
     write_plan(tmp_path, late)
     before = (tmp_path / "plan.json").read_bytes()
@@ -231,7 +234,7 @@ def test_periods_are_added_and_nothing_else(country, tmp_path):
         write_plan(tmp_path, country.plan(months=(3, 4)))
 
 
-def test_a_damaged_plan_is_named(country, tmp_path):
+def test_a_damaged_plan_is_named(country: Tiny, tmp_path: Path) -> None:
     write_plan(tmp_path, country.plan())
     path = tmp_path / "plan.json"
     good = path.read_text()
@@ -245,7 +248,7 @@ def test_a_damaged_plan_is_named(country, tmp_path):
         read_plan(tmp_path / "nothing")
 
 
-def test_a_plan_of_another_version_is_refused(country, tmp_path):
+def test_a_plan_of_another_version_is_refused(country: Tiny, tmp_path: Path) -> None:
     write_plan(tmp_path, country.plan())
     path = tmp_path / "plan.json"
     raw = {key: value for key, value in json.loads(path.read_text()).items() if key != "sha256"} | {"format": 1}
@@ -255,14 +258,14 @@ def test_a_plan_of_another_version_is_refused(country, tmp_path):
         read_plan(tmp_path)
 
 
-def test_scenes_are_periods_of_their_own(country):
+def test_scenes_are_periods_of_their_own(country: Tiny) -> None:
     plan = country.plan(every="scene")
     assert [p.label for p in plan.periods] == ["2021-01-15T02:10:51Z", "2022-01-15T02:10:51Z"]
     groups = items_by_period(plan, country.items)
     assert [len(groups[p.label]) for p in plan.periods] == [2, 2]
 
 
-def test_bad_options_are_refused(country):
+def test_bad_options_are_refused(country: Tiny) -> None:
     with pytest.raises(InputError, match=r"elephant.*coconut, car"):
         country.plan(objects=["elephant"])
     with pytest.raises(InputError, match="300"):
@@ -275,17 +278,17 @@ def test_bad_options_are_refused(country):
         replace(country, region=far).plan()
 
 
-def test_objects_keep_the_order_of_the_model(country):
+def test_objects_keep_the_order_of_the_model(country: Tiny) -> None:
     model = tiny_model(objects=("olive", "car", "coconut"))
     assert replace(country, model=model).plan(objects=["coconut", "olive"]).objects == ("olive", "coconut")
 
 
-def test_a_block_holds_whole_chunks():
+def test_a_block_holds_whole_chunks() -> None:
     block = Block(Lattice(32651), 3, 4, 512)
     assert len(list(block.chunks())) == (512 // CHUNK) ** 2
 
 
-def test_objects_are_masked_as_the_card_says_and_never_mixed(tmp_path):
+def test_objects_are_masked_as_the_card_says_and_never_mixed(tmp_path: Path) -> None:
     one = tiny(tmp_path, years="2021", dates=1)
     card = replace(one.model.card, mask={"dilate_m": 60.0, "objects": {"car": {"drop": [0, 1, 3], "dilate": [3]}}})
     own = replace(one, model=Model.of(one.model.net, card))

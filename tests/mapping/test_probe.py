@@ -1,6 +1,9 @@
 """What one block took, scaled to the plan: against what the plan then takes."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,11 +15,11 @@ from subpixmap.mapping.run import map_region
 from tests.helpers.mapping_data import tiny
 
 
-def bytes_in(folder):
+def bytes_in(folder: Any) -> Any:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_probe_tells_the_room_of_the_map_and_leaves_nothing(tmp_path):
+def test_a_probe_tells_the_room_of_the_map_and_leaves_nothing(tmp_path: Path) -> None:
     country = tiny(tmp_path / "scenes", dates=2, years="2021")
     plan = country.plan()
     whole = needs(plan, country.items)
@@ -32,7 +35,9 @@ def test_a_probe_tells_the_room_of_the_map_and_leaves_nothing(tmp_path):
         probe(plan, [], country.model, whole)
 
 
-def test_a_plan_with_a_probe_is_in_the_table_and_in_the_file(country, stand_in, tmp_path, subpixmap, capsys):
+def test_a_plan_with_a_probe_is_in_the_table_and_in_the_file(
+    country: Path, stand_in: Path, tmp_path: Path, subpixmap: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     asked = ["--region", country / "region.geojson", "--years", "2020", "--source", country / "catalog.json"]
     assert subpixmap("plan", *asked, "--model", stand_in, "--out", out, "--block", "256", "--probe") == 0

@@ -1,5 +1,7 @@
 """The map's 16 bits: how much room a pixel takes, and that sums, missing pixels and steps stay what they are."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from subpixmap.mapping.quantise import FILL, STEP, ZERO, as_stored, decode, enco
 from subpixmap.mapping.schema import _CODECS
 
 
-def predicted(rng, n):
+def predicted(rng: Any, n: Any) -> Any:
     """(n, 256, 256) as the demo's model predicts: plantations, and everywhere else noise that is not quite around 0."""
     smooth = gaussian_filter(rng.normal(size=(n, 256, 256)), (0, 12, 12), mode="wrap")
     grove = smooth > np.quantile(smooth, 0.8)
@@ -19,7 +21,7 @@ def predicted(rng, n):
     return np.where(grove, 0.55 + rng.normal(0, 0.3, grove.shape), noise).astype(np.float32)
 
 
-def compressed_bytes(stored):
+def compressed_bytes(stored: Any) -> Any:
     """Of one inner chunk."""
     import google_crc32c
     from numcodecs import Blosc
@@ -31,7 +33,7 @@ def compressed_bytes(stored):
     return len(data) + len(google_crc32c.Checksum(data).digest())
 
 
-def test_a_pixel_takes_nine_bits_and_totals_are_kept():
+def test_a_pixel_takes_nine_bits_and_totals_are_kept() -> None:
     rng, pixels, size, exact, kept = np.random.default_rng(0), 0, 0, 0.0, 0.0
     while pixels < 16e6:
         values = predicted(rng, 32)
@@ -54,7 +56,7 @@ def test_a_pixel_takes_nine_bits_and_totals_are_kept():
     hidden=st.sampled_from([0.0, 0.3, 1.0]),
     seed=st.integers(0, 99),
 )
-def test_runs_and_chunks_keep_their_sums(level, spread, hidden, seed):
+def test_runs_and_chunks_keep_their_sums(level: Any, spread: Any, hidden: Any, seed: Any) -> None:
     rng = np.random.default_rng(seed)
     values = rng.normal(level, spread, (2, 256, 512)).astype(np.float32)
     values[rng.random(values.shape) < hidden] = np.nan
@@ -74,7 +76,7 @@ def test_runs_and_chunks_keep_their_sums(level, spread, hidden, seed):
     assert np.nanmax(shares, initial=0) <= 1
 
 
-def test_what_does_not_fit_is_told():
+def test_what_does_not_fit_is_told() -> None:
     values = np.zeros((1, 256, 256), np.float32)
     values[0, 7, 7] = 63.8
     assert decode(encode(values))[0, 7, 7] == pytest.approx(63.8, abs=STEP)

@@ -1,6 +1,8 @@
 """The block task against a plain computation over the whole image, and the driver: resume, failures, retries."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,23 +23,23 @@ from subpixmap.model.predict import predict_block
 from subpixmap.scenes.cube import read_reflectance, read_valid
 from subpixmap.scenes.items import by_acquisition
 from subpixmap.scenes.radiometry import MaskRule
-from tests.helpers.mapping_data import hashes, tiny, tiny_model
+from tests.helpers.mapping_data import Tiny, hashes, tiny, tiny_model
 
 
 @pytest.fixture(scope="module")
-def country(tmp_path_factory):
+def country(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return tiny(tmp_path_factory.mktemp("scenes"), dates=(7, 2), region_px=(340, 430))
 
 
 @pytest.fixture(scope="module")
-def mapped(country, tmp_path_factory):
+def mapped(country: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("run")
     summary = map_region(out, country.plan(max_scenes=7), country.items, country.model, workers=0)
     assert (summary.done, summary.earlier, summary.failed) == (8, 0, ())
     return out
 
 
-def plainly(country, plan, period, window):
+def plainly(country: Tiny, plan: Any, period: Any, window: Any) -> Any:
     """The whole window at once, every acquisition kept in memory."""
     (zone,) = plan.zones.values()
     halo = country.model.halo
@@ -51,7 +53,7 @@ def plainly(country, plan, period, window):
     return np.array(counts)
 
 
-def test_blocks_are_what_the_whole_image_gives(country, mapped):
+def test_blocks_are_what_the_whole_image_gives(country: Tiny, mapped: Any) -> None:
     plan = read_plan(mapped)
     (zone,) = plan.zones.values()
     whole = open_map(mapped)[zone.lattice.epsg]
@@ -83,7 +85,7 @@ def test_blocks_are_what_the_whole_image_gives(country, mapped):
         assert np.isnan(whole["count"].values[:, p]).any(axis=0).sum() == (n == 0).sum()
 
 
-def test_the_block_size_does_not_change_a_bit(country, mapped, tmp_path):
+def test_the_block_size_does_not_change_a_bit(country: Tiny, mapped: Any, tmp_path: Path) -> None:
     late = country.years("2022")
     map_region(tmp_path, late.plan(max_scenes=7, block=512), late.items, country.model, workers=0)
     (small,), (large,) = open_map(mapped).values(), open_map(tmp_path).values()
@@ -92,7 +94,7 @@ def test_the_block_size_does_not_change_a_bit(country, mapped, tmp_path):
         np.testing.assert_array_equal(small[name].values, large[name].values)
 
 
-def test_a_halo_one_pixel_too_small_would_show(country, mapped):
+def test_a_halo_one_pixel_too_small_would_show(country: Tiny, mapped: Any) -> None:
     plan = read_plan(mapped)
     (zone,) = plan.zones.values()
     group = next(iter(by_acquisition(country.items).values()))
@@ -103,7 +105,7 @@ def test_a_halo_one_pixel_too_small_would_show(country, mapped):
     assert not np.array_equal(predict_block(country.model, full)[0], predict_block(country.model, short)[0])
 
 
-def test_records_say_what_went_in(country, mapped):
+def test_records_say_what_went_in(country: Tiny, mapped: Any) -> None:
     plan = read_plan(mapped)
     records = read_records(mapped, plan)
     (zone,) = plan.zones.values()
@@ -123,7 +125,7 @@ def test_records_say_what_went_in(country, mapped):
         assert [u.time for u in record.acquisitions] == sorted(u.time for u in record.acquisitions)
 
 
-def test_resume_does_only_what_is_missing(country, mapped, tmp_path):
+def test_resume_does_only_what_is_missing(country: Tiny, mapped: Any, tmp_path: Path) -> None:
     import shutil
 
     out = tmp_path / "run"
@@ -141,7 +143,7 @@ def test_resume_does_only_what_is_missing(country, mapped, tmp_path):
     assert hashes(out) == before
 
 
-def test_years_added_later_equal_a_run_made_at_once(country, mapped, tmp_path):
+def test_years_added_later_equal_a_run_made_at_once(country: Tiny, mapped: Any, tmp_path: Path) -> None:
     late, early = country.years("2022"), country.years("2021")
     map_region(tmp_path, late.plan(max_scenes=7), late.items, country.model, workers=0)
     map_region(tmp_path, early.plan(max_scenes=7), country.items, country.model, workers=0)
@@ -152,7 +154,7 @@ def test_years_added_later_equal_a_run_made_at_once(country, mapped, tmp_path):
     assert one.equals(other)
 
 
-def test_another_recipe_is_refused_by_name(country, mapped):
+def test_another_recipe_is_refused_by_name(country: Tiny, mapped: Any) -> None:
     with pytest.raises(Refused, match=r"max_scenes.*7.*3"):
         map_region(mapped, country.plan(max_scenes=3), country.items, country.model, workers=0)
     plan = country.plan(max_scenes=7, mask=MaskRule(dilate_m=50.0))
@@ -167,13 +169,13 @@ def test_another_recipe_is_refused_by_name(country, mapped):
         map_region(mapped, country.plan(max_scenes=7), country.items, other, workers=0)
 
 
-def test_other_items_are_refused(country, mapped):
+def test_other_items_are_refused(country: Tiny, mapped: Any) -> None:
     fewer = [item for item in country.items if not item.datetime.startswith("2021-01")]
     with pytest.raises(Refused, match=r"2021.*items\.parquet"):
         map_region(mapped, country.plan(max_scenes=7), fewer, country.model, workers=0)
 
 
-def test_a_damaged_file_fails_its_blocks_and_no_others(tmp_path, monkeypatch):
+def test_a_damaged_file_fails_its_blocks_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pathlib import Path
 
     monkeypatch.setattr(run, "_PAUSE_S", 0.0)
@@ -205,7 +207,7 @@ def test_a_damaged_file_fails_its_blocks_and_no_others(tmp_path, monkeypatch):
     assert (summary.earlier, summary.failed) == (len(done), ())
 
 
-def test_several_readers_give_the_same_bits(tmp_path, monkeypatch):
+def test_several_readers_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     country = tiny(tmp_path / "scenes", dates=4, years="2021", size_px=300, region_px=(100, 150))
     map_region(tmp_path / "one", country.plan(), country.items, country.model, workers=0)
     monkeypatch.setattr(block, "readers_for", lambda device: 3)
@@ -214,7 +216,7 @@ def test_several_readers_give_the_same_bits(tmp_path, monkeypatch):
     assert hashes(tmp_path / "three") == hashes(tmp_path / "one")
 
 
-def dies_on_one(task, model):
+def dies_on_one(task: Any, model: Any) -> Any:
     """A task that a worker does not survive, on one block."""
     if task.plan.block.id == dies_on_one.block:
         raise WorkerDied(dies_on_one.deaths, 60.0)
@@ -223,8 +225,8 @@ def dies_on_one(task, model):
 
 @pytest.mark.parametrize(("deaths", "repeated"), [(1, 2), (4, 0)])
 def test_a_block_that_kills_its_workers_is_given_up_and_the_others_go_on(
-    country, tmp_path, monkeypatch, deaths, repeated
-):
+    country: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int, repeated: int
+) -> None:
     monkeypatch.setattr(run, "_PAUSE_S", 0.0)
     late = country.years("2022")
     plan = write_plan(tmp_path, late.plan(max_scenes=1))
@@ -240,7 +242,7 @@ def test_a_block_that_kills_its_workers_is_given_up_and_the_others_go_on(
     assert status(tmp_path).failed == (failure,)
 
 
-def test_min_obs_hides_pixels_seen_too_rarely(country, mapped, tmp_path):
+def test_min_obs_hides_pixels_seen_too_rarely(country: Tiny, mapped: Any, tmp_path: Path) -> None:
     early = country.years("2021")
     map_region(tmp_path, early.plan(max_scenes=7, min_obs=6), early.items, country.model, workers=0)
     (strict,), (loose,) = open_map(tmp_path).values(), open_map(mapped).values()
@@ -251,7 +253,7 @@ def test_min_obs_hides_pixels_seen_too_rarely(country, mapped, tmp_path):
     np.testing.assert_allclose(strict["count"].values, expected, rtol=0, atol=1.001 * STEP)
 
 
-def test_only_the_chosen_objects_are_mapped(country, mapped, tmp_path):
+def test_only_the_chosen_objects_are_mapped(country: Tiny, mapped: Any, tmp_path: Path) -> None:
     early = country.years("2021")
     map_region(tmp_path, early.plan(max_scenes=7, objects=["car"]), early.items, country.model, workers=0)
     (one,), (both,) = open_map(tmp_path).values(), open_map(mapped).values()
@@ -259,7 +261,9 @@ def test_only_the_chosen_objects_are_mapped(country, mapped, tmp_path):
     np.testing.assert_array_equal(one["count"].values[0], both["count"].sel(object="car", period=["2021"]).values)
 
 
-def test_worker_processes_give_the_same_bits(country, mapped, tmp_path, quick_processes):
+def test_worker_processes_give_the_same_bits(
+    country: Tiny, mapped: Any, tmp_path: Path, quick_processes: object
+) -> None:
     late = country.years("2022")
     summary = map_region(tmp_path, late.plan(max_scenes=7), late.items, country.model, workers=2)
     assert summary.done == 4

@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,25 +22,25 @@ from subpixmap.mapping.store import (
     shard_paths,
     write_block,
 )
-from tests.helpers.mapping_data import tiny
+from tests.helpers.mapping_data import Tiny, tiny
 
 # rasterio and rioxarray still multiply Affine with `*`, which the affine package announces to drop.
 affine_star = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
 
 
 @pytest.fixture(scope="module")
-def country(tmp_path_factory):
+def country(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return tiny(tmp_path_factory.mktemp("scenes"), dates=1)
 
 
 @pytest.fixture
-def made(country, tmp_path):
+def made(country: Tiny, tmp_path: Path) -> Any:
     plan = write_plan(tmp_path, country.plan(block=512))
     create_map(tmp_path, plan)
     return tmp_path, plan
 
 
-def arrays_of(block, *, seed=0, objects=2):
+def arrays_of(block: Any, *, seed: int = 0, objects: int = 2) -> Any:
     rng = np.random.default_rng(seed)
     shape = (objects, *block.window.shape)
     found = {name: rng.normal(size=shape).astype(np.float32) for name in ("count", "presence", "sd_over_dates")}
@@ -46,14 +48,14 @@ def arrays_of(block, *, seed=0, objects=2):
     return as_stored(found | {"n_obs": rng.integers(0, 9, block.window.shape).astype(np.uint16)})
 
 
-def commit(out, plan, block, period, arrays):
+def commit(out: Any, plan: Any, block: Any, period: Any, arrays: Any) -> None:
     write_block(out, block, period, arrays)
     digests = {name: array_sha256(values) for name, values in arrays.items()}
     record = Record(block.id, period, plan.run_id, "", digests, (), 0, 0, {}, {}, {})
     write_record(out, record)
 
 
-def test_what_is_written_is_read(made):
+def test_what_is_written_is_read(made: Any) -> None:
     out, plan = made
     (zone,) = plan.zones.values()
     blocks = [one.block for one in zone.blocks]
@@ -68,7 +70,7 @@ def test_what_is_written_is_read(made):
             assert array_sha256(got[name]) == array_sha256(expected[name])
 
 
-def test_only_the_arrays_and_chunks_that_are_wanted_are_read(made):
+def test_only_the_arrays_and_chunks_that_are_wanted_are_read(made: Any) -> None:
     out, plan = made
     block = next(iter(plan.zones.values())).blocks[0].block
     for seed, period in enumerate(("2021", "2022")):
@@ -87,7 +89,7 @@ def test_only_the_arrays_and_chunks_that_are_wanted_are_read(made):
         np.testing.assert_array_equal(arrays["n_obs"], np.where(inside, expected["n_obs"], 0))
 
 
-def test_a_missing_block_is_not_an_empty_one(made):
+def test_a_missing_block_is_not_an_empty_one(made: Any) -> None:
     out, plan = made
     block = next(iter(plan.zones.values())).blocks[0].block
     with pytest.raises(VerificationFailed, match=f"{block.id}.*2021"):
@@ -98,7 +100,7 @@ def test_a_missing_block_is_not_an_empty_one(made):
     assert np.isnan(read_block(out, block, "2021")["count"]).all()
 
 
-def test_every_flipped_bit_is_noticed(made):
+def test_every_flipped_bit_is_noticed(made: Any) -> None:
     out, plan = made
     block = next(iter(plan.zones.values())).blocks[0].block
     write_block(out, block, "2021", arrays_of(block))
@@ -115,7 +117,7 @@ def test_every_flipped_bit_is_noticed(made):
     read_block(out, block, "2021")
 
 
-def test_a_damaged_block_can_be_made_again(made):
+def test_a_damaged_block_can_be_made_again(made: Any) -> None:
     """Zarr reads the index at the end of a shard before it writes the shard."""
     out, plan = made
     block = next(iter(plan.zones.values())).blocks[0].block
@@ -129,7 +131,7 @@ def test_a_damaged_block_can_be_made_again(made):
 
 
 @affine_star
-def test_xarray_opens_it_without_a_warning(made):
+def test_xarray_opens_it_without_a_warning(made: Any) -> None:
     import rioxarray  # noqa: F401
 
     out, plan = made
@@ -154,7 +156,7 @@ def test_xarray_opens_it_without_a_warning(made):
         np.testing.assert_array_equal(there[name].sel(period="2022")[..., *at], expected)
 
 
-def test_one_shard_is_one_block_and_period(made):
+def test_one_shard_is_one_block_and_period(made: Any) -> None:
     out, _ = made
     group = zarr.open_group(map_path(out), path="32651", mode="r")
     assert group["count"].shards == (2, 1, 512, 512)
@@ -166,7 +168,7 @@ def test_one_shard_is_one_block_and_period(made):
     assert inner["index_codecs"][-1]["name"] == "crc32c"
 
 
-def test_open_map_shows_only_what_the_ledger_knows(made):
+def test_open_map_shows_only_what_the_ledger_knows(made: Any) -> None:
     out, plan = made
     (zone,) = plan.zones.values()
     done, torn, *_ = (one.block for one in zone.blocks)
@@ -185,7 +187,7 @@ def test_open_map_shows_only_what_the_ledger_knows(made):
     assert dataset.attrs["evidence"] == "simulated"
 
 
-def test_periods_are_appended_and_shown_in_order(country, tmp_path):
+def test_periods_are_appended_and_shown_in_order(country: Tiny, tmp_path: Path) -> None:
     late = write_plan(tmp_path, country.years("2022").plan(block=512))
     create_map(tmp_path, late)
     block = next(iter(late.zones.values())).blocks[0].block
@@ -202,7 +204,7 @@ def test_periods_are_appended_and_shown_in_order(country, tmp_path):
     np.testing.assert_array_equal(dataset["n_obs"].values[0, rows, cols], arrays_of(block, seed=1)["n_obs"])
 
 
-def test_creating_again_changes_nothing_and_mends_a_half_made_extension(country, tmp_path):
+def test_creating_again_changes_nothing_and_mends_a_half_made_extension(country: Tiny, tmp_path: Path) -> None:
     plan = write_plan(tmp_path, country.years("2021").plan(block=512))
     create_map(tmp_path, plan)
     files = {path: path.read_bytes() for path in map_path(tmp_path).rglob("*") if path.is_file()}
@@ -220,7 +222,7 @@ def test_creating_again_changes_nothing_and_mends_a_half_made_extension(country,
     assert dataset["n_obs"].shape[0] == dataset["count"].shape[1] == 2
 
 
-def test_half_a_block_is_refused(made):
+def test_half_a_block_is_refused(made: Any) -> None:
     out, plan = made
     block = next(iter(plan.zones.values())).blocks[0].block
     arrays = arrays_of(block)

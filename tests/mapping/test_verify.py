@@ -4,6 +4,8 @@ import os
 import random
 import shutil
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,16 +16,16 @@ from subpixmap.mapping.plan import write_plan
 from subpixmap.mapping.run import map_region
 from subpixmap.mapping.verify import status, take_back, verify, write_manifest
 from subpixmap.scenes.items import write_lock
-from tests.helpers.mapping_data import hashes, tiny
+from tests.helpers.mapping_data import Tiny, hashes, tiny
 
 
 @pytest.fixture(scope="module")
-def country(tmp_path_factory):
+def country(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return tiny(tmp_path_factory.mktemp("scenes"), dates=1)
 
 
 @pytest.fixture(scope="module")
-def finished(country, tmp_path_factory):
+def finished(country: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("run")
     map_region(out, country.plan(block=512), country.items, country.model, workers=0)
     write_lock(out / "items.parquet", country.items)
@@ -34,17 +36,17 @@ def finished(country, tmp_path_factory):
 
 
 @pytest.fixture
-def copy(finished, tmp_path):
+def copy(finished: Any, tmp_path: Path) -> Any:
     return shutil.copytree(finished, tmp_path / "run")
 
 
-def flip(path, at):
+def flip(path: Any, at: Any) -> None:
     data = bytearray(path.read_bytes())
     data[at // 8] ^= 1 << (at % 8)
     path.write_bytes(data)
 
 
-def test_a_sound_run_is_sound(finished):
+def test_a_sound_run_is_sound(finished: Any) -> None:
     found = verify(finished)
     assert found.damaged == ()
     assert (found.blocks, found.missing) == (8, 0)
@@ -52,7 +54,7 @@ def test_a_sound_run_is_sound(finished):
     found.require_sound()
 
 
-def artefacts(out):
+def artefacts(out: Any) -> Any:
     """Kinds of files, with what a report must name."""
     shards = [p for p in out.rglob("map.zarr/*/*/c/**/*") if p.is_file() and len(p.relative_to(out).parts) > 5]
     assert len(shards) == 8 * 4
@@ -68,7 +70,7 @@ def artefacts(out):
     }
 
 
-def find_flips(out, kind, n, seed):
+def find_flips(out: Any, kind: Any, n: Any, seed: Any) -> Any:
     """Flip one bit, verify, flip it back; how many of n were found and named."""
     rng, found = random.Random(seed), 0
     for _ in range(n):
@@ -88,17 +90,17 @@ def find_flips(out, kind, n, seed):
 
 
 @pytest.mark.parametrize("kind", ["map", "metadata", "ledger", "lock", "plan", "table", "manifest"])
-def test_every_flipped_bit_is_found(copy, kind):
+def test_every_flipped_bit_is_found(copy: Any, kind: str) -> None:
     assert find_flips(copy, kind, 4, 0) == 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["map", "metadata", "ledger", "lock", "plan", "table", "manifest"])
-def test_200_of_200_flipped_bits_are_found(copy, kind):
+def test_200_of_200_flipped_bits_are_found(copy: Any, kind: str) -> None:
     assert find_flips(copy, kind, 200, 1) == 200
 
 
-def test_what_was_removed_or_swapped_is_found(copy):
+def test_what_was_removed_or_swapped_is_found(copy: Any) -> None:
     records = sorted(copy.glob("ledger/*.json"))
     shards = sorted(p for p in copy.rglob("map.zarr/32651/count/c/0/*/*/*") if p.is_file())
     shards[0].unlink()
@@ -116,7 +118,7 @@ def test_what_was_removed_or_swapped_is_found(copy):
         verify(copy).require_sound()
 
 
-def test_repair_makes_damaged_blocks_again(country, copy):
+def test_repair_makes_damaged_blocks_again(country: Tiny, copy: Any) -> None:
     expected = hashes(copy)
     shards = artefacts(copy)["map"]
     flip(shards[5], 3000)
@@ -131,7 +133,7 @@ def test_repair_makes_damaged_blocks_again(country, copy):
     assert hashes(copy) == expected
 
 
-def test_repair_writes_metadata_anew_and_keeps_the_shards(country, copy):
+def test_repair_writes_metadata_anew_and_keeps_the_shards(country: Tiny, copy: Any) -> None:
     expected = hashes(copy)
     for name in ("count/zarr.json", "zarr.json", "x/c/0"):
         (copy / "map.zarr" / "32651" / name).write_bytes(b"garbage")
@@ -142,13 +144,13 @@ def test_repair_writes_metadata_anew_and_keeps_the_shards(country, copy):
         assert not [d for d in verify(copy).damaged if d.what != "ledger"]
 
 
-def test_a_run_on_damaged_metadata_is_refused(country, copy):
+def test_a_run_on_damaged_metadata_is_refused(country: Tiny, copy: Any) -> None:
     (copy / "map.zarr" / "32651" / "count" / "zarr.json").write_bytes(b"{}")
     with pytest.raises(VerificationFailed, match=r"map\.zarr"):
         map_region(copy, country.plan(block=512), country.items, country.model, workers=0)
 
 
-def test_status_tells_what_is_done_and_what_failed(copy):
+def test_status_tells_what_is_done_and_what_failed(copy: Any) -> None:
     assert (status(copy).done, status(copy).total, status(copy).failed) == (8, 8, ())
     assert status(copy).seconds_left == 0
     path = sorted(copy.glob("ledger/*_2022.json"))[0]
@@ -171,7 +173,7 @@ def test_status_tells_what_is_done_and_what_failed(copy):
         status(copy / "map.zarr")
 
 
-def test_status_of_a_run_that_has_just_started(country, tmp_path):
+def test_status_of_a_run_that_has_just_started(country: Tiny, tmp_path: Path) -> None:
     write_plan(tmp_path, country.plan())
     with run_lock(tmp_path):
         now = status(tmp_path)

@@ -2,7 +2,10 @@
 
 import json
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import pytest
@@ -17,19 +20,19 @@ from subpixmap.region.geoboundaries import fetch_boundaries
 class Server:
     """Answers as geoBoundaries does: facts of a boundary, then the file that they name."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
+            def do_GET(self) -> None:
                 outer.asked.append(self.path)
                 status, body = outer.answer(self.path)
                 self.send_response(status)
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *_):
+            def log_message(self, *_: Any) -> None:
                 pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -37,7 +40,7 @@ class Server:
         self.thread = threading.Thread(target=self.http.serve_forever)
         self.thread.start()
 
-    def answer(self, path):
+    def answer(self, path: Any) -> Any:
         if path == "/api/PHL/ADM2/":
             facts = {
                 "boundaryID": "PHL-ADM2-1", "boundaryYearRepresented": "2020", "boundaryLicense": "CC BY 4.0",
@@ -56,14 +59,14 @@ class Server:
             return 503, b"busy"
         return 404, b"nothing"
 
-    def close(self):
+    def close(self) -> None:
         self.http.shutdown()
         self.http.server_close()
         self.thread.join()
 
 
 @pytest.fixture
-def server(monkeypatch, tmp_path):
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     one = Server()
     monkeypatch.setenv("SUBPIXMAP_GEOBOUNDARIES", f"{one.url}/api")
     monkeypatch.setenv("SUBPIXMAP_CACHE", str(tmp_path / "cache"))
@@ -72,7 +75,7 @@ def server(monkeypatch, tmp_path):
     one.close()
 
 
-def test_units_are_downloaded_once_and_kept(server):
+def test_units_are_downloaded_once_and_kept(server: Any) -> None:
     units, source, version = given_units("geoboundaries:PHL:ADM2")
     assert units["unit_id"].tolist() == ["007", "008"]
     assert units["unit_name"].tolist() == ["Cebu", "Bohol, =1"]
@@ -85,7 +88,7 @@ def test_units_are_downloaded_once_and_kept(server):
     assert same == [source, version]
 
 
-def test_a_broken_download_is_not_taken_for_units(server, tmp_path):
+def test_a_broken_download_is_not_taken_for_units(server: Any, tmp_path: Path) -> None:
     given_units("geoboundaries:PHL:ADM2")
     (tmp_path / "cache" / "geoboundaries" / "PHL-ADM2.json").unlink()  # killed before the facts were written
     given_units("geoboundaries:PHL:ADM2")
@@ -102,13 +105,15 @@ def test_a_broken_download_is_not_taken_for_units(server, tmp_path):
         ("geoboundaries:FRA:ADM1", "503"),
     ],
 )
-def test_what_cannot_be_had_is_said(server, name, named):
+def test_what_cannot_be_had_is_said(server: Any, name: str, named: str) -> None:
     with pytest.raises(InputError, match=named) as told:
         fetch_boundaries(name)
     assert str(told.value).count("--admin") == 1  # one message, not one inside another
 
 
-def test_offline_ends_with_2_and_says_what_to_do(server, monkeypatch, tmp_path, capsys):
+def test_offline_ends_with_2_and_says_what_to_do(
+    server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     server.close()
     out = tmp_path / "run"
     arguments = ["run", "--region", "philippines", "--years", "2021", "--admin", "geoboundaries:PHL:ADM2"]

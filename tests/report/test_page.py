@@ -3,6 +3,8 @@
 import html.parser
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -168,19 +170,19 @@ class Reader(html.parser.HTMLParser):
         self.found: list[tuple[str, dict]] = []
         self.words: list[str] = []
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: Any, attrs: Any) -> None:
         self.found.append((tag, dict(attrs)))
         if tag not in self.VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag, attrs):
+    def handle_startendtag(self, tag: Any, attrs: Any) -> None:
         self.found.append((tag, dict(attrs)))
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: Any) -> None:
         assert self.open, f"</{tag}> without a start"
         assert self.open.pop() == tag, f"</{tag}> closes another tag at {self.getpos()}"
 
-    def handle_data(self, data):
+    def handle_data(self, data: Any) -> None:
         if not self.open or self.open[-1] not in ("style", "script"):
             self.words.append(data)
 
@@ -193,7 +195,7 @@ def read(page: str) -> Reader:
     return reader
 
 
-def test_page_needs_no_network(page):
+def test_page_needs_no_network(page: str) -> None:
     reader = read(page)
     assert sum(tag == "script" for tag, _ in reader.found) == 2
     for tag, attributes in reader.found:
@@ -205,18 +207,18 @@ def test_page_needs_no_network(page):
     assert page.startswith("<!doctype html>")
 
 
-def test_page_is_the_same_every_time(small):
+def test_page_is_the_same_every_time(small: Contents) -> None:
     assert render(make_run(["2020", "2021"])) == render(small)
 
 
-def test_odd_names_are_shown_and_harm_nothing(page):
+def test_odd_names_are_shown_and_harm_nothing(page: str) -> None:
     text = " ".join(read(page).words)
     for name in ODD:
         assert " ".join(name.split()) in " ".join(text.split())
     assert "<script>alert" not in page
 
 
-def test_names_cannot_break_out_of_the_page(small):
+def test_names_cannot_break_out_of_the_page(small: Contents) -> None:
     """Markup, templates, quotes, line breaks, mathematics, other scripts: all of it is only text."""
     names = [
         "</script><script>1</script>",
@@ -250,7 +252,9 @@ def test_names_cannot_break_out_of_the_page(small):
         ("sentinel-2", False, "note", "without confidence intervals"),
     ],
 )
-def test_banner_says_what_the_numbers_are(small, evidence, simulated, level, words):
+def test_banner_says_what_the_numbers_are(
+    small: Contents, evidence: str, simulated: bool, level: str, words: str
+) -> None:
     told = replace(small, evidence=evidence, simulated=simulated, truth=None)
     assert banner(told).level == level
     page = render(told)
@@ -259,12 +263,12 @@ def test_banner_says_what_the_numbers_are(small, evidence, simulated, level, wor
     assert ("not an estimate</span>" in page) == (level == "warning")
 
 
-def test_incomplete_run_says_so(small, page):
+def test_incomplete_run_says_so(small: Contents, page: str) -> None:
     assert "Incomplete run" not in page
     assert "1 of 6 blocks are missing" in render(replace(small, done_blocks=5))
 
 
-def test_totals_do_not_count_a_place_twice(run):
+def test_totals_do_not_count_a_place_twice(run: Contents) -> None:
     """Municipalities lie in provinces: only the top units are summed."""
     assert len(leaves(run.units)) == 12
     assert roots(run.units) == ["01", "02", "03"]
@@ -276,7 +280,7 @@ def test_totals_do_not_count_a_place_twice(run):
     assert mine.map_total == pytest.approx(rows[rows.unit_id.isin(leaves(run.units))].map_total.sum())
 
 
-def test_unobserved_is_blank_and_never_zero(small):
+def test_unobserved_is_blank_and_never_zero(small: Contents) -> None:
     run, counts = small, small.counts.copy()
     gone = (counts.unit_id == "0302") & (counts.period == "2021")
     for name in ("map_total", "map_total_full", "density_per_ha", "n_obs_median", "ood_frac"):
@@ -293,7 +297,7 @@ def test_unobserved_is_blank_and_never_zero(small):
     assert "nothing was observed" in page
 
 
-def test_truth_is_compared_over_the_top_units(run, small, page):
+def test_truth_is_compared_over_the_top_units(run: Contents, small: Contents, page: str) -> None:
     table = region_truth(run)
     assert set(table.object) == {"coconut"}
     assert (table.error.abs() < 0.1).all()
@@ -301,7 +305,7 @@ def test_truth_is_compared_over_the_top_units(run, small, page):
     assert "Mapped against truth" not in render(replace(small, truth=None))
 
 
-def test_one_unit_one_period_one_object():
+def test_one_unit_one_period_one_object() -> None:
     run = make_run(["2021"])
     units = run.units[run.units.unit_id == "0101"]
     counts = run.counts[(run.counts.unit_id == "0101") & (run.counts.object == "coconut")].reset_index(drop=True)
@@ -317,7 +321,7 @@ def test_one_unit_one_period_one_object():
 
 
 @pytest.mark.parametrize(("height", "width", "factor"), [(8, 8, 4), (9, 7, 4), (5, 5, 1), (3, 11, 5), (2049, 3, 2)])
-def test_block_means_are_those_of_numpy(height, width, factor):
+def test_block_means_are_those_of_numpy(height: int, width: int, factor: int) -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(2, height, width))
     values[rng.random(values.shape) < 0.3] = np.nan
@@ -345,7 +349,7 @@ def constant_zone(epsg: int, region: shapely.Polygon, value: float = 0.5) -> xr.
                        "n_obs": (("period", "y", "x"), mine[None].astype(np.uint16))}, coords)  # fmt: skip
 
 
-def test_display_of_a_constant_map_is_constant_across_a_zone_seam():
+def test_display_of_a_constant_map_is_constant_across_a_zone_seam() -> None:
     region = shapely.segmentize(shapely.box(119.6, 10.0, 120.4, 10.5), 0.01)
     layers = read_layers({epsg: constant_zone(epsg, region) for epsg in (32650, 32651)}, region, size=200)
     assert layers.inside.mean() > 0.9
@@ -354,14 +358,14 @@ def test_display_of_a_constant_map_is_constant_across_a_zone_seam():
     assert not np.isfinite(one.density[0, 0][one.inside]).all()  # the other zone's part is missing without it
 
 
-def test_grid_at_the_date_line_is_narrow():
+def test_grid_at_the_date_line_is_narrow() -> None:
     region = shapely.union_all([shapely.box(179.5, -17, 180, -16), shapely.box(-180, -17, -179.5, -16)])
     grid, _ = make_display_grid(region, [32660, 32701], (0.0, 0.0), 10.0, 500)
     assert grid.shape[1] <= 502
     assert grid.step * grid.shape[1] < 120_000
 
 
-def test_display_keeps_the_total_of_what_it_shows(run):
+def test_display_keeps_the_total_of_what_it_shows(run: Contents) -> None:
     """Mean density x area over the picture equals the pixels' sum: nothing is smeared or lost."""
     region, _ = island()
     data = fake_map(region, ["2021"])[32650]
@@ -387,7 +391,7 @@ def decode(uri: str) -> np.ndarray:
         return np.asarray(image.convert("RGBA"))
 
 
-def test_picture_shows_three_states():
+def test_picture_shows_three_states() -> None:
     values = np.array([[np.nan, np.nan, 0.0, 5.0, 50.0]])
     inside = np.array([[True, False, True, True, True]])
     pixels = decode(picture.png_uri(values, inside, figures.DENSITY, 10.0))[0]
@@ -400,12 +404,12 @@ def test_picture_shows_three_states():
 
 
 @pytest.mark.parametrize("cmap", [figures.DENSITY, figures.CLEAR_OBSERVATIONS])
-def test_colours_get_steadily_darker(cmap):
+def test_colours_get_steadily_darker(cmap: Any) -> None:
     linear = cmap(np.linspace(0, 1, 200))[:, :3] ** 2.2
     assert (np.diff(linear @ [0.2126, 0.7152, 0.0722]) < 0).all()
 
 
-def test_figures_work_alone(run):
+def test_figures_work_alone(run: Contents) -> None:
     table = region_totals(run)
     mine = table[table.object == "coconut"]
     for figure in (
@@ -421,13 +425,13 @@ def test_figures_work_alone(run):
         assert "DejaVu" not in text
 
 
-def test_limits_are_round():
+def test_limits_are_round() -> None:
     assert figures.nice_limit(np.array([0.0, 1.2, np.nan]), share=1) == 1.5
     assert figures.nice_limit(np.array([87.0]), share=1) == pytest.approx(100)
     assert figures.nice_limit(np.array([np.nan, -1.0])) == 1.0
 
 
-def test_numbers_are_for_people():
+def test_numbers_are_for_people() -> None:
     assert number(1234567.8) == "1\u202f234\u202f568"
     assert number(-0.4) == "0"
     assert number(-12.34, digits=1) == "\u221212.3"
@@ -441,7 +445,7 @@ def test_numbers_are_for_people():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A tiny run with an untrained network: every file of the contract, made by the stages themselves."""
     from subpixmap.counts.source import count_run, follow_run, write_counts, write_trend
     from subpixmap.mapping.run import map_region
@@ -458,7 +462,7 @@ def folder(tmp_path_factory):
     return out
 
 
-def test_report_of_a_run_folder(folder):
+def test_report_of_a_run_folder(folder: Any) -> None:
     from subpixmap.report import write_report
 
     path = write_report(folder)
@@ -471,7 +475,7 @@ def test_report_of_a_run_folder(folder):
     assert write_report(folder).read_text(encoding="utf-8") == page
 
 
-def test_what_is_mapped_beyond_the_region_is_in_no_number(folder):
+def test_what_is_mapped_beyond_the_region_is_in_no_number(folder: Any) -> None:
     """Whole chunks are mapped; the accounts and the page look at the region, which its only unit covers."""
     from subpixmap.export.formats import read_accounts
     from subpixmap.mapping.ledger import read_records
@@ -488,7 +492,7 @@ def test_what_is_mapped_beyond_the_region_is_in_no_number(folder):
     assert "Does it add up?" in write_report(folder).read_text(encoding="utf-8")
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     from subpixmap.errors import InputError
     from subpixmap.report import write_report
 

@@ -7,6 +7,9 @@ import threading
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,12 +46,12 @@ WHOLE = RasterWindow(0, 0, 300, 300)
         "http://metadata.google.internal/B04.tif",
     ],
 )
-def test_a_public_catalogue_may_not_name_this(href):
+def test_a_public_catalogue_may_not_name_this(href: str) -> None:
     with pytest.raises(InputError, match=re.escape(href[:5])):
         resolve(href, "https://stac.example.org/v1/")
 
 
-def test_hrefs_are_made_absolute():
+def test_hrefs_are_made_absolute() -> None:
     assert resolve("../x/B04.tif", "https://a.example.org/b/c.json") == "https://a.example.org/x/B04.tif"
     assert resolve("./B04.jp2", "/data/catalog/item.json") == "/data/catalog/B04.jp2"
     assert resolve("file:///data/B04.tif", "/data/item.json") == "/data/B04.tif"
@@ -62,7 +65,9 @@ def test_hrefs_are_made_absolute():
     assert without_secrets("open https://u:p@a.example/B04.tif?sig=1 failed") == "open https://a.example/B04.tif failed"
 
 
-def test_an_item_with_a_dangerous_href_is_refused_by_name_before_any_read(tmp_path, monkeypatch):
+def test_an_item_with_a_dangerous_href_is_refused_by_name_before_any_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     item = scenes_data.make_item(tmp_path, size_px=20, bands={"B04": 10})
     item["assets"]["red"]["href"] = "http://169.254.169.254/B04.tif"
     path = scenes_data.write_collection(tmp_path / "items.json", [item])
@@ -73,7 +78,7 @@ def test_an_item_with_a_dangerous_href_is_refused_by_name_before_any_read(tmp_pa
 
 
 @pytest.fixture
-def remote(tmp_path, monkeypatch):
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(reader, "BACKOFF_S", 0.01)
     monkeypatch.setitem(access.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", 0)  # what is left is our own retry
     scenes_data.write_raster(tmp_path / "B04.tif", VALUES, TRANSFORM)
@@ -83,13 +88,13 @@ def remote(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("status", [403, 404, 429, 503])
-def test_a_retry_asks_again_although_gdal_remembers_the_failure(remote, status):
+def test_a_retry_asks_again_although_gdal_remembers_the_failure(remote: Any, status: int) -> None:
     server, asset = remote
     server.fault = lambda *_: (status, {}, b"") if sum(server.requests.values()) <= 1 else None
     np.testing.assert_array_equal(reader.read_window(asset, WHOLE, 32651), VALUES)
 
 
-def test_what_stays_broken_is_an_error_that_tells_no_secret(remote, caplog):
+def test_what_stays_broken_is_an_error_that_tells_no_secret(remote: Any, caplog: pytest.LogCaptureFixture) -> None:
     server, asset = remote
     server.fault = lambda *_: (403, {}, b"denied")
     asset = Asset(asset.href + "?sig=SECRETTOKEN", TRANSFORM, (300, 300))
@@ -100,7 +105,7 @@ def test_what_stays_broken_is_an_error_that_tells_no_secret(remote, caplog):
     assert sum(server.requests.values()) >= 3
 
 
-def test_a_stalled_server_does_not_hang(remote, monkeypatch):
+def test_a_stalled_server_does_not_hang(remote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server, asset = remote
     monkeypatch.setitem(access.GDAL_OPTIONS, "GDAL_HTTP_TIMEOUT", 1)
     monkeypatch.setattr(reader, "ATTEMPTS", 1)
@@ -113,19 +118,19 @@ def test_a_stalled_server_does_not_hang(remote, monkeypatch):
     assert time.monotonic() - start < 60  # without a limit it waits for the server
 
 
-def test_a_page_instead_of_pixels_is_an_error(remote):
+def test_a_page_instead_of_pixels_is_an_error(remote: Any) -> None:
     server, asset = remote
     server.fault = lambda *_: (200, {"Content-Type": "text/html"}, b"<html>please log in</html>" * 100)
     with pytest.raises(reader.ReadFailed):
         reader.read_window(asset, WHOLE, 32651)
 
 
-def test_hrefs_are_signed_at_opening_and_again_when_refused(remote, monkeypatch):
+def test_hrefs_are_signed_at_opening_and_again_when_refused(remote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signature that has ended is renewed, and it is nowhere but in the request."""
     server, asset = remote
     tokens = []
 
-    def sign(href, renew):
+    def sign(href: Any, renew: Any) -> Any:
         tokens.append(renew)
         return f"{href}?sig={'fresh' if renew else 'ended'}"
 
@@ -136,7 +141,7 @@ def test_hrefs_are_signed_at_opening_and_again_when_refused(remote, monkeypatch)
     assert tokens == [False, True]
 
 
-def test_a_run_outlives_its_signatures(tmp_path, monkeypatch):
+def test_a_run_outlives_its_signatures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every token lives for ten requests: the server answers 403, hrefs are signed anew, the pixels are right."""
     from subpixmap.grid import Window
     from subpixmap.scenes.cube import read_reflectance
@@ -158,11 +163,11 @@ def test_a_run_outlives_its_signatures(tmp_path, monkeypatch):
         uses = Counter()
         refused = []
 
-        def sign(href, renew):
+        def sign(href: Any, renew: Any) -> Any:
             token["sig"] += renew
             return f"{href}?sig=SECRETTOKEN{token['sig']}"
 
-        def expire(server, method, path, body):
+        def expire(server: Any, method: Any, path: Any, body: Any) -> Any:
             used = path.partition("?")[2]
             uses[used] += 1
             if used and uses[used] <= 10:
@@ -187,7 +192,7 @@ def test_a_run_outlives_its_signatures(tmp_path, monkeypatch):
     assert items_sha256(there) != items_sha256([here])
 
 
-def test_planetary_computer_hrefs_get_a_token(monkeypatch):
+def test_planetary_computer_hrefs_get_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # planetary-computer declares its models in pydantic's old way
         from planetary_computer import sas, settings
@@ -206,7 +211,7 @@ def test_planetary_computer_hrefs_get_a_token(monkeypatch):
     sas.TOKEN_CACHE.clear()
 
 
-def test_s3_is_anonymous_unless_the_user_has_keys(monkeypatch):
+def test_s3_is_anonymous_unless_the_user_has_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     assert access.gdal_path("s3://bucket/a/B04.tif") == "/vsis3/bucket/a/B04.tif"
@@ -218,7 +223,7 @@ def test_s3_is_anonymous_unless_the_user_has_keys(monkeypatch):
     assert "AWS_NO_SIGN_REQUEST" not in access.gdal_options("s3://bucket/a/B04.tif")
 
 
-def test_an_absurd_header_is_refused(tmp_path):
+def test_an_absurd_header_is_refused(tmp_path: Path) -> None:
     import rasterio
     from affine import Affine
 
@@ -238,13 +243,13 @@ def test_an_absurd_header_is_refused(tmp_path):
         reader.read_window(Asset(str(path), TRANSFORM, (200_000, 200_000)), RasterWindow(0, 0, 10, 10), 32651)
 
 
-def test_another_coordinate_system_is_refused(remote):
+def test_another_coordinate_system_is_refused(remote: Any) -> None:
     with pytest.raises(InputError, match="EPSG:32652"):
         reader.read_window(remote[1], WHOLE, 32652)
 
 
 @pytest.fixture
-def public_here(monkeypatch):
+def public_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.1 stands for a public host, localhost for a private one."""
     for module in (hrefs, access):
         monkeypatch.setattr(module, "is_private", lambda host: host == "localhost")
@@ -252,10 +257,10 @@ def public_here(monkeypatch):
 
 
 @pytest.mark.parametrize("hops", [1, 2])
-def test_a_redirect_of_pixels_to_a_private_host_is_refused_unasked(remote, public_here, hops):
+def test_a_redirect_of_pixels_to_a_private_host_is_refused_unasked(remote: Any, public_here: Any, hops: int) -> None:
     server, asset = remote
 
-    def redirect(server, method, path, body):
+    def redirect(server: Any, method: Any, path: Any, body: Any) -> Any:
         if path == "/B04.tif":
             there = server.url.replace("127.0.0.1", "localhost") if hops == 1 else server.url
             return 302, {"Location": there + f"/{hops - 1}.tif"}, b""
@@ -270,7 +275,7 @@ def test_a_redirect_of_pixels_to_a_private_host_is_refused_unasked(remote, publi
     assert server.requests["/0.tif"] == 0
 
 
-def test_a_redirect_of_pixels_to_another_public_host_is_followed(remote, public_here):
+def test_a_redirect_of_pixels_to_another_public_host_is_followed(remote: Any, public_here: Any) -> None:
     server, asset = remote
     moved = Asset(f"{server.url}/old/B04.tif", asset.transform, asset.shape)
     server.fault = lambda server, method, path, body: (
@@ -279,7 +284,7 @@ def test_a_redirect_of_pixels_to_another_public_host_is_followed(remote, public_
     np.testing.assert_array_equal(reader.read_window(moved, WHOLE, 32651), VALUES)
 
 
-def test_the_users_own_server_may_redirect_anywhere(remote):
+def test_the_users_own_server_may_redirect_anywhere(remote: Any) -> None:
     server, asset = remote
     moved = Asset(f"{server.url}/old/B04.tif", asset.transform, asset.shape)
     there = server.url.replace("127.0.0.1", "localhost") + "/B04.tif"
@@ -287,7 +292,7 @@ def test_the_users_own_server_may_redirect_anywhere(remote):
     np.testing.assert_array_equal(reader.read_window(moved, WHOLE, 32651), VALUES)
 
 
-def test_a_server_that_cannot_be_asked_first_is_asked_again(remote, public_here):
+def test_a_server_that_cannot_be_asked_first_is_asked_again(remote: Any, public_here: Any) -> None:
     server, asset = remote
     server.fault = lambda *_: (503, {}, b"") if sum(server.requests.values()) <= 1 else None
     np.testing.assert_array_equal(reader.read_window(asset, WHOLE, 32651), VALUES)
@@ -298,7 +303,7 @@ def test_a_server_that_cannot_be_asked_first_is_asked_again(remote, public_here)
     assert "SECRETTOKEN" not in str(error.value)
 
 
-def test_a_name_that_has_become_private_is_refused_when_it_is_opened(monkeypatch):
+def test_a_name_that_has_become_private_is_refused_when_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the search it was public; a catalogue of the user's own may name it at any time."""
     monkeypatch.setattr(hrefs.socket, "getaddrinfo", lambda host, port: [(0, 0, 0, "", ("169.254.169.254", 0))])
     monkeypatch.setattr(reader.rasterio, "open", None)
@@ -311,7 +316,7 @@ def test_a_name_that_has_become_private_is_refused_when_it_is_opened(monkeypatch
     hrefs.addresses.cache_clear()
 
 
-def test_names_of_the_users_own_network_are_kept_in_the_lock(tmp_path, monkeypatch):
+def test_names_of_the_users_own_network_are_kept_in_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     item = scenes_data.make_item(tmp_path, size_px=20, bands={"B04": 10})
     item["assets"]["scl"]["own_network"] = True  # a catalogue cannot say so itself
     item["assets"]["red"]["href"] = "https://minio.example.org/B04.tif"
@@ -341,7 +346,7 @@ def test_names_of_the_users_own_network_are_kept_in_the_lock(tmp_path, monkeypat
         ("a.web.core.windows.net", False),
     ],
 )
-def test_only_object_stores_are_not_asked_first(host, store, monkeypatch):
+def test_only_object_stores_are_not_asked_first(host: str, store: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(access, "leads_to_private", lambda host: False)
     monkeypatch.setattr(access, "require_public_answer", asked.append)

@@ -1,6 +1,8 @@
 """Holes of a lock are named: in space, in time, and tile by tile."""
 
 from datetime import date
+from pathlib import Path
+from typing import Any
 
 import pytest
 import shapely
@@ -13,7 +15,7 @@ from subpixmap.scenes.items import Asset, Item
 WHOLE = (10.0, 0.0, 499980.0, 0.0, -10.0, 1200000.0)
 
 
-def item(day, tile="51PWM", baseline="05.00", corner=(499980.0, 1200000.0)):
+def item(day: Any, tile: str = "51PWM", baseline: str = "05.00", corner: Any = (499980.0, 1200000.0)) -> Any:
     asset = Asset("B04.tif", (10.0, 0.0, corner[0], 0.0, -10.0, corner[1]), (10980, 10980))
     start = day.replace("-", "")
     return Item(
@@ -21,7 +23,7 @@ def item(day, tile="51PWM", baseline="05.00", corner=(499980.0, 1200000.0)):
     )
 
 
-def test_what_is_missing_is_named():
+def test_what_is_missing_is_named() -> None:
     items = [item("2020-11-03", baseline="02.14"), item("2021-01-05"), item("2021-01-15"), item("2021-03-01")]
     items += [item("2021-01-15", tile="51PXM", corner=(600000.0, 1200000.0))]
     region = shapely.box(123.05, 10.0, 126.5, 10.5)
@@ -43,7 +45,7 @@ def test_what_is_missing_is_named():
     assert found.missing()["tile_months_without"] == [["51PXM", "2020-11"], ["51PXM", "2021-03"]]
 
 
-def test_nothing_at_all_is_missing_everywhere():
+def test_nothing_at_all_is_missing_everywhere() -> None:
     found = completeness([], shapely.box(123.05, 10.0, 123.1, 10.1), make_periods("2021"), today=date(2021, 2, 1))
     assert found.missing() == {
         "squares_without": ["51PWM"],
@@ -53,14 +55,14 @@ def test_nothing_at_all_is_missing_everywhere():
     assert found.lines()["per tile"] == "none"
 
 
-def test_names_of_squares():
+def test_names_of_squares() -> None:
     assert mgrs_square(32633, 510000, 5050000) == "33TWL"
     assert mgrs_square(32651, 510000, 1110000) == "51PWM"
     assert squares_of(shapely.box(0, 0, 0, 0)) == []
 
 
 @pytest.mark.realdata
-def test_squares_are_those_of_the_tile_table(real_data):
+def test_squares_are_those_of_the_tile_table(real_data: Path) -> None:
     import pandas as pd
 
     tiles = set(pd.read_parquet(real_data / "s2_tiles" / "s2_tiles.parquet").tile)

@@ -1,5 +1,8 @@
 """Pixels: what plain rasterio and odc-stac read from the same items."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import rasterio
@@ -25,7 +28,7 @@ affine_star = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecati
 
 
 @pytest.fixture(scope="module")
-def country(tmp_path_factory):
+def country(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Two tiles that overlap by 100 px, the first with a swath edge inside the overlap; two acquisitions."""
     folder = tmp_path_factory.mktemp("country")
     found = [
@@ -41,7 +44,7 @@ def country(tmp_path_factory):
     return scenes_data.write_collection(folder / "items.json", found), lock_items(found, PERIODS, BANDS)
 
 
-def from_files(items, band, bounds, resolution):
+def from_files(items: Any, band: Any, bounds: Any, resolution: Any) -> Any:
     """First item with data, by plain rasterio."""
     out = None
     for item in sorted(items, key=lambda i: i.tile):
@@ -56,7 +59,7 @@ def from_files(items, band, bounds, resolution):
 
 
 @affine_star
-def test_mosaic_is_what_plain_rasterio_reads(country):
+def test_mosaic_is_what_plain_rasterio_reads(country: Any) -> None:
     items = country[1]
     (lattice,) = lattices(items).values()
     window = lattice.window((299800.0, 1195900.0, 307200.0, 1200100.0)).aligned(2)
@@ -69,7 +72,7 @@ def test_mosaic_is_what_plain_rasterio_reads(country):
         assert np.isfinite(got[:, 10:410, 20:720]).all()  # the hole is filled by the second tile
 
 
-def test_any_window_is_a_part_of_the_whole(country):
+def test_any_window_is_a_part_of_the_whole(country: Any) -> None:
     items = country[1]
     (lattice,) = lattices(items).values()
     whole = lattice.window((299900.0, 1195950.0, 307100.0, 1200100.0))
@@ -86,7 +89,7 @@ def test_any_window_is_a_part_of_the_whole(country):
         np.testing.assert_array_equal(read_valid(group, lattice, part, MaskRule()), valid[rows, cols])
 
 
-def test_valid_pixels_are_those_of_the_classification(country):
+def test_valid_pixels_are_those_of_the_classification(country: Any) -> None:
     group = next(iter(by_acquisition(country[1]).values()))
     (lattice,) = lattices(group).values()
     with rasterio.open(group[0].assets["SCL"].href) as dataset:
@@ -98,7 +101,7 @@ def test_valid_pixels_are_those_of_the_classification(country):
 
 @affine_star
 @pytest.mark.filterwarnings("ignore:The 'shapely.ops.transform:DeprecationWarning")  # odc-geo calls shapely the old way
-def test_odc_reads_the_same(country):
+def test_odc_reads_the_same(country: Any) -> None:
     odc = pytest.importorskip("odc.stac")
     from odc.geo.geobox import GeoBox
     from pystac import Item as StacItem
@@ -125,7 +128,7 @@ def test_odc_reads_the_same(country):
             np.testing.assert_array_equal(ours[index], expected)
 
 
-def test_items_of_two_acquisitions_or_another_zone_are_refused(country):
+def test_items_of_two_acquisitions_or_another_zone_are_refused(country: Any) -> None:
     items = country[1]
     (lattice,) = lattices(items).values()
     window = Window(lattice.window(items[0].assets["B02"].bounds).row, 30000, 4, 4)
@@ -136,7 +139,7 @@ def test_items_of_two_acquisitions_or_another_zone_are_refused(country):
 
 
 @affine_star
-def test_lazy_cube_equals_windows_and_knows_where_it_lies(country):
+def test_lazy_cube_equals_windows_and_knows_where_it_lies(country: Any) -> None:
     path, items = country
     bounds = shapely.box(*find_items(str(path), EVERYWHERE, PERIODS)[0]["bbox"]).buffer(-0.01).bounds
     cube = open_cube(bounds, 2021, source=str(path), chunk=100)
@@ -157,14 +160,14 @@ def test_lazy_cube_equals_windows_and_knows_where_it_lies(country):
         np.testing.assert_array_equal(cube.valid[index].values, read_valid(group, lattice, window, MaskRule()))
 
 
-def test_a_cube_too_large_to_explore_is_refused(country, monkeypatch):
+def test_a_cube_too_large_to_explore_is_refused(country: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subpixmap.scenes.cube.MAX_CHUNKS", 3)
     bounds = find_items(str(country[0]), EVERYWHERE, PERIODS)[0]["bbox"]
     with pytest.raises(InputError, match="subpixmap run"):
         open_cube(bounds, 2021, source=str(country[0]), chunk=100)
 
 
-def test_over_http_every_byte_is_asked_for_once(country, tmp_path):
+def test_over_http_every_byte_is_asked_for_once(country: Any, tmp_path: Path) -> None:
     """Each block of each file is fetched once for a window, whatever the halo; files stay open for the next window."""
     import json
 
@@ -197,7 +200,7 @@ def test_over_http_every_byte_is_asked_for_once(country, tmp_path):
     np.testing.assert_array_equal(there, here)
 
 
-def test_a_task_decodes_each_block_once(tmp_path, monkeypatch):
+def test_a_task_decodes_each_block_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of the files that a task's reads touch, and bytes that they ask a server for: each once an acquisition."""
     from subpixmap.mapping.plan import write_plan
     from subpixmap.mapping.run import pending_tasks
@@ -216,7 +219,7 @@ def test_a_task_decodes_each_block_once(tmp_path, monkeypatch):
     ]  # fmt: skip
     decoded = []
 
-    def spy(asset, window, epsg, read=reader.read_window):
+    def spy(asset: Any, window: Any, epsg: Any, read: Any = reader.read_window) -> Any:
         rows = range(window.row_off // 128, -(-(window.row_off + window.height) // 128))
         cols = range(window.col_off // 128, -(-(window.col_off + window.width) // 128))
         decoded.extend((asset.href, row, col) for row in rows for col in cols)
@@ -251,7 +254,7 @@ def test_a_task_decodes_each_block_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.realdata
-def test_real_tiles_sampled_at_pixel_centres(real_data):
+def test_real_tiles_sampled_at_pixel_centres(real_data: Path) -> None:
     """At 120 m the two tiles' pixels lie 60 m apart: each lattice pixel is the file's pixel that holds its centre."""
     found = find_items(str(real_data / "sentinel2_120m" / "items_120m_fixed.json"), EVERYWHERE, make_periods(2023))
     bands = ["B02", "B03", "B04", "B08"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tests.helpers import scenes_data
 PERIODS = make_periods(2021)
 
 
-def locked(folder, *, shift, scl=4):
+def locked(folder: Any, *, shift: Any, scl: int = 4) -> Any:
     """An item whose vegetation has red reflectance 0.02 to 0.06, stored with `shift` added."""
     raw = scenes_data.make_item(folder, size_px=200, bands={"B04": 10})
     rng = np.random.default_rng(0)
@@ -28,7 +29,7 @@ def locked(folder, *, shift, scl=4):
     return lock_items([raw], PERIODS, ["B04"])[0]
 
 
-def test_an_offset_that_is_there_was_taken_away_or_is_missing(tmp_path):
+def test_an_offset_that_is_there_was_taken_away_or_is_missing(tmp_path: Path) -> None:
     as_delivered = locked(tmp_path / "a", shift=1000)
     assert darkness(as_delivered).dark_check == "agrees"
     assert darkness(dataclasses.replace(as_delivered, offset_dn=0)).dark_check == "contradicts"
@@ -38,7 +39,7 @@ def test_an_offset_that_is_there_was_taken_away_or_is_missing(tmp_path):
         check_darkness([as_delivered, harmonised])
 
 
-def test_what_was_seen_is_in_the_lock_and_what_cannot_be_taken_is_told(tmp_path):
+def test_what_was_seen_is_in_the_lock_and_what_cannot_be_taken_is_told(tmp_path: Path) -> None:
     good = locked(tmp_path / "a", shift=1000)
     bad = dataclasses.replace(locked(tmp_path / "b", shift=0), id="bad")
     gone = dataclasses.replace(locked(tmp_path / "c", shift=1000), id="gone")
@@ -59,12 +60,12 @@ def test_what_was_seen_is_in_the_lock_and_what_cannot_be_taken_is_told(tmp_path)
     assert items_sha256([kept]) == items_sha256([good])  # it says what is read
 
 
-def test_cloud_cannot_say(tmp_path):
+def test_cloud_cannot_say(tmp_path: Path) -> None:
     assert darkness(locked(tmp_path, shift=0, scl=9)).dark_check == "cannot say"
 
 
 @pytest.mark.realdata
-def test_real_scenes_agree_with_the_catalogue_and_contradict_the_opposite(real_data):
+def test_real_scenes_agree_with_the_catalogue_and_contradict_the_opposite(real_data: Path) -> None:
     import shapely
 
     from subpixmap.scenes.source import find_items

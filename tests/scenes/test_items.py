@@ -2,6 +2,8 @@
 
 import random
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ SMALL = {"B02": 10, "B8A": 20}
 
 
 @pytest.fixture
-def found(tmp_path):
+def found(tmp_path: Path) -> Any:
     return [
         scenes_data.make_item(
             tmp_path, tile=tile, corner=corner, start=start, size_px=20, bands=SMALL, baseline=baseline
@@ -33,7 +35,7 @@ def found(tmp_path):
     ]
 
 
-def test_a_lock_does_not_depend_on_the_order_of_the_answer(found, tmp_path):
+def test_a_lock_does_not_depend_on_the_order_of_the_answer(found: Any, tmp_path: Path) -> None:
     items = lock_items(found, PERIODS, list(SMALL))
     assert [i.period for i in items] == ["2020", "2020", "2021", "2021"]
     assert [i.offset_dn for i in items] == [0, 0, -1000, -1000]
@@ -48,13 +50,13 @@ def test_a_lock_does_not_depend_on_the_order_of_the_answer(found, tmp_path):
     assert (tmp_path / "b.parquet").read_bytes() == (tmp_path / "a.parquet").read_bytes()
 
 
-def test_the_newest_baseline_wins_and_an_older_copy_changes_nothing(found, tmp_path):
+def test_the_newest_baseline_wins_and_an_older_copy_changes_nothing(found: Any, tmp_path: Path) -> None:
     older = scenes_data.make_item(tmp_path / "old", size_px=20, bands=SMALL, baseline="02.14")
     assert lock_items([older, *found], PERIODS, list(SMALL)) == lock_items(found, PERIODS, list(SMALL))
     assert lock_items([older], PERIODS, list(SMALL))[0].offset_dn == 0
 
 
-def test_the_hash_does_not_depend_on_the_folder(found, tmp_path):
+def test_the_hash_does_not_depend_on_the_folder(found: Any, tmp_path: Path) -> None:
     scenes_data.write_collection(tmp_path / "items.json", found)
     shutil.copytree(tmp_path, tmp_path.parent / "moved")
     moved = (
@@ -67,7 +69,7 @@ def test_the_hash_does_not_depend_on_the_folder(found, tmp_path):
     assert items_sha256(items[:3]) != items_sha256(items)
 
 
-def test_missing_bands_are_named(found):
+def test_missing_bands_are_named(found: Any) -> None:
     del found[0]["assets"]["blue"]
     del found[1]["assets"]["scl"]
     with pytest.raises(InputError) as error:
@@ -77,7 +79,7 @@ def test_missing_bands_are_named(found):
     assert "SCL" in str(error.value)
 
 
-def test_refused_items_can_be_told_instead(found):
+def test_refused_items_can_be_told_instead(found: Any) -> None:
     del found[0]["assets"]["blue"]
     refused = {}
     items = lock_items(found, PERIODS, list(SMALL), refused=refused)
@@ -86,7 +88,7 @@ def test_refused_items_can_be_told_instead(found):
     assert "B02" in refused[found[0]["id"]]
 
 
-def test_lattices(found, tmp_path):
+def test_lattices(found: Any, tmp_path: Path) -> None:
     items = lock_items(found, PERIODS, list(SMALL))
     (lattice,) = lattices(items, 10.0).values()
     assert (lattice.epsg, lattice.resolution, lattice.x_phase, lattice.y_phase) == (32651, 10.0, 0.0, 0.0)
@@ -99,7 +101,7 @@ def test_lattices(found, tmp_path):
         lattices(lock_items([*found, shifted], PERIODS, list(SMALL)), 10.0)
 
 
-def test_a_damaged_lock_is_noticed(found, tmp_path):
+def test_a_damaged_lock_is_noticed(found: Any, tmp_path: Path) -> None:
     path = tmp_path / "items.parquet"
     write_lock(path, lock_items(found, PERIODS, list(SMALL)))
     content = bytearray(path.read_bytes())
@@ -109,7 +111,7 @@ def test_a_damaged_lock_is_noticed(found, tmp_path):
 
 
 @pytest.mark.realdata
-def test_real_tiles_of_120_m_lie_60_m_apart_and_are_taken(real_data):
+def test_real_tiles_of_120_m_lie_60_m_apart_and_are_taken(real_data: Path) -> None:
     path = real_data / "sentinel2_120m" / "items_120m_fixed.json"
     found = find_items(str(path), EVERYWHERE, make_periods(2023))
     items = lock_items(found, make_periods(2023), ["B02", "B03", "B04", "B08"])
@@ -121,7 +123,7 @@ def test_real_tiles_of_120_m_lie_60_m_apart_and_are_taken(real_data):
     assert np.mod(5162220, 120) == 60
 
 
-def test_the_dialect_of_the_copernicus_data_space(tmp_path):
+def test_the_dialect_of_the_copernicus_data_space(tmp_path: Path) -> None:
     """JPEG 2000 by S3, names with resolutions, STAC 1.1, datatakes of EOPF: the same scene as in Earth Search."""
     item = scenes_data.make_item(tmp_path, size_px=20, bands={"B02": 10, "B8A": 20})
     (here,) = lock_items([item], PERIODS, ["B02", "B8A"])

@@ -2,7 +2,10 @@
 
 import copy
 import json
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -36,7 +39,7 @@ junk = st.one_of(
 )
 
 
-def paths(value, prefix=()):
+def paths(value: Any, prefix: Any = ()) -> Iterator[Any]:
     """Every place in an item."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in inner:
@@ -44,7 +47,7 @@ def paths(value, prefix=()):
         yield from paths(child, (*prefix, key))
 
 
-def mutated(item, path, value, delete):
+def mutated(item: Any, path: Any, value: Any, delete: Any) -> Any:
     item = copy.deepcopy(item)
     parent = item
     for key in path[:-1]:
@@ -57,7 +60,7 @@ def mutated(item, path, value, delete):
 
 
 @pytest.fixture(scope="module")
-def valid(tmp_path_factory):
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """As delivered, harmonised, before the offset; STAC 1.1 with proj:code."""
     folder = tmp_path_factory.mktemp("valid")
     options = {"size_px": 20, "bands": {"B04": 10, "B8A": 20}}
@@ -78,7 +81,7 @@ def valid(tmp_path_factory):
 
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_a_mutated_item_is_accepted_and_right_or_refused_by_name(valid, data):
+def test_a_mutated_item_is_accepted_and_right_or_refused_by_name(valid: Any, data: Any) -> None:
     item = data.draw(st.sampled_from(valid))
     path = data.draw(st.sampled_from(sorted(paths(item), key=str)))
     changed = mutated(item, path, data.draw(junk), data.draw(st.booleans()))
@@ -108,7 +111,7 @@ def test_a_mutated_item_is_accepted_and_right_or_refused_by_name(valid, data):
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_a_mutated_file_is_read_or_refused(valid, tmp_path, data):
+def test_a_mutated_file_is_read_or_refused(valid: Any, tmp_path: Path, data: Any) -> None:
     import shapely
 
     item = data.draw(st.sampled_from(valid))

@@ -1,5 +1,8 @@
 """Offsets by evidence, reflectance without wrap, masks that any window agrees on."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,7 +11,7 @@ from subpixmap.scenes.radiometry import MaskRule, decide_offset, scl_valid, to_r
 from tests.helpers import scenes_data
 
 
-def test_reflectance_does_not_wrap_and_keeps_dark_pixels():
+def test_reflectance_does_not_wrap_and_keeps_dark_pixels() -> None:
     dn = np.array([[0, 1, 999, 1000, 1001, 65535]], np.uint16)
     for offset in (0, -1000):
         expected = (dn.astype(np.float64) + offset) / 10000
@@ -21,7 +24,7 @@ def test_reflectance_does_not_wrap_and_keeps_dark_pixels():
 @pytest.mark.parametrize(
     ("resolution", "distance"), [(20.0, 100.0), (20.0, 20.0), (10.0, 45.0), (120.0, 100.0), (20.0, 0.0)]
 )
-def test_mask_is_what_distances_between_centres_say(resolution, distance):
+def test_mask_is_what_distances_between_centres_say(resolution: float, distance: float) -> None:
     scl = np.random.default_rng(1).choice(
         np.array([4, 6, 0, 3, 9, 10, 12], np.uint8), (40, 50), p=[0.5, 0.3, 0.05, 0.01, 0.01, 0.03, 0.1]
     )
@@ -34,7 +37,7 @@ def test_mask_is_what_distances_between_centres_say(resolution, distance):
     assert expected.any()
 
 
-def test_a_margin_makes_any_window_agree_and_a_smaller_one_does_not():
+def test_a_margin_makes_any_window_agree_and_a_smaller_one_does_not() -> None:
     rule = MaskRule()
     scl = np.full((60, 60), 4, np.uint8)
     scl[30, 30] = 9
@@ -44,11 +47,11 @@ def test_a_margin_makes_any_window_agree_and_a_smaller_one_does_not():
         assert (window == whole[:, 35:]).all() == same
 
 
-def item(tmp_path, **properties):
+def item(tmp_path: Path, **properties: Any) -> Any:
     return scenes_data.make_item(tmp_path, size_px=20, bands={"B02": 10}, **properties)
 
 
-def test_offset_by_baseline_and_flag(tmp_path):
+def test_offset_by_baseline_and_flag(tmp_path: Path) -> None:
     flag = {"earthsearch:boa_offset_applied": True}
     assert decide_offset(item(tmp_path)).dn == -1000
     assert decide_offset(item(tmp_path, baseline="03.01")).dn == 0
@@ -58,7 +61,7 @@ def test_offset_by_baseline_and_flag(tmp_path):
     assert decide_offset(item(tmp_path, start="20180105T021051", baseline="05.00")).dn == -1000
 
 
-def test_contradictions_are_refused_by_name_unless_told(tmp_path):
+def test_contradictions_are_refused_by_name_unless_told(tmp_path: Path) -> None:
     wrong = item(tmp_path, baseline="02.14", **{"earthsearch:boa_offset_applied": True})
     with pytest.raises(InputError, match=wrong["id"]):
         decide_offset(wrong)
@@ -71,7 +74,7 @@ def test_contradictions_are_refused_by_name_unless_told(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [{"dilate_m": -1}, {"drop": (300,)}])
-def test_absurd_masks_are_refused(bad):
+def test_absurd_masks_are_refused(bad: Any) -> None:
     with pytest.raises(InputError):
         MaskRule(**bad)
 
@@ -80,7 +83,7 @@ CARD_MASK = {"drop": [0, 3, 8, 9], "dilate": [3, 9], "dilate_m": 40.0}
 OF_CARS = CARD_MASK | {"objects": {"car": {"drop": [0, 3], "dilate": [3]}}}
 
 
-def test_a_card_may_mask_one_object_in_another_way():
+def test_a_card_may_mask_one_object_in_another_way() -> None:
     assert MaskRule.stated({}) == MaskRule()
     shared = MaskRule((0, 3, 8, 9), (3, 9), 40.0)
     for objects in ((), ("coconut",), ("coconut", "olive")):
@@ -94,7 +97,7 @@ def test_a_card_may_mask_one_object_in_another_way():
     assert scl_valid(lot, 20.0, shared).sum() < 49
 
 
-def test_objects_with_several_masks_are_not_mixed_and_unknown_fields_are_named():
+def test_objects_with_several_masks_are_not_mixed_and_unknown_fields_are_named() -> None:
     with pytest.raises(InputError, match=r"coconut, olive and car.*--object"):
         MaskRule.stated(OF_CARS, ("coconut", "car", "olive"))
     for mask in ({"drops": [9]}, {"objects": {"car": {"drops": [9]}}}):

@@ -3,7 +3,9 @@
 import pickle
 import re
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from tests.helpers import scenes_data
 
 
 @pytest.fixture
-def raster(tmp_path):
+def raster(tmp_path: Path) -> Any:
     values = np.arange(1, 300 * 300 + 1, dtype=np.uint32).astype(np.uint16).reshape(300, 300)
     transform = (10.0, 0.0, 300000.0, 0.0, -10.0, 1200000.0)
     path = tmp_path / "B04.tif"
@@ -25,7 +27,7 @@ def raster(tmp_path):
     return Asset(str(path), transform, (300, 300)), values
 
 
-def make(asset, bounds):
+def make(asset: Any, bounds: Any) -> Any:
     return reader.AlignedReader(
         rasters=reader.Rasters({asset.href: (asset, asset)}),
         url=asset.href,
@@ -35,7 +37,7 @@ def make(asset, bounds):
     )
 
 
-def test_windows_inside_across_and_outside_the_file(raster):
+def test_windows_inside_across_and_outside_the_file(raster: Any) -> None:
     asset, values = raster
     padded = np.pad(values, 50)
     grid = make(asset, (299500.0, 1196500.0, 303500.0, 1200500.0))
@@ -45,13 +47,15 @@ def test_windows_inside_across_and_outside_the_file(raster):
         )
 
 
-def test_survives_pickling(raster):
+def test_survives_pickling(raster: Any) -> None:
     asset, values = raster
     grid = pickle.loads(pickle.dumps(make(asset, asset.bounds)))
     np.testing.assert_array_equal(grid.read(RasterWindow(0, 0, 300, 300)), values)
 
 
-def test_a_file_is_opened_once_and_the_pool_is_bounded(raster, tmp_path, monkeypatch):
+def test_a_file_is_opened_once_and_the_pool_is_bounded(
+    raster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asset, values = raster
     opened = []
     monkeypatch.setattr(
@@ -68,7 +72,9 @@ def test_a_file_is_opened_once_and_the_pool_is_bounded(raster, tmp_path, monkeyp
     assert len(reader._threads.pool) == 2
 
 
-def test_a_missing_or_broken_file_is_an_error_and_no_nodata(raster, tmp_path, monkeypatch):
+def test_a_missing_or_broken_file_is_an_error_and_no_nodata(
+    raster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reader.time, "sleep", lambda s: None)
     asset, _ = raster
     content = (tmp_path / "B04.tif").read_bytes()
@@ -86,12 +92,12 @@ def test_a_missing_or_broken_file_is_an_error_and_no_nodata(raster, tmp_path, mo
         ((10.0, 0.0, 300000.0, 0.0, -10.0, 1200000.0), (300, 301)),
     ],
 )
-def test_the_header_of_the_file_is_the_truth(raster, transform, shape):
+def test_the_header_of_the_file_is_the_truth(raster: Any, transform: Any, shape: Any) -> None:
     with pytest.raises(InputError, match=r"B04\.tif"):
         reader.read_window(Asset(raster[0].href, transform, shape), RasterWindow(0, 0, 10, 10), 32651)
 
 
-def test_only_rasters_are_opened(raster, tmp_path):
+def test_only_rasters_are_opened(raster: Any, tmp_path: Path) -> None:
     vrt = '<VRTDataset rasterXSize="300" rasterYSize="300"/>'
     (tmp_path / "B04.vrt").write_text(vrt)
     for href in (vrt, str(tmp_path / "B04.vrt"), "WMS:http://127.0.0.1/", "/etc/passwd"):

@@ -7,6 +7,7 @@ import csv
 import json
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 import shapely
@@ -43,19 +44,19 @@ def items_of(path: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def recorded(real_data) -> dict[tuple[str, str], dict]:
+def recorded(real_data: Path) -> dict[tuple[str, str], dict]:
     folder = real_data / "stac_items"
     files = [p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".csv", ".xml")]
     return {(str(p.relative_to(folder)), str(i.get("id") or "")): i for p in files for i in items_of(p)}
 
 
 @pytest.mark.realdata
-def test_the_table_holds_every_recorded_item(recorded):
+def test_the_table_holds_every_recorded_item(recorded: dict[tuple[str, str], dict]) -> None:
     assert {(row["file"], row["id"]) for row in TABLE} == set(recorded)
 
 
 @pytest.mark.realdata
-def test_every_item_is_decided_as_a_reader_would(recorded):
+def test_every_item_is_decided_as_a_reader_would(recorded: dict[tuple[str, str], dict]) -> None:
     for row in TABLE:
         item = recorded[row["file"], row["id"]]
         if row["decision"] == "refused":
@@ -83,13 +84,15 @@ FAULTS = {
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("fault", list(FAULTS))
-def test_recorded_items_come_through_an_api_that_fails_now_and_then(recorded, fault, monkeypatch):
+def test_recorded_items_come_through_an_api_that_fails_now_and_then(
+    recorded: dict[tuple[str, str], dict], fault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each item is asked for by its place and month; every third answer of the server is a fault."""
     monkeypatch.setattr(http, "BACKOFF_S", 0.001)
     items = list({(i["id"], i["collection"]): i for i in recorded.values() if searchable(i)}.values())
     assert len(items) > 20
 
-    def now_and_then(server, method, path, body):
+    def now_and_then(server: Any, method: Any, path: Any, body: Any) -> Any:
         return FAULTS[fault] if path == "/search" and server.requests[path] % 3 == 2 else None
 
     with stac_server.serve(items) as server:
@@ -111,7 +114,7 @@ def searchable(item: dict) -> bool:
 
 
 @pytest.mark.realdata
-def test_an_acquisition_in_two_catalogues_is_one_item(recorded):
+def test_an_acquisition_in_two_catalogues_is_one_item(recorded: dict[tuple[str, str], dict]) -> None:
     pair = [
         i for (_, name), i in recorded.items() if name in ("S2B_T24MUV_20250731T130245_L2A", "S2B_24MUV_20250731_0_L2A")
     ]

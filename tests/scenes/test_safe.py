@@ -3,6 +3,8 @@
 import shutil
 import socket
 import sys
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -24,26 +26,26 @@ BANDS = list(scenes_data.BANDS)
 
 
 @pytest.fixture(scope="module")
-def pristine(tmp_path_factory):
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return safe_data.write_product(tmp_path_factory.mktemp("safe"), [-1000] * 13)
 
 
 @pytest.fixture
-def product(pristine, tmp_path):
+def product(pristine: Any, tmp_path: Path) -> Any:
     return shutil.copytree(pristine, tmp_path / pristine.name)
 
 
-def lock(source, **options):
+def lock(source: Any, **options: Any) -> Any:
     return lock_items(find_items(str(source), EVERYWHERE, PERIODS), PERIODS, BANDS, **options)
 
 
-def edit(path, old, new):
+def edit(path: Any, old: Any, new: Any) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
 
 
-def test_the_lock_holds_what_the_product_says(pristine, monkeypatch):
+def test_the_lock_holds_what_the_product_says(pristine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a folder of this machine needs no network"))
     said = ElementTree.parse(pristine / "MTD_MSIL2A.xml").getroot()
     (added,) = {int(node.text) for node in said.iter("BOA_ADD_OFFSET")}
@@ -68,7 +70,7 @@ def test_the_lock_holds_what_the_product_says(pristine, monkeypatch):
                 assert dataset.crs.to_epsg() == item.epsg
 
 
-def test_the_pixels_are_the_products(pristine):
+def test_the_pixels_are_the_products(pristine: Any) -> None:
     (item,) = lock(pristine)
     (lattice,) = lattices([item]).values()
     window = lattice.window(item.assets["B02"].bounds)
@@ -79,13 +81,13 @@ def test_the_pixels_are_the_products(pristine):
     assert read_valid([item], lattice, window, MaskRule()).all()
 
 
-def test_only_products_of_the_region_are_taken(pristine):
+def test_only_products_of_the_region_are_taken(pristine: Any) -> None:
     west, south, east, north = shapely.Point(121.174, 10.846).buffer(0.001).bounds
     assert len(find_items(str(pristine), shapely.box(west, south, east, north), PERIODS)) == 1
     assert not find_items(str(pristine), shapely.box(west + 1, south, east + 1, north), PERIODS)
 
 
-def test_of_two_versions_the_newer_is_taken(tmp_path):
+def test_of_two_versions_the_newer_is_taken(tmp_path: Path) -> None:
     safe_data.write_product(tmp_path, None, baseline="02.14", made="20210105T040000")
     (item,) = lock(tmp_path)
     assert (item.offset_dn, item.baseline) == (0, "02.14")
@@ -105,7 +107,7 @@ def test_of_two_versions_the_newer_is_taken(tmp_path):
         ([-500] * 13, "05.00", r"-0\.05"),
     ],
 )
-def test_offsets_that_contradict_are_refused(tmp_path, offsets, baseline, named):
+def test_offsets_that_contradict_are_refused(tmp_path: Path, offsets: Any, baseline: str, named: str) -> None:
     product = safe_data.write_product(tmp_path, offsets, baseline=baseline)
     with pytest.raises(InputError, match=rf"{product.stem}.*{named}"):
         lock(product)
@@ -122,7 +124,7 @@ def test_offsets_that_contradict_are_refused(tmp_path, offsets, baseline, named)
         ("GRANULE/*/IMG_DATA/R20m/*_SCL_20m.jp2", "SCL"),
     ],
 )
-def test_what_is_missing_is_named(product, path, named):
+def test_what_is_missing_is_named(product: Any, path: str, named: str) -> None:
     (found,) = product.glob(path)
     found.unlink()
     with pytest.raises(InputError, match=rf"{product.name}.*{named}"):
@@ -146,7 +148,7 @@ ELEMENTS = [
 
 
 @pytest.mark.parametrize("element", ELEMENTS)
-def test_an_element_that_is_missing_is_one_line(product, element):
+def test_an_element_that_is_missing_is_one_line(product: Any, element: Any) -> None:
     (granule,) = product.glob("GRANULE/*/MTD_TL.xml")
     for path in (product / "MTD_MSIL2A.xml", granule):
         text = path.read_text()
@@ -166,13 +168,13 @@ def test_an_element_that_is_missing_is_one_line(product, element):
     )
 
 
-def test_every_band_is_wanted(product):
+def test_every_band_is_wanted(product: Any) -> None:
     edit(product / "MTD_MSIL2A.xml", "R20m/T51PTT_20210105T021051_B11_20m", "R60m/T51PTT_20210105T021051_B11_60m")
     with pytest.raises(InputError, match=rf"{product.stem}.*B11"):
         find_items(str(product), EVERYWHERE, PERIODS)
 
 
-def test_the_header_is_the_truth(product):
+def test_the_header_is_the_truth(product: Any) -> None:
     (granule,) = product.glob("GRANULE/*/MTD_TL.xml")
     whole = granule.read_text()
     for old, new in (
@@ -190,7 +192,7 @@ def test_the_header_is_the_truth(product):
         find_items(str(product), EVERYWHERE, PERIODS)
 
 
-def test_no_image_outside_the_product_is_opened(product, tmp_path):
+def test_no_image_outside_the_product_is_opened(product: Any, tmp_path: Path) -> None:
     (image,) = product.glob("GRANULE/*/IMG_DATA/R10m/*_B02_10m.jp2")
     shutil.copy(image, tmp_path / "other_B02_10m.jp2")
     inside = str(image.relative_to(product)).removesuffix(".jp2")
@@ -201,13 +203,13 @@ def test_no_image_outside_the_product_is_opened(product, tmp_path):
         edit(product / "MTD_MSIL2A.xml", f">{outside}<", f">{inside}<")
 
 
-def test_level_1c_is_refused(product):
+def test_level_1c_is_refused(product: Any) -> None:
     edit(product / "MTD_MSIL2A.xml", "S2MSI2A", "S2MSI1C")
     with pytest.raises(InputError, match=rf"{product.stem}.*S2MSI1C"):
         find_items(str(product), EVERYWHERE, PERIODS)
 
 
-def test_without_the_library_it_is_asked_for(pristine, monkeypatch):
+def test_without_the_library_it_is_asked_for(pristine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "stactools.sentinel2.stac", None)
     with pytest.raises(InputError, match=r"subpixmap\[safe\]"):
         find_items(str(pristine), EVERYWHERE, PERIODS)

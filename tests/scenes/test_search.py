@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from datetime import date
+from typing import Any
 
 import pytest
 import shapely
@@ -42,17 +43,17 @@ ITEMS = [item(number) for number in range(300)]
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "BACKOFF_S", 0.01)
     monkeypatch.setattr(http, "RETRIES", 4)
     monkeypatch.setattr(search_module, "PAGE_SIZES", (7, 3))
 
 
-def ask(server, **options):
+def ask(server: Any, **options: Any) -> Any:
     return search(server.url, "s2", REGION, PERIODS, today=TODAY, **options)
 
 
-def test_all_items_are_found_once_in_small_questions():
+def test_all_items_are_found_once_in_small_questions() -> None:
     with stac_server.serve(ITEMS) as server:
         found = ask(server)
         assert sorted(i["id"] for i in found) == [i["id"] for i in ITEMS]
@@ -62,22 +63,22 @@ def test_all_items_are_found_once_in_small_questions():
         assert f"{server.url}/data/299/B04.tif" in hrefs
 
 
-def test_months_that_do_not_count_are_not_asked_for():
+def test_months_that_do_not_count_are_not_asked_for() -> None:
     spans = month_spans(make_periods("2020-2021", months=(1, 2)), date(2021, 1, 20))
     assert spans == [(date(2020, m, 1), date(2020, m, e)) for m, e in ((1, 31), (2, 29))] + [
         (date(2021, 1, 1), date(2021, 1, 31))
     ]
 
 
-def test_boxes_of_zones():
+def test_boxes_of_zones() -> None:
     fiji = shapely.union(shapely.box(177, -19, 180, -16), shapely.box(-180, -19, -178, -16))
     assert zone_boxes(fiji) == [(-180.0, -19.0, -178.0, -16.0), (177.0, -19.0, 180.0, -16.0)]
     assert [b[0::2] for b in zone_boxes(shapely.box(116, 5, 127, 20))] == [(116, 120), (120, 126), (126, 127)]
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
-def test_passing_faults_are_retried_for_get_and_post(status):
-    def fault(server, method, path, body):
+def test_passing_faults_are_retried_for_get_and_post(status: int) -> None:
+    def fault(server: Any, method: Any, path: Any, body: Any) -> Any:
         server.requests[(method, status)] += 1
         return (status, {"Retry-After": "0"}, b"busy") if server.requests[(method, status)] <= 3 else None
 
@@ -87,7 +88,7 @@ def test_passing_faults_are_retried_for_get_and_post(status):
         assert server.requests[("POST", status)] > 3
 
 
-def on_search(answer):
+def on_search(answer: Any) -> Any:
     return lambda server, method, path, body: answer(server, body) if path == "/search" else None
 
 
@@ -103,14 +104,14 @@ def on_search(answer):
     ],
     ids=["503", "html", "truncated json", "truncated body", "no items", "deep"],
 )
-def test_lasting_faults_are_named_with_the_url(answer):
+def test_lasting_faults_are_named_with_the_url(answer: Any) -> None:
     with stac_server.serve(ITEMS) as server:
         server.fault = on_search(lambda *_: answer)
         with pytest.raises(SourceFailed, match=server.url):
             ask(server)
 
 
-def test_a_refused_question_is_bad_input():
+def test_a_refused_question_is_bad_input() -> None:
     with stac_server.serve(ITEMS) as server:
         server.fault = on_search(lambda *_: (400, {}, b"unknown collection s2"))
         with pytest.raises(InputError, match=r"400.*unknown collection s2"):
@@ -118,8 +119,8 @@ def test_a_refused_question_is_bad_input():
 
 
 @pytest.mark.parametrize("page", ["same", "growing"])
-def test_paging_ends(page):
-    def loop(server, body):
+def test_paging_ends(page: str) -> None:
+    def loop(server: Any, body: Any) -> Any:
         server.requests["loop"] += 1
         assert server.requests["loop"] < 100, "it goes on for ever"
         items = ITEMS[:3] if page == "same" else [item(server.requests["loop"])]
@@ -133,8 +134,8 @@ def test_paging_ends(page):
             ask(server)
 
 
-def test_duplicates_over_pages_are_dropped():
-    def twice(server, body):
+def test_duplicates_over_pages_are_dropped() -> None:
+    def twice(server: Any, body: Any) -> Any:
         page = server.page(body)
         return server.json({**page, "features": page["features"] * 2})
 
@@ -143,8 +144,8 @@ def test_duplicates_over_pages_are_dropped():
         assert len(ask(server)) == len(ITEMS)
 
 
-def test_a_failing_page_size_is_made_smaller():
-    def large_fails(server, body):
+def test_a_failing_page_size_is_made_smaller() -> None:
+    def large_fails(server: Any, body: Any) -> Any:
         return (502, {}, b"too large") if body["limit"] > 3 else None
 
     with stac_server.serve(ITEMS[:20]) as server, pytest.MonkeyPatch.context() as patch:
@@ -153,7 +154,7 @@ def test_a_failing_page_size_is_made_smaller():
         assert len(ask(server)) == 20
 
 
-def test_a_stalled_server_does_not_hang(monkeypatch):
+def test_a_stalled_server_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "TIMEOUT_S", (0.2, 0.2))
     monkeypatch.setattr(http, "RETRIES", 1)
     with stac_server.serve(ITEMS) as server:
@@ -166,7 +167,7 @@ def test_a_stalled_server_does_not_hang(monkeypatch):
         assert time.monotonic() - start < 60  # without a limit it waits for the server
 
 
-def test_what_is_no_api_is_said():
+def test_what_is_no_api_is_said() -> None:
     with stac_server.serve() as server:
         for content in (b"<html>", b"{}", b'{"type": "Feature"}', json.dumps({"type": "Catalog"}).encode()):
             server.fault = lambda *_, content=content: (200, {}, content)
@@ -179,7 +180,7 @@ def test_what_is_no_api_is_said():
         ask(server)  # it is gone
 
 
-def test_a_key_in_the_url_is_not_told():
+def test_a_key_in_the_url_is_not_told() -> None:
     with stac_server.serve() as server:
         server.fault = lambda *_: (500, {}, b"failed for ?key=SECRETTOKEN")
         url = server.url.replace("http://", "http://user:SECRETTOKEN@") + "/?key=SECRETTOKEN"
@@ -189,15 +190,15 @@ def test_a_key_in_the_url_is_not_told():
 
 
 @pytest.fixture
-def public_here(monkeypatch):
+def public_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.1 stands for a public host, localhost for a private one."""
     monkeypatch.setattr(hrefs, "is_private", lambda host: host == "localhost")
     monkeypatch.setattr(hrefs, "leads_to_private", lambda host: host == "localhost")
 
 
 @pytest.mark.parametrize("how", ["redirect", "next"])
-def test_a_public_catalogue_leads_to_no_private_host(how, public_here):
-    def elsewhere(server, body):
+def test_a_public_catalogue_leads_to_no_private_host(how: str, public_here: Any) -> None:
+    def elsewhere(server: Any, body: Any) -> Any:
         secret = server.url.replace("127.0.0.1", "localhost") + "/secret"
         if how == "redirect":
             return 302, {"Location": secret}, b""
@@ -212,11 +213,11 @@ def test_a_public_catalogue_leads_to_no_private_host(how, public_here):
         assert server.requests["/secret"] == 0
 
 
-def test_names_are_private_where_their_addresses_are(monkeypatch):
+def test_names_are_private_where_their_addresses_are(monkeypatch: pytest.MonkeyPatch) -> None:
     addresses = {"a.example.org": "93.184.216.34", "b.example.org": "10.0.0.5", "c.example.org": "fe80::1%eth0"}
     looked_up = []
 
-    def getaddrinfo(host, port):
+    def getaddrinfo(host: Any, port: Any) -> Any:
         looked_up.append(host)
         if host not in addresses:
             raise OSError("no such name")
@@ -236,7 +237,7 @@ def test_names_are_private_where_their_addresses_are(monkeypatch):
     hrefs.addresses.cache_clear()
 
 
-def test_where_no_server_is_one_is_told_soon(monkeypatch, caplog):
+def test_where_no_server_is_one_is_told_soon(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A server that answers with errors is asked longer than a host that does not answer at all."""
     monkeypatch.setattr(http, "RETRIES", 8)
     with stac_server.serve(ITEMS) as server:

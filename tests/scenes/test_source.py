@@ -2,6 +2,8 @@
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import shapely
@@ -18,7 +20,7 @@ EVERYWHERE = shapely.box(-180, -90, 180, 90)
 
 
 @pytest.fixture
-def items(tmp_path):
+def items(tmp_path: Path) -> Any:
     found = [
         scenes_data.make_item(tmp_path, start=start, size_px=20, bands=SMALL)
         for start in ("20210105T021051", "20210205T021051", "20190101T021051")
@@ -29,12 +31,12 @@ def items(tmp_path):
     return found
 
 
-def relative(item, folder):
+def relative(item: Any, folder: Any) -> Any:
     assets = {k: a | {"href": a["href"].removeprefix(f"{folder}/")} for k, a in item["assets"].items()}
     return item | {"assets": assets}
 
 
-def test_item_collection_with_relative_hrefs(items, tmp_path):
+def test_item_collection_with_relative_hrefs(items: Any, tmp_path: Path) -> None:
     path = scenes_data.write_collection(tmp_path / "items.json", [relative(i, tmp_path) for i in items])
     assert find_items(str(path), EVERYWHERE, PERIODS) == items[:2]
     west, south, _, north = items[0]["bbox"]
@@ -43,7 +45,7 @@ def test_item_collection_with_relative_hrefs(items, tmp_path):
     assert find_items(str(path), EVERYWHERE, make_periods(2021, months=(2,))) == items[1:2]
 
 
-def test_static_catalogue_or_its_folder(items, tmp_path):
+def test_static_catalogue_or_its_folder(items: Any, tmp_path: Path) -> None:
     folder = tmp_path / "collection"
     folder.mkdir()
     for index, item in enumerate(items):
@@ -69,7 +71,7 @@ def test_static_catalogue_or_its_folder(items, tmp_path):
 
 
 @pytest.mark.parametrize("href", ["file:///etc/passwd.json", "/vsimem/x.json", "ftp://a.example.org/x.json"])
-def test_links_of_a_served_catalogue_are_no_way_in(href):
+def test_links_of_a_served_catalogue_are_no_way_in(href: str) -> None:
     catalog = {"type": "Catalog", "stac_version": "1.0.0", "links": [{"rel": "item", "href": href}]}
     with stac_server.serve() as server:
         server.fault = lambda server, *_: server.json(catalog)
@@ -77,8 +79,8 @@ def test_links_of_a_served_catalogue_are_no_way_in(href):
             find_items(f"{server.url}/catalog.json", EVERYWHERE, PERIODS)
 
 
-def test_a_served_catalogue_without_end_ends():
-    def child(server, *_):
+def test_a_served_catalogue_without_end_ends() -> None:
+    def child(server: Any, *_: Any) -> Any:
         link = {"rel": "child", "href": f"{sum(server.requests.values())}.json"}
         return server.json({"type": "Catalog", "stac_version": "1.0.0", "links": [link]})
 
@@ -89,7 +91,7 @@ def test_a_served_catalogue_without_end_ends():
         assert sum(server.requests.values()) < 100
 
 
-def test_stac_geoparquet(items, tmp_path):
+def test_stac_geoparquet(items: Any, tmp_path: Path) -> None:
     import stac_geoparquet.arrow as stac_arrow
 
     path = tmp_path / "items.parquet"
@@ -98,7 +100,7 @@ def test_stac_geoparquet(items, tmp_path):
     assert lock_items(found, PERIODS, ["B02"]) == lock_items(items, PERIODS, ["B02"])
 
 
-def test_a_later_source_gives_what_the_earlier_lacks(items, tmp_path):
+def test_a_later_source_gives_what_the_earlier_lacks(items: Any, tmp_path: Path) -> None:
     for item in items[1:]:
         item["properties"]["s2:processing_baseline"] = "05.11"  # newer, but from the fallback
     newer = {**items[0], "properties": {**items[0]["properties"], "s2:processing_baseline": "05.11"}}
@@ -108,14 +110,14 @@ def test_a_later_source_gives_what_the_earlier_lacks(items, tmp_path):
     assert find_items([str(second), str(first)], EVERYWHERE, PERIODS)[0] == newer
 
 
-def test_tiles_on_the_date_line(items, tmp_path):
+def test_tiles_on_the_date_line(items: Any, tmp_path: Path) -> None:
     items[0]["geometry"] = shapely.geometry.mapping(shapely.box(-179.9, 10, 179.9, 11))  # as some catalogues write them
     path = scenes_data.write_collection(tmp_path / "items.json", items[:1])
     for west, found in ((178, 1), (-180, 1), (120, 0)):
         assert len(find_items(str(path), shapely.box(west, 10, west + 1.5, 11), PERIODS)) == found
 
 
-def test_what_is_no_stac_is_said(tmp_path):
+def test_what_is_no_stac_is_said(tmp_path: Path) -> None:
     (tmp_path / "points.geojson").write_text('{"type": "FeatureCollection", "features": [{"type": "Feature"}]}')
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "text.json").write_text("hello")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -484,7 +485,9 @@ def test_countries_hold_enough_of_every_object(name: str, seed: int, size: int, 
     assert cars["count"].sum() >= 20_000
 
 
-def test_the_command_takes_every_option(subpixmap, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_takes_every_option(
+    subpixmap: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     code = subpixmap(
         "simulate", tmp_path / "c", "--seed", 4, "--size-km", 1, "--years", "2021", "--objects", "olive", "--objects",
         "car,coconut", "--acquisitions", 1, "--center", "-3.8,-37.9", "--world", "shifted", "--dialect",
@@ -515,7 +518,7 @@ def test_the_command_takes_every_option(subpixmap, tmp_path: Path, capsys: pytes
     ],
 )
 def test_the_command_refuses_in_one_line(
-    subpixmap, tmp_path: Path, capsys: pytest.CaptureFixture, option: str, value: str
+    subpixmap: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
 ) -> None:
     assert subpixmap("simulate", tmp_path / "c", option, value) == 2
     said = capsys.readouterr().err

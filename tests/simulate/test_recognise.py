@@ -1,6 +1,8 @@
 """A simulated country is recognised in any order of sources and from any working directory."""
 
 from itertools import permutations
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +10,7 @@ from subpixmap.simulate.recognise import countries_of, is_simulated, truth_of
 
 
 @pytest.fixture
-def country(tmp_path):
+def country(tmp_path: Path) -> Any:
     """What `simulate_country` leaves that matters here; the name holds what joined texts were split at."""
     folder = tmp_path / "a country, simulated"
     folder.mkdir()
@@ -18,7 +20,7 @@ def country(tmp_path):
     return folder
 
 
-def test_the_order_of_the_sources_does_not_matter(country, tmp_path):
+def test_the_order_of_the_sources_does_not_matter(country: Any, tmp_path: Path) -> None:
     real = tmp_path / "items.json"
     real.write_text("{}")
     sources = (str(real), str(country / "catalog.json"), "earth-search")
@@ -30,14 +32,16 @@ def test_the_order_of_the_sources_does_not_matter(country, tmp_path):
     assert countries_of([str(country), str(country / "catalog.json")]) == [country]
 
 
-def test_the_working_directory_does_not_make_a_catalogue_simulated(country, monkeypatch):
+def test_the_working_directory_does_not_make_a_catalogue_simulated(
+    country: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(country)
     for source in ("earth-search", "https://example.org/stac", "gone.json"):
         assert not is_simulated([source])
         assert truth_of([source]) is None
 
 
-def test_two_countries_have_no_truth_in_common(country, tmp_path):
+def test_two_countries_have_no_truth_in_common(country: Any, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     for name in ("catalog.json", "country.json", "truth.csv"):

@@ -1,6 +1,7 @@
 """Sky and schedule: scene classes that err, baselines as they were, places less well known before refinement."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,11 @@ PLACE = {"lon": 119.5, "lat": 10.5, "half_m": 3000.0}
 CLOUDY = (3, 8, 9, 10)
 
 
-def dates(seed=1, world="base", years=(2018, 2023), per_year=24):
+def dates(seed: int = 1, world: str = "base", years: Any = (2018, 2023), per_year: int = 24) -> Any:
     return schedule(seed, years=years, per_year=per_year, world=get_world(world), **PLACE)
 
 
-def test_the_schedule_is_as_it_was():
+def test_the_schedule_is_as_it_was() -> None:
     found = dates()
     assert [d.time for d in found] == sorted(d.time for d in found)
     for date in found:
@@ -38,12 +39,12 @@ def test_the_schedule_is_as_it_was():
     assert after < 0.8 * before
 
 
-def test_acquisitions_of_a_year_do_not_depend_on_the_other_years():
+def test_acquisitions_of_a_year_do_not_depend_on_the_other_years() -> None:
     assert dates(years=(2020, 2020)) == [d for d in dates() if d.time.year == 2020]
 
 
 @pytest.mark.parametrize(("world", "missed", "false"), [("base", 0.03, 0.2), ("shifted", 0.06, 0.3)])
-def test_scene_classes_err_as_sen2cor_does(world, missed, false):
+def test_scene_classes_err_as_sen2cor_does(world: str, missed: float, false: float) -> None:
     """Thick cloud is seen, its soft rim is not; bright ground is at times called cloud, green ground is not."""
     frame = Frame(0.0, 0.0, 256, 256, lambda x, y: (x, y), lambda x, y: (x, y))
     date = replace(dates()[0], cloud_share=0.3, haze=0.01, edge=2000.0, sun_zenith=35.0, sun_azimuth=130.0)

@@ -3,6 +3,7 @@
 import math
 from datetime import date
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from subpixmap.trends.shared_effects import background_effect, shared_steps, unc
 from subpixmap.trends.slopes import change_test, smallest_p, theil_sen
 
 
-def counts(series, *, first=2018, measure="count", name="coconut"):
+def counts(series: Any, *, first: int = 2018, measure: str = "count", name: str = "coconut") -> Any:
     """Rows of counts for {unit: totals by year}."""
     rows = [
         {
@@ -40,7 +41,7 @@ def counts(series, *, first=2018, measure="count", name="coconut"):
     return pd.DataFrame(rows)
 
 
-def test_slope_change_and_p_by_hand():
+def test_slope_change_and_p_by_hand() -> None:
     row = trend(counts({"a": [100.0, 103, 104, 108, 110, 112]})).iloc[0]
     assert row["slope_per_year"] == pytest.approx(2.4)  # the 8th of the 15 slopes between two years
     assert row["slope_low"] < 2.4 < row["slope_high"]
@@ -52,8 +53,8 @@ def test_slope_change_and_p_by_hand():
 
 
 @pytest.mark.parametrize("n", [3, 4, 5, 6])
-def test_exact_p_is_the_share_of_orders_at_least_as_monotonic(n):
-    def score(order):
+def test_exact_p_is_the_share_of_orders_at_least_as_monotonic(n: int) -> None:
+    def score(order: Any) -> Any:
         return sum(np.sign(b - a) for i, a in enumerate(order) for b in order[i + 1 :])
 
     scores = np.abs([score(order) for order in permutations(range(n))])
@@ -63,14 +64,14 @@ def test_exact_p_is_the_share_of_orders_at_least_as_monotonic(n):
     assert smallest_p(n) == pytest.approx(np.mean(scores >= scores.max()))
 
 
-def test_few_periods_say_that_nothing_can_be_significant():
+def test_few_periods_say_that_nothing_can_be_significant() -> None:
     note = trend(counts({"a": [1.0, 2, 3, 4]}))["note"].iloc[0]
     assert "4 periods cannot show a significant trend" in note
     assert "0.083" in note
     assert pd.isna(trend(counts({"a": [1.0, 2, 3, 4, 5]}))["note"].iloc[0])
 
 
-def test_an_unobserved_period_is_left_out_not_zero():
+def test_an_unobserved_period_is_left_out_not_zero() -> None:
     row = trend(counts({"a": [10.0, math.nan, 10, 10, 10, 10]})).iloc[0]
     assert row["slope_per_year"] == 0
     assert row["p_value"] == 1
@@ -78,7 +79,7 @@ def test_an_unobserved_period_is_left_out_not_zero():
     assert row["note"] == "observed in 5 of 6 periods"
 
 
-def test_units_keep_their_rows_and_order():
+def test_units_keep_their_rows_and_order() -> None:
     table = trend(counts({"b": [1.0, 2], "a": [math.nan, math.nan], "c": [3.0, math.nan]}))
     assert table["unit_id"].tolist() == ["b", "a", "c"]
     assert table["slope_per_year"].isna().tolist() == [False, True, True]
@@ -86,19 +87,19 @@ def test_units_keep_their_rows_and_order():
     assert {name: str(kind) for name, kind in table.dtypes.items()} == types_of(TREND)
 
 
-def test_occupancy_has_no_trend():
+def test_occupancy_has_no_trend() -> None:
     row = trend(counts({"a": [1.0, 2, 3, 4, 5, 6]}, measure="occupancy", name="car")).iloc[0]
     assert row[["slope_per_year", "p_value", "change"]].isna().all()
     assert row["note"] == "a measure of occupancy has no trend"
 
 
-def test_growth_from_nothing_has_no_percentage():
+def test_growth_from_nothing_has_no_percentage() -> None:
     row = trend(counts({"a": [0.0, 1, 2, 3, 4]})).iloc[0]
     assert row["change"] == 4
     assert pd.isna(row["change_percent"])
 
 
-def test_foreign_tables_are_refused():
+def test_foreign_tables_are_refused() -> None:
     with pytest.raises(InputError, match="map_total_full"):
         trend(counts({"a": [1.0]}).drop(columns="map_total_full"))
 
@@ -106,7 +107,9 @@ def test_foreign_tables_are_refused():
 # Comparable pixels, noise, years --------------------------------------------------------------------------------------
 
 
-def comparable(table, *, noise=1.0, acquisitions=6, common=0.9, background=None):
+def comparable(
+    table: Any, *, noise: float = 1.0, acquisitions: int = 6, common: float = 0.9, background: Any = None
+) -> Any:
     """A series that belongs to counts; the totals on common pixels are those of the counts."""
     periods = list(dict.fromkeys(table["period"]))
     density = dict(zip(periods, background or [0.0] * len(periods), strict=True))
@@ -119,7 +122,7 @@ def comparable(table, *, noise=1.0, acquisitions=6, common=0.9, background=None)
     )
 
 
-def test_common_pixels_are_followed_not_what_each_year_saw():
+def test_common_pixels_are_followed_not_what_each_year_saw() -> None:
     table = counts({"a": [100.0, 90, 80, 70, 60]})
     series = comparable(table).assign(common_total=100.0)  # the same on the pixels that all years saw
     assert trend(table)["slope_per_year"].iloc[0] == pytest.approx(-10)
@@ -127,7 +130,7 @@ def test_common_pixels_are_followed_not_what_each_year_saw():
     assert (row["slope_per_year"], row["p_value"], row["basis"]) == (0, 1, "common_pixels")
 
 
-def test_units_without_common_pixels_have_no_trend():
+def test_units_without_common_pixels_have_no_trend() -> None:
     table = counts({"a": [1.0, 2, 3]})
     row = trend(table, comparable(table).assign(common_total=math.nan, common_frac=math.nan)).iloc[0]
     assert row["note"] == "no pixel was observed in all periods: no trend"
@@ -135,7 +138,7 @@ def test_units_without_common_pixels_have_no_trend():
     assert "only 12% of the unit was observed in all periods" in few["note"]
 
 
-def test_a_change_is_set_against_the_noise_within_its_periods():
+def test_a_change_is_set_against_the_noise_within_its_periods() -> None:
     table = counts({"a": [100.0, 100, 130]})
     small = trend(table, comparable(table, noise=3.0)).iloc[0]
     large = trend(table, comparable(table, noise=30.0)).iloc[0]
@@ -144,7 +147,7 @@ def test_a_change_is_set_against_the_noise_within_its_periods():
     assert small["min_detectable_change"] < 30 < large["min_detectable_change"]
 
 
-def test_the_minimum_detectable_change_is_found_in_four_of_five_cases():
+def test_the_minimum_detectable_change_is_found_in_four_of_five_cases() -> None:
     rng = np.random.default_rng(4)
     n, found, sigma = 8, 0, 2.0
     least = [change_test(0.0, np.full(2, sigma / math.sqrt(n)), np.full(2, n))[2]][0]
@@ -155,7 +158,7 @@ def test_the_minimum_detectable_change_is_found_in_four_of_five_cases():
     assert found / 1500 == pytest.approx(0.8, abs=0.04)
 
 
-def test_incomparable_rows_are_refused():
+def test_incomparable_rows_are_refused() -> None:
     table = counts({"a": [1.0, 2, 3]}).assign(model_sha256=["x", "x", "y"])
     with pytest.raises(Refused, match=r"model_sha256.*'x'.*'y'"):
         trend(table)
@@ -167,12 +170,12 @@ def test_incomparable_rows_are_refused():
         trend(counts({"a": [1.0, 2]}), comparable(counts({"b": [1.0, 2]})))
 
 
-def test_flicker_is_not_persistent():
+def test_flicker_is_not_persistent() -> None:
     table = trend(counts({"up": [1.0, 2, 3, 4], "odd": [1.0, 2, 9, 1.5], "down": [4.0, 3.5, 2, 1]}))
     assert table["persistent"].tolist() == [True, False, True]
 
 
-def test_quarters_are_compared_with_the_same_quarter():
+def test_quarters_are_compared_with_the_same_quarter() -> None:
     season = np.array([100.0, 10, 50, 200])
     rows = counts({"a": np.concatenate([season + 2 * year for year in range(6)])})
     first_months = [(2018 + i // 4, 3 * (i % 4) + 1) for i in range(24)]
@@ -187,7 +190,7 @@ def test_quarters_are_compared_with_the_same_quarter():
     assert gap["slope_per_year"] == pytest.approx(2)
 
 
-def test_effects_of_single_years_are_taken_out():
+def test_effects_of_single_years_are_taken_out() -> None:
     rng = np.random.default_rng(1)
     effect = np.array([1.0, 1.1, 0.9, 1.05, 0.95, 1.0])
     truth = {f"same{i}": np.full(6, 100.0 + i) for i in range(8)} | {"grows": 100 + 10 * np.arange(6.0)}
@@ -203,7 +206,7 @@ def test_effects_of_single_years_are_taken_out():
         unchanged_effect(series, ["other"])
 
 
-def test_background_is_taken_off_every_hectare():
+def test_background_is_taken_off_every_hectare() -> None:
     shift = [0.0, 0.02, 0.04, 0.06, 0.08]
     table = counts({"a": [50 + 100 * s for s in shift]})  # 100 ha
     series = comparable(table, background=shift)
@@ -212,7 +215,7 @@ def test_background_is_taken_off_every_hectare():
     assert clean["slope_per_year"] == pytest.approx(0, abs=1e-9)
 
 
-def test_a_step_that_all_units_share_stands_out_where_the_processor_changed():
+def test_a_step_that_all_units_share_stands_out_where_the_processor_changed() -> None:
     rng = np.random.default_rng(3)
     steps = np.array([1, 1, 1, 1, 1.15, 1.15])  # from 2022 on
     table = counts({f"u{i}": rng.uniform(50, 500) * steps * rng.normal(1, 0.01, 6) for i in range(40)})
@@ -228,7 +231,7 @@ def test_a_step_that_all_units_share_stands_out_where_the_processor_changed():
 
 
 @pytest.mark.parametrize("n", [5, 6, 8, 12])
-def test_the_interval_holds_the_true_slope_in_90_to_99_percent(n):
+def test_the_interval_holds_the_true_slope_in_90_to_99_percent(n: int) -> None:
     rng = np.random.default_rng(n)
     years, hits = np.arange(n), 0
     for _ in range(600):
@@ -237,14 +240,14 @@ def test_the_interval_holds_the_true_slope_in_90_to_99_percent(n):
     assert 0.90 <= hits / 600 <= 0.99
 
 
-def test_no_change_raises_false_alarms_at_the_stated_rate_only():
+def test_no_change_raises_false_alarms_at_the_stated_rate_only() -> None:
     rng = np.random.default_rng(8)
     table = trend(counts({f"u{i}": 100 + rng.normal(0, 3, 6) for i in range(300)}))
     assert (table["p_value"] <= 0.05).mean() <= 0.07
     assert table["significant"].mean() <= 0.01
 
 
-def test_true_trends_are_found_among_many_units():
+def test_true_trends_are_found_among_many_units() -> None:
     rng = np.random.default_rng(9)
     quiet = {f"u{i}": 100 + rng.normal(0, 1, 8) for i in range(60)}
     grow = {f"g{i}": 100 + 5 * np.arange(8) + rng.normal(0, 1, 8) for i in range(20)}

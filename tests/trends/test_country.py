@@ -2,6 +2,7 @@
 counts are the simulated truth, rasterised, with errors and clouds put on; no imagery and no network take part."""
 
 from datetime import date
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -23,7 +24,7 @@ PERIODS = tuple(Period(str(year), date(year, 1, 1), date(year, 12, 31)) for year
 ACQUISITIONS = 6
 
 
-def observed(rng, truth, *, cloud, error, pixel_error):
+def observed(rng: Any, truth: Any, *, cloud: Any, error: Any, pixel_error: Any) -> Any:
     """A period's count, and what the ledger keeps of it, as a map makes them: a mean over clear acquisitions, each with
     an error that all its pixels share and one of each pixel's own. `cloud` (y, x) is the chance of being covered."""
     shape = (ACQUISITIONS, *truth.shape)
@@ -41,7 +42,7 @@ def observed(rng, truth, *, cloud, error, pixel_error):
     return count[None], cells
 
 
-def mapped(rng, block, truths, clouds, *, error=0.02, pixel_error=0.05):
+def mapped(rng: Any, block: Any, truths: Any, clouds: Any, *, error: float = 0.02, pixel_error: float = 0.05) -> Any:
     found = [
         observed(rng, truth, cloud=cloud, error=error, pixel_error=pixel_error)
         for truth, cloud in zip(truths, clouds, strict=True)
@@ -52,7 +53,7 @@ def mapped(rng, block, truths, clouds, *, error=0.02, pixel_error=0.05):
 
 
 @pytest.fixture(scope="module")
-def country():
+def country() -> Any:
     """A simulated country's units, its true palms a year and unit, and its counts under clouds."""
     from subpixmap.reference.countmap import count_map
     from subpixmap.simulate.country import make_country
@@ -83,7 +84,7 @@ def country():
     return truth, count_blocks(blocks, units, facts(PERIODS), size=256)
 
 
-def test_totals_agree_with_the_truth(country):
+def test_totals_agree_with_the_truth(country: Any) -> None:
     truth, counted = country
     both = counted.table.merge(truth, on=["unit_id", "period"])
     top = both[both["parent_id"].isna()].groupby("period")[["truth", "map_total_full"]].sum()
@@ -99,7 +100,7 @@ def test_totals_agree_with_the_truth(country):
     assert gaps.max() < 1e-3  # municipalities share their borders: provinces are their sums
 
 
-def test_known_trends_are_recovered_with_the_right_sign(country):
+def test_known_trends_are_recovered_with_the_right_sign(country: Any) -> None:
     truth, counted = country
     table = trend(counted.table, counted.series).set_index("unit_id")
     middles = np.array([year + 0.5 for year in YEARS])
@@ -115,13 +116,13 @@ def test_known_trends_are_recovered_with_the_right_sign(country):
     assert np.corrcoef(found, [slopes[unit] for unit in plain])[0, 1] > 0.9
 
 
-def squares(block, step):
+def squares(block: Any, step: Any) -> Any:
     west, _, _, north = ZONE51.bounds(block.window)
     at = np.arange(0, block.size * 10, step * 10)
     return [shapely.box(west + x, north - y - step * 10, west + x + step * 10, north - y) for y in at for x in at]
 
 
-def test_no_change_under_unequal_clouds_raises_false_alarms_at_the_stated_rate_only():
+def test_no_change_under_unequal_clouds_raises_false_alarms_at_the_stated_rate_only() -> None:
     rng = np.random.default_rng(17)
     block = Block(ZONE51, 3268, 116, 256)
     units = frame(squares(block, 32))
@@ -143,7 +144,7 @@ def test_no_change_under_unequal_clouds_raises_false_alarms_at_the_stated_rate_o
     assert (wrong["p_value"] <= 0.05).mean() > 0.5
 
 
-def test_intervals_of_a_table_hold_the_true_slopes_in_90_to_99_percent():
+def test_intervals_of_a_table_hold_the_true_slopes_in_90_to_99_percent() -> None:
     rng = np.random.default_rng(21)
     rows, true = [], rng.normal(0, 8, 800)
     for unit, slope in enumerate(true):

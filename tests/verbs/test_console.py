@@ -2,13 +2,14 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
 from subpixmap.verbs.console import run_log
 
 
-def test_the_log_has_no_secrets(tmp_path, monkeypatch):
+def test_the_log_has_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRETKEY/abc+def")
     log = logging.getLogger("subpixmap")
     with pytest.raises(RuntimeError, match="ended"), run_log(tmp_path):  # noqa: PT012 (all that is written)

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -26,13 +27,13 @@ DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
 
 
 @pytest.fixture
-def out(tmp_path):
+def out(tmp_path: Path) -> Any:
     folder = tmp_path / "run"
     write_units(folder, RunUnits(make_run(folder, make_plan()), "a file", "v1"))
     return folder
 
 
-def typed(*arguments):
+def typed(*arguments: Any) -> Any:
     """Run a command line in this process; errors of ours come back as they are."""
     result = CliRunner().invoke(app, [str(one) for one in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -41,13 +42,13 @@ def typed(*arguments):
     return result
 
 
-def save(polygons, path, ids=None, **columns):
+def save(polygons: Any, path: Any, ids: Any = None, **columns: Any) -> Any:
     ids = ids or [f"{i:02d}" for i in range(len(polygons))]
     gpd.GeoDataFrame({"unit_id": ids, **columns}, geometry=list(polygons), crs=4326).to_parquet(path)
     return path
 
 
-def test_what_lies_outside_near_a_unit_is_told_and_can_be_assigned(out, tmp_path):
+def test_what_lies_outside_near_a_unit_is_told_and_can_be_assigned(out: Any, tmp_path: Path) -> None:
     west, south, east, north = REGION.bounds
     admin = save([shapely.box(west, south, east - 0.006, north)], tmp_path / "units.parquet")
     told = typed("count", out, "--admin", admin)
@@ -65,7 +66,7 @@ def test_what_lies_outside_near_a_unit_is_told_and_can_be_assigned(out, tmp_path
     assert not plain["flag"].str.contains("nearest_assigned").any()
 
 
-def test_given_units_keep_their_boundary_source_for_later_counts_and_the_report(out, tmp_path):
+def test_given_units_keep_their_boundary_source_for_later_counts_and_the_report(out: Any, tmp_path: Path) -> None:
     typed("count", out, "--admin", save([REGION], tmp_path / "mine.parquet"))
     table = count_run(out).table
     assert set(table["boundary_source"]) == {"mine.parquet"}
@@ -74,7 +75,7 @@ def test_given_units_keep_their_boundary_source_for_later_counts_and_the_report(
     assert RunFolder.open(out).units.boundary_source == "mine.parquet"
 
 
-def test_units_elsewhere_or_with_swapped_axes_are_refused_and_change_nothing(out, tmp_path):
+def test_units_elsewhere_or_with_swapped_axes_are_refused_and_change_nothing(out: Any, tmp_path: Path) -> None:
     west, south, east, north = REGION.bounds
     before = (out / "units.parquet").read_bytes()
     far = save([shapely.box(10, 40, 11, 41)], tmp_path / "far.parquet")
@@ -86,7 +87,7 @@ def test_units_elsewhere_or_with_swapped_axes_are_refused_and_change_nothing(out
         count(out, admin=beyond)
 
 
-def test_axes_swapped_inside_the_range_of_degrees_are_found_by_the_region():
+def test_axes_swapped_inside_the_range_of_degrees_are_found_by_the_region() -> None:
     from subpixmap.region import require_overlap
 
     right = gpd.GeoDataFrame(geometry=[shapely.box(12, 41, 13, 42), shapely.box(13, 41, 14, 42)], crs=4326)
@@ -100,7 +101,7 @@ def test_axes_swapped_inside_the_range_of_degrees_are_found_by_the_region():
     assert require_overlap(world, "u", region, "region italy").tolist() == [True, True, False, False]
 
 
-def test_trend_tells_how_sure_it_is_and_takes_effects_out_on_demand(out):
+def test_trend_tells_how_sure_it_is_and_takes_effects_out_on_demand(out: Any) -> None:
     typed("count", out)
     told = typed("trend", out)
     assert re.search(r"2 periods.* 5 ", told.stderr)
@@ -123,7 +124,7 @@ def test_trend_tells_how_sure_it_is_and_takes_effects_out_on_demand(out):
         trend(out, level=95)
 
 
-def test_another_format_needs_no_map(out, tmp_path):
+def test_another_format_needs_no_map(out: Any, tmp_path: Path) -> None:
     import shutil
 
     typed("count", out)
@@ -134,7 +135,7 @@ def test_another_format_needs_no_map(out, tmp_path):
     assert (tmp_path / "gpkg" / "counts.gpkg").is_file()
 
 
-def test_counting_on_workers_gives_the_same_bytes(out):
+def test_counting_on_workers_gives_the_same_bytes(out: Any) -> None:
     typed("count", out, "--workers", "0")
     names = ("counts.csv", "counts.parquet", "series.parquet", "accounts.json")
     first = [(out / name).read_bytes() for name in names]
@@ -142,7 +143,7 @@ def test_counting_on_workers_gives_the_same_bytes(out):
     assert [(out / name).read_bytes() for name in names] == first
 
 
-def test_accounts_hold_what_the_report_shows(out):
+def test_accounts_hold_what_the_report_shows(out: Any) -> None:
     typed("count", out)
     accounts = read_accounts(out / "accounts.json")
     json.loads((out / "accounts.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -152,7 +153,7 @@ def test_accounts_hold_what_the_report_shows(out):
     assert read_accounts(out / "nothing.json") == {}
 
 
-def test_every_column_and_flag_is_documented():
+def test_every_column_and_flag_is_documented() -> None:
     text = DOCS.read_text(encoding="utf-8")
     for name in (*COUNTS, *TREND, *FLAGS):
         assert f"`{name}`" in text, name
@@ -160,7 +161,7 @@ def test_every_column_and_flag_is_documented():
         assert f"| `{name}` | {meaning} |" in text, name
 
 
-def test_a_plot_of_counts_and_of_trends_is_one_line(out):
+def test_a_plot_of_counts_and_of_trends_is_one_line(out: Any) -> None:
     from subpixmap import count_by_unit, plot_counts, plot_trend, trend
 
     counts = count_by_unit(out)

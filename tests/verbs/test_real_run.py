@@ -5,6 +5,8 @@ The model is an untrained stand-in: what is proven is that pixels, masks, dates,
 
 import json
 from collections import defaultdict
+from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -34,12 +36,12 @@ WEST, NORTH, STEP = (
 
 
 @pytest.fixture(scope="module")
-def collection(real_data):
+def collection(real_data: Path) -> Any:
     return real_data / "sentinel2_120m" / "items_120m_fixed.json"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     torch.manual_seed(0)
     card = Card(
         name="stand-in",
@@ -60,14 +62,14 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def command(collection, model):
+def command(collection: Any, model: Any) -> Any:
     return [
         *("run", "--source", str(collection), "--region", ",".join(map(str, BOX)), "--years", "2023"),
         *("--resolution", "120", "--model", str(model), "--workers", "0", "--block", "512", "--quiet"),
     ]
 
 
-def call(monkeypatch, *arguments):
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> Any:
     """Exit code of the command line, in this process."""
     monkeypatch.setattr("sys.argv", ["subpixmap", *map(str, arguments)])
     try:
@@ -78,7 +80,7 @@ def call(monkeypatch, *arguments):
 
 
 @pytest.fixture(scope="module")
-def out(command, collection, tmp_path_factory):
+def out(command: Any, collection: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("real") / "run"
     with pytest.MonkeyPatch.context() as patch:
         assert call(patch, *command, "--force", "--out", out) == 0
@@ -86,7 +88,7 @@ def out(command, collection, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def independent(collection):
+def independent(collection: Any) -> Any:
     """Per datatake (reflectance (band, y, x), observed (y, x)) on the lattice, with plain rasterio.
 
     The files hold surface reflectance x 10000 with the offset already taken off (`boa_offset_applied`), whatever their
@@ -121,7 +123,7 @@ def independent(collection):
     return found
 
 
-def mapped(zone):
+def mapped(zone: Any) -> Any:
     """Where the map holds counts: its rows and columns, and those in the independent arrays."""
     rows, cols = np.nonzero(np.isfinite(zone["count"].sel(period="2023", object="coconut").values))
     first_row = round((NORTH - (float(zone.y[0]) + STEP / 2)) / STEP)
@@ -129,7 +131,7 @@ def mapped(zone):
     return (rows, cols), (rows + first_row, cols + first_col)
 
 
-def test_pixel_centres_lie_on_the_lattice_of_the_items(out):
+def test_pixel_centres_lie_on_the_lattice_of_the_items(out: Any) -> None:
     zone = open_map(out)[32633]
     assert ((zone.x.values - (WEST + 60)) % STEP == 0).all()
     assert ((zone.y.values - (5_100_000 - 60)) % STEP == 0).all()
@@ -137,7 +139,7 @@ def test_pixel_centres_lie_on_the_lattice_of_the_items(out):
     assert zone.rio.crs.to_epsg() == 32633
 
 
-def test_observations_are_counted_once_for_each_datatake(out, independent):
+def test_observations_are_counted_once_for_each_datatake(out: Any, independent: Any) -> None:
     zone = open_map(out)[32633]
     here, there = mapped(zone)
     n_obs = zone.n_obs.sel(period="2023").values[here]
@@ -146,7 +148,7 @@ def test_observations_are_counted_once_for_each_datatake(out, independent):
     assert len(n_obs) > gpd.GeoSeries([shapely.box(*BOX)], crs=4326).to_crs(32633).area[0] / STEP**2
 
 
-def test_counts_are_the_mean_of_the_predictions_of_each_datatake(out, independent, model):
+def test_counts_are_the_mean_of_the_predictions_of_each_datatake(out: Any, independent: Any, model: Any) -> None:
     """Reflectance with the offset not taken off twice, tiles mosaicked, dates predicted one by one."""
     zone = open_map(out)[32633]
     net = load_model(str(model))
@@ -168,14 +170,14 @@ def test_counts_are_the_mean_of_the_predictions_of_each_datatake(out, independen
     assert np.abs(predict_block(net, reflectance - 0.1)[0] - predict_block(net, reflectance)[0]).max() > 1e-3
 
 
-def test_the_cube_shows_forest_as_dark_as_it_is(collection):
+def test_the_cube_shows_forest_as_dark_as_it_is(collection: Any) -> None:
     cube = open_cube(BOX, 2023, source=str(collection), bands=["B04"], resolution=120)
     assert dict(cube.sizes) == {"time": 5, "band": 1, **{k: cube.sizes[k] for k in "yx"}}
     red = cube.reflectance.where(cube.valid).compute().median().item()
     assert 0.02 < red < 0.06
 
 
-def test_tables_and_page_say_that_these_are_no_estimates(out):
+def test_tables_and_page_say_that_these_are_no_estimates(out: Any) -> None:
     counts = pd.read_parquet(out / "counts.parquet")
     assert len(counts) == 1
     assert counts.flag[0].split(";") == ["unlike_card", "simulated_evidence"]
@@ -187,7 +189,7 @@ def test_tables_and_page_say_that_these_are_no_estimates(out):
         assert (out / name).is_file()
 
 
-def unit_sum(zone):
+def unit_sum(zone: Any) -> Any:
     """Coverage-weighted sum over the box, with exactextract on the whole raster in one go."""
     from exactextract import exact_extract
 
@@ -197,7 +199,9 @@ def unit_sum(zone):
     return exact_extract(raster, units, ["sum"])[0]["properties"]["sum"]
 
 
-def test_a_second_run_maps_nothing_and_writes_the_same_tables(command, out, monkeypatch):
+def test_a_second_run_maps_nothing_and_writes_the_same_tables(
+    command: Any, out: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = {
         name: (out / name).read_bytes() for name in ("counts.csv", "counts.parquet", "trend.csv", "items.parquet")
     }
@@ -208,7 +212,9 @@ def test_a_second_run_maps_nothing_and_writes_the_same_tables(command, out, monk
     assert {name: (out / name).read_bytes() for name in before} == before
 
 
-def test_units_of_a_file(command, out, tmp_path, monkeypatch, capsys):
+def test_units_of_a_file(
+    command: Any, out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two halves add up to the box; units elsewhere are refused."""
     west, south, east, north = BOX
     middle = (west + east) / 2
@@ -226,7 +232,9 @@ def test_units_of_a_file(command, out, tmp_path, monkeypatch, capsys):
     assert "elsewhere.parquet" in capsys.readouterr().err
 
 
-def test_a_model_of_another_resolution_is_refused(command, tmp_path, monkeypatch, capsys):
+def test_a_model_of_another_resolution_is_refused(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(monkeypatch, *command, "--out", tmp_path / "run") == 4
     error = capsys.readouterr().err
     assert "10 m" in error

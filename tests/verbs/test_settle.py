@@ -1,6 +1,9 @@
 """The catalogue is asked once for a period, again when told to; what is refused or missing is told."""
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +24,7 @@ WHERE = {"bands": mapping_data.BANDS, "size_px": 256, "baseline": "02.14"}
 
 
 @pytest.fixture
-def place(tmp_path):
+def place(tmp_path: Path) -> Any:
     """Options of a run over a tile of 2.5 km, and one item a year."""
     model = mapping_data.tiny_model()
     save_model(tmp_path / "tiny.safetensors", model.net, model.card)
@@ -37,14 +40,16 @@ def place(tmp_path):
         "quiet": True,
     }
 
-    def request(found=items, **changed):
+    def request(found: Any = items, **changed: Any) -> Any:
         path = scenes_data.write_collection(tmp_path / "items.json", found)
         return Request(**{**options, "source": (str(path),), **changed})
 
     return items, request
 
 
-def test_a_simulated_source_is_seen_in_any_order_and_from_anywhere(place, tmp_path, monkeypatch):
+def test_a_simulated_source_is_seen_in_any_order_and_from_anywhere(
+    place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run over a simulated country and another catalogue: the page says that the data is simulated."""
     items, request = place
     country = tmp_path / "country"
@@ -66,7 +71,9 @@ def test_a_simulated_source_is_seen_in_any_order_and_from_anywhere(place, tmp_pa
         assert "banner note" in page
 
 
-def test_a_refreshed_period_is_as_if_it_had_been_asked_for_later(place, tmp_path, capsys):
+def test_a_refreshed_period_is_as_if_it_had_been_asked_for_later(
+    place: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     items, request = place
     later = [*items, scenes_data.make_item(tmp_path, start="20220705T021051", seed=5, **WHERE)]
     run(request())
@@ -90,7 +97,7 @@ def test_a_refreshed_period_is_as_if_it_had_been_asked_for_later(place, tmp_path
     assert {str(period) for period in changed} == {"2022"}
 
 
-def test_refreshing_what_has_not_changed_maps_nothing(place, tmp_path):
+def test_refreshing_what_has_not_changed_maps_nothing(place: Any, tmp_path: Path) -> None:
     _, request = place
     run(request())
     records = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "ledger").glob("*.json")}
@@ -100,12 +107,14 @@ def test_refreshing_what_has_not_changed_maps_nothing(place, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "words"), [({"refresh": ("2020",)}, "2021, 2022"), ({"every": "scene"}, "--out")])
-def test_what_cannot_be_refreshed_is_said(place, options, words):
+def test_what_cannot_be_refreshed_is_said(place: Any, options: Any, words: str) -> None:
     with pytest.raises(InputError, match=f"--refresh.*{words}"):
         place[1](**{"refresh": ("2021",), **options})
 
 
-def test_refused_items_stop_a_run_or_are_left_out_and_told(place, tmp_path, capsys):
+def test_refused_items_stop_a_run_or_are_left_out_and_told(
+    place: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     items, request = place
     lacking, bright = (
         scenes_data.make_item(tmp_path, start=start, **WHERE) for start in ("20210405T021051", "20220405T021051")
@@ -145,7 +154,7 @@ def test_refused_items_stop_a_run_or_are_left_out_and_told(place, tmp_path, caps
     assert len(read_lock(lock)) == 3
 
 
-def test_a_plan_says_what_is_missing(place, capsys):
+def test_a_plan_says_what_is_missing(place: Any, capsys: pytest.CaptureFixture[str]) -> None:
     items, request = place
     west, south, _, north = items[0]["bbox"]
     options = {"years": "2020-2021", "region": f"{west - 0.2},{south + 0.002},{west + 0.01},{north - 0.002}"}
@@ -159,7 +168,7 @@ def test_a_plan_says_what_is_missing(place, capsys):
     assert "51PTT  2021    .   .   1   ." in text
 
 
-def test_one_item_that_lacks_bands_does_not_decide_the_model(place, tmp_path):
+def test_one_item_that_lacks_bands_does_not_decide_the_model(place: Any, tmp_path: Path) -> None:
     from subpixmap.scenes.cube import common_bands
 
     items, _ = place
@@ -168,7 +177,7 @@ def test_one_item_that_lacks_bands_does_not_decide_the_model(place, tmp_path):
     assert common_bands([*items, lacking]) == ["B02", "B08"]
 
 
-def served(stac, items, name, change=None):
+def served(stac: Any, items: Any, name: Any, change: Any = None) -> Any:
     """The items as a catalogue serves them under names of its own."""
     stac.items = json.loads(json.dumps(items))
     for item in stac.items:
@@ -180,7 +189,7 @@ def served(stac, items, name, change=None):
     return stac.items
 
 
-def spoil(item):
+def spoil(item: Any) -> None:
     """An offset that its baseline does not have, a place that its files do not have, a file that is not there."""
     month = item["properties"]["datetime"][:7]
     for name, asset in item["assets"].items():
@@ -193,7 +202,7 @@ def spoil(item):
 
 
 @pytest.fixture
-def two_servers(place, tmp_path, monkeypatch):
+def two_servers(place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Two catalogues of the same five scenes; the first one's last three cannot be taken."""
     monkeypatch.setattr(reader, "BACKOFF_S", 0.01)
     starts = ("20210405T021051", "20210605T021051", "20220405T021051")
@@ -205,7 +214,9 @@ def two_servers(place, tmp_path, monkeypatch):
         yield first, second, {"collection": "sentinel-2-l2a", "source": (first.url, second.url)}
 
 
-def test_what_cannot_be_taken_from_the_first_source_comes_from_the_next(place, two_servers, tmp_path, capsys):
+def test_what_cannot_be_taken_from_the_first_source_comes_from_the_next(
+    place: Any, two_servers: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second, options = two_servers
     bad, good = ([item["id"] for item in stac.items] for stac in (first, second))
     alone = options | {"source": (first.url,)}
@@ -224,7 +235,7 @@ def test_what_cannot_be_taken_from_the_first_source_comes_from_the_next(place, t
     assert f"{good[2]} of {second.url}" in capsys.readouterr().out
 
 
-def test_a_fallback_that_is_not_needed_is_not_looked_at(place, two_servers, tmp_path):
+def test_a_fallback_that_is_not_needed_is_not_looked_at(place: Any, two_servers: Any, tmp_path: Path) -> None:
     first, second, options = two_servers
     job = plan(place[1](**options | {"source": (second.url, first.url)}))
     assert sorted(item.id for item in job.items) == sorted(item["id"] for item in second.items)
@@ -232,7 +243,7 @@ def test_a_fallback_that_is_not_needed_is_not_looked_at(place, two_servers, tmp_
     assert not [path for path in first.requests if path.endswith(".tif")]
 
 
-def test_what_every_source_has_wrong_stops_a_run(place, two_servers, tmp_path):
+def test_what_every_source_has_wrong_stops_a_run(place: Any, two_servers: Any, tmp_path: Path) -> None:
     first, second, options = two_servers
     bad, good = first.items[2]["id"], second.items[2]["id"]
     del second.items[2]["assets"]["nir"]
@@ -243,7 +254,7 @@ def test_what_every_source_has_wrong_stops_a_run(place, two_servers, tmp_path):
     assert "stands in" not in job.refused[bad] + job.refused[good]
 
 
-def test_a_cube_takes_from_the_next_source_too(two_servers):
+def test_a_cube_takes_from_the_next_source_too(two_servers: Any) -> None:
     first, second, options = two_servers
     where = {"bands": ["B02"], "months": [3, 4], "collection": options["collection"]}
     box = tuple(first.items[0]["bbox"])

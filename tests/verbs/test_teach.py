@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import geopandas as gpd
@@ -137,7 +138,9 @@ def test_dates_of_the_test_are_held_out(painted: Painted, made: Reference, tmp_p
         learn_from(made, str(painted.source), tmp_path / "m.safetensors", scheme=scheme, progress=None, **SHAPE)
 
 
-def test_learn_in_one_command(painted: Painted, subpixmap, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_learn_in_one_command(
+    painted: Painted, subpixmap: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     path = tmp_path / "new" / "palms.safetensors"
     small = ("--width", 8, "--mid", 4, "--blocks", 1, "--border", 3, "--steps", 30, "--tile", 40)
     where = ("--labelled", painted.labelled, "--image-date", "2021-03", "--source", painted.source)
@@ -160,7 +163,7 @@ def test_learn_in_one_command(painted: Painted, subpixmap, tmp_path: Path, capsy
 
 
 def test_bad_input_ends_with_exit_code_2(
-    painted: Painted, subpixmap, tmp_path: Path, capsys: pytest.CaptureFixture
+    painted: Painted, subpixmap: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     def refused(*arguments: object) -> str:
         assert subpixmap(*arguments) == 2

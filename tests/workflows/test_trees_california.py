@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -55,7 +57,7 @@ def inner(seen: np.ndarray) -> np.ndarray:
     return seen[..., trees.HALO : -trees.HALO, trees.HALO : -trees.HALO]
 
 
-def call(module, monkeypatch, *arguments: object) -> int:
+def call(module: Any, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr("sys.argv", [module.__name__, *map(str, arguments)])
     return module.main()
 
@@ -117,7 +119,9 @@ def test_trees_turn_with_their_pixels() -> None:
             assert (there - here).mean() == pytest.approx(0, abs=0.02)
 
 
-def test_train_and_evaluate_write_a_card_and_the_numbers(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_train_and_evaluate_write_a_card_and_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = some_folder(tmp_path / "data", (*trees.CITIES, "riverside"))
     elsewhere = some_folder(tmp_path / "elsewhere", ("eureka", "bishop"), seed=1)
     model, out = tmp_path / "m.safetensors", tmp_path / "out.json"
@@ -173,11 +177,11 @@ def test_scores_are_those_of_crops_and_pixels() -> None:
     assert trees.score(np.full_like(reference, reference.mean()), reference)["r2_per_pixel"] == pytest.approx(0)
 
 
-def test_leaving_out_a_city_leaves_its_crops_out(tmp_path: Path, monkeypatch) -> None:
+def test_leaving_out_a_city_leaves_its_crops_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crops = trees.read_crops(some_folder(tmp_path / "data", ("a", "b", "c"), n=2))
     fitted: list[tuple[list[str], list[str]]] = []
 
-    def compare(model, others, test, **_):
+    def compare(model: Any, others: Any, test: Any, **_: Any) -> Any:
         fitted.append((others.cities, test.cities))
         return {"mean": np.full((len(test.city), 16, 16), len(fitted), np.float32)}
 
@@ -226,7 +230,7 @@ def test_the_shipped_checkpoint_is_as_good_as_its_card_says(real_data: Path) -> 
 
 
 @pytest.fixture
-def scenes(country: Path, tmp_path: Path):
+def scenes(country: Path, tmp_path: Path) -> Iterator[Any]:
     """A STAC API on localhost that offers the simulated country, and a folder of crops in it, on no pixel's corner."""
     points = gpd.read_parquet(country / "points.parquet").to_crs(32650)
     west, south, east, north = points.total_bounds
@@ -250,7 +254,9 @@ def scenes(country: Path, tmp_path: Path):
         yield server, data, items[0]["collection"]
 
 
-def test_the_trees_under_sentinel_2_come_from_a_catalogue(scenes, tmp_path: Path, monkeypatch) -> None:
+def test_the_trees_under_sentinel_2_come_from_a_catalogue(
+    scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server, data, collection = scenes
     monkeypatch.setattr(trees_s2, "MONTHS", tuple(range(1, 13)))
     monkeypatch.setattr(trees_s2, "LEAST_CLEAR", 0.0)
@@ -303,7 +309,9 @@ def read_band(item: dict, band: str, bounds: tuple[float, ...]) -> np.ndarray:
     return np.where(dn > 0, (dn + offset) / 1e4, np.nan)
 
 
-def test_what_sentinel_2_lacks_is_said(scenes, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_what_sentinel_2_lacks_is_said(
+    scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     server, data, collection = scenes
     arguments = ("--data", data, "--source", server.url, "--collection", collection, "--out", tmp_path / "out")
     assert call(trees_s2, monkeypatch, *arguments, "--years", 1999) == 2

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,16 +24,16 @@ import simulated_worlds  # noqa: E402
 
 
 @pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.py")), ids=lambda path: path.name)
-def test_scripts_compile(path):
+def test_scripts_compile(path: Any) -> None:
     compile(path.read_text(encoding="utf-8"), path, "exec")
 
 
 @pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.sh")), ids=lambda path: path.name)
-def test_shell_scripts_parse(path):
+def test_shell_scripts_parse(path: Any) -> None:
     subprocess.run(["bash", "-n", path], check=True)
 
 
-def test_gpus_give_each_command_its_options():
+def test_gpus_give_each_command_its_options() -> None:
     command = ["bash", WORKFLOWS / "gpus.sh", "here", "run", "--region", "a b"]
     done = subprocess.run(command, env={"PYTHON": "echo", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
     assert done.stdout.strip() == "-m subpixmap run --region a b --device cuda --block 4096"
@@ -41,7 +42,7 @@ def test_gpus_give_each_command_its_options():
     assert "gpus.sh" in usage.stderr
 
 
-def test_slurm_tells_what_is_missing():
+def test_slurm_tells_what_is_missing() -> None:
     script = [sys.executable, WORKFLOWS / "slurm.py"]
     done = subprocess.run([*script, "--dry-run"], capture_output=True, text=True)
     assert done.returncode == 2
@@ -58,7 +59,7 @@ def test_slurm_tells_what_is_missing():
         assert "#SBATCH --cpus-per-task=3" in done.stderr
 
 
-def test_the_parts_on_kubernetes_know_each_other():
+def test_the_parts_on_kubernetes_know_each_other() -> None:
     parts = {
         (one["kind"], one["metadata"]["name"]): one
         for one in yaml.safe_load_all((WORKFLOWS / "kubernetes.yaml").read_text())
@@ -88,7 +89,7 @@ def test_the_parts_on_kubernetes_know_each_other():
     assert all(word in known for word in command if word.startswith("--")), shlex.join(command)
 
 
-def test_worlds_are_compared_with_their_truth(tmp_path):
+def test_worlds_are_compared_with_their_truth(tmp_path: Path) -> None:
     (tmp_path / "truth.csv").write_text(
         "unit_id,object,period,count\nC,coconut,2020,10000\nC.1,coconut,2020,9000\nC.2,coconut,2020,1000\n"
     )
@@ -109,7 +110,7 @@ def test_worlds_are_compared_with_their_truth(tmp_path):
     assert simulated_worlds.compare(counts, simulated_worlds.true_counts(tmp_path)) == {"coconut": found["coconut"]}
 
 
-def test_another_calibration_of_totals_is_that_of_pixels():
+def test_another_calibration_of_totals_is_that_of_pixels() -> None:
     plain = tiny_model()
     old, new = (
         Model.of(plain.net, dataclasses.replace(plain.card, calibration={"coconut": coconut, "car": car}))
