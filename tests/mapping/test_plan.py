@@ -22,7 +22,7 @@ from subpixmap.mapping.recipe import Recipe, require_same
 from subpixmap.mapping.zones import plan_zones
 from subpixmap.model.checkpoint import Model
 from subpixmap.scenes.radiometry import MaskRule
-from tests.helpers.mapping_data import raising, region_of, tiny, tiny_model
+from tests.helpers.mapping_data import Tiny, raising, region_of, tiny, tiny_model
 
 
 @pytest.fixture(scope="module")
