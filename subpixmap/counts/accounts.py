@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from subpixmap.counts.cells import EXTRA
 from subpixmap.counts.rows import SEEN_PX, Facts, ratio
 from subpixmap.counts.sums import Sums
 from subpixmap.counts.units import Units
+from subpixmap.files import write_json
 from subpixmap.tables import SERIES, typed
 
 if TYPE_CHECKING:
@@ -175,3 +178,29 @@ def _uncovered(levels: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         f"the units of the lower level do not cover {len(lacking)} of {len(once)} parents: {told}{more}; what they "
         "lack is in the parents' rows only"
     ]
+
+
+def write_accounts(path: Path, counted: Counted) -> Path:
+    """Write what lies outside the units and whether all adds up, as JSON: the tables of `Counted` beside its rows."""
+    tables: dict[str, Any] = {
+        name: _null_for_nan(getattr(counted, name)).to_dict("split", index=False)
+        for name in ("outside", "balance", "parents", "background")
+    }
+    write_json(path, {**tables, "overlap_ha": counted.overlap_ha, "remarks": list(counted.remarks)})
+    return path
+
+
+def read_accounts(path: Path) -> dict[str, Any]:
+    """The tables of `write_accounts`, with `overlap_ha` and `remarks`; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        name: pd.DataFrame(value["data"], columns=value["columns"]) if isinstance(value, dict) else value
+        for name, value in raw.items()
+    }
+
+
+def _null_for_nan(table: pd.DataFrame) -> pd.DataFrame:
+    """JSON has no NaN."""
+    return table.astype(object).where(table.notna(), None)  # type: ignore[call-overload,no-any-return]

@@ -1,4 +1,4 @@
-"""A run folder -> its counts and trends. Only blocks with a valid ledger record hold numbers."""
+"""A run folder -> its counts. Only blocks with a valid ledger record hold numbers."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from numpy.typing import NDArray
 
+from subpixmap.counts.accounts import write_accounts
 from subpixmap.counts.blocks import Maps, blocks_of, facts_of, folder_of
 from subpixmap.counts.count import Counted, count_blocks
 from subpixmap.counts.rows import Facts
 from subpixmap.counts.sums import MapBlock
-from subpixmap.errors import InputError, VerificationFailed
-from subpixmap.export.formats import write_accounts, write_vector
-from subpixmap.files import is_remote, path_of
+from subpixmap.errors import VerificationFailed
+from subpixmap.files import path_of
 from subpixmap.grid import Block, Window
 from subpixmap.mapping.ledger import Record, record_path
 from subpixmap.mapping.plan import Plan
 from subpixmap.mapping.store import Shards, open_shards, read_stored
 from subpixmap.region import require_overlap
 from subpixmap.runfolder import RunFolder
-from subpixmap.tables import COUNTS, SERIES, TREND, read_table, write_csv, write_parquet, write_table
-from subpixmap.trends.changes import trend
-from subpixmap.trends.shared_effects import background_effect, unchanged_effect
+from subpixmap.tables import COUNTS, SERIES, read_table, write_parquet, write_table
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -189,79 +187,7 @@ def write_counts(out: str | os.PathLike[str], counted: Counted) -> list[Path]:
     return [*paths, series, write_accounts(folder / "accounts.json", counted)]
 
 
-def follow_run(
-    out: str | os.PathLike[str], *, level: float = 0.95, unchanged: Sequence[str] = (), background: bool = False
-) -> pd.DataFrame:
-    """Trends of a run's counts, on the pixels that every period observed; needs counts.parquet and series.parquet.
-
-    Parameters
-    ----------
-    out
-        The run's folder.
-    level
-        Confidence of the slopes' intervals.
-    unchanged
-        Ids of units known not to have changed; what their totals share in a period is taken out of all units.
-    background
-        Take out instead what the map counts where the object is never present.
-    """
-    counts, series = read_counts(out)
-    effect = None
-    if unchanged and background:
-        raise InputError("a shared year effect comes from unchanged units or from the background; give one of them")
-    if unchanged:
-        effect = unchanged_effect(series, unchanged)
-    elif background:
-        effect = background_effect(series)
-    return trend(counts, series, level=level, year_effect=effect)
-
-
 def read_counts(out: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """counts.parquet and series.parquet of a run folder."""
     folder = path_of(out)
     return read_table(folder / "counts.parquet", COUNTS), read_table(folder / "series.parquet", SERIES)
-
-
-def write_trend(out: str | os.PathLike[str], table: pd.DataFrame) -> list[Path]:
-    """Write trend.csv and trend.parquet into a run folder; returns their paths."""
-    return list(write_table(table, path_of(out) / "trend", TREND))
-
-
-def export_counts(out: str | os.PathLike[str], format: str, *, to: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Write a run's counts and trends, or its map, in another format; no pixel is summed again.
-
-    Parameters
-    ----------
-    out
-        The run's folder.
-    format
-        `csv`, `geoparquet`, `gpkg` or `geojson`: the rows of counts.parquet and, if there, of trend.parquet, the last
-        three with the units' polygons (a GeoPackage holds both as layers); `cog`: the map as rasters; `stac`: a
-        catalogue of rasters and tables.
-    to
-        Folder for the files; OUT/export when not given.
-
-    Returns
-    -------
-    list of Path
-    """
-    folder = path_of(to) if to is not None else path_of(out) / "export"
-    if is_remote(folder):
-        raise InputError(f"{folder}: files are exported to a disk; give --to FOLDER")
-    if format == "cog":
-        from subpixmap.export.cogs import export_cogs
-
-        return export_cogs(out, folder)
-    if format == "stac":
-        from subpixmap.export.stac import export_stac
-
-        return export_stac(out, folder)
-    tables = {"counts": COUNTS, "trend": TREND}
-    there = {
-        name: read_table(path_of(out) / f"{name}.parquet", columns)
-        for name, columns in tables.items()
-        if name == "counts" or (path_of(out) / f"{name}.parquet").is_file()
-    }
-    if format == "csv":
-        return [write_csv(table, folder / f"{name}.csv", tables[name]) for name, table in there.items()]
-    return write_vector(there, RunFolder.open(out).units.table, folder, format)

@@ -1,6 +1,6 @@
 """The map -> Cloud Optimized GeoTIFFs of counts and of densities, one for each zone, object and period.
 
-In: a run folder. Out: files whose overviews hold means (GDAL's AVERAGE over the observed pixels), so that a colour
+In: a run folder. Out: files whose overviews hold means (AVERAGE of GDAL over the observed pixels), so that a colour
 means the same at every zoom. A total must be summed at full resolution; counts are never warped.
 """
 
@@ -15,8 +15,10 @@ import numpy as np
 
 from subpixmap.counts.source import read_blocks
 from subpixmap.errors import InputError
-from subpixmap.mapping.plan import Plan, Zone, read_plan
+from subpixmap.mapping.plan import Plan
 from subpixmap.mapping.quantise import decode
+from subpixmap.mapping.zones import Zone
+from subpixmap.runfolder import RunFolder
 
 MEANINGS = {
     "count": ("1", "expected objects per pixel, unclipped; sum at full resolution for a total"),
@@ -26,7 +28,7 @@ MEANINGS = {
 
 
 def export_cogs(
-    out: str | os.PathLike[str],
+    run: RunFolder,
     to: Path,
     *,
     objects: Sequence[str] | None = None,
@@ -36,47 +38,66 @@ def export_cogs(
 
     Parameters
     ----------
-    out
-        The run's folder.
+    run
+        Its blocks without a ledger record stay nodata.
     to
         Where the files go.
     objects, periods
-        Which; all when not given.
+        Names and labels of those to write; all when not given.
 
     Returns
     -------
     list of Path
         In the order of zones, objects, periods and kinds.
+
+    Raises
+    ------
+    InputError
+        The run has no such object or period.
     """
-    plan = read_plan(out)
-    labels = [period.label for period in plan.periods]
-    for wanted, known, what in ((objects, list(plan.objects), "object"), (periods, labels, "period")):
-        if unknown := [one for one in wanted or () if one not in known]:
-            raise InputError(f"no {what} {unknown[0]!r} in this run; it has {', '.join(known)}")
+    labels = [period.label for period in run.plan.periods]
+    for asked, all_names, what in ((objects, run.plan.objects, "object"), (periods, labels, "period")):
+        if unknown := [name for name in asked or () if name not in all_names]:
+            raise InputError(f"no {what} {unknown[0]!r} in this run; it has {', '.join(all_names)}")
     to.mkdir(parents=True, exist_ok=True)
     return [
         path
-        for zone in plan.zones.values()
-        for o, name in enumerate(plan.objects)
+        for zone in run.plan.zones.values()
+        for o, name in enumerate(run.plan.objects)
         if objects is None or name in objects
         for label in labels
         if periods is None or label in periods
-        for path in _write_zone(out, plan, zone, o, label, to)
+        for path in _write_zone(run, zone, o, label, to)
     ]
 
 
-def _write_zone(out: str | os.PathLike[str], plan: Plan, zone: Zone, position: int, label: str, to: Path) -> list[Path]:
-    import rasterio
-    from rasterio import shutil
+def _write_zone(run: RunFolder, zone: Zone, position: int, label: str, to: Path) -> list[Path]:
+    """The rasters of one zone, object (by its position) and period."""
+    name = run.plan.objects[position]
+    paths = []
+    with tempfile.TemporaryDirectory(prefix=".cog-", dir=to) as folder:
+        for kind, factor in (("count", 1.0), ("density", 1e4 / zone.lattice.pixel_area)):
+            plain = Path(folder) / f"{kind}.tif"
+            _write_pixels(plain, run, zone, position, label, kind, factor)
+            path = to / f"{kind}_{name}_{label.replace(':', '')}_{zone.lattice.epsg}.tif"
+            _to_cog(plain, Path(folder) / path.name)
+            os.replace(Path(folder) / path.name, path)
+            paths.append(path)
+    return paths
 
-    name, extent, epsg = plan.objects[position], zone.extent, zone.lattice.epsg
+
+def _write_pixels(path: Path, run: RunFolder, zone: Zone, position: int, label: str, kind: str, factor: float) -> None:
+    """A tiled GeoTIFF without overviews: the stored counts times a factor."""
+    import rasterio
+
+    extent = zone.extent
     profile = {
         "driver": "GTiff",
         "dtype": "float32",
         "count": 1,
         "height": extent.height,
         "width": extent.width,
-        "crs": f"EPSG:{epsg}",
+        "crs": f"EPSG:{zone.lattice.epsg}",
         "transform": zone.lattice.transform(extent),
         "nodata": np.nan,
         "tiled": True,
@@ -86,31 +107,28 @@ def _write_zone(out: str | os.PathLike[str], plan: Plan, zone: Zone, position: i
         "sparse_ok": True,
         "bigtiff": "if_safer",
     }
-    paths = []
-    with tempfile.TemporaryDirectory(prefix=".cog-", dir=to) as folder:
-        for kind, factor in (("count", 1.0), ("density", 1e4 / zone.lattice.pixel_area)):
-            plain = Path(folder) / f"{kind}.tif"
-            with rasterio.open(plain, "w", **profile) as file:
-                file.update_tags(**_tags(plan, name, label, kind))
-                file.set_band_unit(1, MEANINGS[kind][0])
-                file.set_band_description(1, f"{kind} of {name}")
-                for block in read_blocks(out, plan):
-                    if block.lattice != zone.lattice or block.record(label) is None:
-                        continue
-                    stack = next(block.read([label], {"count": block.chunks}))["count"][position]
-                    for chunk, values in zip(block.chunks, decode(stack), strict=True):
-                        rows, cols = chunk.slices(extent)
-                        place = (rows.start, rows.stop), (cols.start, cols.stop)
-                        file.write(values * np.float32(factor), 1, window=place)
-            path = to / f"{kind}_{name}_{label.replace(':', '')}_{epsg}.tif"
-            partial = Path(folder) / path.name
-            shutil.copy(
-                plain, partial, driver="COG", compress="ZSTD", predictor="YES", blocksize="256", sparse_ok="YES",
-                overview_resampling="AVERAGE", bigtiff="IF_SAFER", num_threads="1",
-            )  # fmt: skip
-            os.replace(partial, path)
-            paths.append(path)
-    return paths
+    name = run.plan.objects[position]
+    with rasterio.open(path, "w", **profile) as file:
+        file.update_tags(**_tags(run.plan, name, label, kind))
+        file.set_band_unit(1, MEANINGS[kind][0])
+        file.set_band_description(1, f"{kind} of {name}")
+        for block in read_blocks(run.path, run.plan):
+            if block.lattice != zone.lattice or block.record(label) is None:
+                continue
+            stack = next(block.read([label], {"count": block.chunks}))["count"][position]
+            for chunk, values in zip(block.chunks, decode(stack), strict=True):
+                rows, cols = chunk.slices(extent)
+                window = (rows.start, rows.stop), (cols.start, cols.stop)
+                file.write(values * np.float32(factor), 1, window=window)
+
+
+def _to_cog(plain: Path, path: Path) -> None:
+    from rasterio import shutil
+
+    shutil.copy(
+        plain, path, driver="COG", compress="ZSTD", predictor="YES", blocksize="256", sparse_ok="YES",
+        overview_resampling="AVERAGE", bigtiff="IF_SAFER", num_threads="1",
+    )  # fmt: skip
 
 
 def _tags(plan: Plan, name: str, label: str, kind: str) -> dict[str, str]:

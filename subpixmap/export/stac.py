@@ -1,25 +1,25 @@
-"""A run's result as a static STAC catalogue: one Collection, one Item for each zone and period.
+"""A run folder -> a static STAC catalogue: one Collection, and one Item for each zone and period.
 
-In: a run folder and its exported rasters. Out: JSON with relative hrefs, checksums of every file, and where the numbers
-come from (model, recipe, item list, software), so that a catalogue can serve them and a reader can check them.
+Out: JSON with relative hrefs, the checksum of every file, and where the numbers come from (model, recipe, item list,
+software), so that a catalogue can serve them and a reader can check them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import shapely
 
+from subpixmap import runpaths
 from subpixmap.counts.rows import Facts
 from subpixmap.counts.source import read_facts
 from subpixmap.export.cogs import export_cogs
-from subpixmap.files import path_of
 from subpixmap.grid import project
-from subpixmap.mapping.plan import Plan, Zone
+from subpixmap.mapping.plan import Plan
+from subpixmap.mapping.zones import Zone
 from subpixmap.periods import Period
 from subpixmap.runfolder import RunFolder
 
@@ -32,30 +32,29 @@ EXTENSIONS = [
     "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
 ]
 _TABLES = {
-    "counts.csv": "text/csv",
-    "counts.parquet": "application/vnd.apache.parquet",
-    "trend.csv": "text/csv",
-    "trend.parquet": "application/vnd.apache.parquet",
-    "items.parquet": "application/vnd.apache.parquet",
-    "plan.json": "application/json",
+    runpaths.COUNTS_CSV: "text/csv",
+    runpaths.COUNTS_PARQUET: "application/vnd.apache.parquet",
+    runpaths.TREND_CSV: "text/csv",
+    runpaths.TREND_PARQUET: "application/vnd.apache.parquet",
+    runpaths.ITEMS: "application/vnd.apache.parquet",
+    runpaths.PLAN: "application/json",
 }
 
 
-def export_stac(out: str | os.PathLike[str], to: Path) -> list[Path]:
+def export_stac(run: RunFolder, to: Path) -> list[Path]:
     """Write `collection.json`, its items, their rasters and copies of the tables into a folder; returns the paths.
 
     Parameters
     ----------
-    out
-        The run's folder.
+    run
+        Its tables are copied as far as they are there.
     to
-        Where the catalogue goes; it may be moved as a whole.
+        Where the catalogue goes; it can be moved as a whole.
     """
     import pystac
 
-    folder = RunFolder.open(out)
-    plan, facts = folder.plan, read_facts(folder)
-    rasters = export_cogs(out, to / "rasters")
+    plan, facts = run.plan, read_facts(run)
+    rasters = export_cogs(run, to / "rasters")
     items = [
         _item(plan, facts, zone, period, [path for path in rasters if path.name.endswith(_ending(period, zone))])
         for zone in plan.zones.values()
@@ -64,10 +63,10 @@ def export_stac(out: str | os.PathLike[str], to: Path) -> list[Path]:
     collection = _collection(plan, facts, items)
     collection.normalize_hrefs(str(to.resolve()))
     collection.make_all_asset_hrefs_relative()
-    tables = [name for name in _TABLES if (path_of(out) / name).is_file()]
+    tables = [name for name in _TABLES if (run.path / name).is_file()]
     for name in tables:
-        (to / name).write_bytes((path_of(out) / name).read_bytes())
-        asset = _asset(to / name, _TABLES[name], ["metadata"] if name in ("items.parquet", "plan.json") else ["data"])
+        (to / name).write_bytes((run.path / name).read_bytes())
+        asset = _asset(to / name, _TABLES[name], ["metadata"] if name in (runpaths.ITEMS, runpaths.PLAN) else ["data"])
         asset.href = f"./{name}"
         collection.add_asset(name, asset)
     collection.save(pystac.CatalogType.SELF_CONTAINED)

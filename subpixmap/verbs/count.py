@@ -86,16 +86,20 @@ def trend(
     What all units share in a period is told; it is taken out with `unchanged` (ids of units known not to have changed)
     or `background` (what the map counts where the object is never present).
     """
-    from subpixmap.counts.source import follow_run, read_counts, write_trend
+    from subpixmap import runpaths
     from subpixmap.mapping.verify import write_manifest
+    from subpixmap.runfolder import RunFolder
+    from subpixmap.tables import TREND, write_table
     from subpixmap.trends.remarks import trend_remarks
+    from subpixmap.trends.run_trend import trend_of_run
 
     if not 0.5 <= level < 1:
         raise InputError(f"--level {level:g}: the confidence of an interval lies between 0.5 and 1")
-    table = follow_run(out, level=level, unchanged=unchanged, background=background)
-    paths = write_trend(out, table)
-    if not quiet:  # `run` tells them at its end, with those of the counts
-        console.show_remarks(trend_remarks(table, *read_counts(out), level=level), quiet=quiet)
+    folder = RunFolder.open(out)
+    table = trend_of_run(folder, level=level, unchanged=unchanged, background=background)
+    paths = list(write_table(table, (folder.path / runpaths.TREND_CSV).with_suffix(""), TREND))
+    if not quiet:  # `run` shows them at its end, with those of the counts
+        console.show_remarks(trend_remarks(table, folder.counts, folder.series, level=level), quiet=quiet)
     write_manifest(out)
     console.say_files(paths, quiet=quiet)
     return table
@@ -116,24 +120,26 @@ def report(out: Path, *, quiet: bool = False) -> Path:
 
 def export(out: Path, format: str, *, to: Path | None = None, quiet: bool = False) -> list[Path]:
     """Write counts or map in another format into OUT/export, or another folder."""
-    from subpixmap.counts.source import export_counts
+    from subpixmap.export.formats import export_run
+    from subpixmap.runfolder import RunFolder
 
-    paths = export_counts(out, format, to=to)
+    paths = export_run(RunFolder.open(out), format, to=to)
     console.say_files(paths, quiet=quiet)
     return paths
 
 
 def remarks_on(out: Path) -> list[str]:
     """What a reader should know of the units and trends of a finished run."""
-    from subpixmap.counts.source import read_counts
-    from subpixmap.export.formats import read_accounts
-    from subpixmap.tables import TREND, read_table
+    from subpixmap import runpaths
+    from subpixmap.counts.accounts import read_accounts
+    from subpixmap.runfolder import RunFolder
     from subpixmap.trends.remarks import trend_remarks
 
-    table = read_table(out / "trend.parquet", TREND)
+    folder = RunFolder.open(out)
+    assert folder.trend is not None, "a finished run has trends"
     return [
-        *read_accounts(out / "accounts.json").get("remarks", ()),
-        *trend_remarks(table, *read_counts(out), level=0.95),
+        *read_accounts(folder.path / runpaths.ACCOUNTS).get("remarks", ()),
+        *trend_remarks(folder.trend, folder.counts, folder.series, level=0.95),
     ]
 
 

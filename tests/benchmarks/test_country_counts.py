@@ -14,12 +14,14 @@ from typing import Any
 import psutil
 import pytest
 
-from subpixmap.counts.source import count_run, export_counts, read_blocks, write_counts
+from subpixmap.counts.source import count_run, read_blocks, write_counts
 from subpixmap.counts.sums import block_sums
 from subpixmap.counts.units import Ground, prepare_units
 from subpixmap.counts.walk import _Walk
+from subpixmap.export.formats import export_run
 from subpixmap.mapping.cluster import connect
 from subpixmap.region import resolve_region
+from subpixmap.runfolder import RunFolder
 from tests.helpers.country_map import OBJECT, country_plan, write_country
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
@@ -96,7 +98,7 @@ def test_all_municipalities_of_the_philippines(region: Any, tmp_path: Path, caps
     watch.over.set()
     watch.cpu[os.getpid()] = time.process_time() - before
     first = time.perf_counter()
-    export_counts(out, "csv")
+    export_run(RunFolder.open(out), "csv")
     again = time.perf_counter() - first
     with capsys.disabled():
         print(

@@ -447,9 +447,12 @@ def test_numbers_are_for_people() -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A tiny run with an untrained network: every file of the contract, made by the stages themselves."""
-    from subpixmap.counts.source import count_run, follow_run, write_counts, write_trend
+    from subpixmap.counts.source import count_run, write_counts
     from subpixmap.mapping.run import map_region
+    from subpixmap.runfolder import RunFolder
     from subpixmap.scenes.items import write_lock
+    from subpixmap.tables import TREND, write_table
+    from subpixmap.trends.run_trend import trend_of_run
     from tests.helpers.mapping_data import tiny
 
     out = tmp_path_factory.mktemp("run")
@@ -458,7 +461,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     write_lock(out / "items.parquet", country.items)
     country.region.units.to_parquet(out / "units.parquet")
     write_counts(out, count_run(out))
-    write_trend(out, follow_run(out))
+    write_table(trend_of_run(RunFolder.open(out)), out / "trend", TREND)
     return out
 
 
@@ -477,7 +480,7 @@ def test_report_of_a_run_folder(folder: Any) -> None:
 
 def test_what_is_mapped_beyond_the_region_is_in_no_number(folder: Any) -> None:
     """Whole chunks are mapped; the accounts and the page look at the region, which its only unit covers."""
-    from subpixmap.export.formats import read_accounts
+    from subpixmap.counts.accounts import read_accounts
     from subpixmap.mapping.ledger import read_records
     from subpixmap.report import write_report
 

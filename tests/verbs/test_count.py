@@ -13,10 +13,10 @@ import shapely
 from typer.testing import CliRunner
 
 from subpixmap.cli.main import app
+from subpixmap.counts.accounts import read_accounts
 from subpixmap.counts.rows import FLAGS
 from subpixmap.counts.source import count_run
 from subpixmap.errors import InputError
-from subpixmap.export.formats import read_accounts
 from subpixmap.report.contents import read_contents
 from subpixmap.runfolder import RunFolder, RunUnits, write_units
 from subpixmap.tables import COUNTS, TREND, read_table
