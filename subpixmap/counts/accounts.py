@@ -203,4 +203,4 @@ def read_accounts(path: Path) -> dict[str, Any]:
 
 def _null_for_nan(table: pd.DataFrame) -> pd.DataFrame:
     """JSON has no NaN."""
-    return table.astype(object).where(table.notna(), None)  # type: ignore[call-overload,no-any-return]
+    return table.astype(object).where(table.notna(), None)  # type: ignore[call-overload]

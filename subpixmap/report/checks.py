@@ -46,7 +46,11 @@ def shared_rows(contents: Contents, name: str) -> list[dict[str, Any]]:
     """A row per period: what the map counts where the object is never present, and the step that most units share."""
     from subpixmap.trends.shared_effects import background_effect, shared_steps
 
-    if contents.series is None or "background_per_ha" not in contents.series or contents.measures.get(name) != "count":
+    if (
+        contents.series is None
+        or "background_per_ha" not in contents.series
+        or contents.model.measures.get(name) != "count"
+    ):
         return []
     series = contents.series[contents.series["object"] == name]
     counts = contents.counts[contents.counts["object"] == name]

@@ -36,7 +36,7 @@ def map_section(contents: Contents) -> dict[str, Any] | None:
         "cols": cols,
         "periods": [layers.periods[p] for p in chosen],
         "density": {
-            name: _density(layers, o, chosen, contents.measures.get(name, "count"))
+            name: _density(layers, o, chosen, contents.model.measures.get(name, "count"))
             for o, name in enumerate(layers.objects)
         },
         "looks": {

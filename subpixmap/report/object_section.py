@@ -73,11 +73,11 @@ def object_section(contents: Contents, name: str, totals: pd.DataFrame) -> Objec
     parents_period, parents = parent_rows(contents, name)
     return ObjectSection(
         name=name,
-        definition=contents.objects[name],
-        measure=contents.measures[name],
+        definition=contents.model.definitions[name],
+        measure=contents.model.measures[name],
         totals=[shown(row) for row in totals.to_dict("records")],
         latest=latest,
-        change=_change(observed) if contents.measures[name] == "count" else None,
+        change=_change(observed) if contents.model.measures[name] == "count" else None,
         first=str(observed.period.iloc[0]) if len(observed) else "",
         has_noise=bool(totals.noise_se.notna().any()),
         has_estimates=bool(counts.estimate.notna().any()),
@@ -142,7 +142,7 @@ def _unit_rows(contents: Contents, counts: pd.DataFrame, period: str) -> list[di
 
 def _trend_rows(contents: Contents, name: str) -> list[dict[str, Any]]:
     """Trends of one object, the steepest first; none for a measure that has no trend."""
-    if contents.trend is None or contents.measures[name] != "count":
+    if contents.trend is None or contents.model.measures[name] != "count":
         return []
     trends = contents.trend[contents.trend.object == name]
     trends = trends.sort_values("slope_per_year", key=lambda column: -column.abs(), kind="stable").head(MAX_ROWS)

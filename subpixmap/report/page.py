@@ -11,12 +11,15 @@ from typing import Any
 
 import pandas as pd
 
+from subpixmap import runpaths
 from subpixmap.counts.rows import FLAGS
+from subpixmap.files import write_atomic
 from subpixmap.report.contents import Contents, read_contents
 from subpixmap.report.formatting import compact, number, percent, shown, title
 from subpixmap.report.map_section import map_section
 from subpixmap.report.object_section import MAX_ROWS, object_section
 from subpixmap.report.summary import banner, leaves, region_totals, roots
+from subpixmap.runfolder import RunFolder
 
 _HERE = Path(__file__).parent
 
@@ -43,10 +46,9 @@ def write_report(out: str | Path, *, truth: pd.DataFrame | None = None, size: in
     InputError
         The folder holds no run, or its tables are missing.
     """
-    from subpixmap.files import path_of, write_atomic
-
-    path = path_of(out) / "report.html"
-    write_atomic(path, render(read_contents(out, truth=truth, size=size)).encode())
+    run = RunFolder.open(out)
+    path = run.path / runpaths.REPORT
+    write_atomic(path, render(read_contents(run, truth=truth, size=size)).encode())
     return path
 
 

@@ -29,14 +29,14 @@ def banner(contents: Contents) -> Banner:
             "The imagery of this run was simulated. The numbers show how the method works; they say nothing of any "
             "real place.",
         )
-    if contents.evidence == "simulated":
+    if contents.model.evidence == "simulated":
         return Banner(
             "warning",
             "These numbers are not estimates.",
             "The model has only been trained on simulated data and was applied to real imagery. Use this page to check "
             "coverage, clouds and processing; train or calibrate a model with reference data before quoting a number.",
         )
-    if contents.evidence == "degraded-aerial":
+    if contents.model.evidence == "degraded-aerial":
         return Banner(
             "warning",
             "Not validated on Sentinel-2.",

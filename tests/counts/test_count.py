@@ -1,6 +1,5 @@
 """A run folder -> counts: only ledgered blocks, facts of the plan, the same bytes twice and with workers."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 

@@ -14,6 +14,7 @@ import shapely
 import xarray as xr
 
 from subpixmap.grid import Lattice, Window, project
+from subpixmap.mapping.plan import ModelInfo
 from subpixmap.report import figures
 from subpixmap.report import html_images as picture
 from subpixmap.report.contents import Contents
@@ -131,11 +132,12 @@ def make_run(periods: list[str] | None = None, *, evidence: str = "simulated", s
         }
     )  # fmt: skip
     return Contents(
-        name="demo", geometry=region, periods=tuple(periods), objects=DEFINITIONS,
-        measures={"coconut": "count", "car": "occupancy"}, evidence=evidence, simulated=simulated, counts=counts,
+        name="demo", geometry=region, periods=tuple(periods), objects=tuple(DEFINITIONS),
+        model=ModelInfo("demo-s2", "ab" * 32, evidence, 8, 10.0, DEFINITIONS, {"coconut": "count", "car": "occupancy"}),
+        simulated=simulated, counts=counts,
         trend=trend(counts), units=units, series=noise, layers=read_layers(maps, region, size=300),
         acquisitions=acquisitions, items=items,
-        facts={"Region": "demo", "Model": "demo-s2", "Run id": "0123456789abcdef", "Software": "subpixmap 0.1.0"},
+        provenance={"Region": "demo", "Model": "demo-s2", "Run id": "0123456789abcdef", "Software": "subpixmap 0.1.0"},
         truth=truth if simulated else None, expected_blocks=6, done_blocks=6,
     )  # fmt: skip
 
@@ -255,7 +257,7 @@ def test_names_cannot_break_out_of_the_page(small: Contents) -> None:
 def test_banner_says_what_the_numbers_are(
     small: Contents, evidence: str, simulated: bool, level: str, words: str
 ) -> None:
-    told = replace(small, evidence=evidence, simulated=simulated, truth=None)
+    told = replace(small, model=replace(small.model, evidence=evidence), simulated=simulated, truth=None)
     assert banner(told).level == level
     page = render(told)
     assert words in page
@@ -309,7 +311,7 @@ def test_one_unit_one_period_one_object() -> None:
     run = make_run(["2021"])
     units = run.units[run.units.unit_id == "0101"]
     counts = run.counts[(run.counts.unit_id == "0101") & (run.counts.object == "coconut")].reset_index(drop=True)
-    single = replace(run, objects={"coconut": "palms"}, measures={"coconut": "count"}, units=units, counts=counts,
+    single = replace(run, objects=("coconut",), units=units, counts=counts,
                      trend=trend(counts), truth=None)  # fmt: skip
     page = render(single)
     read(page)

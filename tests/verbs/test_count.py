@@ -71,7 +71,7 @@ def test_given_units_keep_their_boundary_source_for_later_counts_and_the_report(
     table = count_run(out).table
     assert set(table["boundary_source"]) == {"mine.parquet"}
     assert set(table["boundary_version"]) == set(read_table(out / "counts.csv", COUNTS)["boundary_version"])
-    assert "mine.parquet" in read_contents(out).facts["Units"]
+    assert "mine.parquet" in read_contents(RunFolder.open(out)).provenance["Units"]
     assert RunFolder.open(out).units.boundary_source == "mine.parquet"
 
 
