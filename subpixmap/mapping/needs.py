@@ -22,10 +22,10 @@ from subpixmap.mapping.footprints import footprints_by_period_and_zone
 from subpixmap.mapping.plan import Plan
 from subpixmap.mapping.task import readers_for
 from subpixmap.mapping.zones import plan_zones
+from subpixmap.scenes.access import GDAL_CACHE_BYTES
 from subpixmap.scenes.items import Item
 
 _PROCESS = 850e6  # bytes of a worker that has done a tiny block: interpreter, torch, GDAL, zarr
-_GDAL_CACHE = 256e6  # GDAL_CACHEMAX of scenes.access
 _COMPRESSED = 0.8  # bytes in a COG for each byte of a band
 _STORED = {"count": 1.1, "presence": 0.9, "sd_over_dates": 0.9, "n_obs": 0.3}  # bytes a pixel, compressed
 _RECORD = 8e3  # bytes of a ledger record, and again for every acquisition and object below
@@ -99,7 +99,7 @@ def worker_memory(plan: Plan) -> float:
     reading = padded * len(recipe.bands) * (4 + readers * (4 + 6))  # this acquisition, and the next ones with their DN
     running = window * (n * (3 * 8 + 2 * 4) + 4)  # sums, squares, presence; lowest, highest; counts
     ending = window * n * 5 * 8 + block * n * 3 * 4 * 2  # temporaries of the mean; the stored arrays, and encoded
-    return _PROCESS + _GDAL_CACHE + KEPT_BYTES + running + max(reading, ending)
+    return _PROCESS + GDAL_CACHE_BYTES + KEPT_BYTES + running + max(reading, ending)
 
 
 def require_fit(

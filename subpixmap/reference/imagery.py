@@ -23,7 +23,8 @@ from subpixmap.scenes.cube import common_bands, read_reflectance, read_valid
 from subpixmap.scenes.darkness import check_darkness
 from subpixmap.scenes.dialect import observed_at
 from subpixmap.scenes.fallback import lock_sources
-from subpixmap.scenes.items import Item, by_acquisition, lattices
+from subpixmap.scenes.items import Item, by_acquisition
+from subpixmap.scenes.lattices import lattices
 from subpixmap.scenes.radiometry import MaskRule
 from subpixmap.scenes.source import find_by_source, preferred
 

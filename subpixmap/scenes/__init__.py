@@ -1,1 +1,1 @@
-"""The sky -> a clean lazy cube: search, lock, decide the offset, read, mask."""
+"""Catalogues -> pixels: search, lock, decide the offset, choose, read, mask."""

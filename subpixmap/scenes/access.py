@@ -1,7 +1,7 @@
 """How an href is opened: its GDAL path and options, signed at the moment of opening.
 
 Locks and ledgers hold unsigned hrefs. Keys come from the user's environment, tokens from the catalogue; neither is
-stored nor told.
+stored or shown. GDAL options hold only inside `gdal_env`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import urlsplit
 
 import rasterio
+from rasterio.env import getenv, hasenv
 
 from subpixmap.errors import InputError
 from subpixmap.scenes.hrefs import host_of, is_private, is_remote, leads_to_private, redact, without_secrets
@@ -23,7 +24,7 @@ from subpixmap.scenes.items import Asset
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_HTTP_TIMEOUT": 60,  # GDAL has none: a stalled server would hang the read for ever
+    "GDAL_HTTP_TIMEOUT": 60,  # GDAL has no default: with a stalled server the read would never end
     "GDAL_HTTP_CONNECTTIMEOUT": 10,
     "GDAL_HTTP_LOW_SPEED_TIME": 30,
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
@@ -35,9 +36,8 @@ GDAL_OPTIONS: dict[str, Any] = {
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".tif,.tiff,.jp2",
 }
 
-# Decoded blocks that a process keeps, MB; GDAL's default is 5 % of the machine for each process. It is looked up when
-# the first raster is read. It is none of the options above: there a number would mean bytes, and be set at every read.
-os.environ.setdefault("GDAL_CACHEMAX", "256")
+GDAL_CACHE_BYTES = 256_000_000
+"""Decoded blocks that a process keeps while it reads; by default GDAL takes 5 % of the machine for each process."""
 
 _STORES = re.compile(r"(.+\.)?s3([.-][a-z]{2}(-[a-z]+)+-\d)?\.amazonaws\.com|[a-z0-9]+\.blob\.core\.windows\.net")
 
@@ -58,29 +58,29 @@ def gdal_path(href: str, *, renew: bool = False) -> str:
 
 
 def require_harmless(asset: Asset, path: str) -> None:
-    """Look again where a remote file lies, when it is opened: its name or a redirect may lead elsewhere by now.
+    """Check a remote file again when it is opened: by now its name or a redirect may lead to a private host.
 
-    GDAL follows redirects to any host and has no option against it. So a server is first asked by us, one request for a
-    file that is opened, except object stores, which redirect to nothing but their own. What a server answers
-    to GDAL alone is not seen.
+    GDAL follows redirects to any host and has no option against it. So we send one request of our own for each file,
+    except to object stores, which redirect only within themselves. A server that answers GDAL differently is not
+    noticed.
 
     Parameters
     ----------
     asset
-        What is opened.
+        The file to open.
     path
         Its `gdal_path`.
 
     Raises
     ------
     InputError
-        The name of its host leads to a private address, or a redirect does.
+        The host's name or a redirect leads to a private address.
     OSError
-        The server does not answer, or with an error.
+        The server does not answer, or answers with an error.
     """
     host = host_of(asset.href)
     if urlsplit(asset.href).scheme not in ("http", "https") or asset.own_network or is_private(host):
-        return  # files, stores with keys, and what the lock has only of a catalogue of the user's own
+        return  # local files, stores with keys, and private hosts, which only a catalogue of the user's own can name
     if leads_to_private(host):
         raise InputError(f"{redact(asset.href)} is not opened: {host} leads to a private address by now")
     if not _STORES.fullmatch(host):
@@ -88,18 +88,24 @@ def require_harmless(asset: Asset, path: str) -> None:
 
 
 def gdal_env(href: str, *, renew: bool = False) -> AbstractContextManager[Any]:
-    """What must be entered to open and read an href; with `renew`, GDAL forgets what it remembers, failures too."""
-    return rasterio.Env(**gdal_options(href, renew=renew)) if is_remote(href) else nullcontext()
+    """The context in which an href is opened and read; with `renew`, GDAL forgets its cache of it, failures too."""
+    # A limit that the user has set, in the environment or around us, stays.
+    limited = "GDAL_CACHEMAX" in os.environ or (hasenv() and "GDAL_CACHEMAX" in getenv())
+    cache = {} if limited else {"GDAL_CACHEMAX": GDAL_CACHE_BYTES}
+    context: AbstractContextManager[Any] = rasterio.Env(
+        **cache, **(gdal_options(href, renew=renew) if is_remote(href) else {})
+    )
+    return context
 
 
 def gdal_options(href: str, *, renew: bool = False) -> dict[str, Any]:
-    """GDAL options for a remote href; `InputError` where its store wants keys that the environment does not hold."""
+    """GDAL options for a remote href; `InputError` if its store needs keys and the environment has none."""
     options = dict(GDAL_OPTIONS)
     keys = "AWS_ACCESS_KEY_ID" in os.environ or "AWS_PROFILE" in os.environ
     if href.startswith("s3://eodata/"):
         if not keys:
             raise InputError(
-                f"{redact(href)} wants your own keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to S3 keys of "
+                f"{redact(href)} needs your own keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to S3 keys of "
                 "the Copernicus Data Space (made at https://eodata-s3keysmanager.dataspace.copernicus.eu)"
             )
         options |= _CDSE
@@ -113,12 +119,12 @@ def gdal_options(href: str, *, renew: bool = False) -> dict[str, Any]:
 
 
 def _planetary_computer(href: str, renew: bool) -> str:
-    """Sign with a token of the Planetary Computer, which the library keeps until a minute before it ends."""
+    """Sign with a token of the Planetary Computer; the library keeps it until a minute before it expires."""
     from planetary_computer import sas
 
     if renew:
-        sas.TOKEN_CACHE.clear()  # some tokens are refused before their time
-    return sas.sign_url(href)
+        sas.TOKEN_CACHE.clear()  # some tokens are refused before they expire
+    return str(sas.sign_url(href))
 
 
 def _redact_record(record: logging.LogRecord) -> bool:
@@ -131,4 +137,4 @@ for _name in ("rasterio._env", "rasterio._err"):  # GDAL's warnings name the sig
 
 
 SIGNERS: dict[str, Callable[[str, bool], str]] = {".blob.core.windows.net": _planetary_computer}
-"""By ending of the host name: (href, whether to renew the token) -> signed href."""
+"""Ending of the host name -> (href, whether to renew the token) -> signed href."""

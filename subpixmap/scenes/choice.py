@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from subpixmap.errors import InputError
 from subpixmap.scenes.items import Item
 
-_REPEAT = 0.5  # worth of a further acquisition of the same month, or of the same orbit
+_REPEAT = 0.5  # worth of a further acquisition of the same month or orbit, relative to a first one
 
 
 def choose(acquisitions: Mapping[str, Sequence[Item]], clear: Mapping[str, float], max_scenes: int = 10) -> list[str]:
     """Choose acquisitions for one block and period.
 
-    Cloud comes in seasons, and reflectance changes with the view angle, which goes with the orbit: ten scenes of one
-    dry month and one orbit say less than ten spread over both. Each choice takes the acquisition that is worth most:
-    the share of clear pixels, halved for every one already chosen of its month, and again for every one of its orbit.
+    Clouds come in seasons, and reflectance changes with the view angle, which depends on the orbit: ten scenes of one
+    dry month and one orbit say less than ten spread over both. Each step takes the acquisition with the highest worth:
+    its share of clear pixels, halved for each acquisition already chosen from its month, and for each from its orbit.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def choose(acquisitions: Mapping[str, Sequence[Item]], clear: Mapping[str, float
     clear
         Share of the block's pixels that are valid, 0 to 1, by acquisition; those at 0 or missing are never chosen.
     max_scenes
-        Most that are chosen.
+        Largest number of acquisitions.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What a lock lacks: places that no item reaches, months without an acquisition, tiles with holes in their series."""
+"""What a lock lacks: areas without items, months without an acquisition, tiles with gaps in their series."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ _SQUARE = 100_000.0  # metres
 
 @dataclass(frozen=True)
 class Completeness:
-    """What was found and what was not."""
+    """What a lock has and what it lacks."""
 
     acquisitions: Counter[tuple[str, str]]
     """(tile, month such as 2021-03) -> acquisitions."""
     baselines: dict[str, dict[str, int]]
     """Year -> processing baseline -> items."""
     squares_without: list[str]
-    """MGRS squares of the region in which no item reaches a part of it."""
+    """MGRS squares in which a part of the region has no item."""
     months_without: list[str]
     """Months of the periods, up to today, without any acquisition."""
     gaps: list[tuple[str, str]]
-    """(tile, month): tiles that have acquisitions, but none in that month."""
+    """(tile, month): tiles with acquisitions, but none in that month."""
 
     def lines(self) -> dict[str, str]:
-        """For people: a line for each finding."""
+        """Lines to show: {label: text}."""
         baselines = [f"{year}: {', '.join(f'{n} of {b}' for b, n in c.items())}" for year, c in self.baselines.items()]
-        found = {"per tile": self._per_tile(), "baselines": "; ".join(baselines)}
+        lines = {"per tile": self._per_tile(), "baselines": "; ".join(baselines)}
         if self.squares_without:
-            found["no items for"] = f"{_some(self.squares_without)}: MGRS squares of the region, or parts of them"
+            lines["no items for"] = f"{_some(self.squares_without)}: MGRS squares of the region, or parts of them"
         if self.months_without:
-            found["no items in"] = _some(self.months_without)
-        return found
+            lines["no items in"] = _some(self.months_without)
+        return lines
 
     def table(self) -> list[str]:
         """Acquisitions of each tile and year, month by month; a dot where there is none."""
@@ -54,7 +54,7 @@ class Completeness:
         return lines
 
     def missing(self) -> dict[str, Any]:
-        """What was expected and not found, as plain values."""
+        """What was expected and is missing, as plain values."""
         return {
             "squares_without": self.squares_without,
             "months_without": self.months_without,
@@ -66,15 +66,15 @@ class Completeness:
         if not tiles:
             return "none"
         counts = sorted(self.acquisitions.values())
-        told = f"{len(tiles)} tiles with {counts[0]} to {counts[-1]} acquisitions in a month that has any"
-        told += f", {counts[len(counts) // 2]} as a rule"
+        text = f"{len(tiles)} tiles with {counts[0]} to {counts[-1]} acquisitions in a month that has any"
+        text += f", {counts[len(counts) // 2]} in the median"
         least = min(tiles, key=lambda tile: (tiles[tile], tile))
-        told += f"; fewest {least} ({tiles[least]} in all)"
+        text += f"; fewest: {least} ({tiles[least]} in all)"
         if self.gaps:
             without = Counter(tile for tile, _ in self.gaps)
             worst = _some([f"{tile} {n}" for tile, n in without.most_common()])
-            told += f"; {len(self.gaps)} times a tile has none in a month: {worst}"
-        return told
+            text += f"; {len(self.gaps)} times a tile has none in a month: {worst}"
+        return text
 
 
 def completeness(
@@ -89,9 +89,9 @@ def completeness(
     geometry
         Region in EPSG:4326.
     periods
-        What was asked for.
+        Periods of the run.
     today
-        Months after it are not expected.
+        Later months are not expected.
     """
     locked = list(items)
     seen = {(item.acquisition, item.tile): item for item in locked}
@@ -118,7 +118,7 @@ def _some(names: Sequence[str], most: int = 8) -> str:
 
 
 def _reach(items: Sequence[Item]) -> BaseGeometry:
-    """Extents of the items' rasters, EPSG:4326; grown by some metres against rounding at their common edges."""
+    """Extents of the items' rasters, EPSG:4326, grown by 20 m against rounding at common edges."""
     extents = {(item.epsg, item.bounds) for item in items}
     boxes = [
         project(shapely.segmentize(shapely.box(*bounds).buffer(20, join_style="mitre"), 20_000), epsg, 4326)

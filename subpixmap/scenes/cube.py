@@ -1,4 +1,4 @@
-"""Locked items + lattice -> reflectance and valid pixels; one window, or a lazy xarray cube.
+"""Locked items + lattice -> reflectance and valid pixels, of one window or as a lazy xarray cube.
 
 The only module that calls stackstac. Assets are read at their native resolution and repeated to the lattice: a pixel of
 20 m becomes four of 10 m, in training and mapping alike.
@@ -22,7 +22,8 @@ from subpixmap.grid import Lattice, Window, project, utm_epsg
 from subpixmap.periods import ALL_MONTHS, Every, make_periods
 from subpixmap.scenes.dialect import BANDS, SCL, asset_names
 from subpixmap.scenes.fallback import lock_sources
-from subpixmap.scenes.items import Asset, Item, by_acquisition, lattices, snap
+from subpixmap.scenes.items import Asset, Item, by_acquisition
+from subpixmap.scenes.lattices import lattices, snap
 from subpixmap.scenes.radiometry import MaskRule, OffsetRule, scl_valid, to_reflectance
 from subpixmap.scenes.reader import AlignedReader, Rasters
 from subpixmap.scenes.source import find_by_source, preferred
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 MAX_CHUNKS = 20_000
-"""A lazy cube of more chunks is refused: `subpixmap run` does it block by block."""
+"""Most chunks of a lazy cube; `subpixmap run` maps larger regions block by block."""
 
 
 def read_reflectance(
@@ -42,9 +43,9 @@ def read_reflectance(
     Parameters
     ----------
     items
-        Tiles of one acquisition; where they overlap, the first with data in the order of tile names counts.
+        Tiles of one acquisition. Where they overlap, the first tile with data counts, in the order of tile names.
     lattice, window
-        Where, in the items' UTM zone.
+        Lattice of the items' UTM zone, and the window to read.
     bands
         Canonical band names.
 
@@ -58,7 +59,7 @@ def read_reflectance(
     ReadFailed
         A file could not be read.
     InputError
-        A file is not what its item says, or the items are not of one acquisition and zone.
+        The header of a file contradicts its item, or the items are not of one acquisition and zone.
     """
     return _mosaic(
         items, lattice, window, bands, np.float32(np.nan), lambda dn, item, out: to_reflectance(dn, item.offset_dn, out)
@@ -88,7 +89,8 @@ def read_valid(items: Sequence[Item], lattice: Lattice, window: Window, rule: Ma
     native = Lattice.of_transform(lattice.epsg, Affine(*asset.transform))
     around = native.window(lattice.bounds(window)).padded(rule.margin(native.resolution))
     scl = _mosaic(items, native, around, [SCL], np.uint8(0), lambda dn, item, out: dn)[0]
-    return _to_lattice(scl_valid(scl, native.resolution, rule), native, around, lattice, window)
+    valid: NDArray[np.bool_] = _to_lattice(scl_valid(scl, native.resolution, rule), native, around, lattice, window)
+    return valid
 
 
 def _mosaic(
@@ -99,17 +101,17 @@ def _mosaic(
     empty: np.generic,
     convert: Callable[[NDArray[Any], Item, NDArray[Any] | None], NDArray[Any]],
 ) -> NDArray[Any]:
-    """Bands of one acquisition, (band, y, x); each pixel from the first tile with data, `empty` where there is none.
+    """Bands of one acquisition, (band, y, x); each pixel from the first tile with data, `empty` if there is none.
 
-    `convert` makes values of digital numbers; it may write them into the array that it is given.
+    `convert` turns digital numbers into values; it may write them into the array that it is given.
     """
     _require_one_acquisition(items, lattice, bands)
     out = np.empty((len(bands), *window.shape), empty.dtype)
-    holes: dict[int, Any] = dict.fromkeys(range(len(bands)))  # bands that have empty pixels, and where (None: all)
+    holes: dict[int, Any] = dict.fromkeys(range(len(bands)))  # bands with empty pixels -> where (None: everywhere)
     tiles = [item for item in sorted(items, key=lambda item: item.tile) if _overlap(item, lattice, window)]
     for number, item in enumerate(tiles, 1):
         for native, around, indices, dn in _read_native(item, lattice, window, bands, list(holes)):
-            whole = native == lattice  # then nothing is repeated, and without holes the values go where they belong
+            whole = native == lattice  # nothing to repeat: without holes the values go straight to their place
             for index, part in zip(indices, dn, strict=True):
                 hole, here = holes[index], out[index]
                 if whole and hole is None:
@@ -126,12 +128,13 @@ def _mosaic(
 
 
 def _is_empty(values: NDArray[Any]) -> NDArray[np.bool_]:
-    return np.isnan(values) if values.dtype.kind == "f" else values == 0
+    empty: NDArray[np.bool_] = np.isnan(values) if values.dtype.kind == "f" else values == 0
+    return empty
 
 
 def _require_one_acquisition(items: Sequence[Item], lattice: Lattice, bands: Sequence[str]) -> None:
     if len({item.acquisition for item in items}) > 1:
-        raise InputError(f"items of several acquisitions are no mosaic: {', '.join(item.id for item in items)}")
+        raise InputError(f"items of several acquisitions cannot be one mosaic: {', '.join(item.id for item in items)}")
     for item in items:
         if item.epsg != lattice.epsg:
             raise InputError(f"item {item.id} lies in EPSG:{item.epsg}, not in EPSG:{lattice.epsg}")
@@ -140,7 +143,7 @@ def _require_one_acquisition(items: Sequence[Item], lattice: Lattice, bands: Seq
 
 
 def _overlap(item: Item, lattice: Lattice, window: Window) -> bool:
-    """Whether any asset of the item reaches into the window (one lattice pixel more, for snapped assets)."""
+    """Whether any asset of the item reaches into the window, grown by one lattice pixel for snapped assets."""
     west, south, east, north = lattice.bounds(window.padded(1))
     return any(
         w < east and e > west and s < north and n > south for w, s, e, n in (a.bounds for a in item.assets.values())
@@ -191,9 +194,9 @@ def _stack(
         errors_as_nodata=(),
         reader=partial(AlignedReader, rasters=Rasters({pair[0].href: pair for pair in rasters.values()})),
     )
-    # The graph is one task or two: there is nothing to optimise.
-    found: NDArray[np.unsignedinteger] = cube.data.compute(scheduler="synchronous", optimize_graph=False)[0]
-    return found
+    # The graph has one or two tasks: there is nothing to optimise.
+    dn: NDArray[np.unsignedinteger] = cube.data.compute(scheduler="synchronous", optimize_graph=False)[0]
+    return dn
 
 
 def _to_lattice(
@@ -223,7 +226,7 @@ def open_cube(
     offset_rule: OffsetRule = "auto",
     chunk: int = 1024,
 ) -> xr.Dataset:
-    """A lazy cube of every acquisition over a region: nothing is read before a value is asked for.
+    """A lazy cube of every acquisition over a region; pixels are read when they are computed.
 
     Parameters
     ----------
@@ -234,17 +237,17 @@ def open_cube(
     source
         See `find_items`.
     bands
-        Canonical names; all that every item has, when not given.
+        Canonical names; by default all bands that every item has.
     every
-        Only names the periods; there is one time step for each acquisition.
+        Step of the periods; it only sets their names. There is one time step for each acquisition.
     months
-        Months of the year that count; all when not given.
+        Months of the year that count; by default all.
     resolution
         Metres.
     mask
-        Which pixels are valid; `MaskRule()` when not given.
+        Which pixels are valid; by default `MaskRule()`.
     collection
-        Collection to ask an API for.
+        Collection of an API.
     offset_rule
         See `decide_offset`.
     chunk
@@ -253,21 +256,21 @@ def open_cube(
     Returns
     -------
     xarray.Dataset
-        As of `lazy_cube`, in the UTM zone that owns most of the region.
+        As `lazy_cube`, in the UTM zone that owns most of the region.
 
     Raises
     ------
     InputError
-        No item lies in the region, or the cube would be too large to explore: use `subpixmap run` for it.
+        No item lies in the region, or the cube would be too large to explore: map it with `subpixmap run`.
     """
     geometry = _geometry(region_or_bounds)
     periods = make_periods(years, every, tuple(months) if months else ALL_MONTHS)
     by_source = find_by_source(source, geometry, periods, collection=collection)
-    found = preferred(by_source)
+    raw_items = preferred(by_source)
     named = source if isinstance(source, str) else ", ".join(source)
-    if not found:
+    if not raw_items:
         raise InputError(f"no item of {named} touches the region {geometry.bounds} in {years}")
-    names = list(bands) if bands else common_bands(found)
+    names = list(bands) if bands else common_bands(raw_items)
     items = lock_sources(by_source, periods, names, offset_rule=offset_rule, look=False)
     epsg, items = _main_zone(geometry, items)
     lattice = lattices(items, resolution)[epsg]
@@ -307,18 +310,19 @@ def lazy_cube(
     if (n := len(groups) * len(sides[0]) * len(sides[1])) > MAX_CHUNKS:
         raise InputError(
             f"the cube has {len(groups)} acquisitions of {window.height} x {window.width} px, {n} chunks; "
-            f"more than {MAX_CHUNKS} is too much to explore: take a smaller region, or subpixmap run"
+            f"more than {MAX_CHUNKS} are too many to explore: choose a smaller region, or use subpixmap run"
         )
     steps = (1,) * len(groups)
     lazy = partial(_lazy_chunk, list(groups.values()), lattice, window)
-    reflectance = da.map_blocks(
+    map_blocks: Any = da.map_blocks  # has no types
+    reflectance = map_blocks(
         partial(lazy, list(bands)),
         chunks=(steps, (len(bands),), *sides),
         dtype=np.float32,
         meta=np.empty((0,) * 4, np.float32),
     )
     rule = mask or MaskRule()
-    valid = da.map_blocks(partial(lazy, rule), chunks=(steps, *sides), dtype=bool, meta=np.empty((0,) * 3, bool))
+    valid = map_blocks(partial(lazy, rule), chunks=(steps, *sides), dtype=bool, meta=np.empty((0,) * 3, bool))
     x, y = lattice.coords(window)
     first = [group[0] for group in groups.values()]
     cube = xr.Dataset(
@@ -333,7 +337,8 @@ def lazy_cube(
         },
         attrs={"epsg": lattice.epsg, "resolution": lattice.resolution},
     )
-    return cube.rio.write_crs(lattice.epsg).rio.write_transform(lattice.transform(window))
+    placed: xr.Dataset = cube.rio.write_crs(lattice.epsg).rio.write_transform(lattice.transform(window))
+    return placed
 
 
 def _lazy_chunk(
@@ -355,29 +360,29 @@ def _lazy_chunk(
 
 def _geometry(region_or_bounds: Any) -> BaseGeometry:
     """The region's geometry in EPSG:4326."""
-    found = getattr(region_or_bounds, "geometry", region_or_bounds)
-    if isinstance(found, BaseGeometry):
-        return found
+    geometry = getattr(region_or_bounds, "geometry", region_or_bounds)
+    if isinstance(geometry, BaseGeometry):
+        return geometry
     try:
-        west, south, east, north = (float(v) for v in found)
+        west, south, east, north = (float(v) for v in geometry)
     except (TypeError, ValueError):
         raise InputError(f"{region_or_bounds!r} is neither a region nor (west, south, east, north)") from None
     if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
-        raise InputError(f"bounds {found} are not (west, south, east, north) in degrees")
+        raise InputError(f"bounds {geometry} are not (west, south, east, north) in degrees")
     return shapely.box(west, south, east, north)
 
 
-def common_bands(found: Sequence[dict[str, Any]], *, least: float = 1.0) -> list[str]:
-    """Bands that every found item has, or at least this share of them."""
-    have = Counter(b for item in found for b in BANDS if any(n in item["assets"] for n in asset_names(b)))
-    names = [b for b in BANDS if have[b] >= least * len(found)]
+def common_bands(raw_items: Sequence[dict[str, Any]], *, least: float = 1.0) -> list[str]:
+    """Bands that all items of a catalogue have, or at least the share `least` of them."""
+    have = Counter(b for item in raw_items for b in BANDS if any(n in item["assets"] for n in asset_names(b)))
+    names = [b for b in BANDS if have[b] >= least * len(raw_items)]
     if not names:
-        raise InputError("the items have no band in common")
+        raise InputError("the items have no common band")
     return names
 
 
 def _main_zone(geometry: BaseGeometry, items: Sequence[Item]) -> tuple[int, list[Item]]:
-    """The UTM zone that owns most of the region, among those that items lie in, and its items."""
+    """Of the UTM zones with items the one that owns most of the region, and its items."""
     west, south, east, north = geometry.bounds
     lon, lat = np.meshgrid(np.linspace(west, east, 101), np.linspace(south, north, 101))
     inside = shapely.intersects_xy(geometry, lon, lat)

@@ -1,7 +1,7 @@
-"""Checks the offset decision on pixels: dark ground tells whether 1000 was taken away never, once or twice.
+"""Checks the offset decision on pixels: dark ground shows whether 1000 was taken away never, once or twice.
 
 Over vegetation, water and shadow the darkest reflectance of the red and short-wave infrared bands lies near 0.00 to
-0.05. An offset that is still there puts it above 0.10, one that was taken away twice below -0.05. Read from overviews.
+0.05. An offset that is still there lifts it above 0.10; one taken away twice puts it below -0.05. Overviews are enough.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from subpixmap.scenes.items import Item, several_problems
 from subpixmap.scenes.radiometry import to_reflectance
 from subpixmap.scenes.reader import ReadFailed, read_overview
 
-_BANDS = ("B12", "B04", "B11", "B02")  # the first two that an item has
+_BANDS = ("B12", "B04", "B11", "B02")  # the first two that an item has are used
 _DARK_CLASSES = (2, 4, 6)  # dark area, vegetation, water
 _OVERVIEW = 343  # pixels of a side: an overview of 320 m of a whole tile
-_LEAST = 300  # pixels of those classes, to say anything
+_LEAST = 300  # pixels of those classes; fewer cannot say
 _RANGE = (-0.03, 0.085)  # of the 5th percentile, reflectance
 
 
@@ -34,10 +34,10 @@ def check_darkness(items: Iterable[Item], *, threads: int = 8, refused: dict[str
     items
         Of a lock.
     threads
-        Items that are looked at at once.
+        Items that are read at the same time.
     refused
-        If given, items that contradict their offset, or whose files cannot be read or are not what they should be, are
-        left out and written here, {id: reason}. By default they raise.
+        If given, items are left out and written here, {id: reason}, if their pixels contradict the offset or their
+        files cannot be read or contradict the item. By default they raise.
 
     Returns
     -------
@@ -47,40 +47,40 @@ def check_darkness(items: Iterable[Item], *, threads: int = 8, refused: dict[str
     Raises
     ------
     InputError
-        Names the items whose pixels contradict the decided offset, or whose files are not what they declare.
+        Pixels contradict the decided offset, or files contradict their items; the items are named.
     ReadFailed
         An overview could not be read.
     """
 
     def look(item: Item) -> Item | str:
         try:
-            seen = darkness(item)
-        except InputError as error:  # a file's header is not what its item says
+            checked = darkness(item)
+        except InputError as error:  # the header of a file contradicts its item
             return f"item {item.id}: {error}"
         except ReadFailed as error:
             if refused is None:
                 raise
             return f"item {item.id}: {error}"
-        if seen.dark_check != "contradicts":
-            return seen
+        if checked.dark_check != "contradicts":
+            return checked
         return (
-            f"item {item.id}: dark ground has reflectance {seen.dark_reflectance:.3f}, which contradicts the offset "
+            f"item {item.id}: dark ground has reflectance {checked.dark_reflectance:.3f}, which contradicts the offset "
             "that its catalogue declares (see --offset-rule)"
         )
 
     locked = list(items)
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(look, locked))
-    problems = {item.id: seen for item, seen in zip(locked, found, strict=True) if isinstance(seen, str)}
+        results = list(pool.map(look, locked))
+    problems = {item.id: result for item, result in zip(locked, results, strict=True) if isinstance(result, str)}
     if refused is not None:
         refused.update(problems)
     elif problems:
         raise several_problems(list(problems.values()))
-    return [seen for seen in found if isinstance(seen, Item)]
+    return [result for result in results if isinstance(result, Item)]
 
 
 def darkness(item: Item) -> Item:
-    """Read the overviews of one item and judge its offset; cloud, snow or desert cannot say."""
+    """Read the overviews of one item and judge its offset; under cloud, snow or desert it cannot be said."""
     dark = np.isin(_overview(item, SCL), _DARK_CLASSES)
     lowest: list[float] = []
     for band in [band for band in _BANDS if band in item.assets][:2]:
@@ -96,6 +96,6 @@ def darkness(item: Item) -> Item:
 
 
 def _overview(item: Item, band: str) -> NDArray[np.unsignedinteger]:
-    """A band at about the same small size for all, nearest neighbour."""
+    """A band at a small size that is about the same for all bands, nearest neighbour."""
     rows, cols = item.assets[SCL].shape
     return read_overview(item.assets[band], (min(_OVERVIEW, rows), min(_OVERVIEW, cols)), item.epsg)

@@ -1,7 +1,8 @@
 """A STAC item of any catalogue -> the few facts that a count needs.
 
-Catalogues name the same thing differently (STAC 1.0 and 1.1, `proj:epsg` and `proj:code`, `red` and `B04`). What knows
-of those differences is here; a fact that is missing or absurd raises `InputError` with the item's name.
+Catalogues name the same thing differently (STAC 1.0 and 1.1, `proj:epsg` and `proj:code`, `red` and `B04`), and some
+change the digital numbers. All that differs between catalogues is here. A fact that is missing or absurd raises
+`InputError` with the item's name.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,7 +37,7 @@ _ASSET_NAMES = {
 }
 
 ASSET_NAMES = tuple(name for names in _ASSET_NAMES.values() for name in names)
-"""Every name under which a band or SCL is found."""
+"""Every name that a catalogue uses for a band or SCL."""
 
 ASSET_FIELDS = (
     "href",
@@ -47,7 +49,7 @@ ASSET_FIELDS = (
     "bands",
     "raster:offset",
 )
-"""What is used of an asset."""
+"""The fields of an asset that are used."""
 
 _PRODUCT = re.compile(
     r"(?P<platform>S2[A-Z])_MSIL(?P<level>1C|2A)_(?P<start>\d{8}T\d{6})(?:_N(?P<baseline>\d{4}))?_R(?P<orbit>\d{3})_T(?P<tile>\w{5})"
@@ -56,10 +58,11 @@ _GRANULE = re.compile(r"(?P<platform>S2[A-Z])_OPER_MSI_L2A_TL_\w{4}_\d{8}T\d{6}_
 _DATATAKE = re.compile(r"(?P<name>GS2[A-Z]_\d{8}T\d{6}(?:_\d{6})?)(?:_N(?P<baseline>\d\d\.\d\d))?")
 _TILE = re.compile(r"(0?[1-9]|[1-5]\d|60)([C-HJ-NP-X])([A-HJ-NP-Z]{2})")
 _BASELINE = re.compile(r"\d{1,2}\.\d{2}")
+_DATATAKE_START = len("GS2A_20230815T095031")  # platform and start; catalogues add the absolute orbit or leave it out
 
 
 def item_id(item: dict[str, Any]) -> str:
-    """The item's name, for messages too."""
+    """The item's name."""
     name = item.get("id")
     if not isinstance(name, str) or not name:
         raise InputError(f"a STAC item has no id (id is {name!r})")
@@ -68,10 +71,10 @@ def item_id(item: dict[str, Any]) -> str:
 
 def properties(item: dict[str, Any]) -> dict[str, Any]:
     """The item's properties."""
-    found = item.get("properties")
-    if not isinstance(found, dict):
+    props = item.get("properties")
+    if not isinstance(props, dict):
         raise InputError(f"item {item_id(item)} has no properties")
-    return found
+    return props
 
 
 def observed_at(item: dict[str, Any]) -> datetime:
@@ -85,9 +88,9 @@ def observed_at(item: dict[str, Any]) -> datetime:
 
 
 def product(item: dict[str, Any]) -> dict[str, str]:
-    """Parts of the ESA product or granule name that the item carries: platform, level, start, baseline, orbit, tile.
+    """Parts of the item's ESA product or granule name: platform, level, start, baseline, orbit, tile.
 
-    Sources are `s2:product_uri`, `sentinel:product_id`, the id itself and the granule names; {} when none is readable.
+    Read from `s2:product_uri`, `sentinel:product_id`, the id itself or the granule names; {} if none can be read.
     """
     props = properties(item)
     for text in (props.get("s2:product_uri"), props.get("sentinel:product_id"), item_id(item)):
@@ -100,13 +103,13 @@ def product(item: dict[str, Any]) -> dict[str, str]:
 
 
 def require_level_2a(item: dict[str, Any]) -> None:
-    """Refuse what is not Sentinel-2 surface reflectance."""
+    """Refuse an item that is not Sentinel-2 surface reflectance."""
     kind = properties(item).get("s2:product_type")
     level = product(item).get("level")
     collection = str(item.get("collection") or "")
     if kind not in (None, "S2MSI2A") or level == "1C" or "l1c" in collection.lower():
         raise InputError(
-            f"item {item_id(item)} is {kind or 'L1C'}, not Sentinel-2 L2A; ask the source for an L2A collection"
+            f"item {item_id(item)} is {kind or 'L1C'}, not Sentinel-2 L2A; choose an L2A collection (--collection)"
         )
 
 
@@ -124,12 +127,12 @@ def tile(item: dict[str, Any]) -> str:
         "".join(map(str, older)),
         product(item).get("tile", ""),
     ]
-    found = {m[1].zfill(2) + m[2] + m[3] for text in texts if (m := _TILE.fullmatch(text))}
-    if len(found) > 1:
-        raise InputError(f"item {item_id(item)} names several MGRS tiles: {', '.join(sorted(found))}")
-    if not found:
-        raise InputError(f"item {item_id(item)} does not say its MGRS tile (grid:code, s2:mgrs_tile, mgrs:*)")
-    return found.pop()
+    tiles = {m[1].zfill(2) + m[2] + m[3] for text in texts if (m := _TILE.fullmatch(text))}
+    if len(tiles) > 1:
+        raise InputError(f"item {item_id(item)} names several MGRS tiles: {', '.join(sorted(tiles))}")
+    if not tiles:
+        raise InputError(f"item {item_id(item)} does not name its MGRS tile (grid:code, s2:mgrs_tile, mgrs:*)")
+    return tiles.pop()
 
 
 def acquisition(item: dict[str, Any]) -> str:
@@ -143,46 +146,54 @@ def acquisition(item: dict[str, Any]) -> str:
         return f"G{name['platform']}_{name['start']}"
     if "absolute" in name:
         return f"G{name['platform']}_{observed_at(item):%Y%m%d}_{name['absolute']}"
-    raise InputError(f"item {item_id(item)} does not say its datatake (s2:datatake_id or s2:product_uri)")
+    raise InputError(f"item {item_id(item)} does not name its datatake (s2:datatake_id or s2:product_uri)")
 
 
-def scene_key(item: dict[str, Any]) -> tuple[str, str] | None:
-    """A scene's name in every catalogue: platform and start of its datatake, MGRS tile; None if unreadable."""
+SceneKey = tuple[str, str]
+
+
+def scene_key(acquisition: str, tile: str) -> SceneKey:
+    """The name of a scene that all catalogues share: platform and start of its datatake, and its MGRS tile."""
+    return acquisition[:_DATATAKE_START], tile
+
+
+def scene_key_of(item: dict[str, Any]) -> SceneKey | None:
+    """`scene_key` of an item; None if the item does not name its datatake or tile."""
     try:
-        return acquisition(item)[:20], tile(item)
+        return scene_key(acquisition(item), tile(item))
     except InputError:
         return None
 
 
 def baseline(item: dict[str, Any]) -> str | None:
-    """Processing baseline such as 05.09; None when the item does not say it.
+    """Processing baseline such as 05.09; None if the item does not name it.
 
-    The first of the item's property, the product's name and the datatake's name counts: the datatake may keep the
-    baseline of Level 1C, which can be a little older. Property and product on two sides of 04.00, where the offset
-    begins, are a contradiction.
+    The item's property counts first, then the product's name, then the datatake's name: the datatake may keep the
+    baseline of Level 1C, which can be a little older. It is a contradiction if property and product's name lie on
+    different sides of 04.00, where the offset begins.
     """
     props = properties(item)
-    told = props.get("s2:processing_baseline")
-    if told is not None and not _BASELINE.fullmatch(str(told)):
-        raise InputError(f"item {item_id(item)}: s2:processing_baseline is {told!r}, not a number such as 05.09")
+    stated = props.get("s2:processing_baseline")
+    if stated is not None and not _BASELINE.fullmatch(str(stated)):
+        raise InputError(f"item {item_id(item)}: s2:processing_baseline is {stated!r}, not a number such as 05.09")
     code = product(item).get("baseline")
     named = f"{code[:2]}.{code[2:]}" if code else None
-    if told is not None and named is not None and (float(told) < 4) != (float(named) < 4):
+    if stated is not None and named is not None and (float(stated) < 4) != (float(named) < 4):
         raise InputError(
-            f"item {item_id(item)} has baseline {told} in its properties but {named} in its product's name"
+            f"item {item_id(item)} has baseline {stated} in its properties but {named} in its product's name"
         )
     datatake = _DATATAKE.fullmatch(str(props.get("s2:datatake_id") or ""))
     version = props.get("processing:version")
-    texts = (told, named, version, datatake["baseline"] if datatake else None)
+    texts = (stated, named, version, datatake["baseline"] if datatake else None)
     return next((str(t).zfill(5) for t in texts if t is not None and _BASELINE.fullmatch(str(t))), None)
 
 
 def relative_orbit(item: dict[str, Any]) -> int | None:
     """Relative orbit number, 1-143; None when unknown."""
     props = properties(item)
-    told = props.get("sat:relative_orbit", props.get("s2:relative_orbit_number", product(item).get("orbit")))
+    stated = props.get("sat:relative_orbit", props.get("s2:relative_orbit_number", product(item).get("orbit")))
     try:
-        orbit = int(str(told))
+        orbit = int(str(stated))
     except ValueError:
         return None
     return orbit if 1 <= orbit <= 143 else None
@@ -190,12 +201,12 @@ def relative_orbit(item: dict[str, Any]) -> int | None:
 
 def cloud_cover(item: dict[str, Any]) -> float | None:
     """Cloud cover of the whole tile, percent; None when unknown."""
-    told = properties(item).get("eo:cloud_cover")
-    if told is None:
+    percent = properties(item).get("eo:cloud_cover")
+    if percent is None:
         return None
-    if isinstance(told, bool) or not isinstance(told, (int, float)) or not 0 <= told <= 100:
-        raise InputError(f"item {item_id(item)}: eo:cloud_cover is {told!r}, not a percentage")
-    return float(told)
+    if isinstance(percent, bool) or not isinstance(percent, (int, float)) or not 0 <= percent <= 100:
+        raise InputError(f"item {item_id(item)}: eo:cloud_cover is {percent!r}, not a percentage")
+    return float(percent)
 
 
 def asset_names(band: str) -> tuple[str, ...]:
@@ -208,41 +219,41 @@ def band_assets(item: dict[str, Any], bands: Sequence[str]) -> dict[str, dict[st
     assets = item.get("assets")
     if not isinstance(assets, dict):
         raise InputError(f"item {item_id(item)} has no assets")
-    found = {}
+    chosen = {}
     for band in bands:
         for name in _ASSET_NAMES[band]:
             asset = assets.get(name)
             if isinstance(asset, dict) and "refused" in asset:
                 raise InputError(f"item {item_id(item)}, asset {name}: {asset['refused']}")
             if isinstance(asset, dict) and isinstance(asset.get("href"), str):
-                found[band] = asset
+                chosen[band] = asset
                 break
-    if missing := [band for band in bands if band not in found]:
+    if missing := [band for band in bands if band not in chosen]:
         raise InputError(
             f"item {item_id(item)} has no asset for {', '.join(missing)}; it has {', '.join(sorted(assets)[:40])}"
         )
-    return found
+    return chosen
 
 
 def epsg(item: dict[str, Any], asset: dict[str, Any]) -> int:
     """EPSG code of an asset, a UTM zone of WGS 84."""
-    found = set()
+    codes = set()
     for place in (asset, properties(item)):
         code = place.get("proj:code")
         number = place.get("proj:epsg")
         if isinstance(code, str) and code.upper().startswith("EPSG:") and code[5:].isdigit():
-            found.add(int(code[5:]))
+            codes.add(int(code[5:]))
         elif code is not None:
             raise InputError(f"item {item_id(item)}: proj:code is {code!r}, not a code such as EPSG:32651")
         if isinstance(number, (int, float)) and not isinstance(number, bool) and number == number // 1:
-            found.add(int(number))
+            codes.add(int(number))
         elif number is not None:
             raise InputError(f"item {item_id(item)}: proj:epsg is {number!r}, not a number such as 32651")
-    if not found:
+    if not codes:
         raise InputError(f"item {item_id(item)} has neither proj:code nor proj:epsg")
-    if len(found) > 1:
-        raise InputError(f"item {item_id(item)} names several coordinate systems: {sorted(found)}")
-    code = found.pop()
+    if len(codes) > 1:
+        raise InputError(f"item {item_id(item)} names several coordinate systems: {sorted(codes)}")
+    code = codes.pop()
     if not (32601 <= code <= 32660 or 32701 <= code <= 32760):
         raise InputError(f"item {item_id(item)}: EPSG:{code} is not a UTM zone of WGS 84")
     return code
@@ -267,12 +278,59 @@ def raster(item: dict[str, Any], band: str, asset: dict[str, Any]) -> tuple[Tran
     return (a, b, c, d, e, f), (int(shape[0]), int(shape[1]))
 
 
-def declared_offset(asset: dict[str, Any]) -> float | None:
+@dataclass(frozen=True)
+class OffsetEvidence:
+    """What an item says about the offset of its digital numbers."""
+
+    baseline: str | None
+    """Processing baseline; ESA adds an offset from 04.00 on."""
+    taken_away: bool | None
+    """Earth Search's flag: whether the catalogue has taken the offset away; None without the flag."""
+    flag_needed: bool
+    """Whether the item comes from the one catalogue that takes the offset away item by item."""
+    declared: float | None
+    """Reflectance offset that all bands declare; None if they declare none."""
+
+
+def offset_evidence(item: dict[str, Any]) -> OffsetEvidence:
+    """Collect what an item says about its offset.
+
+    Raises
+    ------
+    InputError
+        Its baseline contradicts itself, its flag is neither true nor false, or its bands declare different offsets.
+    """
+    props, stated_baseline, declared = properties(item), baseline(item), _declared_offset(item)
+    flag = props.get("earthsearch:boa_offset_applied")
+    if flag not in (None, True, False):
+        raise undecided_offset(item, f"has earthsearch:boa_offset_applied = {flag!r}, not true or false")
+    earth_search = item.get("collection") == "sentinel-2-l2a" and any(key.startswith("earthsearch:") for key in props)
+    return OffsetEvidence(stated_baseline, flag, earth_search, declared)
+
+
+def undecided_offset(item: dict[str, Any], why: str) -> InputError:
+    """The error for an item whose offset cannot be decided."""
+    return InputError(f"item {item_id(item)} {why}; the offset cannot be decided (see --offset-rule)")
+
+
+def _declared_offset(item: dict[str, Any]) -> float | None:
+    """The one reflectance offset that the item's bands declare."""
+    assets = item.get("assets") or {}
+    present = [band for band in BANDS if any(isinstance(assets.get(name), dict) for name in _ASSET_NAMES[band])]
+    offsets = {_asset_offset(asset) for asset in band_assets(item, present).values()} - {None}
+    if len(offsets) > 1:
+        raise undecided_offset(
+            item, f"declares several reflectance offsets: {sorted(v for v in offsets if v is not None)}"
+        )
+    return offsets.pop() if offsets else None
+
+
+def _asset_offset(asset: dict[str, Any]) -> float | None:
     """Reflectance offset that an asset declares (STAC 1.0 `raster:bands`, 1.1 `bands` or `raster:offset`)."""
     bands = asset.get("raster:bands") or asset.get("bands") or [{}]
     first = bands[0] if isinstance(bands, list) and isinstance(bands[0], dict) else {}
-    told = first.get("offset", first.get("raster:offset", asset.get("raster:offset")))
-    return float(told) if isinstance(told, (int, float)) and not isinstance(told, bool) else None
+    offset = first.get("offset", first.get("raster:offset", asset.get("raster:offset")))
+    return float(offset) if isinstance(offset, (int, float)) and not isinstance(offset, bool) else None
 
 
 def _numbers(values: list[Any]) -> bool:

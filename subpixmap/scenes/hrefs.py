@@ -1,7 +1,7 @@
-"""What may be opened: the hrefs of a catalogue are somebody else's text.
+"""Which hrefs may be opened: a catalogue is written by somebody else.
 
-GDAL opens far more than files: an inline VRT can read any file of this machine, an address can be that of an internal
-service. What can be is decided from the text of the href, before any input or output.
+GDAL opens far more than files: an inline VRT can read any file of this machine, and a URL can be that of an internal
+service. As far as possible this is decided from the text of the href, before any input or output.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 from subpixmap.errors import InputError
 
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
-"""GDAL driver by extension; nothing else is opened."""
+"""GDAL driver by extension; no other file is opened."""
 
 REMOTE = ("https", "http", "s3")
+"""Schemes of URLs that may be opened."""
 
 
 def is_remote(href: str) -> bool:
@@ -27,7 +28,7 @@ def is_remote(href: str) -> bool:
 
 
 def redact(href: str) -> str:
-    """The href without user, password, query and fragment: what messages and files may show."""
+    """The href without user, password, query and fragment: this may be shown and stored."""
     if not is_remote(href):
         return href
     parts = urlsplit(href)
@@ -40,12 +41,12 @@ def without_secrets(text: str) -> str:
 
 
 def driver(href: str) -> str:
-    """GDAL driver of a raster, by its extension; `InputError` when it is none that is opened."""
+    """GDAL driver of a raster, by its extension; `InputError` for any other extension."""
     path = urlsplit(href).path if is_remote(href) else href
-    found = DRIVERS.get(os.path.splitext(path)[1].lower())
-    if found is None or "<" in href or path.startswith("/vsi") or "\0" in href:
-        raise InputError(f"{redact(href)[:200]!r} is not opened: it is no raster ending with {', '.join(DRIVERS)}")
-    return found
+    name = DRIVERS.get(os.path.splitext(path)[1].lower())
+    if name is None or "<" in href or path.startswith("/vsi") or "\0" in href:
+        raise InputError(f"{redact(href)[:200]!r} is not opened: it is not a {', '.join(DRIVERS)} file")
+    return name
 
 
 def resolve(href: str, base: str) -> str:
@@ -54,35 +55,35 @@ def resolve(href: str, base: str) -> str:
     Parameters
     ----------
     href
-        As it stands in the item.
+        As written in the item.
     base
         File or URL that the item was read from.
 
     Raises
     ------
     InputError
-        A scheme that is not opened, a local file named by a remote catalogue, a private address named by a public one.
+        The scheme is not allowed, a remote catalogue names a local file, or a public one names a private address.
     """
     if re.match(r"/?vsi\w*/|<|[A-Za-z]{2,}:(?!//)", href.strip()):
         raise InputError(f"href {href[:200]!r} is not opened: it is neither a path nor a URL of {', '.join(REMOTE)}")
     if is_remote(base):
-        found = urljoin(base, href)
+        url = urljoin(base, href)
     elif href.startswith("file://") and urlsplit(href).netloc in ("", "localhost"):
         return os.path.abspath(urlsplit(href).path)
     elif not is_remote(href):
         return os.path.abspath(os.path.join(os.path.dirname(base), href))
     else:
-        found = href
-    scheme, host = urlsplit(found).scheme, host_of(found)
+        url = href
+    scheme, host = urlsplit(url).scheme, host_of(url)
     if scheme not in REMOTE:
-        raise InputError(f"href {redact(found)[:200]!r} is not opened: only {', '.join(REMOTE)} are")
+        raise InputError(f"href {redact(url)[:200]!r} is not opened: only {', '.join(REMOTE)} are")
     if scheme != "s3" and is_private(host) and not _may_be_private(host, base):
-        raise InputError(f"href {redact(found)[:200]!r} is not opened: {host} is a private address")
-    return found
+        raise InputError(f"href {redact(url)[:200]!r} is not opened: {host} is a private address")
+    return url
 
 
 def is_private(host: str) -> bool:
-    """Whether a host is one of this machine or network, as far as its text says (no name is looked up)."""
+    """Whether a host is on this machine or network, judged by its text alone (no name is looked up)."""
     host = host.strip("[]").rstrip(".").lower()
     if not host or host == "localhost" or not ("." in host or ":" in host or host.isdigit()):
         return True
@@ -91,32 +92,31 @@ def is_private(host: str) -> bool:
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
-        # 2130706433, 0x7f.1 and the like: other ways to write an address.
+        # 2130706433, 0x7f.1 and so on: other ways to write an address.
         return re.fullmatch(r"[0-9a-fx.]*", host) is not None and host[-1].isdigit()
 
 
 def require_public(url: str, base: str) -> None:
-    """Refuse a URL that a public catalogue may not name, by its text or by the addresses of its host.
+    """Refuse a URL that a public catalogue must not name, by its text or by the addresses of its host.
 
-    Names are looked up, once each. A catalogue that is private itself, or of this machine, is the user's own: what it
-    names is decided by `resolve` alone.
+    Each name is looked up once. A private or local catalogue is the user's own: for it `resolve` alone decides.
 
     Raises
     ------
     InputError
-        The URL is of no server, or of a private one.
+        The URL is not on a server, or on a private one.
     """
     host, own = host_of(url), host_of(base)
     if not is_remote(base) or is_private(own) or leads_to_private(own):
         return
     if urlsplit(url).scheme not in ("http", "https"):
-        raise InputError(f"{redact(url)[:200]!r} is not opened: it is no URL of http or https")
+        raise InputError(f"{redact(url)[:200]!r} is not opened: it is not an http or https URL")
     if is_private(host) or leads_to_private(host):
         raise InputError(f"{redact(url)[:200]!r} is not opened: {host} leads to a private address")
 
 
 def leads_to_private(host: str) -> bool:
-    """Whether any address of a host's name is private; False if it has none."""
+    """Whether any address of a host name is private; False if it has no address."""
     try:
         return any(not ipaddress.ip_address(address).is_global for address in addresses(host))
     except (OSError, UnicodeError):
@@ -125,19 +125,19 @@ def leads_to_private(host: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def addresses(host: str) -> tuple[str, ...]:
-    """Of a host's name; looked up once by each process, unless that fails."""
+    """Addresses of a host name; looked up once by each process, unless that fails."""
     return tuple(str(one[4][0]).partition("%")[0] for one in socket.getaddrinfo(host, None))
 
 
 def _may_be_private(host: str, base: str) -> bool:
-    """A private catalogue may name hosts of its own; a file of this machine may name this machine."""
+    """A private catalogue may name private hosts; a file of this machine may name this machine."""
     if is_remote(base):
         return is_private(host_of(base))
     return host in ("localhost", "127.0.0.1", "::1")
 
 
 def host_of(url: str) -> str:
-    """Name or address; empty if there is none."""
+    """Host name or address of a URL; empty if there is none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:

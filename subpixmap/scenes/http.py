@@ -13,33 +13,34 @@ if TYPE_CHECKING:
     from requests import Session
 
 RETRIES = 8
+"""Retries of a request."""
 CONNECT_RETRIES = 4
-"""Of those, where no server is reached at all: most often the URL is wrong, and a person waits."""
+"""Retries if no server can be reached: most often the URL is wrong, and a person is waiting."""
 BACKOFF_S = 1.0
-"""Doubles with every retry."""
+"""Seconds before the first retry; doubled for each further one."""
 TIMEOUT_S = (10.0, 60.0)
-"""To connect, and for each answer."""
+"""Seconds to connect, and to wait for an answer."""
 MAX_BYTES = 2**28
-"""Of an answer: more is no page of a catalogue."""
+"""Largest size of an answer."""
 
 _threads = threading.local()
 
 
 class SourceFailed(Incomplete):
-    """A catalogue did not answer; the same command tries again."""
+    """A catalogue did not answer; run the same command to try again."""
 
 
 def guarded(session: Session, base: str, retries: int | None = None) -> Session:
-    """The session with our retries, and a guard of every request: redirects and links of the answers too.
+    """Add our retries to a session, and a guard for every request, redirects and links included.
 
     Parameters
     ----------
     session
-        Of requests.
+        A session of requests; it is changed.
     base
-        URL that the user gave; only if it is private itself, others may be.
+        URL that the user gave; private hosts may only be requested if this one is private.
     retries
-        Of a request that fails, with back-off; `RETRIES` when not given.
+        Retries of a request that fails, with back-off; `RETRIES` by default.
     """
     from requests.adapters import HTTPAdapter
     from urllib3 import Retry
@@ -71,7 +72,7 @@ def get_json(session: Session, url: str) -> dict[str, Any]:
     SourceFailed
         No answer, or an error of the server, after all retries.
     InputError
-        The URL does not exist or is refused, or the answer is no JSON object.
+        The URL does not exist or is refused, or the answer is not a JSON object.
     """
     from requests import RequestException
 
@@ -80,26 +81,26 @@ def get_json(session: Session, url: str) -> dict[str, Any]:
         with session.get(url, timeout=TIMEOUT_S, stream=True) as answer:
             if answer.status_code >= 400:
                 wrong = InputError if answer.status_code < 500 and answer.status_code != 429 else SourceFailed
-                raise wrong(f"{where} answers with HTTP {answer.status_code}")
+                raise wrong(f"{where} answered with HTTP {answer.status_code}")
             text = b""
             for part in answer.iter_content(2**20):
                 text += part
                 if len(text) > MAX_BYTES:
-                    raise InputError(f"{where} is no STAC: it has more than {MAX_BYTES} bytes")
+                    raise InputError(f"{where} is not STAC: it has more than {MAX_BYTES} bytes")
     except RequestException as error:
-        told = without_secrets(" ".join(str(error).split()))[:300]
-        raise SourceFailed(f"{where} did not answer: {told}") from None
+        reason = without_secrets(" ".join(str(error).split()))[:300]
+        raise SourceFailed(f"{where} did not answer: {reason}") from None
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
-        raise InputError(f"{where} is no STAC: it cannot be read as JSON") from None
+        raise InputError(f"{where} is not STAC: it cannot be read as JSON") from None
     if not isinstance(content, dict):
-        raise InputError(f"{where} is no STAC: it holds no JSON object")
+        raise InputError(f"{where} is not STAC: it is not a JSON object")
     return content
 
 
 def require_public_answer(url: str) -> None:
-    """Ask for the first byte of a public URL: no redirect leads to a private host, or it is refused unasked.
+    """Request the first byte of a public URL, so that a redirect to a private host is refused before it is followed.
 
     Raises
     ------
@@ -112,7 +113,7 @@ def require_public_answer(url: str) -> None:
 
     sessions: dict[str, Session] = _threads.__dict__.setdefault("sessions", {})
     origin = "/".join(url.split("/", 3)[:3])
-    if origin not in sessions:  # its connection is kept for the host's next file
+    if origin not in sessions:  # the connection is kept for the next file of this host
         sessions[origin] = guarded(requests.Session(), url, retries=0)
     with sessions[origin].get(url, headers={"Range": "bytes=0-0"}, timeout=TIMEOUT_S, stream=True) as answer:
         answer.raise_for_status()

@@ -1,7 +1,8 @@
-"""What will be read, frozen: found items -> a de-duplicated, sorted list in items.parquet (a stac-geoparquet).
+"""STAC items of a catalogue -> the lock: a sorted list without duplicates, frozen in items.parquet (stac-geoparquet).
 
-The catalogue is asked once for a period. An item is one (acquisition, tile); the newest processing baseline wins. An
-answer of the catalogue that is shuffled or has repetitions gives the same list and the same bytes.
+The catalogue is asked once for a period. An item is one (acquisition, tile); the newest processing baseline wins. The
+same answer in another order gives the same list and the same bytes. Until the lock an item is the catalogue's dict;
+`lock_items` makes an `Item` of it, which all later stages use. The file is its only other form.
 """
 
 from __future__ import annotations
@@ -9,28 +10,24 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from affine import Affine
-
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.files import path_of, write_atomic
-from subpixmap.grid import Lattice, transformer
+from subpixmap.grid import transformer
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
 from subpixmap.scenes.radiometry import OffsetRule, decide_offset
 
 DarkCheck = Literal["agrees", "contradicts", "cannot say", "not checked"]
 
-_TILE_STEP = 60.0  # metres: corners of Sentinel-2 tiles are multiples of it
-_NOT_READ = ("dark_check", "dark_reflectance")  # evidence that changes nothing of what is read
+_NOT_READ = ("dark_check", "dark_reflectance")  # evidence that does not change what is read
 _COLLECTION = "subpixmap-lock"
 _PART = 500
 
@@ -46,7 +43,7 @@ class Asset:
     shape: tuple[int, int]
     """(rows, columns)."""
     own_network: bool = False
-    """Whether its host has a public name and a private address, which only a catalogue of the user's own may name."""
+    """Whether its host has a public name but a private address; only a catalogue of the user's own may name one."""
 
     @property
     def resolution(self) -> float:
@@ -62,7 +59,7 @@ class Asset:
 
 @dataclass(frozen=True)
 class Item:
-    """One tile of one acquisition, with everything that reading it needs."""
+    """One tile of one acquisition, with all that is needed to read it."""
 
     id: str
     """The catalogue's name."""
@@ -73,25 +70,30 @@ class Item:
     datetime: str
     """Sensing time, ISO 8601, UTC."""
     period: str
-    """Label of the period it serves."""
+    """Label of the period to which it belongs."""
     epsg: int
     """UTM zone."""
     baseline: str
-    """Processing baseline such as 05.09; empty when the user's offset rule stands in for it."""
+    """Processing baseline such as 05.09; empty if unknown, which only the user's own offset rule allows."""
     offset_dn: int
-    """Added to the digital numbers: 0 or -1000."""
+    """Number that is added to the digital numbers: 0 or -1000."""
     offset_reason: str
-    """Why."""
+    """The evidence for the offset, in words."""
     cloud_cover: float | None
     """Of the whole tile, percent."""
     orbit: int | None
     """Relative orbit, 1-143."""
     assets: dict[str, Asset]
-    """By canonical band name and SCL."""
+    """Bands by canonical name, and SCL."""
     dark_check: DarkCheck = "not checked"
-    """What dark ground says of the offset (see `check_darkness`)."""
+    """Whether dark ground agrees with the offset (see `check_darkness`)."""
     dark_reflectance: float | None = None
-    """Of that ground, after the offset; None where it was not looked at or is too little."""
+    """Reflectance of that ground with the offset; None if it was not checked or there is too little of it."""
+
+    @property
+    def scene_key(self) -> dialect.SceneKey:
+        """The name of the scene that all catalogues share."""
+        return dialect.scene_key(self.acquisition, self.tile)
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -100,28 +102,28 @@ class Item:
 
 
 def lock_items(
-    found: Iterable[dict[str, Any]],
+    raw_items: Iterable[dict[str, Any]],
     periods: Sequence[Period],
     bands: Sequence[str],
     *,
     offset_rule: OffsetRule = "auto",
     refused: dict[str, str] | None = None,
 ) -> list[Item]:
-    """Freeze found items.
+    """Freeze the items of a catalogue.
 
     Parameters
     ----------
-    found
+    raw_items
         STAC items as dicts, in any order, repeated or not; items outside all periods are left out.
     periods
-        Periods of the run; an item serves the first that holds its sensing time.
+        Periods of the run; an item belongs to the first that holds its sensing time.
     bands
-        Canonical band names that must be there; SCL is added.
+        Canonical names of the bands that each item must have; SCL is added.
     offset_rule
         See `decide_offset`.
     refused
-        If given, items that cannot be taken are left out and written here, {id: reason}, for the caller to tell; an
-        older version of the same tile does not stand in for one that is refused. By default they raise.
+        If given, items that cannot be used are left out and written here, {id: reason}. An older version of the same
+        tile does not stand in for a refused one. By default they raise.
 
     Returns
     -------
@@ -131,17 +133,17 @@ def lock_items(
     Raises
     ------
     InputError
-        Names the first items that lack bands or contradict themselves, and says how many there are.
+        Items lack bands or contradict themselves; the first are named, with how many there are.
     """
-    newest: dict[tuple[str, str], tuple[tuple[str, str], dict[str, Any], Period]] = {}
+    newest: dict[dialect.SceneKey, tuple[tuple[str, str], dict[str, Any], Period]] = {}
     problems: dict[str, str] = {}
-    for raw in found:
+    for raw in raw_items:
         try:
             when = dialect.observed_at(raw)
             period = next((p for p in periods if p.holds(when)), None)
             if period is None:
                 continue
-            key = dialect.acquisition(raw)[:20], dialect.tile(raw)
+            key = dialect.scene_key(dialect.acquisition(raw), dialect.tile(raw))
             rank = dialect.baseline(raw) or "", dialect.item_id(raw)
         except InputError as error:
             problems[str(raw.get("id"))] = str(error)
@@ -163,18 +165,18 @@ def lock_items(
 
 def _freeze(raw: dict[str, Any], period: Period, bands: Sequence[str], rule: OffsetRule) -> Item:
     dialect.require_level_2a(raw)
-    found = dialect.band_assets(raw, [*bands, *([] if dialect.SCL in bands else [dialect.SCL])])
+    raw_assets = dialect.band_assets(raw, [*bands, *([] if dialect.SCL in bands else [dialect.SCL])])
     offset = decide_offset(raw, rule=rule)
-    codes = {dialect.epsg(raw, asset) for asset in found.values()}
+    codes = {dialect.epsg(raw, asset) for asset in raw_assets.values()}
     if len(codes) > 1:
         raise InputError(f"item {dialect.item_id(raw)}: its assets lie in several coordinate systems: {sorted(codes)}")
     code, tile = codes.pop(), dialect.tile(raw)
     if code != (32600 if tile[2] >= "N" else 32700) + int(tile[:2]):
         raise InputError(f"item {dialect.item_id(raw)} names EPSG:{code}, but its tile {tile} lies in another zone")
-    assets = {band: _asset(raw, band, asset) for band, asset in found.items()}
+    assets = {band: _asset(raw, band, asset) for band, asset in raw_assets.items()}
     if len({asset.bounds for asset in assets.values()}) > 1:
-        told = ", ".join(f"{band} {asset.bounds}" for band, asset in assets.items())
-        raise InputError(f"item {dialect.item_id(raw)}: its assets cover different places: {told}")
+        extents = ", ".join(f"{band} {asset.bounds}" for band, asset in assets.items())
+        raise InputError(f"item {dialect.item_id(raw)}: its assets cover different places: {extents}")
     return Item(
         id=dialect.item_id(raw),
         tile=tile,
@@ -208,72 +210,10 @@ def by_acquisition(items: Iterable[Item]) -> dict[str, list[Item]]:
     return {name: sorted(group, key=lambda item: item.tile) for name, group in groups.items()}
 
 
-def lattices(items: Iterable[Item], resolution: float = 10.0) -> dict[int, Lattice]:
-    """The lattice of each UTM zone, its phase read from the items' transforms.
-
-    All Sentinel-2 tiles of a zone lie on one lattice of 60 m and thus of 10 and 20 m; overviews of 120 m and more of
-    two tiles may be 60 m apart. Such items are taken (`snap` says how); any other shift is refused.
-
-    Raises
-    ------
-    InputError
-        Items whose pixels do not fit the lattice that most of the zone's items share, or are finer than `resolution`;
-        they are named.
-    """
-    zones: dict[int, dict[Lattice, set[str]]] = {}
-    known: dict[tuple[Any, ...], Lattice] = {}  # the items of a tile share few transforms
-    problems = []
-    for item in items:
-        for band, asset in item.assets.items():
-            ratio = asset.resolution / resolution
-            if ratio < 1 or abs(ratio - round(ratio)) > 1e-9:
-                problems.append(
-                    f"item {item.id}, asset {band}: pixels of {asset.resolution:g} m cannot fill a lattice of "
-                    f"{resolution:g} m; choose a resolution that divides it"
-                )
-            grid = item.epsg, asset.transform
-            if (lattice := known.get(grid)) is None:
-                lattice = known[grid] = Lattice.of_transform(item.epsg, Affine(*asset.transform), resolution)
-            zones.setdefault(item.epsg, {}).setdefault(lattice, set()).add(item.id)
-    if problems:
-        raise several_problems(problems)
-    chosen = {}
-    for epsg, names in sorted(zones.items()):
-        common = max(names, key=lambda one: (len(names[one]), -one.x_phase, -one.y_phase))
-        alike = [one for one in names if _tile_steps_apart(one, common)]
-        apart = sorted(set().union(*(names[one] for one in names if one not in alike)))
-        if apart:
-            told = f"(phase {common.x_phase:g}, {common.y_phase:g} m at {resolution:g} m)"
-            raise several_problems(
-                [f"item {n} is off the pixel lattice of EPSG:{epsg} that most items share {told}" for n in apart]
-            )
-        chosen[epsg] = min(alike, key=lambda one: (one.x_phase, one.y_phase))
-    return chosen
-
-
-def _tile_steps_apart(one: Lattice, other: Lattice) -> bool:
-    """Whether two lattices of a zone differ by whole steps of the tile grid."""
-    shifts = one.x_phase - other.x_phase, one.y_phase - other.y_phase
-    return all(shift % _TILE_STEP == 0 for shift in shifts)
-
-
-def snap(asset: Asset, lattice: Lattice) -> Asset:
-    """The asset with its corner on a pixel corner of the lattice.
-
-    Nothing changes where the asset lies on the lattice. Otherwise each lattice pixel takes the asset's pixel that holds
-    its centre, a tie going south and east, as GDAL's nearest neighbour does: it moves by at most half a lattice pixel.
-    """
-    a, b, c, d, e, f = asset.transform
-    step = lattice.resolution
-    west = lattice.x_phase + step * math.ceil((c - lattice.x_phase) / step - 0.5)
-    north = lattice.top - step * math.ceil((lattice.top - f) / step - 0.5)
-    return replace(asset, transform=(a, b, west, d, e, north))
-
-
 def items_sha256(items: Iterable[Item]) -> str:
     """Hash of a canonical item list, usually of one period.
 
-    The folder of a local catalogue does not enter, nor do the checks on dark ground: it says what is read.
+    It covers what is read: neither the folder of a local catalogue nor the checks on dark ground.
     """
     digest = hashlib.sha256()
     for item in sort_items(items):
@@ -299,15 +239,15 @@ def write_lock(path: str | os.PathLike[str], items: Iterable[Item], notes: Mappi
     items
         At least one, in any order.
     notes
-        What was expected but is not there, as plain values; they are kept in the file's collection (see `read_notes`).
+        What was expected but is missing, as plain values; kept in the collection of the file (see `read_notes`).
     """
     import pyarrow as pa
     import stac_geoparquet.arrow as stac_arrow
 
     ordered = sort_items(items)
     if not ordered:
-        raise InputError("no item was found: there is nothing to lock")
-    # As dicts, items take ten times the memory of the table that they become: only a part of them is held so.
+        raise InputError("there are no items to lock")
+    # As dicts, items need ten times the memory of the table that they become: only some are dicts at a time.
     parts = [ordered[at : at + _PART] for at in range(0, len(ordered), _PART)]
     tables = [stac_arrow.parse_stac_items_to_arrow(map(_to_stac, part)).read_all() for part in parts]
     table = pa.concat_tables(tables, promote_options="permissive")
@@ -324,7 +264,7 @@ def read_lock(path: str | os.PathLike[str]) -> list[Item]:
     Raises
     ------
     VerificationFailed
-        The file is missing, damaged, or not one of ours.
+        The file is missing, damaged, or not a lock of this package.
     """
     import pyarrow.parquet
     import stac_geoparquet.arrow as stac_arrow
@@ -333,23 +273,23 @@ def read_lock(path: str | os.PathLike[str]) -> list[Item]:
         table = pyarrow.parquet.read_table(io.BytesIO(path_of(path).read_bytes()))
         return [_from_stac(raw) for raw in stac_arrow.stac_table_to_items(table)]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise VerificationFailed(f"{path} is no readable lock of items ({error})") from error
+        raise VerificationFailed(f"{path} cannot be read as a lock of items ({error})") from error
 
 
 def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `write_lock` was told besides the items; {} if nothing."""
+    """The notes that `write_lock` kept besides the items; {} if there are none."""
     import pyarrow.parquet
 
     try:
-        found = pyarrow.parquet.read_metadata(io.BytesIO(path_of(path).read_bytes())).metadata or {}
-        collection = json.loads(found.get(b"stac-geoparquet", b"{}")).get("collections", {}).get(_COLLECTION, {})
+        metadata = pyarrow.parquet.read_metadata(io.BytesIO(path_of(path).read_bytes())).metadata or {}
+        collection = json.loads(metadata.get(b"stac-geoparquet", b"{}")).get("collections", {}).get(_COLLECTION, {})
     except (OSError, ValueError) as error:
-        raise VerificationFailed(f"{path} is no readable lock of items ({error})") from error
+        raise VerificationFailed(f"{path} cannot be read as a lock of items ({error})") from error
     return {key: value for key, value in collection.items() if key not in ("type", "stac_version", "id", "links")}
 
 
 def _to_stac(item: Item) -> dict[str, Any]:
-    """A STAC 1.0 item of the rasters' extent; ours is kept under the prefix `subpixmap:`."""
+    """A STAC 1.0 item with the extent of the rasters; our own fields have the prefix `subpixmap:`."""
     west, south, east, north = item.bounds
     move = transformer(item.epsg, 4326).transform
     ring = [list(move(x, y)) for x, y in ((west, south), (east, south), (east, north), (west, north), (west, south))]
@@ -392,7 +332,7 @@ def _from_stac(raw: dict[str, Any]) -> Item:
 
 
 def several_problems(problems: Sequence[str], *, advice: str = "") -> InputError:
-    """One error of what is wrong with several items: the first three, and how many there are."""
+    """One error for several items: the first three problems, and how many there are."""
     shown = sorted(set(problems))
     more = f" (and {len(shown) - 3} more items)" if len(shown) > 3 else ""
     return InputError("; ".join(shown[:3]) + more + (f"; {advice}" if advice else ""))

@@ -1,7 +1,7 @@
-"""A Reader for stackstac: aligned window reads from files kept open; errors stay errors.
+"""A Reader for stackstac: aligned window reads from files that stay open; errors stay errors.
 
-stackstac's own Reader warps whenever the grid is not exactly one file's, and turns a missing file into no data. Here a
-window of the lattice is a window of the file: it is read as it is, padded outside, and what cannot be read raises.
+stackstac's own Reader warps whenever the grid is not exactly that of one file, and turns a missing file into no data.
+Here a window of the lattice is a window of the file: it is read unchanged and padded outside; a failed read raises.
 """
 
 from __future__ import annotations
@@ -27,29 +27,30 @@ from subpixmap.scenes.items import Asset
 OPEN_FILES = 256
 """Files kept open by one thread."""
 ATTEMPTS = 3
-"""Times a remote window is asked for, each from a freshly opened file with a fresh signature."""
+"""Attempts to read a remote window, each from a newly opened file with a new signature."""
 BACKOFF_S = 0.5
+"""Seconds before the second attempt; doubled for each further one."""
 MAX_SIDE = 11_000
-"""Pixels of a raster's side: a tile of 10 m has 10980. A header of a few bytes can declare far more."""
+"""Most pixels of a raster's side: a tile of 10 m has 10980. A small file can declare far more in its header."""
 MAX_BLOCK = 4096**2
-"""Pixels that are decoded at once."""
+"""Most pixels of a block, which is decoded as a whole."""
 
 _threads = threading.local()
 
 
 class ReadFailed(Incomplete):
-    """A raster could not be read; it is never taken for no data."""
+    """A raster could not be read; it is never treated as no data."""
 
 
 def read_window(asset: Asset, window: RasterWindow, epsg: int) -> NDArray[Any]:
-    """Read a window that lies inside a raster of one band, which its item says to be in `epsg`.
+    """Read a window inside a raster of one band, whose item declares it to be in `epsg`.
 
     Raises
     ------
     ReadFailed
         After all attempts; the message names the file.
     InputError
-        The file's header is not what its item declares.
+        The header of the file contradicts its item.
     """
     return _attempt(asset, epsg, lambda dataset: dataset.read(1, window=window))
 
@@ -60,24 +61,24 @@ def read_overview(asset: Asset, shape: tuple[int, int], epsg: int) -> NDArray[An
 
 
 def _attempt(asset: Asset, epsg: int, read: Callable[[rasterio.DatasetReader], NDArray[Any]]) -> NDArray[Any]:
-    """Read from the open raster; a remote one that fails is opened anew and really asked again."""
+    """Read from the open raster; a remote one that fails is opened anew and really requested again."""
     attempts = ATTEMPTS if is_remote(asset.href) else 1
     for attempt in range(attempts):
-        renew = attempt > 0  # GDAL remembers failures: without it nothing would be asked again
+        renew = attempt > 0  # GDAL remembers failures: otherwise nothing would be requested again
         try:
             with gdal_env(asset.href, renew=renew):
                 return read(_dataset(asset, epsg, renew))
         except (RasterioError, OSError) as error:
             _forget(asset)
             if attempt + 1 == attempts:
-                told = without_secrets(str(error))
-                raise ReadFailed(f"{redact(asset.href)} could not be read in {attempts} attempts: {told}") from None
+                reason = without_secrets(str(error))
+                raise ReadFailed(f"{redact(asset.href)} could not be read in {attempts} attempts: {reason}") from None
             time.sleep(BACKOFF_S * 2**attempt)
     raise AssertionError("unreachable")
 
 
 def _dataset(asset: Asset, epsg: int, renew: bool) -> rasterio.DatasetReader:
-    """The raster, opened once for each thread; the least recently used one makes room."""
+    """The raster, opened once by each thread; when there are too many, the least recently used one is closed."""
     if not hasattr(_threads, "pool"):
         _threads.pool = OrderedDict()
     pool: OrderedDict[Asset, rasterio.DatasetReader] = _threads.pool
@@ -86,7 +87,7 @@ def _dataset(asset: Asset, epsg: int, renew: bool) -> rasterio.DatasetReader:
         return pool[asset]
     while len(pool) >= OPEN_FILES:
         pool.popitem(last=False)[1].close()
-    driver(asset.href)  # nothing is asked for what is not opened
+    driver(asset.href)  # refuses what must not be opened, before any request
     path = gdal_path(asset.href, renew=renew)
     require_harmless(asset, path)
     dataset = open_raster(asset.href, path)
@@ -100,7 +101,7 @@ def _dataset(asset: Asset, epsg: int, renew: bool) -> rasterio.DatasetReader:
 
 
 def open_raster(href: str, path: str | None = None) -> rasterio.DatasetReader:
-    """Open a raster by the driver of its extension; a remote one by its GDAL path, within `gdal_env`."""
+    """Open a raster with the driver of its extension; a remote one by its GDAL path, inside `gdal_env`."""
     return rasterio.open(path or href, driver=driver(href), sharing=False)
 
 
@@ -111,11 +112,11 @@ def _forget(asset: Asset) -> None:
 
 
 def check_header(dataset: rasterio.DatasetReader, asset: Asset, epsg: int) -> None:
-    """The file's own header is the truth: an item that says otherwise is refused, and so is an absurd header."""
+    """Refuse an item that contradicts the file's own header, and an absurd header."""
     where = redact(asset.href)
     if max(dataset.shape) > MAX_SIDE or max(rows * cols for rows, cols in dataset.block_shapes) > MAX_BLOCK:
         raise InputError(
-            f"{where} declares {dataset.shape} pixels in blocks of {dataset.block_shapes}: no Sentinel-2 tile"
+            f"{where} declares {dataset.shape} pixels in blocks of {dataset.block_shapes}: not a Sentinel-2 tile"
         )
     if dataset.shape != asset.shape or not dataset.transform.almost_equals(Affine(*asset.transform), 1e-6):
         raise InputError(
@@ -126,15 +127,15 @@ def check_header(dataset: rasterio.DatasetReader, asset: Asset, epsg: int) -> No
         raise InputError(f"{where} lies in {dataset.crs or 'no coordinate system'}, but its item declares EPSG:{epsg}")
     if dataset.count != 1 or dataset.dtypes[0] not in ("uint8", "uint16"):
         raise InputError(
-            f"{where} has {dataset.count} bands of {dataset.dtypes[0]}; one of uint8 or uint16 is expected"
+            f"{where} has {dataset.count} bands of {dataset.dtypes[0]}; one band of uint8 or uint16 is expected"
         )
 
 
 class Rasters(dict[str, tuple[Asset, Asset]]):
-    """By href: the file, and the same with its corner where it is placed on the lattice (see `snap`)."""
+    """href -> the file, and the same with its corner placed on the lattice (see `snap`)."""
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return tuple((href, placed.transform) for href, (_, placed) in self.items())  # ten times as fast as dask's own
+        return tuple((href, placed.transform) for href, (_, placed) in self.items())  # ten times faster than dask's own
 
 
 class AlignedReader:
@@ -153,12 +154,12 @@ class AlignedReader:
         self.asset, placed = rasters[url]
         self.dtype, self.fill_value, self.epsg = dtype, fill_value, int(spec.epsg)
         step = placed.resolution
-        # Where the raster's upper left corner lies in the grid that is assembled, pixels.
+        # Upper left corner of the raster in the grid that is assembled, pixels.
         self.col = round((placed.bounds[0] - spec.bounds[0]) / step)
         self.row = round((spec.bounds[3] - placed.bounds[3]) / step)
 
     def read(self, window: RasterWindow) -> NDArray[Any]:
-        """Read a window of the grid that is assembled; outside the raster lies the fill value."""
+        """Read a window of the grid that is assembled; the fill value outside the raster."""
         height, width = int(window.height), int(window.width)
         row, col = int(window.row_off) - self.row, int(window.col_off) - self.col
         top, left = max(row, 0), max(col, 0)

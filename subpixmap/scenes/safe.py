@@ -11,7 +11,7 @@ from typing import Any
 from subpixmap.errors import InputError
 from subpixmap.scenes import dialect
 
-# Elements that an item cannot be built without.
+# Elements without which an item cannot be built.
 _NEEDED = {
     "MTD_MSIL2A.xml": "Product_Info PRODUCT_URI PRODUCT_START_TIME Datatake Granule Reflectance_Conversion "
     "Quality_Indicators_Info EXT_POS_LIST",
@@ -20,51 +20,59 @@ _NEEDED = {
 
 
 def read_safe(folder: Path) -> dict[str, Any]:
-    """Build the item of a product from its metadata, and hold it against the headers of its images.
+    """Build the item of a product from its metadata, and check it against the headers of its images.
 
     Raises
     ------
     InputError
-        The folder is no L2A product, something of it is missing or unreadable, or an image's header is not what the
-        metadata says. Or stactools-sentinel2 is not installed.
+        The folder is not an L2A product, a part of it is missing or cannot be read, or the header of an image
+        contradicts the metadata; or stactools-sentinel2 is not installed.
     """
     folder = Path(os.path.abspath(folder))
     item = _create_item(folder)
-    item["id"] = folder.stem  # the library's has no baseline: two versions of a scene would have one name
-    del item["properties"]["created"]  # the time of reading; the same product gives the same item
+    item["id"] = folder.stem  # the library's id has no baseline: two versions of a scene would share one name
+    del item["properties"]["created"]  # the time of reading; without it the same product gives the same item
     dialect.require_level_2a(item)
-    found = dialect.band_assets(item, [*dialect.BANDS, dialect.SCL])
+    assets = dialect.band_assets(item, [*dialect.BANDS, dialect.SCL])
     if "<BOA_ADD_OFFSET" not in Path(item["assets"]["product_metadata"]["href"]).read_text(errors="replace"):
-        # From baseline 04.00 on the library then supposes -0.1. The product says of none: the lock is to decide.
+        # From baseline 04.00 on the library then assumes -0.1. The product states none, so the lock decides.
         for band in dialect.BANDS:
-            found[band]["raster:bands"][0]["offset"] = 0
-    for band, asset in found.items():
-        _hold_against_header(folder, item, band, asset)
+            assets[band]["raster:bands"][0]["offset"] = 0
+    for band, asset in assets.items():
+        _check_image(folder, item, band, asset)
     return item
 
 
 def _create_item(folder: Path) -> dict[str, Any]:
-    """The library's item, without the warnings and with one kind of error."""
+    """The library's item; its errors about the product become `InputError`."""
     try:
         from antimeridian import FixWindingWarning
+        from pystac import STACError
+        from shapely.errors import ShapelyError
         from stactools.sentinel2.stac import create_item
     except ImportError as error:
         raise InputError(f"{folder} needs stactools-sentinel2 to be read: pip install 'subpixmap[safe]'") from error
+    # What lxml, pystac, shapely and the library raise on metadata that is cut, or has other elements and values.
+    bad_product = (
+        OSError, SyntaxError, STACError, ShapelyError, ValueError, KeyError, IndexError, TypeError, AttributeError,
+        AssertionError, ArithmeticError,
+    )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FixWindingWarning)  # ESA lists footprints clockwise; it turns them
         warnings.filterwarnings("ignore", "Use `@` matmul", PendingDeprecationWarning)  # rasterio's own, with affine 3
         try:
-            return create_item(str(folder)).to_dict(include_self_link=False, transform_hrefs=False)
+            item: dict[str, Any] = create_item(str(folder)).to_dict(include_self_link=False, transform_hrefs=False)
         except FileNotFoundError as error:
             name = os.path.relpath(str(error.filename), folder)
             raise InputError(f"{folder} has no {name}: the product is not complete") from None
-        except Exception as error:  # whatever the library and lxml raise on a product that is not what it should be
-            told = _lacking(folder) or f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise InputError(f"{folder} cannot be read as an L2A product ({told}); download it again") from None
+        except bad_product as error:
+            reason = _missing_elements(folder) or f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise InputError(f"{folder} cannot be read as an L2A product ({reason}); download it again") from None
+    return item
 
 
-def _lacking(folder: Path) -> str:
-    """What the metadata lacks, in words; empty if it has all."""
+def _missing_elements(folder: Path) -> str:
+    """Elements that the metadata lacks, in words; empty if it has all."""
     for name, tags in _NEEDED.items():
         for path in sorted((*folder.glob(name), *folder.glob(f"GRANULE/*/{name}"))):
             text = path.read_text(errors="replace")
@@ -73,8 +81,8 @@ def _lacking(folder: Path) -> str:
     return ""
 
 
-def _hold_against_header(folder: Path, item: dict[str, Any], band: str, asset: dict[str, Any]) -> None:
-    """The image lies in the product, and its own header says what the metadata says of it."""
+def _check_image(folder: Path, item: dict[str, Any], band: str, asset: dict[str, Any]) -> None:
+    """Check that the image lies in the product, and that its header agrees with the metadata."""
     from rasterio.errors import RasterioIOError
 
     from subpixmap.scenes.items import Asset
@@ -82,7 +90,7 @@ def _hold_against_header(folder: Path, item: dict[str, Any], band: str, asset: d
 
     path = Path(os.path.normpath(asset["href"]))
     if not path.is_relative_to(folder):
-        raise InputError(f"{folder} names an image outside of itself: {asset['href']}")
+        raise InputError(f"{folder} names an image outside itself: {asset['href']}")
     if not path.exists():
         raise InputError(f"{folder} has no image of {band}, {path.relative_to(folder)}: the product is not complete")
     declared = Asset(str(path), *dialect.raster(item, band, asset))

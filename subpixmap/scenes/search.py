@@ -1,7 +1,7 @@
-"""Asks a STAC API, in small questions: one UTM zone and one month at a time.
+"""Searches a STAC API in small steps: one UTM zone and one month at a time.
 
-Large questions time out and large answers are cut. Whatever goes wrong is said with the URL; an answer that repeats
-itself does not go on for ever.
+Large searches time out and large answers are cut off. Every error names the URL; a catalogue that repeats its pages is
+noticed. Only what a bad answer raises is called a bad answer: a bug of ours stays a bug.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import shapely
@@ -25,16 +26,18 @@ from subpixmap.scenes.http import SourceFailed, guarded
 if TYPE_CHECKING:
     from pystac_client import Client
 
+Box = tuple[float, float, float, float]
+
 PAGE_SIZES = (100, 20)
-"""Items asked for at once; the second when the first fails."""
+"""Items per page; the second size is used when the first fails."""
 MAX_PAGES = 500
-"""Of one question: more means that the catalogue's paging is broken."""
+"""Most pages of one search: more means that the paging of the catalogue is broken."""
 
 
 def search(
     url: str, collection: str, geometry: BaseGeometry, periods: Sequence[Period], *, today: date | None = None
 ) -> list[dict[str, Any]]:
-    """Items of a collection, in the order of the answers, each id once.
+    """Items of a collection, each id once, in the order of the answers.
 
     Parameters
     ----------
@@ -43,32 +46,32 @@ def search(
     collection
         Its collection of Sentinel-2 L2A.
     geometry
-        Region in EPSG:4326; it is asked for by the bounding boxes of its parts in the UTM zones.
+        Region in EPSG:4326; the search uses the bounding boxes of its parts in the UTM zones.
     periods
-        Months that do not count, or lie in the future, are not asked for.
+        Months that do not count, or lie in the future, are left out.
     today
-        For tests.
+        The present day; for tests.
 
     Raises
     ------
     SourceFailed
-        The catalogue cannot be reached, answers with an error after all retries, or repeats its pages.
+        The catalogue cannot be reached, still answers with an error after all retries, or repeats its pages.
     InputError
-        The URL is no STAC API, or refuses the question.
+        The URL is not a STAC API, or the API refuses the search.
     """
     client = _open(url)
-    found: dict[str, dict[str, Any]] = {}
+    items: dict[str, dict[str, Any]] = {}
     spans = month_spans(periods, today or datetime.now(UTC).date())
     for bbox in zone_boxes(geometry):
         for first, last in spans:
             when = f"{first}T00:00:00Z/{last}T23:59:59.999Z"
             for item in _ask(client, url, collection, bbox, when):
-                found.setdefault(str(item.get("id")), item)
-    return list(found.values())
+                items.setdefault(str(item.get("id")), item)
+    return list(items.values())
 
 
 def month_spans(periods: Sequence[Period], today: date) -> list[tuple[date, date]]:
-    """First and last day of each month that a period holds, in order, without repetition."""
+    """First and last day of each month of the periods, in order, each month once."""
     spans = set()
     for period in periods:
         first = period.start
@@ -80,10 +83,10 @@ def month_spans(periods: Sequence[Period], today: date) -> list[tuple[date, date
     return sorted(spans)
 
 
-def zone_boxes(geometry: BaseGeometry) -> list[tuple[float, float, float, float]]:
-    """Bounding boxes (west, south, east, north) of a geometry's parts in the strips of 6 degrees, from west to east.
+def zone_boxes(geometry: BaseGeometry) -> list[Box]:
+    """Bounding boxes (west, south, east, north) of a geometry's parts in strips of 6 degrees, from west to east.
 
-    A geometry that crosses the date line comes as parts on both sides; no box crosses it.
+    A geometry across the date line must come as parts on both sides; no box crosses it.
     """
     if geometry.is_empty:
         return []
@@ -101,22 +104,20 @@ def _open(url: str) -> Client:
     from pystac_client import Client
     from pystac_client.stac_api_io import StacApiIO
 
-    with _said(url, InputError):
-        stac_io = StacApiIO()
-        guarded(stac_io.session, url)
+    stac_io = StacApiIO()
+    guarded(stac_io.session, url)
+    with _bad_answers_as(InputError, url):
         # The timeout goes to `open`: it replaces that of the StacApiIO.
         client = Client.open(url, stac_io=stac_io, timeout=http.TIMEOUT_S)
-        if client.get_search_link() is None:
-            raise InputError(
-                f"source {redact(url)} is a STAC catalogue without search: give the URL of its catalog.json, or a path"
-            )
-        return client
+    if client.get_search_link() is None:
+        raise InputError(
+            f"source {redact(url)} is a STAC catalogue without search: give the URL of its catalog.json, or a path"
+        )
+    return client
 
 
-def _ask(
-    client: Client, url: str, collection: str, bbox: tuple[float, float, float, float], when: str
-) -> list[dict[str, Any]]:
-    """All items of one question; asked again with smaller pages if it fails."""
+def _ask(client: Client, url: str, collection: str, bbox: Box, when: str) -> list[dict[str, Any]]:
+    """All items of one search; repeated with smaller pages if it fails."""
     for size in PAGE_SIZES:
         try:
             return list(_pages(client, url, collection, bbox, when, size))
@@ -126,31 +127,47 @@ def _ask(
     raise AssertionError("unreachable")
 
 
-def _pages(
-    client: Client, url: str, collection: str, bbox: tuple[float, float, float, float], when: str, size: int
-) -> Iterator[dict[str, Any]]:
+def _pages(client: Client, url: str, collection: str, bbox: Box, when: str, size: int) -> Iterator[dict[str, Any]]:
+    with _bad_answers_as(SourceFailed, url):
+        query = client.search(collections=[collection], bbox=bbox, datetime=when, limit=size, max_items=None)
+        pages = query.pages_as_dicts()
     seen: set[str] = set()
-    with _said(url, SourceFailed):
-        question = client.search(collections=[collection], bbox=bbox, datetime=when, limit=size, max_items=None)
-        for number, page in enumerate(question.pages_as_dicts(), 1):
-            items = page.get("features")
-            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-                raise SourceFailed(f"source {redact(url)} answers what is no STAC: there is no list of features")
-            new = [item for item in items if str(item.get("id")) not in seen]
-            if (items and not new) or number > MAX_PAGES:
-                raise SourceFailed(
-                    f"{redact(url)} repeats its pages (page {number} for {collection}, {when} has no new item); "
-                    "try again later or give another --source"
-                )
-            seen.update(str(item.get("id")) for item in new)
-            yield from new
+    for number in count(1):
+        with _bad_answers_as(SourceFailed, url):
+            page = next(pages, None)
+        if page is None:
+            return
+        items = page.get("features")
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise SourceFailed(f"source {redact(url)} did not return valid STAC: there is no list of features")
+        new = [item for item in items if str(item.get("id")) not in seen]
+        if (items and not new) or number > MAX_PAGES:
+            raise SourceFailed(
+                f"source {redact(url)} repeats its pages (page {number} for {collection}, {when} has no new item); "
+                "try again later or give another --source"
+            )
+        seen.update(str(item.get("id")) for item in new)
+        yield from new
 
 
 @contextmanager
-def _said(url: str, otherwise: type[SubpixmapError]) -> Iterator[None]:
-    """Turn whatever an answer raises into one line with the URL; `otherwise` if it is no sensible answer at all."""
-    from pystac_client.exceptions import APIError
+def _bad_answers_as(wrong: type[SubpixmapError], url: str) -> Iterator[None]:
+    """Around calls of pystac-client alone: one line with the URL for errors of the server, `wrong` for other content.
 
+    Our guard of the requests runs inside these calls. The library turns its errors into an APIError; they come out as
+    they were raised.
+    """
+    from pystac import STACError
+    from pystac.errors import STACTypeError
+    from pystac_client.exceptions import APIError
+    from pystac_client.warnings import PystacClientWarning
+    from urllib3.exceptions import HTTPError
+
+    # What the library raises on JSON that is cut, deep, or of other types and keys than STAC has.
+    bad_content = (
+        STACError, STACTypeError, PystacClientWarning, ValueError, KeyError, IndexError, TypeError, AttributeError,
+        RecursionError,
+    )  # fmt: skip
     where = f"source {redact(url)}"
     try:
         with warnings.catch_warnings():
@@ -159,12 +176,13 @@ def _said(url: str, otherwise: type[SubpixmapError]) -> Iterator[None]:
     except SubpixmapError:
         raise
     except APIError as error:
-        if isinstance(error.__context__, SubpixmapError):  # of the guard of its requests
-            raise error.__context__ from None
+        cause = error.__context__
+        if cause is not None and not isinstance(cause, (OSError, UnicodeError, HTTPError)):
+            raise cause from None
         status = getattr(error, "status_code", None)
         text = without_secrets(" ".join(str(error).split()))[:300]
         if status is not None and 400 <= status < 500 and status != 429:
-            raise InputError(f"{where} refuses the question with HTTP {status}: {text}") from error
+            raise InputError(f"{where} refuses the search with HTTP {status}: {text}") from error
         raise SourceFailed(f"{where} did not answer{f' (HTTP {status})' if status else ''}: {text}") from error
-    except Exception as error:  # whatever the libraries raise on an answer that is not what it should be
-        raise otherwise(f"{where} answers what is no STAC ({type(error).__name__})") from error
+    except bad_content as error:
+        raise wrong(f"{where} did not return valid STAC ({type(error).__name__})") from error

@@ -1,7 +1,7 @@
-"""A source of scenes -> STAC items as plain dicts, hrefs absolute and unsigned.
+"""A source of scenes -> STAC items as plain dicts, with absolute, unsigned hrefs.
 
-A source is the name of a known catalogue, the URL of a STAC API, or STAC on this machine. Several sources are an
-ordered fallback.
+A source is the name of a listed catalogue, the URL of a STAC API, or STAC on this machine. Several sources are a
+fallback in the given order.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from subpixmap.errors import InputError
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
 from subpixmap.scenes.hrefs import host_of, is_private, leads_to_private, require_public, resolve
-from subpixmap.scenes.local import read_local
 from subpixmap.scenes.search import search
-from subpixmap.scenes.static import read_static
+from subpixmap.scenes.static import read_local, read_static
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A STAC API that is known by name."""
+    """A STAC API that has a name here."""
 
     url: str
     """Root of the API."""
@@ -52,31 +51,31 @@ def find_items(
     *,
     collection: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Ask a source for the items that touch a region in some periods.
+    """Items of a source that touch a region in some periods.
 
     Parameters
     ----------
     source
-        A name of `CATALOGUES`, the URL of a STAC API, the path or URL of an ItemCollection (JSON) or a static catalogue
-        (`catalog.json`, of a path also its folder), a stac-geoparquet, or a folder of .SAFE products. Of several, a
-        later one gives only the acquisitions and tiles that the earlier ones lack.
+        A name in `CATALOGUES`, the URL of a STAC API, the path or URL of an ItemCollection (JSON) or static catalogue
+        (`catalog.json`; a path may be its folder), a stac-geoparquet, or a folder of .SAFE products. Of several
+        sources, a later one gives only the acquisitions and tiles that the earlier ones lack.
     geometry
-        Region in EPSG:4326; parts on both sides of the date line, not across it.
+        Region in EPSG:4326; parts on both sides of the date line, none across it.
     periods
         Periods; months that do not count are left out.
     collection
-        Collection to ask an API for; known catalogues have theirs.
+        Collection of an API; the catalogues in `CATALOGUES` have a default.
 
     Returns
     -------
     list of dict
-        STAC items in the source's order, with the assets that we know. What is wrong with one of them is said by
-        `lock_items`.
+        STAC items in the order of the source, with the assets that are used here. `lock_items` reports what is
+        wrong with one of them.
 
     Raises
     ------
     InputError
-        An unknown source, an unreadable file, or what is no STAC.
+        The source is unknown, cannot be read, or is not STAC.
     SourceFailed
         A catalogue does not answer.
     """
@@ -90,10 +89,10 @@ def find_by_source(
     *,
     collection: str | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """All that each source has, in order of preference; otherwise as `find_items`."""
+    """All items of each source, in order of preference; otherwise as `find_items`."""
     sources = [source] if isinstance(source, str) else list(dict.fromkeys(source))
     for name in sources:
-        _require_known(name)
+        _require_source(name)
     shapely.prepare(geometry)
     return {
         name: [item for item in _ask(name, geometry, periods, collection) if _wanted(item, geometry, periods)]
@@ -101,13 +100,13 @@ def find_by_source(
     }
 
 
-def preferred(found: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Items of the first source, and what it lacks from the later ones."""
+def preferred(by_source: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Items of the first source, and the scenes that it lacks from the later ones."""
     chosen: list[dict[str, Any]] = []
-    have: set[tuple[str, str]] = set()
-    for items in found.values():
-        chosen += [item for item in items if dialect.scene_key(item) not in have]
-        have |= {key for item in items if (key := dialect.scene_key(item))}
+    have: set[dialect.SceneKey] = set()
+    for items in by_source.values():
+        chosen += [item for item in items if dialect.scene_key_of(item) not in have]
+        have |= {key for item in items if (key := dialect.scene_key_of(item))}
     return chosen
 
 
@@ -117,7 +116,7 @@ def anchored(source: str) -> str:
     return str(Path(source).resolve()) if is_path else source
 
 
-def _require_known(source: str) -> None:
+def _require_source(source: str) -> None:
     if source in CATALOGUES or urlsplit(source).scheme in ("http", "https") or Path(source).exists():
         return
     raise InputError(
@@ -130,18 +129,18 @@ def _ask(
     source: str, geometry: BaseGeometry, periods: Sequence[Period], collection: str | None
 ) -> Iterable[dict[str, Any]]:
     """Items of one source."""
-    known = CATALOGUES.get(source)
-    if known is None and Path(source).exists():
+    catalogue = CATALOGUES.get(source)
+    if catalogue is None and Path(source).exists():
         return [_absolute(item, base) for item, base in read_local(Path(source))]
-    if known is None and urlsplit(source).path.endswith((".json", ".geojson")):
+    if catalogue is None and urlsplit(source).path.endswith((".json", ".geojson")):
         return [_absolute(item, base) for item, base in read_static(source)]
-    url = known.url if known else source
-    name = collection or (known.collection if known else "sentinel-2-l2a")
+    url = catalogue.url if catalogue else source
+    name = collection or (catalogue.collection if catalogue else "sentinel-2-l2a")
     return [_absolute(item, url.rstrip("/") + "/") for item in search(url, name, geometry, periods)]
 
 
 def _wanted(item: dict[str, Any], geometry: BaseGeometry, periods: Sequence[Period]) -> bool:
-    """Whether an item lies in the region and periods; one that does not say so is kept, for the lock to name it."""
+    """Whether an item lies in the region and periods; an unreadable one is kept, so that the lock can name it."""
     try:
         when = dialect.observed_at(item)
     except InputError:
@@ -161,28 +160,28 @@ def _touches(item: dict[str, Any], geometry: BaseGeometry) -> bool:
         return True
     if east - west < 180:
         return bool(geometry.intersects(footprint))
-    # A tile on the date line, written as a shape around the globe: it lies on both sides.
+    # A tile on the date line is written as a shape around the globe: it lies on both sides.
     sides = shapely.union(shapely.box(-180, south, -174, north), shapely.box(174, south, 180, north))
     return bool(geometry.intersects(sides))
 
 
 def _absolute(item: dict[str, Any], base: str) -> dict[str, Any]:
-    """The item with absolute hrefs, and only the assets that we may read and what we use of them.
+    """The item with absolute hrefs, and only the assets and fields that are used.
 
     An href that must not be opened is replaced by the reason, so that the lock refuses the item by name.
     """
     assets = item.get("assets")
-    moved: dict[str, Any] = {}
+    used: dict[str, Any] = {}
     for name in dialect.ASSET_NAMES:
         asset = assets.get(name) if isinstance(assets, dict) else None
         if isinstance(asset, dict) and isinstance(asset.get("href"), str):
             try:
-                moved[name] = {key: asset[key] for key in dialect.ASSET_FIELDS if key in asset}
-                moved[name]["href"] = href = resolve(asset["href"], base)
+                used[name] = {key: asset[key] for key in dialect.ASSET_FIELDS if key in asset}
+                used[name]["href"] = href = resolve(asset["href"], base)
                 if href.startswith("http"):
                     require_public(href, base)
                     host = host_of(href)
-                    moved[name]["own_network"] = not is_private(host) and leads_to_private(host)
+                    used[name]["own_network"] = not is_private(host) and leads_to_private(host)
             except InputError as error:
-                moved[name] = {"refused": str(error)}
-    return item | {"assets": moved, "links": []}
+                used[name] = {"refused": str(error)}
+    return item | {"assets": used, "links": []}

@@ -1,8 +1,12 @@
-"""STAC as files, of this machine or of a server: an ItemCollection, an item, or a static catalogue -> items."""
+"""STAC as files -> items: an ItemCollection, an item or a static catalogue, on this machine or on a server.
+
+On this machine also a stac-geoparquet or a folder of L2A products (.SAFE).
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,26 +18,50 @@ from subpixmap.scenes.hrefs import is_remote, redact, resolve
 from subpixmap.scenes.http import get_json, guarded
 
 MAX_BYTES = 2**30
-"""Of a file: more is no ItemCollection that a person keeps."""
+"""Largest size of a file."""
 MAX_DOCUMENTS = 200_000
-"""Of a catalogue."""
+"""Most documents of one catalogue."""
 MAX_DEPTH = 40
+"""Most levels of one catalogue."""
 THREADS = 8
-"""Documents of a server that are asked for at once."""
+"""Documents requested from a server at the same time."""
 
 Read = Callable[[str], dict[str, Any]]
 
 
-def read_static(where: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Items with the path or URL that each was read from (relative hrefs start there).
-
-    Links are followed as hrefs are (see `resolve`): a catalogue of a server cannot name files of this machine, nor a
-    public one private hosts.
+def read_local(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Items of a path, each with the file that it was read from: relative hrefs start there.
 
     Raises
     ------
     InputError
-        What is there is no STAC, or names what must not be opened.
+        The path is not STAC.
+    """
+    if path.suffix == ".SAFE" or (path.is_dir() and any(path.glob("*.SAFE"))):
+        from subpixmap.scenes.safe import read_safe
+
+        products = [path] if path.suffix == ".SAFE" else sorted(path.glob("*.SAFE"))
+        return ((read_safe(product), str(product / "item.json")) for product in products)
+    if path.is_dir():
+        catalogues = [path / name for name in ("catalog.json", "collection.json") if (path / name).exists()]
+        if not catalogues:
+            raise InputError(f"source {path} is not a STAC catalogue: the folder has no catalog.json or .SAFE product")
+        path = catalogues[0]
+    if path.suffix in (".parquet", ".geoparquet"):
+        return ((item, str(path)) for item in _read_geoparquet(path))
+    return read_static(os.path.abspath(path))
+
+
+def read_static(where: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Items of a file or URL, each with the path or URL that it was read from: relative hrefs start there.
+
+    Links obey the rules of hrefs (see `resolve`): the catalogue of a server cannot name files of this machine, and a
+    public catalogue cannot name private hosts.
+
+    Raises
+    ------
+    InputError
+        It is not STAC, or a link must not be opened.
     SourceFailed
         A server does not answer.
     """
@@ -47,19 +75,19 @@ def read_static(where: str) -> Iterator[tuple[dict[str, Any], str]]:
     if kind == "FeatureCollection" and isinstance(content.get("features"), list):
         items = content["features"]
         if not all(isinstance(item, dict) and isinstance(item.get("assets"), dict) for item in items):
-            raise InputError(f"source {redact(where)} is GeoJSON but no STAC: its features have no assets")
+            raise InputError(f"source {redact(where)} is GeoJSON but not STAC: its features have no assets")
         return ((item, where) for item in items)
     if kind == "Feature" and "assets" in content:
         return iter([(content, where)])
     if kind in ("Catalog", "Collection") or ("links" in content and "stac_version" in content):
         return _walk(where, content, read, {where}, MAX_DEPTH)
-    raise InputError(f"source {redact(where)} is no STAC: neither an ItemCollection, an item nor a catalogue")
+    raise InputError(f"source {redact(where)} is not STAC: it is neither an ItemCollection, an item nor a catalogue")
 
 
 def _walk(
     where: str, content: dict[str, Any], read: Read, seen: set[str], depth: int
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """Items of a static catalogue, those of a catalogue before those of its children; a document is read once."""
+    """Items of a static catalogue, before those of its children; each document is read once."""
     items, children = (_follow(where, content, rel, seen) for rel in ("item", "child"))
     if len(seen) > MAX_DOCUMENTS or (children and not depth):
         raise InputError(f"source {redact(where)} has more than {MAX_DOCUMENTS} documents or {MAX_DEPTH} levels")
@@ -73,30 +101,48 @@ def _walk(
 
 
 def _follow(where: str, content: dict[str, Any], rel: str, seen: set[str]) -> list[str]:
-    """Where the links of a kind lead that were not followed yet."""
+    """Targets of the links of a kind that were not followed yet."""
     links = content.get("links")
-    found = []
+    targets = []
     for link in links if isinstance(links, list) else []:
         if isinstance(link, dict) and link.get("rel") == rel:
             target = resolve(str(link.get("href")), where)
             if target not in seen:
                 seen.add(target)
-                found.append(target)
-    return found
+                targets.append(target)
+    return targets
 
 
 def _read_file(name: str) -> dict[str, Any]:
     if is_remote(name):
-        raise InputError(f"source {redact(name)} is named by a catalogue of this machine: give its URL as a --source")
+        raise InputError(f"source {redact(name)} is named by a catalogue on this machine: give its URL as --source")
     path = Path(name)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"source {path} is no STAC: it has more than {MAX_BYTES} bytes")
-        content = json.loads(path.read_bytes())
+        size = path.stat().st_size
+        content = json.loads(path.read_bytes()) if size <= MAX_BYTES else None
     except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"source {path} is no STAC: it cannot be read as JSON ({error})") from None
+        raise InputError(f"source {path} is not STAC: it cannot be read as JSON ({error})") from None
+    if size > MAX_BYTES:
+        raise InputError(f"source {path} is not STAC: it has more than {MAX_BYTES} bytes")
     if not isinstance(content, dict):
-        raise InputError(f"source {path} is no STAC: it holds no JSON object")
+        raise InputError(f"source {path} is not STAC: it is not a JSON object")
     return content
+
+
+def _read_geoparquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet
+    import stac_geoparquet.arrow as stac_arrow
+
+    try:
+        return [_without_none(item) for item in stac_arrow.stac_table_to_items(pyarrow.parquet.read_table(path))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"source {path} is not a stac-geoparquet ({error})") from None
+
+
+def _without_none(value: Any) -> Any:
+    """Drop fields that are None: a table gives every item all fields, also those that the item lacks."""
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_none(inner) for inner in value]
+    return value

@@ -262,7 +262,8 @@ def _parcel_trees(landscape: Landscape, parcels: Parcels, flat: int) -> Trees | 
 def _stand_crown(plan: Planting) -> float:
     """Crowns stay smaller where trees stand closer than they would grow; olives are pruned to their row."""
     if plan.kind == KIND["olive"]:
-        return min(1.0, 0.42 * np.sqrt(plan.along * plan.across) / 2.6 + 0.08)
+        crown: float = min(1.0, 0.42 * np.sqrt(plan.along * plan.across) / 2.6 + 0.08)
+        return crown
     return 1.0
 
 

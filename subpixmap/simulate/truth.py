@@ -70,8 +70,8 @@ def summarise(folder: str | Path) -> pd.DataFrame:
     cars = scenes.groupby(["object", "period", "acquisition"], as_index=False)["count"].sum()
     by_year = cars.groupby(["object", "period"])["count"].mean().round().astype("int64")
     whole = trees[trees["unit_id"].isin(top)].groupby(["object", "period"])["count"].sum()
-    table = pd.concat([whole, by_year]).unstack("period")
-    return table.loc[[name for name in OBJECTS if name in table.index]]
+    table: pd.DataFrame = pd.concat([whole, by_year]).unstack("period")
+    return table.loc[[name for name in OBJECTS if name in table.index], :]
 
 
 def leaf_of(country: Country, x: FloatArray, y: FloatArray) -> NDArray[np.int16]:

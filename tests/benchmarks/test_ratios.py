@@ -22,7 +22,8 @@ from subpixmap.model.checkpoint import load_model
 from subpixmap.model.net import DensityNet
 from subpixmap.model.predict import predict_block
 from subpixmap.scenes.cube import read_reflectance
-from subpixmap.scenes.items import Asset, Item, lattices
+from subpixmap.scenes.items import Asset, Item
+from subpixmap.scenes.lattices import lattices
 from subpixmap.training.batches import Batch
 from subpixmap.training.config import TrainConfig
 from subpixmap.training.process import require_machine

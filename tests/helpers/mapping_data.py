@@ -15,7 +15,8 @@ from subpixmap.mapping.plan import Plan, make_plan
 from subpixmap.model.checkpoint import Card, Model
 from subpixmap.periods import Period, make_periods
 from subpixmap.region import Region
-from subpixmap.scenes.items import Item, lattices, lock_items
+from subpixmap.scenes.items import Item, lock_items
+from subpixmap.scenes.lattices import lattices
 from tests.helpers import scenes_data
 
 BANDS = {"B02": 10, "B08": 10, "B11": 20}

@@ -14,7 +14,8 @@ from subpixmap.periods import make_periods
 from subpixmap.reference.countmap import count_map
 from subpixmap.region import resolve_region
 from subpixmap.scenes.cube import open_cube
-from subpixmap.scenes.items import lattices, lock_items
+from subpixmap.scenes.items import lock_items
+from subpixmap.scenes.lattices import lattices
 from subpixmap.scenes.source import find_items
 from tests.helpers import scenes_data
 

@@ -145,7 +145,8 @@ def test_a_run_outlives_its_signatures(tmp_path: Path, monkeypatch: pytest.Monke
     """Every token lives for ten requests: the server answers 403, hrefs are signed anew, the pixels are right."""
     from subpixmap.grid import Window
     from subpixmap.scenes.cube import read_reflectance
-    from subpixmap.scenes.items import items_sha256, lattices, write_lock
+    from subpixmap.scenes.items import items_sha256, write_lock
+    from subpixmap.scenes.lattices import lattices
 
     monkeypatch.setattr(reader, "BACKOFF_S", 0.01)
     bands = {"B04": 10, "B08": 10, "B11": 20}

@@ -2,16 +2,30 @@
 
 import random
 import shutil
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.periods import make_periods
-from subpixmap.scenes.items import by_acquisition, items_sha256, lattices, lock_items, read_lock, write_lock
+from subpixmap.scenes.items import (
+    Asset,
+    DarkCheck,
+    Item,
+    by_acquisition,
+    items_sha256,
+    lock_items,
+    read_lock,
+    sort_items,
+    write_lock,
+)
+from subpixmap.scenes.lattices import lattices
 from subpixmap.scenes.source import find_items
 from tests.helpers import scenes_data
 
@@ -48,6 +62,38 @@ def test_a_lock_does_not_depend_on_the_order_of_the_answer(found: Any, tmp_path:
     assert again == items
     write_lock(tmp_path / "b.parquet", again[::-1])
     assert (tmp_path / "b.parquet").read_bytes() == (tmp_path / "a.parquet").read_bytes()
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=12)
+PLACES = st.tuples(*[st.floats(-1e7, 1e7)] * 6)
+ASSETS = st.builds(Asset, TEXT.filter(bool), PLACES, st.tuples(*[st.integers(1, 11_000)] * 2), st.booleans())
+LOCKED = st.builds(
+    Item,
+    id=TEXT.filter(bool),
+    tile=st.sampled_from(["33TWL", "01CAB"]),
+    acquisition=TEXT,
+    datetime=st.datetimes(datetime(2015, 1, 1), datetime(2040, 1, 1)).map(lambda when: f"{when.isoformat()}Z"),
+    period=TEXT,
+    epsg=st.sampled_from([32601, 32633, 32760]),
+    baseline=st.sampled_from(["", "02.14", "05.09"]),
+    offset_dn=st.sampled_from([0, -1000]),
+    offset_reason=TEXT,
+    cloud_cover=st.none() | st.floats(0, 100),
+    orbit=st.none() | st.integers(1, 143),
+    assets=st.dictionaries(st.sampled_from([*scenes_data.BANDS, "SCL"]), ASSETS, min_size=1),
+    dark_check=st.sampled_from(get_args(DarkCheck)),
+    dark_reflectance=st.none() | st.floats(-1, 1),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(items=st.lists(LOCKED, min_size=1, max_size=4, unique_by=lambda item: (item.period, item.datetime, item.id)))
+def test_a_lock_reads_back_as_it_was_written(items: list[Item], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("lock") / "items.parquet"
+    write_lock(path, items)
+    again = read_lock(path)
+    assert again == sort_items(items)
+    assert items_sha256(again) == items_sha256(items)
 
 
 def test_the_newest_baseline_wins_and_an_older_copy_changes_nothing(found: Any, tmp_path: Path) -> None:

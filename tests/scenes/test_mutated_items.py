@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from subpixmap.errors import InputError
 from subpixmap.periods import make_periods
-from subpixmap.scenes.items import lattices, lock_items
+from subpixmap.scenes.items import lock_items
+from subpixmap.scenes.lattices import lattices
 from subpixmap.scenes.source import find_items
 from tests.helpers import scenes_data
 

@@ -1,5 +1,6 @@
 """The aligned reader: the file's pixels, nothing else; errors stay errors."""
 
+import os
 import pickle
 import re
 from functools import partial
@@ -10,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from rasterio.env import getenv, hasenv
 from rasterio.windows import Window as RasterWindow
 
 from subpixmap.errors import InputError
-from subpixmap.scenes import reader
+from subpixmap.scenes import access, reader
 from subpixmap.scenes.items import Asset
 from tests.helpers import scenes_data
 
@@ -45,6 +47,24 @@ def test_windows_inside_across_and_outside_the_file(raster: Any) -> None:
         np.testing.assert_array_equal(
             grid.read(RasterWindow(col, row, size, size)), padded[row : row + size, col : col + size]
         )
+
+
+@pytest.mark.parametrize("users_own", [None, "48"])
+def test_gdal_options_hold_only_while_reading(
+    raster: Any, monkeypatch: pytest.MonkeyPatch, users_own: str | None
+) -> None:
+    asset, _ = raster
+    monkeypatch.delenv("GDAL_CACHEMAX", raising=False)
+    if users_own:
+        monkeypatch.setenv("GDAL_CACHEMAX", users_own)
+    inside: list[dict[str, Any]] = []
+    before = dict(os.environ), hasenv()
+    monkeypatch.setattr(
+        reader, "_dataset", lambda *_: SimpleNamespace(read=lambda *_, **__: inside.append(getenv().copy()))
+    )
+    reader.read_window(asset, RasterWindow(0, 0, 10, 10), 32651)
+    assert inside[0].get("GDAL_CACHEMAX") == (None if users_own else access.GDAL_CACHE_BYTES)
+    assert (dict(os.environ), hasenv()) == before
 
 
 def test_survives_pickling(raster: Any) -> None:

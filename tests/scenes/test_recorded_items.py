@@ -17,7 +17,8 @@ from subpixmap.errors import InputError
 from subpixmap.periods import make_periods
 from subpixmap.scenes import http
 from subpixmap.scenes.dialect import BANDS, SCL
-from subpixmap.scenes.items import lattices, lock_items
+from subpixmap.scenes.items import lock_items
+from subpixmap.scenes.lattices import lattices
 from subpixmap.scenes.search import search
 from tests.helpers import stac_server
 

@@ -111,6 +111,18 @@ def test_lasting_faults_are_named_with_the_url(answer: Any) -> None:
             ask(server)
 
 
+def test_a_bug_of_ours_is_not_called_a_bad_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stac_server.serve(ITEMS) as server:
+        with monkeypatch.context() as patch:  # in what we do with a page
+            patch.setattr(search_module, "MAX_PAGES", None)
+            with pytest.raises(TypeError):
+                ask(server)
+        with monkeypatch.context() as patch:  # in the guard, which runs inside the library's requests
+            patch.setattr(http, "require_public", lambda url, base: url.no_such_method())
+            with pytest.raises(AttributeError):
+                ask(server)
+
+
 def test_a_refused_question_is_bad_input() -> None:
     with stac_server.serve(ITEMS) as server:
         server.fault = on_search(lambda *_: (400, {}, b"unknown collection s2"))

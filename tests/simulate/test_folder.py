@@ -22,7 +22,8 @@ from subpixmap.errors import InputError
 from subpixmap.grid import utm_epsg
 from subpixmap.periods import make_periods
 from subpixmap.scenes.cube import read_reflectance
-from subpixmap.scenes.items import Item, lattices, lock_items
+from subpixmap.scenes.items import Item, lock_items
+from subpixmap.scenes.lattices import lattices
 from subpixmap.scenes.source import find_items
 from subpixmap.simulate import OBJECTS, VISIBLE_AGE, simulate_country, summarise, truth
 from subpixmap.simulate.country import make_country
