@@ -49,12 +49,15 @@ def _create_item(folder: Path) -> dict[str, Any]:
         from antimeridian import FixWindingWarning
         from pystac import STACError
         from shapely.errors import ShapelyError
+        from stactools.sentinel2.granule_metadata import GranuleMetadataError
+        from stactools.sentinel2.product_metadata import ProductMetadataError
+        from stactools.sentinel2.safe_manifest import SafeManifestError
         from stactools.sentinel2.stac import create_item
     except ImportError as error:
         raise InputError(f"{folder} needs stactools-sentinel2 to be read: pip install 'subpixmap[safe]'") from error
     # What lxml, pystac, shapely and the library raise on metadata that is cut, or has other elements and values.
     bad_product = (
-        OSError, SyntaxError, STACError, ShapelyError, ValueError, KeyError, IndexError, TypeError, AttributeError,
+        GranuleMetadataError, ProductMetadataError, SafeManifestError, OSError, SyntaxError, STACError, ShapelyError, ValueError, KeyError, IndexError, TypeError, AttributeError,
         AssertionError, ArithmeticError,
     )  # fmt: skip
     with warnings.catch_warnings():

@@ -159,13 +159,14 @@ def _bad_answers_as(wrong: type[SubpixmapError], url: str) -> Iterator[None]:
     """
     from pystac import STACError
     from pystac.errors import STACTypeError
+    from pystac_client.errors import ClientTypeError
     from pystac_client.exceptions import APIError
     from pystac_client.warnings import PystacClientWarning
     from urllib3.exceptions import HTTPError
 
     # What the library raises on JSON that is cut, deep, or of other types and keys than STAC has.
     bad_content = (
-        STACError, STACTypeError, PystacClientWarning, ValueError, KeyError, IndexError, TypeError, AttributeError,
+        STACError, STACTypeError, ClientTypeError, PystacClientWarning, ValueError, KeyError, IndexError, TypeError, AttributeError,
         RecursionError,
     )  # fmt: skip
     where = f"source {redact(url)}"

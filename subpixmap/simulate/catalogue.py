@@ -133,7 +133,7 @@ def write_item(
 
 
 def as_delivered(pixels: NDArray[np.uint16], offset: int) -> NDArray[np.uint16]:
-    """Digital numbers with ESA's offset, or without it, where reflectance below zero ends at 1; 0 stays no data."""
+    """Digital numbers with ESA's offset, or without it; then reflectance below zero becomes 1. 0 stays no data."""
     less = np.uint16(OFFSET - offset)
     return np.where(pixels == 0, np.uint16(0), np.maximum(pixels, less + np.uint16(1)) - less)
 
@@ -148,18 +148,18 @@ def bbox_of(geometry: BaseGeometry) -> list[float]:
 
 
 def _asset(name: str, tile: DeliveredTile, gsd: int, dialect: str) -> dict[str, Any]:
-    """What every asset says."""
+    """Fields that every asset has."""
     shape = [tile.height * 10 // gsd, tile.width * 10 // gsd]
-    found: dict[str, Any] = {
+    asset: dict[str, Any] = {
         "href": f"./{name}.tif", "type": "image/tiff; application=geotiff; profile=cloud-optimized",
         "title": f"{name} - {gsd}m", "proj:shape": shape, "proj:transform": [gsd, 0, tile.west, 0, -gsd, tile.north],
     }  # fmt: skip
     if dialect == "earth-search":
-        found["roles"] = ["data", "reflectance"]
-        found["raster:bands"] = [{"nodata": 0, "data_type": "uint8", "spatial_resolution": gsd}]
+        asset["roles"] = ["data", "reflectance"]
+        asset["raster:bands"] = [{"nodata": 0, "data_type": "uint8", "spatial_resolution": gsd}]
     else:
-        found |= {"roles": ["data"], "gsd": float(gsd), "proj:bbox": list(tile.bounds)}
-    return found
+        asset |= {"roles": ["data"], "gsd": float(gsd), "proj:bbox": list(tile.bounds)}
+    return asset
 
 
 def _band_asset(band: str, tile: DeliveredTile, delivery: Delivery, dialect: str) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _band_asset(band: str, tile: DeliveredTile, delivery: Delivery, dialect: str
 def _properties(
     tile: DeliveredTile, acquisition: Acquisition, delivery: Delivery, scl: NDArray[np.uint8]
 ) -> dict[str, Any]:
-    """What both dialects say."""
+    """Properties that both dialects have."""
     seen = max(int((scl > 0).sum()), 1)
     share = {k: round(100 * float((scl == k).sum()) / seen, 6) for k in range(12)}
     time, made = acquisition.time, _made(acquisition, delivery)

@@ -1,7 +1,7 @@
 """How an acquisition is delivered: which items of it exist, with which baseline, and what was done to the offset.
 
 ESA adds 1000 to every digital number from baseline 04.00 on. Earth Search has taken it away again from most items, and
-says so in a flag; the Planetary Computer serves what ESA delivers. Reprocessed scenes carry a new baseline whatever
+says so in a flag; the Planetary Computer serves what ESA delivers. Reprocessed scenes have a new baseline, whatever
 their date.
 """
 
@@ -14,7 +14,7 @@ from subpixmap.simulate.sensor import Acquisition
 DIALECTS = ("earth-search", "planetary-computer")
 REPROCESSED = "05.00"
 OFFSET = 1000
-"""What ESA adds to digital numbers since baseline 04.00."""
+"""Number that ESA adds to digital numbers since baseline 04.00."""
 
 
 @dataclass(frozen=True)
@@ -27,30 +27,30 @@ class Delivery:
     sequence: int
     """0, or 1 for the reprocessed version of the same scene."""
     offset_dn: int
-    """What was added to 10000 x reflectance: 0 or 1000."""
+    """Number that was added to 10000 x reflectance: 0 or 1000."""
     harmonised: bool
-    """The catalogue took ESA's offset away (Earth Search's `boa_offset_applied`)."""
+    """Whether the catalogue took ESA's offset away (Earth Search's `boa_offset_applied`)."""
 
     @property
     def has_offset(self) -> bool:
-        """The baseline is one of those to which ESA adds an offset."""
+        """Whether ESA adds an offset at this baseline."""
         return self.baseline >= "04.00"
 
 
 def deliveries(dates: list[Acquisition], dialect: str) -> list[Delivery]:
     """All deliveries in time order.
 
-    The second acquisition, if it is from before 2022, is there twice: as it was, and reprocessed with the offset in its
-    digital numbers. In the Earth Search dialect the first acquisition with the offset still has it, flagged as such.
+    The second acquisition, if from before 2022, is delivered twice: as it was, and reprocessed with the offset in its
+    digital numbers. In the Earth Search dialect the first acquisition with the offset keeps it, flagged as such.
     """
-    found = []
+    sent = []
     kept_offset = False
     for number, date in enumerate(dates):
         offset = date.baseline >= "04.00"
         harmonised = offset and dialect == "earth-search"
         if harmonised and not kept_offset:
             harmonised, kept_offset = False, True
-        found.append(Delivery(number, date.baseline, 0, OFFSET if offset and not harmonised else 0, harmonised))
+        sent.append(Delivery(number, date.baseline, 0, OFFSET if offset and not harmonised else 0, harmonised))
         if number == 1 and not offset:
-            found.append(Delivery(number, REPROCESSED, 1, OFFSET, False))
-    return found
+            sent.append(Delivery(number, REPROCESSED, 1, OFFSET, False))
+    return sent

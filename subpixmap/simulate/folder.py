@@ -1,7 +1,8 @@
 """Simulates a whole country into a folder: truth first, then the imagery, then the catalogue.
 
-In: a seed and options. Out: the folder of DESIGN section 5. Memory is bounded: trees are planted in cells and wait in
-files, the country is rendered in tiles of at most 256 pixels, and pixels that are too many wait in files as well.
+In: a seed and options. Out: a folder with a static catalogue, units and truth. Memory is bounded: trees are planted in
+cells and stored in scratch files, the country is rendered in windows of at most 256 pixels, and large planes of pixels
+are stored in scratch files too.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _TREES_PER_KM2, _STALLS_PER_KM2 = 10_000, 500
 _BYTES_PER_TREE = 55
 """On disk, in the scratch folder and in points.parquet."""
 _BYTES_PER_STALL = 150
-"""In memory, while it is decided which are taken."""
+"""In memory, while the taken stalls are drawn."""
 
 SCRATCH = ".scratch"
 
@@ -103,7 +104,7 @@ def simulate_country(
     years
         First and last year.
     objects
-        Which of coconut, oil_palm, olive and car exist.
+        Objects that exist: any of coconut, oil_palm, olive and car.
     acquisitions
         Overpasses a year.
     center
@@ -123,7 +124,7 @@ def simulate_country(
     Raises
     ------
     InputError
-        An option is out of range, or memory or disk would not suffice; nothing was written.
+        An option is out of range, or memory or disk are too small; nothing was written.
     """
     out = Path(out_dir)
     names = _check(seed, size_km, years, tuple(objects), acquisitions, center, dialect)
@@ -163,7 +164,7 @@ def _check(
     seed: int, size_km: float, years: tuple[int, int], objects: tuple[str, ...], acquisitions: int,
     center: tuple[float, float], dialect: str,
 ) -> tuple[str, ...]:  # fmt: skip
-    """Refuse what cannot be simulated; the objects come back in canonical order."""
+    """Refuse invalid options; return the objects in canonical order."""
     unknown = sorted(set(objects) - set(OBJECTS))
     if unknown or not objects:
         raise InputError(f"object {', '.join(unknown) or '(none)'} is unknown; choose from {', '.join(OBJECTS)}")
@@ -183,18 +184,18 @@ def _check(
 
 
 def _clear(out: Path) -> None:
-    """Make the folder; an older country in it goes, anything else is left alone and refused."""
+    """Make the folder; an older country in it is removed, other content is refused."""
     out.mkdir(parents=True, exist_ok=True)
     if any(path.name != SCRATCH for path in out.iterdir()) and not (out / "truth.csv").is_file():
-        raise InputError(f"{out} is not empty and holds no simulated country; give a new folder")
-    (out / "country.json").unlink(missing_ok=True)  # written last: where it is, the country is whole
+        raise InputError(f"{out} is not empty and is not a simulated country; give a new folder")
+    (out / "country.json").unlink(missing_ok=True)  # written last: it marks a complete country
     for folder in (COLLECTION, "highres", SCRATCH):
         shutil.rmtree(out / folder, ignore_errors=True)
 
 
 @contextmanager
 def _scratch(out: Path) -> Iterator[Path]:
-    """A folder for what waits in files; it goes whatever happens."""
+    """A folder for scratch files; it is removed in any case."""
     folder = out / SCRATCH
     folder.mkdir()
     try:
@@ -204,25 +205,25 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 def _check_room(out: Path, size_km: float, parts: list[Extent], dates: int) -> None:
-    """Refuse a country that would not fit the disk or the memory."""
+    """Refuse a country that does not fit the disk or the memory."""
     disk, memory = room_for(parts, dates)
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if disk > free:
         raise InputError(
             f"a country of {size_km} km with {dates} acquisitions needs {disk / 1e9:.1f} GB of disk, "
-            f"{there} has {free / 1e9:.1f} GB; take a smaller size or fewer acquisitions"
+            f"{there} has {free / 1e9:.1f} GB; choose a smaller size or fewer acquisitions"
         )
     available = available_memory()
     if memory > available:
         raise InputError(
             f"a country of {size_km} km needs {memory / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; "
-            "take a smaller size or fewer acquisitions"
+            "choose a smaller size or fewer acquisitions"
         )
 
 
 def room_for(parts: list[Extent], dates: int) -> tuple[float, float]:
-    """Bytes of (disk, memory) that a country needs while it is made, a little more than was measured."""
+    """Bytes of (disk, memory) needed to make a country, a little more than measured."""
     pixels = [extent.nbytes(dates) for extent in parts]
     km2 = sum(extent.width * extent.height for extent in parts) / 1e4
     waiting = max(pixels) if max(pixels) > IN_MEMORY else 0  # the files of one zone at a time
@@ -241,15 +242,15 @@ def _image(
     jobs = [(delivery, tile) for delivery in sent for tile in tiles_of(extent)]
 
     def write(job: tuple[Delivery, DeliveredTile]) -> dict[str, Any] | None:
-        found = _write_one(out, country, zone, dates, *job, dialect)
+        item = _write_one(out, country, zone, dates, *job, dialect)
         tick()
-        return found
+        return item
 
     with ThreadPoolExecutor(threads()) as pool:
-        found = list(pool.map(write, jobs))
+        items = list(pool.map(write, jobs))
     for path in scratch.glob("*.raw"):
         path.unlink()
-    return [item for item in found if item is not None]
+    return [item for item in items if item is not None]
 
 
 def _write_one(
@@ -261,7 +262,7 @@ def _write_one(
     tile: DeliveredTile,
     dialect: str,
 ) -> dict[str, Any] | None:
-    """Cut one tile out of one acquisition and write it; a tile without data has no item."""
+    """Cut one tile out of one acquisition and write it; None for a tile without data."""
     date, number = dates[delivery.acquisition], delivery.acquisition
     col = round((tile.west - zone.extent.west) / 10)
     scl = zone.plane("SCL")[number, :, col // 2 : (col + tile.width) // 2]

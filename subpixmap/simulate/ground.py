@@ -247,7 +247,7 @@ def grow_canopy(trees: Trees, frame: Frame, year: int, scale: float) -> Canopy:
 
 
 def park_cars(lots: Lots, taken: NDArray[np.bool_], seed: int, scene: int, frame: Frame) -> Canopy | None:
-    """Cars of one acquisition as a canopy of their own; None where there are none."""
+    """Cars of one acquisition as a canopy of their own; None without cars."""
     if not taken.any():
         return None
     shape = frame.cells(FINE)

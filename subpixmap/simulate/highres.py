@@ -1,4 +1,4 @@
-"""Imagery of 0.5 m of a few places, with every object labelled: for the detector and the making of reference data.
+"""Imagery of 0.5 m of a few places, with every object labelled: to train a detector and to make reference data.
 
 In: a country with its trees and stalls. Out: `<place>.tif` (R, G, B, NIR; uint8, 255 = reflectance 0.5),
 `labels.parquet` (place, object, radius_m, geometry: every object that counts) and `areas.parquet` (place, image_date,
@@ -37,7 +37,7 @@ _PALMS = [KIND[name] for name in ("coconut", "oil_palm", "other_palm")]
 
 
 def write_highres(folder: Path, country: Country, planted: Planted, dates: list[Acquisition]) -> None:
-    """Write images and labels of a few places as they are at the last acquisition."""
+    """Write images and labels of a few places at the last acquisition."""
     folder.mkdir(parents=True, exist_ok=True)
     date = dates[-1]
     parked_now = planted.lots[parked(planted.lots, country.seed, date.number)]
@@ -55,8 +55,8 @@ def write_highres(folder: Path, country: Country, planted: Planted, dates: list[
         areas.append((place, date.time.date().isoformat(), country.polygon_lonlat(square)))
     columns = {"place": [a[0] for a in areas], "image_date": [a[1] for a in areas]}
     gpd.GeoDataFrame(columns, geometry=[a[2] for a in areas], crs=4326).to_parquet(folder / "areas.parquet")
-    found = {key: np.concatenate(values) if values else np.zeros(0) for key, values in labels.items()}
-    gpd.GeoDataFrame(found, geometry="geometry", crs=4326).to_parquet(folder / "labels.parquet")
+    merged = {key: np.concatenate(values) if values else np.zeros(0) for key, values in labels.items()}
+    gpd.GeoDataFrame(merged, geometry="geometry", crs=4326).to_parquet(folder / "labels.parquet")
 
 
 def _within(things: Trees | Lots, west: float, south: float, more: float) -> NDArray[np.bool_]:
@@ -73,11 +73,11 @@ def _choose(country: Country, planted: Planted, cars: Lots, year: int) -> dict[s
     chosen: dict[str, tuple[float, float]] = {}
     for name in country.landscape.objects:
         if name == "car":
-            found = [_squares(country, cars)]
+            parts = [_squares(country, cars)]
         else:
-            found = [_squares(country, trees[counted(trees, name, year)]) for trees in planted.trees()]
-        squares, which = np.unique(np.concatenate([f[0] for f in found]), axis=0, return_inverse=True)
-        number = np.bincount(which.ravel(), np.concatenate([f[1] for f in found]), minlength=len(squares))
+            parts = [_squares(country, trees[counted(trees, name, year)]) for trees in planted.trees()]
+        squares, which = np.unique(np.concatenate([part[0] for part in parts]), axis=0, return_inverse=True)
+        number = np.bincount(which.ravel(), np.concatenate([part[1] for part in parts]), minlength=len(squares))
         squares = squares[number >= 40]
         for k, pick in enumerate(rng.permutation(len(squares))[:PER_OBJECT]):
             chosen[f"{name}_{k + 1}"] = (float(squares[pick][0] * SIDE_M), float(squares[pick][1] * SIDE_M))
@@ -88,8 +88,8 @@ def _squares(country: Country, things: Trees | Lots) -> tuple[FloatArray, NDArra
     """Column and row of the squares that hold any of the country's own, and how many each."""
     inside = leaf_of(country, things.x, things.y) >= 0
     squares = np.floor(np.column_stack([things.x[inside], things.y[inside]]) / SIDE_M)
-    found, number = np.unique(squares, axis=0, return_counts=True)
-    return found, number
+    distinct, number = np.unique(squares, axis=0, return_counts=True)
+    return distinct, number
 
 
 def _frame(country: Country, west: float, south: float) -> Frame:

@@ -17,7 +17,7 @@ _BLOCK = 15360  # float64 temporaries of 120 kB: in the cache, and recycled by m
 
 
 def blocks(size: int) -> Iterator[slice]:
-    """Pieces of a flat array that are worked on one by one: a third of the CPU of all in one go."""
+    """Slices of a flat array to work on one by one: this takes a third of the CPU time of the whole at once."""
     return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
 
 
@@ -58,11 +58,11 @@ def fractal(
     numpy.ndarray
         float32, shape of `x`; close to Gaussian for three octaves or more.
     """
-    found = np.empty(np.shape(x), np.float32)
-    flat, fx, fy = found.reshape(-1), np.reshape(x, -1), np.reshape(y, -1)
+    field = np.empty(np.shape(x), np.float32)
+    flat, fx, fy = field.reshape(-1), np.reshape(x, -1), np.reshape(y, -1)
     for part in blocks(flat.size):
         flat[part] = _octaves(fx[part], fy[part], seed, scale, octaves, gain)
-    return found
+    return field
 
 
 def _octaves(x: FloatArray, y: FloatArray, seed: int, scale: float, octaves: int, gain: float) -> NDArray[np.float32]:

@@ -150,14 +150,14 @@ def _double(a: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def _points(site: Site, pictures: list[Picture], year: int) -> dict[str, tuple[NDArray[np.float64], ...]]:
-    found = {}
+    points = {}
     for name in site.landscape.objects:
         if name == "car":
-            found[name] = tuple(_car_points(site, picture) for picture in pictures)
+            points[name] = tuple(_car_points(site, picture) for picture in pictures)
             continue
         chosen = site.trees[counted(site.trees, name, year)]
-        found[name] = (_in_pixels(site.frame, chosen.x, chosen.y),) * len(pictures)
-    return found
+        points[name] = (_in_pixels(site.frame, chosen.x, chosen.y),) * len(pictures)
+    return points
 
 
 def _car_points(site: Site, picture: Picture) -> NDArray[np.float64]:

@@ -269,7 +269,7 @@ def _stand_crown(plan: Planting) -> float:
 
 def _generations(name: str, start: int, rng: Rng) -> list[tuple[int, int]]:
     """(planted, removed) of the stands that follow each other on a parcel within the calendar."""
-    found, planted = [], start
+    generations, planted = [], start
     while planted < LAST_YEAR:
         hazard = _FELLING[name]
         year = max(planted + 6, FIRST_YEAR + 1)
@@ -279,11 +279,11 @@ def _generations(name: str, start: int, rng: Rng) -> list[tuple[int, int]]:
             removed = year + int(rng.geometric(hazard))
         removed = removed if removed < LAST_YEAR else STANDING
         if removed > FIRST_YEAR:
-            found.append((planted, removed))
+            generations.append((planted, removed))
         if removed == STANDING or (name != "oil_palm" and rng.random() < 0.4):
             break
         planted = removed + (1 if rng.random() < 0.7 else 2)
-    return found
+    return generations
 
 
 def _stems(plan: Planting, rng: Rng) -> tuple[FloatArray, FloatArray]:

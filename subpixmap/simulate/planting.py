@@ -37,8 +37,8 @@ class Planted:
         """Trees whose stem lies inside (west, south, east, north), in the order of the cells."""
         west, south, east, north = bounds
         near = [k for k, c in enumerate(self.cells) if c[0] < east and c[2] > west and c[1] < north and c[3] > south]
-        found = join_trees([self._read(k) for k in near])
-        return found[(found.x >= west) & (found.x < east) & (found.y >= south) & (found.y < north)]
+        trees = join_trees([self._read(k) for k in near])
+        return trees[(trees.x >= west) & (trees.x < east) & (trees.y >= south) & (trees.y < north)]
 
     def _read(self, number: int) -> Trees:
         with np.load(_file(self.folder, number)) as columns:

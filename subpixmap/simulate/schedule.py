@@ -47,14 +47,14 @@ def schedule(
     seed: int, *, years: tuple[int, int], per_year: int, lon: float, lat: float, world: World, half_m: float
 ) -> list[Acquisition]:
     """Acquisitions of all years; those of one year do not depend on which other years are asked for."""
-    found = []
+    acquisitions = []
     for year in range(years[0], years[1] + 1):
         rng = np.random.default_rng([seed, year, 0x53])
         starts = np.linspace(4, 361, per_year + 1)
         days = [int(rng.uniform(a, a + 0.8 * (b - a))) for a, b in itertools.pairwise(starts)]
         for slot, day in enumerate(days):
-            found.append(_overpass(seed, year, slot, day, rng, lon, lat, world, half_m))
-    return found
+            acquisitions.append(_overpass(seed, year, slot, day, rng, lon, lat, world, half_m))
+    return acquisitions
 
 
 def _overpass(

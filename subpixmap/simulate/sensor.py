@@ -97,15 +97,15 @@ def reflectance(
     coarse_lit = np.stack([halve(layer) for layer in lit])
     coarse = [k for k in range(len(BANDS)) if k not in fine]
     coarse_crowns = (season[1][coarse] @ coarse_lit.reshape(len(CROWNS), -1)).reshape(len(coarse), *coarse_open.shape)
-    found: dict[str, NDArray[np.float32]] = {}
+    sampled: dict[str, NDArray[np.float32]] = {}
     for k, band in enumerate(BANDS):
         if k in fine:
             under = np.repeat(np.repeat(ground_of[k], 2, axis=0), 2, axis=1)
             scene = under * (open_ground + SHADE[k] * shaded) + crowns_of[fine.index(k)]
         else:
             scene = ground_of[k] * (coarse_open + SHADE[k] * coarse_shaded) + coarse_crowns[coarse.index(k)]
-        found[band] = sample(scene, frame, band, acquisition.shift, palette.psf_scale)
-    return found
+        sampled[band] = sample(scene, frame, band, acquisition.shift, palette.psf_scale)
+    return sampled
 
 
 def season_palette(palette: Palette, acquisition: Acquisition) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

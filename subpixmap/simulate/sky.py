@@ -82,7 +82,7 @@ def observe(
     bands: dict[str, NDArray[np.float32]], sky: SkyLayers, frame: Frame, acquisition: Acquisition
 ) -> dict[str, NDArray[np.float32]]:
     """Add sky and noise; NaN outside the swath."""
-    found = {}
+    observed = {}
     x, y = frame.west, frame.north
     for k, band in enumerate(BANDS):
         facts = BAND_FACTS[band]
@@ -95,8 +95,8 @@ def observe(
         rho = rho * (1 - 0.6 * haze * HAZE[k]) + haze * HAZE[k]
         rho = rho * (1 - cloud) + CLOUD[k] * cloud
         rho = rho + _noise(rho, facts.noise, facts.gsd, x, y, acquisition.seed * 16 + k)
-        found[band] = np.where(seen, rho, np.nan).astype(np.float32)
-    return found
+        observed[band] = np.where(seen, rho, np.nan).astype(np.float32)
+    return observed
 
 
 def _noise(rho: NDArray[np.float32], sd: float, gsd: int, west: float, north: float, seed: int) -> NDArray[np.float32]:

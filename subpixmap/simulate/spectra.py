@@ -59,7 +59,7 @@ GROUND = (
 """Ground covers, as layers of a rendered place. The three field layers are mixtures that depend on the date."""
 
 CROWNS = ("coconut", "oil_palm", "olive", "other_palm", "broadleaf", "car")
-"""Materials of objects; `other_palm` and `broadleaf` are the confusers that nobody counts."""
+"""Materials of objects; `other_palm` and `broadleaf` are the look-alikes that are not counted."""
 
 # Reflectance, columns as BANDS.
 REFLECTANCE: dict[str, tuple[float, ...]] = {

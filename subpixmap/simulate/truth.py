@@ -1,7 +1,7 @@
-"""The truth about a country: what stands in its units in each year, and what was parked in them in each acquisition.
+"""The truth about a country: the trees in its units in each year, and the cars parked in them in each acquisition.
 
-In: a `Country` and its trees and stalls. Out: the tables of DESIGN section 5, and their summary. Change happens on 1
-January; an object younger than its visible age is in the imagery but not in the truth.
+In: a `Country` and its trees and stalls. Out: tables of truth, and their summary. Change happens on 1 January; an
+object younger than its visible age is in the imagery but not in the truth.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def summarise(folder: str | Path) -> pd.DataFrame:
     Raises
     ------
     InputError
-        The folder holds no simulated country.
+        The folder is not a simulated country.
     """
     folder = Path(folder)
     if not (folder / "truth.csv").is_file():
-        raise InputError(f"{folder} holds no simulated country (no truth.csv)")
+        raise InputError(f"{folder} is not a simulated country: it has no truth.csv")
     top = set(gpd.read_parquet(folder / "admin.parquet").query("parent_id.isna()")["unit_id"])
     trees = pd.read_csv(folder / "truth.csv", dtype={"unit_id": str, "period": str})
     scenes = pd.read_csv(folder / "truth_scene.csv", dtype={"unit_id": str, "datetime": str, "count": "int64"})
@@ -76,17 +76,17 @@ def summarise(folder: str | Path) -> pd.DataFrame:
 
 def leaf_of(country: Country, x: FloatArray, y: FloatArray) -> NDArray[np.int16]:
     """Index of the lowest unit that holds each place, or -1."""
-    found = np.full(len(x), -1, np.int16)
+    leaf = np.full(len(x), -1, np.int16)
     for number, (_, polygon) in enumerate(country.leaves):
         west, south, east, north = polygon.bounds
         near = np.flatnonzero((x >= west) & (x <= east) & (y >= south) & (y <= north))
         shapely.prepare(polygon)
-        found[near[shapely.contains_xy(polygon, x[near], y[near])]] = number
-    return found
+        leaf[near[shapely.contains_xy(polygon, x[near], y[near])]] = number
+    return leaf
 
 
 def counted(trees: Trees, name: str, year: int) -> NDArray[np.bool_]:
-    """Which trees are objects of that name that count in a year."""
+    """Mask of the trees that count as objects of that name in a year."""
     old = trees.age(year) >= VISIBLE_AGE[name]
     result: NDArray[np.bool_] = (trees.kind == KIND[name]) & trees.standing(year) & old
     return result
@@ -103,8 +103,8 @@ def truth_by_year(country: Country, planted: Planted, years: tuple[int, int]) ->
             counts[name, year] = counts[name, year] + _per_leaf(country, leaf[counted(trees, name, year)])
     rows = [
         (unit, name, str(year), count)
-        for (name, year), found in counts.items()
-        for unit, count in _per_unit(country, found)
+        for (name, year), per_leaf in counts.items()
+        for unit, count in _per_unit(country, per_leaf)
     ]
     return pd.DataFrame(rows, columns=["unit_id", "object", "period", "count"])
 
@@ -152,7 +152,7 @@ def _tree_points(country: Country, trees: Trees, years: tuple[int, int]) -> pa.T
     columns = {
         "object": pa.DictionaryArray.from_arrays(pa.array(trees.kind), kinds).dictionary_decode(),
         "year_planted": pa.array(trees.planted),
-        # What happens after the last year is nobody's business yet.
+        # What happens after the last year stays unknown.
         "year_removed": pa.array(trees.removed, mask=trees.removed > years[1]),
     }
     return _with_geometry(columns, *country.to_lonlat(trees.x, trees.y))

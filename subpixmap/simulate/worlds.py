@@ -1,6 +1,6 @@
 """The two worlds: `base`, in which models are trained, and `shifted`, in which they are tested.
 
-A world holds every number of the simulation that is not the same for all; a country draws its own landscape within it.
+A world holds all numbers in which simulations differ; a country draws its own landscape within it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from subpixmap.errors import InputError
 from subpixmap.simulate.spectra import Palette, base_palette, shifted_palette
 
 OBJECTS = ("coconut", "oil_palm", "olive", "car")
-"""What is counted, in canonical order."""
+"""The objects that are counted, in canonical order."""
 VISIBLE_AGE = {"coconut": 4, "oil_palm": 3, "olive": 5}
-"""Age in years from which an object is counted; younger ones are in the picture but not in the truth."""
+"""Age in years from which an object is counted; younger ones are in the imagery but not in the truth."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where imagery lies and how it is rendered: a rectangle per UTM zone, painted in tiles, cut into two MGRS tiles.
+"""Where imagery lies and how it is rendered: a rectangle per UTM zone, painted in windows, cut into two MGRS tiles.
 
 In: a `Country` and its acquisitions. Out: a `RenderedZone` per zone, with digital numbers and SCL of every acquisition.
 """
@@ -31,14 +31,14 @@ from subpixmap.simulate.sky import digital_numbers
 from subpixmap.simulate.spectra import BAND_FACTS, BANDS
 
 CHUNK = 256
-"""Largest side of a rendered tile, pixels."""
+"""Largest side of a rendered window, pixels."""
 IN_MEMORY = 400_000_000
-"""Bytes of pixels above which they wait in files instead of memory."""
+"""Bytes of pixels above which they are stored in files instead of memory."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """The rectangle of one UTM zone that is rendered; its edges are multiples of 20 m."""
+    """The rectangle of one UTM zone to render; its edges are multiples of 20 m."""
 
     epsg: int
     west: float
@@ -59,13 +59,13 @@ class RenderedZone:
     extent: Extent
     acquisitions: int
     held: dict[str, NDArray[Any]]
-    """Planes in memory; empty where they wait in files."""
+    """Planes in memory; empty if they are stored in files."""
     folder: Path
 
     def plane(self, name: str) -> NDArray[Any]:
         """(acquisition, rows, columns) of a band (uint16: 10000 x reflectance + 1000, 0 = no data) or `SCL` (20 m).
 
-        A plane in a file is mapped anew by each call, so that the pages of a tile go with it.
+        A plane in a file is mapped anew by each call, so that the pages of a window are released with it.
         """
         if self.held:
             return self.held[name]
@@ -97,8 +97,8 @@ def _zones(country: Country) -> list[int]:
     xx, yy = np.meshgrid(np.linspace(west, east, 81), np.linspace(south, north, 81))
     shapely.prepare(outline)
     inside = shapely.contains_xy(outline, xx, yy)
-    found = {int(e) for e in np.unique(utm_epsg(*country.to_lonlat(xx[inside], yy[inside])))}
-    return [country.epsg, *sorted(found - {country.epsg})]
+    owners = {int(e) for e in np.unique(utm_epsg(*country.to_lonlat(xx[inside], yy[inside])))}
+    return [country.epsg, *sorted(owners - {country.epsg})]
 
 
 def _extent(country: Country, epsg: int, reach: float) -> Extent:
@@ -149,7 +149,7 @@ def frame_of(country: Country, extent: Extent, window: tuple[int, int, int, int]
 
 
 def windows(extent: Extent) -> list[tuple[int, int, int, int]]:
-    """(row, column, height, width) of tiles of even size, at most CHUNK."""
+    """(row, column, height, width) of windows of even size, at most CHUNK."""
     rows, cols = (_cuts(n) for n in (extent.height, extent.width))
     return [(top, left, bottom - top, right - left) for top, bottom in pairwise(rows) for left, right in pairwise(cols)]
 
@@ -160,7 +160,7 @@ def _cuts(pixels: int) -> list[int]:
 
 
 def landscape_bounds(country: Country, all_extents: list[Extent]) -> Bounds:
-    """What must be planted so that every zone is full to its margin, metres from the origin."""
+    """Bounds to plant so that every zone is full up to its margin, metres from the origin."""
     boxes = []
     for extent in all_extents:
         corners = [(0, 0, 2, 2), (extent.height - 2, extent.width - 2, 2, 2),
@@ -172,7 +172,7 @@ def landscape_bounds(country: Country, all_extents: list[Extent]) -> Bounds:
 
 
 def blank(extent: Extent, acquisitions: int, scratch: Path) -> RenderedZone:
-    """An empty zone, in memory if it is small, else in files of the scratch folder."""
+    """An empty zone, in memory if it is small, otherwise in files of the scratch folder."""
     names = (*BANDS, "SCL")
     if extent.nbytes(acquisitions) <= IN_MEMORY:
         held = {name: np.zeros(*_layout(extent, acquisitions, name)) for name in names}
@@ -186,7 +186,7 @@ def blank(extent: Extent, acquisitions: int, scratch: Path) -> RenderedZone:
 def paint(
     zone: RenderedZone, country: Country, dates: list[Acquisition], planted: Planted, tick: Callable[[], None]
 ) -> None:
-    """Render every tile of a zone, all dates of a tile together; `tick` is called for each tile and date."""
+    """Render every window of a zone, all dates of a window together; `tick` is called for each of them."""
 
     def one(window: tuple[int, int, int, int]) -> None:
         row, col, height, width = window
@@ -205,7 +205,7 @@ def paint(
 
 
 def threads() -> int:
-    """How many threads render and write."""
+    """Number of threads that render and write."""
     return min(4, cores())
 
 
