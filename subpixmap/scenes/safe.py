@@ -51,14 +51,14 @@ def _create_item(folder: Path) -> dict[str, Any]:
         from shapely.errors import ShapelyError
         from stactools.sentinel2.granule_metadata import GranuleMetadataError
         from stactools.sentinel2.product_metadata import ProductMetadataError
-        from stactools.sentinel2.safe_manifest import SafeManifestError
+        from stactools.sentinel2.safe_manifest import ManifestError
         from stactools.sentinel2.stac import create_item
     except ImportError as error:
         raise InputError(f"{folder} needs stactools-sentinel2 to be read: pip install 'subpixmap[safe]'") from error
     # What lxml, pystac, shapely and the library raise on metadata that is cut, or has other elements and values.
     bad_product = (
-        GranuleMetadataError, ProductMetadataError, SafeManifestError, OSError, SyntaxError, STACError, ShapelyError, ValueError, KeyError, IndexError, TypeError, AttributeError,
-        AssertionError, ArithmeticError,
+        GranuleMetadataError, ProductMetadataError, ManifestError, STACError, ShapelyError, OSError, SyntaxError,
+        ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, ArithmeticError,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FixWindingWarning)  # ESA lists footprints clockwise; it turns them

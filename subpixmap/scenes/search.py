@@ -166,8 +166,8 @@ def _bad_answers_as(wrong: type[SubpixmapError], url: str) -> Iterator[None]:
 
     # What the library raises on JSON that is cut, deep, or of other types and keys than STAC has.
     bad_content = (
-        STACError, STACTypeError, ClientTypeError, PystacClientWarning, ValueError, KeyError, IndexError, TypeError, AttributeError,
-        RecursionError,
+        STACError, STACTypeError, ClientTypeError, PystacClientWarning, ValueError, KeyError, IndexError, TypeError,
+        AttributeError, RecursionError,
     )  # fmt: skip
     where = f"source {redact(url)}"
     try:
