@@ -33,7 +33,7 @@ _PUBLIC = {
     "map_region": "subpixmap.mapping.run",
     "open_map": "subpixmap.mapping.store",
     "count_by_unit": "subpixmap.counts.source",
-    "trend": "subpixmap.trends.changes",
+    "trend": "subpixmap.trends.unit_trends",
     "plot_counts": "subpixmap.report.plots",
     "plot_trend": "subpixmap.report.plots",
     "write_report": "subpixmap.report.page",

@@ -150,7 +150,8 @@ def _means(part: NDArray[np.float64], factor: int) -> NDArray[np.float32]:
     cells = part.reshape(*part.shape[:-2], part.shape[-2] // factor, factor, part.shape[-1] // factor, factor)
     seen = np.isfinite(cells).sum(axis=(-3, -1))
     total = np.nansum(cells, axis=(-3, -1))
-    return np.divide(total, seen, out=np.full(total.shape, np.nan), where=seen > 0).astype(np.float32)
+    means: NDArray[np.float64] = np.divide(total, seen, out=np.full(total.shape, np.nan), where=seen > 0)
+    return means.astype(np.float32)
 
 
 def rasterised(geometry: BaseGeometry, shape: tuple[int, int]) -> NDArray[np.bool_]:

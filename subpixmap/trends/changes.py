@@ -1,231 +1,43 @@
-"""Counts over periods -> slopes and changes with what can be said of their significance.
-
-In: the rows of counts and, if there, the comparable series. Out: one row per unit and object. The statistics are those
-of scipy and pymannkendall; what is decided here is which numbers may be compared, and when nothing can be said.
-"""
+"""Two totals and their errors -> the change between them, its test, and the change that could be detected."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from datetime import date
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from subpixmap.errors import InputError, Refused
-from subpixmap.tables import SERIES, TREND, types_of
-from subpixmap.trends.shared_effects import shared_steps, step_text
-from subpixmap.trends.slopes import change_test, seasonal_slope, smallest_p, theil_sen
-
-_ALIKE = ["object_definition", "measure", "model_sha256", "run_id", "boundary_source", "boundary_version", "evidence"]
-_LEAST_COMMON = 0.5
+POWER = 0.8
+"""Share of cases in which the test finds the minimum detectable change."""
 
 
-def trend(
-    counts: pd.DataFrame,
-    series: pd.DataFrame | None = None,
-    *,
-    level: float = 0.95,
-    year_effect: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """Slope and change of every unit and object over the periods.
+def change_test(
+    change: float, noise: NDArray[np.floating], acquisitions: NDArray[np.floating], level: float = 0.95
+) -> tuple[float, float, float]:
+    """(standard error, p, minimum detectable change) of a change between two periods.
 
     Parameters
     ----------
-    counts
-        Rows as `count_by_unit` returns them, or counts.parquet.
-    series
-        `series` of the same count: totals on the pixels observed in every period, and their noise. The rows of
-        `count_by_unit` hold it. Without it `map_total_full` is followed, where a cloud over the palms of one year may
-        look like felling.
+    change
+        Last minus first.
+    noise
+        (2,) standard errors of the two totals.
+    acquisitions
+        (2,) how many acquisitions each standard error comes from.
     level
-        Confidence of the slope's interval; 1 - level is the false discovery rate of `significant`.
-    year_effect
-        Shared effects of single periods to take out, from `unchanged_effect` or `background_effect`.
+        Confidence of the test.
 
     Returns
     -------
-    pandas.DataFrame
-        The columns of `tables.TREND`, a row per unit and object in the order of `counts`; `note` says what cannot be
-        said.
-
-    Raises
-    ------
-    InputError
-        Columns are missing.
-    Refused
-        Rows of one object come from different models, recipes, boundaries or definitions.
+    tuple of float
+        p is that of the two-sided t test, which finds the minimum at this level in 80 % of cases. NaN where the noise
+        is not known.
     """
-    needed = {"unit_id", "object", "measure", "period", "period_start", "period_end", "map_total_full", "area_ha"}
-    if missing := sorted(needed - set(counts.columns)):
-        raise InputError(f"the counts lack the columns {', '.join(missing)}; give the rows of count_by_unit")
-    _refuse_unlike(counts)
-    counts, series = _parted(pd.DataFrame(counts).drop(columns="geometry", errors="ignore"), series)
-    followed = _followed(counts, series)
-    if year_effect is not None:
-        followed = _without(followed, year_effect)
-    rows = [
-        _one(group.sort_values("period_start", kind="stable"), level)
-        for _, group in followed.groupby(["unit_id", "object"], sort=False)
-    ]
-    table = pd.DataFrame(rows, columns=list(TREND)).astype(types_of(TREND))
-    for p, q in (("p_value", "q_value"), ("change_p", "change_q")):
-        table[q] = table.groupby("object", sort=False)[p].transform(_false_discovery_rates)
-    steps = shared_steps(counts, series)
-    for name, joins in steps[steps["stands_out"].astype(bool)].groupby("object"):
-        table.loc[table["object"] == name, "shared_step"] = "; ".join(step_text(row) for row in joins.itertuples())
-    known = table["q_value"].notna()
-    table.loc[known, "significant"] = table.loc[known, "q_value"] <= 1 - level
-    return table
+    from scipy.stats import t
 
-
-def _refuse_unlike(counts: pd.DataFrame) -> None:
-    for name, rows in counts.groupby("object", sort=False):
-        for column in _ALIKE:
-            if column not in rows:
-                continue
-            values = rows[column].drop_duplicates()
-            if len(values) > 1:
-                raise Refused(
-                    f"the counts of {name} are not comparable: {column} is {values.iloc[0]!r} in some rows and "
-                    f"{values.iloc[1]!r} in others; count all periods with one model, recipe and set of units"
-                )
-    keys = counts.duplicated(["unit_id", "object", "period"])
-    if keys.any():
-        first = counts[keys].iloc[0]
-        raise InputError(f"unit {first['unit_id']!r} has two rows of {first['object']} in period {first['period']}")
-
-
-def _parted(counts: pd.DataFrame, series: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The columns of the counts, and those of the series that `count_by_unit` puts beside them."""
-    keys = {"unit_id", "object", "period"}
-    beside = [name for name in SERIES if name not in keys]
-    if series is None and set(beside) <= set(counts.columns):
-        series = counts[list(SERIES)]
-    return counts.drop(columns=beside, errors="ignore"), series
-
-
-def _followed(counts: pd.DataFrame, series: pd.DataFrame | None) -> pd.DataFrame:
-    """The rows with `total`, `noise`, `n_noise_acquisitions`, `common_frac` and `basis`."""
-    if series is None:
-        unknown = {"noise": np.nan, "n_noise_acquisitions": 0, "common_frac": np.nan, "background_per_ha": np.nan}
-        return counts.assign(total=counts["map_total_full"].astype(float), basis="map_total_full", **unknown)
-    keys = ["unit_id", "object", "period"]
-    both = counts.merge(series, on=keys, how="left", validate="one_to_one", indicator=True)
-    if (both["_merge"] != "both").any():
-        row = both[both["_merge"] != "both"].iloc[0]
-        raise Refused(
-            f"series.parquet does not belong to these counts: unit {row['unit_id']!r}, {row['object']}, period "
-            f"{row['period']} is missing there; count again (subpixmap count)"
-        )
-    return both.assign(total=both["common_total"], noise=both["noise_se"], basis="common_pixels").drop(columns="_merge")
-
-
-def _without(rows: pd.DataFrame, effect: pd.DataFrame) -> pd.DataFrame:
-    """Take shared effects of the periods out: total / factor - offset x area."""
-    both = rows.merge(effect, on=["object", "period"], how="left", validate="many_to_one")
-    both["total"] = both["total"] / both["factor"].fillna(1) - both["offset_per_ha"].fillna(0) * both["area_ha"]
-    both["year_effect"] = both["source"]
-    return both
-
-
-def _one(group: pd.DataFrame, level: float) -> dict[str, Any]:
-    known = group[group["total"].notna()]
-    first = group.iloc[0]
-    names = ("unit_id", "unit_name", "parent_id", "object", "measure", "basis", "common_frac", "year_effect")
-    row: dict[str, Any] = {name: first.get(name) for name in names}
-    row |= {name: first.get(name) for name in ("evidence", "boundary_version", "model_id", "run_id")}
-    row["n_periods"] = n = len(known)
-    if first["measure"] != "count":
-        return row | {"basis": None, "note": f"a measure of {first['measure']} has no trend"}
-    if n < 2:
-        common = first["basis"] == "common_pixels" and group["map_total_full"].notna().sum() >= 2
-        reason = "no pixel was observed in all periods" if common else f"observed in {n} of {len(group)} periods"
-        return row | {"note": f"{reason}: no trend"}
-    middles = [_middle(*span) for span in zip(known["period_start"], known["period_end"], strict=True)]
-    totals = known["total"].to_numpy(float)
-    row |= _change(known, totals, level) | _slope(np.array(middles), totals, level)
-    row["persistent"] = _persistent(totals) if n >= 4 else None
-    row["background_slope_per_year"] = _background_slope(known, np.array(middles))
-    return row | {"note": _note(row, n, len(group), 1 - level)}
-
-
-def _change(known: pd.DataFrame, totals: NDArray, level: float) -> dict[str, Any]:
-    change = totals[-1] - totals[0]
-    ends = known.iloc[[0, -1]]
-    se, p, least = change_test(
-        change, ends["noise"].to_numpy(float), ends["n_noise_acquisitions"].to_numpy(float), level
-    )
-    return {
-        "first_period": known["period"].iloc[0],
-        "last_period": known["period"].iloc[-1],
-        "first_total": totals[0],
-        "last_total": totals[-1],
-        "change": change,
-        "change_percent": 100 * change / totals[0] if totals[0] > 0 else math.nan,
-        "change_se": se,
-        "change_p": p,
-        "min_detectable_change": least,
-    }
-
-
-def _slope(middles: NDArray, totals: NDArray, level: float) -> dict[str, Any]:
-    several_a_year = np.diff(middles).min() < 0.75 and middles[-1] - middles[0] >= 1
-    slope = (seasonal_slope if several_a_year else theil_sen)(middles, totals, level=level)
-    return {
-        "slope_per_year": slope.per_year,
-        "slope_low": slope.low,
-        "slope_high": slope.high,
-        "slope_level": slope.level if math.isfinite(slope.low) else math.nan,
-        "tau": slope.tau,
-        "p_value": slope.p_value,
-        "p_method": slope.p_method,
-    }
-
-
-def _background_slope(known: pd.DataFrame, middles: NDArray) -> float:
-    """What the unit's slope would be if it held nothing."""
-    from scipy.stats import theilslopes
-
-    background = known["background_per_ha"].to_numpy(float) * known["area_ha"].to_numpy(float)
-    return float(theilslopes(background, middles)[0]) if np.isfinite(background).all() else math.nan
-
-
-def _persistent(totals: NDArray) -> bool:
-    before, after = totals[:2], totals[-2:]
-    return bool(after.min() > before.max() or after.max() < before.min())
-
-
-def _note(row: Mapping[str, Any], n: int, periods: int, alpha: float) -> str | None:
-    notes = []
-    if n < periods:
-        notes.append(f"observed in {n} of {periods} periods")
-    if row["basis"] == "common_pixels" and row["common_frac"] < _LEAST_COMMON:
-        notes.append(f"only {row['common_frac']:.0%} of the unit was observed in all periods")
-    if row["p_method"] != "seasonal" and smallest_p(n) > alpha:
-        notes.append(
-            f"{n} periods cannot show a significant trend (smallest possible p: {smallest_p(n):.2g}; 5 are needed)"
-        )
-    return "; ".join(notes) or None
-
-
-def _false_discovery_rates(p: pd.Series) -> pd.Series:
-    from scipy.stats import false_discovery_control
-
-    found = p.copy()
-    known = p.notna()
-    if known.any():
-        found[known] = false_discovery_control(p[known].to_numpy(float))
-    return found
-
-
-def _middle(start: str, end: str) -> float:
-    """Decimal year of the middle of a period."""
-    first, last = date.fromisoformat(str(start)[:10]), date.fromisoformat(str(end)[:10])
-    middle = (first.toordinal() + last.toordinal() + 1) / 2
-    year = date.fromordinal(int(middle)).year
-    begin, after = date(year, 1, 1).toordinal(), date(year + 1, 1, 1).toordinal()
-    return year + (middle - begin) / (after - begin)
+    se = float(np.hypot(*noise))
+    freedom = float(np.sum(acquisitions) - 2)
+    if not (se > 0 and freedom >= 1):
+        return (se if se >= 0 else math.nan), math.nan, math.nan
+    p = 2 * float(t.sf(abs(change) / se, freedom))
+    return se, p, se * float(t.ppf((1 + level) / 2, freedom) + t.ppf(POWER, freedom))

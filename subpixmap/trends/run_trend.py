@@ -8,8 +8,8 @@ import pandas as pd
 
 from subpixmap.errors import InputError
 from subpixmap.runfolder import RunFolder
-from subpixmap.trends.changes import trend
 from subpixmap.trends.shared_effects import background_effect, unchanged_effect
+from subpixmap.trends.unit_trends import trend
 
 
 def trend_of_run(

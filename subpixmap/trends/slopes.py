@@ -1,4 +1,4 @@
-"""A series of one unit -> its slope or change, with tests of scipy and pymannkendall. Numbers in, numbers out."""
+"""A series of one unit -> its slope and its test, by scipy and pymannkendall. Numbers in, numbers out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
-
-POWER = 0.8
-"""Share of cases in which the test finds the minimum detectable change."""
 
 
 @dataclass(frozen=True)
@@ -87,36 +84,6 @@ def seasonal_slope(years: Array, values: Array, *, level: float = 0.95) -> Slope
     return Slope(
         float(result.slope), math.nan, math.nan, math.nan, float(result.Tau), float(result.p), "seasonal"
     )  # pymannkendall's slope is per year: the step between values of one season
-
-
-def change_test(change: float, noise: Array, acquisitions: Array, level: float = 0.95) -> tuple[float, float, float]:
-    """(standard error, p, minimum detectable change) of a change between two periods.
-
-    Parameters
-    ----------
-    change
-        Last minus first.
-    noise
-        (2,) standard errors of the two totals.
-    acquisitions
-        (2,) how many acquisitions each standard error comes from.
-    level
-        Confidence of the test.
-
-    Returns
-    -------
-    tuple of float
-        p is that of the two-sided t test, which finds the minimum at this level in 80 % of cases. NaN where the noise
-        is not known.
-    """
-    from scipy.stats import t
-
-    se = float(np.hypot(*noise))
-    freedom = float(np.sum(acquisitions) - 2)
-    if not (se > 0 and freedom >= 1):
-        return (se if se >= 0 else math.nan), math.nan, math.nan
-    p = 2 * float(t.sf(abs(change) / se, freedom))
-    return se, p, se * float(t.ppf((1 + level) / 2, freedom) + t.ppf(POWER, freedom))
 
 
 def smallest_p(n: int) -> float:

@@ -15,7 +15,7 @@ from subpixmap.mapping.ledger import record_path
 from subpixmap.mapping.plan import write_plan
 from subpixmap.scenes.items import items_sha256, write_lock
 from subpixmap.tables import COUNTS, SERIES, read_table
-from subpixmap.trends.changes import trend
+from subpixmap.trends.unit_trends import trend
 from tests.helpers.country_map import make_items
 from tests.helpers.run_folders import PERIODS, REGION, make_plan, make_run
 

@@ -536,7 +536,7 @@ def test_noise_is_added_up_over_blocks_before_it_is_squared() -> None:
 
 def test_clouds_do_not_look_like_felling() -> None:
     """No change, more cloud over the palms every year: only the comparable series stays level."""
-    from subpixmap.trends.changes import trend
+    from subpixmap.trends.unit_trends import trend
 
     rng = np.random.default_rng(11)
     block = Block(ZONE51, 3268, 116, 256)

@@ -23,7 +23,7 @@ from subpixmap.report.formatting import compact, number, percent
 from subpixmap.report.page import render
 from subpixmap.report.summary import banner, leaves, region_totals, region_truth, roots
 from subpixmap.tables import COUNTS, types_of
-from subpixmap.trends.changes import trend
+from subpixmap.trends.unit_trends import trend
 
 LATTICE = Lattice(32650, 10.0)
 ODD = ['Sta. Ana, "North"', "Línea\nnueva", "<script>alert(1)</script>", "Niño & Co $x_1$"]

@@ -15,8 +15,8 @@ from subpixmap.counts.units import cells_of
 from subpixmap.grid import Block, Lattice
 from subpixmap.mapping.ledger import cell_sums
 from subpixmap.periods import Period
-from subpixmap.trends.changes import trend
 from subpixmap.trends.slopes import theil_sen
+from subpixmap.trends.unit_trends import trend
 from tests.helpers.map_blocks import ZONE51, facts, frame, map_block
 
 YEARS = range(2018, 2024)

@@ -11,9 +11,10 @@ import pytest
 
 from subpixmap.errors import InputError, Refused
 from subpixmap.tables import TREND, types_of
-from subpixmap.trends.changes import trend
+from subpixmap.trends.changes import change_test
 from subpixmap.trends.shared_effects import background_effect, shared_steps, unchanged_effect
-from subpixmap.trends.slopes import change_test, smallest_p, theil_sen
+from subpixmap.trends.slopes import smallest_p, theil_sen
+from subpixmap.trends.unit_trends import trend
 
 
 def counts(series: Any, *, first: int = 2018, measure: str = "count", name: str = "coconut") -> Any:
