@@ -12,11 +12,39 @@ The flow, from the sky to a table::
     slopes = trend(counts)                                               # what changed
     plot_counts(counts), plot_trend(slopes)                              # a picture of either
 
-Every name is loaded when it is first used: `import subpixmap` costs nothing.
+A name is loaded when it is first used: `import subpixmap` costs nothing.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+# isort: off
+if TYPE_CHECKING:  # for editors and type checkers; a test holds this equal to _PUBLIC
+    from subpixmap.region import resolve_region as resolve_region
+    from subpixmap.region import region_names as region_names
+    from subpixmap.scenes.cube import open_cube as open_cube
+    from subpixmap.reference.countmap import count_map as count_map
+    from subpixmap.model.checkpoint import load_model as load_model
+    from subpixmap.reference.points import read_points as read_points
+    from subpixmap.reference.reference import make_reference as make_reference
+    from subpixmap.model.predict import predict as predict
+    from subpixmap.verbs.request import Request as Request
+    from subpixmap.verbs.run import plan as plan
+    from subpixmap.verbs.run import run as run
+    from subpixmap.mapping.run import map_region as map_region
+    from subpixmap.mapping.store import open_map as open_map
+    from subpixmap.counts.source import count_by_unit as count_by_unit
+    from subpixmap.trends.unit_trends import trend as trend
+    from subpixmap.report.plots import plot_counts as plot_counts
+    from subpixmap.report.plots import plot_trend as plot_trend
+    from subpixmap.report.page import write_report as write_report
+    from subpixmap.verbs.teach import learn as learn
+    from subpixmap.verbs.teach import evaluate as evaluate
+    from subpixmap.simulate import simulate_country as simulate_country
+    from subpixmap.simulate.demo import demo_country as demo_country
+# isort: on
+
+__version__ = "0.1.0"
 
 _PUBLIC = {
     "resolve_region": "subpixmap.region",
@@ -43,7 +71,6 @@ _PUBLIC = {
     "demo_country": "subpixmap.simulate.demo",
 }
 __all__ = list(_PUBLIC)
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 from shapely.geometry.base import BaseGeometry
 
-CHUNK = 256
-"""Side of an inner chunk, pixels. A block is a whole number of chunks."""
-BLOCK = 1024
-"""Side of a block where nothing else is asked for, pixels: right for CPUs; a GPU wants 4096."""
+from subpixmap.sizes import BLOCK as BLOCK
+from subpixmap.sizes import CHUNK as CHUNK
+
 CELL = 128
 """Side of a cell, pixels: the ledger keeps sums by cell. A chunk is a whole number of cells."""
 

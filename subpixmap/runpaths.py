@@ -40,6 +40,8 @@ MANIFEST = "manifest.json"
 LOG = "run.log"
 LOCK = "run.lock"
 """Names the live run that holds the folder."""
+CHOICES = "choices.json"
+"""Options of `count` and `trend` that later recounts keep; absent where they are the defaults."""
 EXPORT = "export"
 """Where `export` writes by default."""
 

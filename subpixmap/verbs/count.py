@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from subpixmap.errors import Incomplete, InputError
+from subpixmap.errors import Incomplete
 from subpixmap.verbs import console
+from subpixmap.verbs.choices import TREND_CHOICES, read_choices, write_choices
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -31,7 +32,7 @@ def count(
     id_column: str | None = None,
     name_column: str | None = None,
     parent_column: str | None = None,
-    assign_nearest: bool = False,
+    assign_nearest: bool | None = None,
     scheduler: str | None = None,
     workers: int | None = None,
     allow_partial: bool = False,
@@ -39,7 +40,8 @@ def count(
 ) -> gpd.GeoDataFrame:
     """Sum the map per unit, object and period into counts.csv and counts.parquet.
 
-    Units that are given replace those of the run for this and later counts.
+    Units that are given replace those of the run for this and later counts. So does `assign_nearest` (count what lies
+    outside all units, within 1 km of one, in the nearest); None is what was chosen before, at first False.
     """
     from subpixmap.counts.source import count_run, write_counts
     from subpixmap.mapping.plan import read_plan
@@ -49,6 +51,7 @@ def count(
 
     _require_complete(out, allow_partial)
     planned = read_plan(out)
+    choices = read_choices(out).with_count(assign_nearest=assign_nearest)
     if admin is not None:
         units = RunUnits(*given_units(admin, id_column=id_column, name_column=name_column, parent_column=parent_column))
         require_overlap(units.table, str(units.boundary_source), planned.geometry, f"the map of {planned.region_name}")
@@ -60,13 +63,17 @@ def count(
             units.table,
             boundary_source=units.boundary_source,
             boundary_version=units.boundary_version,
-            assign_nearest=assign_nearest,
+            assign_nearest=choices.assign_nearest,
             client=client,
         )
+    notes = [] if assign_nearest is not None else choices.notes("assign_nearest")
     if admin is not None:
+        choices, forgotten = choices.for_units(set(units.table["unit_id"]))
+        notes += forgotten
         write_units(out, units)  # only now: a count that fails leaves the folder as it was
+    write_choices(out, choices)
     paths = write_counts(out, counted)
-    console.show_remarks(counted.remarks, quiet=quiet)
+    console.show_remarks([*notes, *counted.remarks], quiet=quiet)
     write_manifest(out)
     log.info("counted", extra={"units": len(units.table), "rows": len(counted.table)})
     console.say_files(paths, quiet=quiet)
@@ -76,15 +83,16 @@ def count(
 def trend(
     out: Path,
     *,
-    level: float = 0.95,
-    unchanged: Sequence[str] = (),
-    background: bool = False,
+    level: float | None = None,
+    unchanged: Sequence[str] | None = None,
+    background: bool | None = None,
     quiet: bool = False,
 ) -> pd.DataFrame:
     """Follow the counts over the periods into trend.csv and trend.parquet.
 
-    What all units share in a period is told; it is taken out with `unchanged` (ids of units known not to have changed)
-    or `background` (what the map counts where the object is never present).
+    `level` is the confidence of the intervals, at first 0.95. What all units share in a period is noted; it is removed
+    with `unchanged` (ids of units that have not changed) or `background` (what the map counts where the object is never
+    present). None is what was chosen before; what is given also holds for later recounts.
     """
     from subpixmap import runpaths
     from subpixmap.mapping.verify import write_manifest
@@ -93,13 +101,17 @@ def trend(
     from subpixmap.trends.remarks import trend_remarks
     from subpixmap.trends.run_trend import trend_of_run
 
-    if not 0.5 <= level < 1:
-        raise InputError(f"--level {level:g}: the confidence of an interval lies between 0.5 and 1")
+    choices = read_choices(out).with_trend(
+        level=level, unchanged=None if unchanged is None else tuple(unchanged), background=background
+    )
     folder = RunFolder.open(out)
-    table = trend_of_run(folder, level=level, unchanged=unchanged, background=background)
+    table = trend_of_run(folder, level=choices.level, unchanged=choices.unchanged, background=choices.background)
+    write_choices(out, choices)
     paths = list(write_table(table, (folder.path / runpaths.TREND_CSV).with_suffix(""), TREND))
     if not quiet:  # `run` shows them at its end, with those of the counts
-        console.show_remarks(trend_remarks(table, folder.counts, folder.series, level=level), quiet=quiet)
+        notes = [] if (level, unchanged, background) != (None, None, None) else choices.notes(*TREND_CHOICES)
+        remarks = trend_remarks(table, folder.counts, folder.series, level=choices.level)
+        console.show_remarks([*notes, *remarks], quiet=quiet)
     write_manifest(out)
     console.say_files(paths, quiet=quiet)
     return table
@@ -135,11 +147,12 @@ def remarks_on(out: Path) -> list[str]:
     from subpixmap.runfolder import RunFolder
     from subpixmap.trends.remarks import trend_remarks
 
-    folder = RunFolder.open(out)
+    folder, choices = RunFolder.open(out), read_choices(out)
     assert folder.trend is not None, "a finished run has trends"
     return [
+        *choices.notes("assign_nearest", *TREND_CHOICES),
         *read_accounts(folder.path / runpaths.ACCOUNTS).get("remarks", ()),
-        *trend_remarks(folder.trend, folder.counts, folder.series, level=0.95),
+        *trend_remarks(folder.trend, folder.counts, folder.series, level=choices.level),
     ]
 
 

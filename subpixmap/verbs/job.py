@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from subpixmap import runpaths
 from subpixmap.errors import Refused
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ class Job:
     """The lock of all periods of the folder."""
     model: Model
     region: Region | None = None
-    """Where its units come from; None for a run that is only continued."""
+    """The place and its units; None for a run that is only continued."""
+    new_units: bool = True
+    """Whether its units replace those of the folder, which may have been given to `count`."""
     asked: tuple[str, ...] = ()
     """Labels of periods that the catalogue was asked for."""
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +66,7 @@ def freeze(job: Job, *, map_again: bool = False) -> Job:
     if job.asked or not (job.out / "items.parquet").is_file():
         notes = {"refused": dict(job.refused)} | (job.lacks.missing() if job.lacks else {})
         write_lock(job.out / "items.parquet", job.items, notes)
-    if job.region is not None:
+    if job.region is not None and (job.new_units or not (job.out / runpaths.UNITS).is_file()):
         region = job.region
         write_units(job.out, RunUnits(region.units, region.boundary_source, region.boundary_version))
     return replace(job, plan=write_plan(job.out, job.plan))

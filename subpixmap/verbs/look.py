@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from subpixmap import runpaths
+from subpixmap.errors import VerificationFailed
 from subpixmap.verbs import console
 from subpixmap.verbs.count import count, report, trend
 from subpixmap.verbs.run import map_planned
@@ -26,20 +28,25 @@ def verify(
     """Hash everything again and raise what is damaged; with `repair`, first make it again."""
     from subpixmap.mapping import verify as checks
 
-    found = checks.verify(out)
-    if found.damaged and repair:
-        for damage in found.damaged:
+    result = checks.verify(out)
+    if result.damaged and repair:
+        if any(damage.what == runpaths.CHOICES for damage in result.damaged):
+            raise VerificationFailed(
+                f"{out / runpaths.CHOICES} is damaged or lost, and nothing else says which options it held: remove it, "
+                "then run `subpixmap count` and `subpixmap trend` with their options again"
+            )
+        for damage in result.damaged:
             log.warning("repairing %s", damage)
-        checks.take_back(out, found.damaged)
+        checks.take_back(out, result.damaged)
         map_planned(out, model=model, workers=workers, quiet=quiet)
         count(out, quiet=True)
         trend(out, quiet=True)
         report(out, quiet=True)
-        found = checks.verify(out)
-    found.require_sound()
+        result = checks.verify(out)
+    result.require_sound()
     if not quiet:
-        missing = f"; {found.missing} are not mapped yet" if found.missing else ""
-        print(f"sound: {found.blocks} blocks x periods and {found.files} files are what they were{missing}")
+        missing = f"; {result.missing} are not mapped yet" if result.missing else ""
+        print(f"sound: {result.blocks} blocks x periods and {result.files} files are unchanged{missing}")
 
 
 def models(names: Sequence[str] = ()) -> None:

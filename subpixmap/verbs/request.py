@@ -1,16 +1,20 @@
-"""What a user asks of a run; everything that can be judged without opening anything is judged here."""
+"""What a user asks for: a run, a reference, a network. What can be judged without opening a file is judged here.
+
+The command line reads its defaults from these nouns, so nothing heavy is imported at the top.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from subpixmap.errors import InputError
 from subpixmap.files import path_of
-from subpixmap.grid import BLOCK, CHUNK
 from subpixmap.periods import Every, Period, make_periods, parse_months
+from subpixmap.sizes import BLOCK, CHUNK
 
 if TYPE_CHECKING:
     from subpixmap.scenes.radiometry import OffsetRule
@@ -56,7 +60,7 @@ class Request:
     scheduler: str | None = None
     workers: int | None = None
     probe: bool = False
-    """Map one block before the run, to tell time and room from what it took."""
+    """Map one block before the run, and predict time and disk space from it."""
     device: str = "auto"
     allow_partial: bool = False
     force: bool = False
@@ -77,6 +81,9 @@ class Request:
                 self.max_cloud is None or 0 <= self.max_cloud <= 100
             ),
             f"--workers {self.workers}: give 0 or more": self.workers is None or self.workers >= 0,
+            "--workers are processes of this machine; a --scheduler has its own, give one of the two": (
+                self.workers is None or self.scheduler is None
+            ),
             f"--device {self.device!r} is unknown; choose cpu, cuda or auto": self.device in ("cpu", "cuda", "auto"),
             f"--offset-rule {self.offset_rule!r} is unknown; choose auto, subtract or none": (
                 self.offset_rule in ("auto", "subtract", "none")
@@ -87,6 +94,8 @@ class Request:
             "--refresh: with --every scene every acquisition is a period; use another --out": (
                 not self.refresh or self.every != "scene"
             ),
+            f"{self.region!r} has no file of units, so --id-column, --name-column and --parent-column are of no use: "
+            "give --admin": not (self.id_column or self.name_column or self.parent_column) or self._has_file_of_units(),
         }
         if wrong := [text for text, fine in checks.items() if not fine]:
             raise InputError("; ".join(wrong))
@@ -96,9 +105,56 @@ class Request:
         return make_periods(self.years, self.every, parse_months(self.months))
 
     @property
+    def names_units(self) -> bool:
+        """Whether it says which units to count in; otherwise those of the run folder stay, or the region's own."""
+        return bool(self.admin or self.id_column or self.name_column or self.parent_column)
+
+    def _has_file_of_units(self) -> bool:
+        demo = self.region.strip().lower() == "demo"
+        return demo or self.admin is not None or bool(Path(self.region).suffix) or Path(self.region).is_file()
+
+    @property
     def folder(self) -> Path:
         """Where the run leaves its files."""
         if self.out is not None:
             return path_of(self.out)
         name = Path(self.region).stem if Path(self.region).is_file() else self.region
         return Path("runs") / re.sub(r"[^\w.-]+", "-", name.strip().lower())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelling:
+    """How points in labelled areas become a reference."""
+
+    crs: str | None = None
+    """Of files without one."""
+    objects: tuple[str, ...] = ()
+    """Objects to take; empty means all."""
+    object_column: str = "object"
+    where: str | None = None
+    """Points to keep: an expression of the file's columns."""
+    definitions: Mapping[str, str] = field(default_factory=dict)
+    """Object -> what exactly was labelled, in words."""
+    measure: str = "count"
+    """`count`, or `occupancy` for things that move."""
+    border: int = 8
+    """Width of the strip along the edge of an area that is not used, pixels."""
+    box: float | None = None
+    """Side of the box that a point is spread over, metres; None spreads it by a Gaussian."""
+    present_above: float = 0.25
+    """A reference pixel with more objects is a presence."""
+    max_per_pixel: float = 20.0
+    """More points in a pixel are refused."""
+    resolution: float = 10.0
+    """Metres."""
+
+
+class Shape(NamedTuple):
+    """The size of a network."""
+
+    width: int = 128
+    """Channels."""
+    mid: int = 32
+    """Channels inside a block."""
+    blocks: int = 6
+    """Residual blocks."""

@@ -29,6 +29,7 @@ def settle(request: Request) -> Job:
     from subpixmap.scenes.completeness import completeness
     from subpixmap.scenes.source import anchored
 
+    new_units = request.names_units
     if request.region.strip().lower() == "demo":
         request = _demo(request)
     models = _load_models(request)
@@ -60,7 +61,7 @@ def settle(request: Request) -> Job:
         forced=request.force,
     )
     lacks = completeness(items, region.geometry, known_periods(request))
-    return Job(request.folder, made, items, model, region, asked, refused, lacks)
+    return Job(request.folder, made, items, model, region, new_units, asked, refused, lacks)
 
 
 def ask_items(

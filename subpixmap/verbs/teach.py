@@ -6,6 +6,7 @@ Each verb of the command line is one function here; what they compose lies in `r
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from subpixmap.errors import InputError
 from subpixmap.files import file_sha256, write_json
+from subpixmap.verbs.request import Labelling, Shape
 
 if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Model
@@ -30,17 +32,7 @@ def reference(
     image_date: str,
     out: Path,
     *,
-    crs: str | None = None,
-    objects: Sequence[str] = (),
-    object_column: str = "object",
-    where: str | None = None,
-    definitions: Mapping[str, str] | None = None,
-    measure: str = "count",
-    border: int = 8,
-    box: float | None = None,
-    present_above: float = 0.25,
-    max_per_pixel: float = 20.0,
-    resolution: float = 10.0,
+    labelling: Labelling = Labelling(),  # noqa: B008 (frozen)
     source: Sequence[str] = (),
     collection: str | None = None,
     within_days: int = 180,
@@ -55,24 +47,21 @@ def reference(
 
     if correct_shift and not source:
         raise InputError("--correct-shift needs imagery to compare with: give --source")
-    table = read_points(points, crs=crs, objects=objects, object_column=object_column, where=where)
+    options = asdict(labelling)
+    table = read_points(points, **{name: options.pop(name) for name in ("crs", "objects", "object_column", "where")})
     areas = read_area(labelled)
-    files = {"points": points.name, "points_sha256": file_sha256(points), "rows": len(table), "where": where or ""}
-    files |= {"labelled": labelled.name, "labelled_sha256": file_sha256(labelled)}
-    options: dict[str, Any] = {
-        "definitions": definitions,
-        "measure": measure,
-        "border": border,
-        "box": box,
-        "present_above": present_above,
-        "max_per_pixel": max_per_pixel,
-        "resolution": resolution,
-        "source": files,
+    options["source"] = {
+        "points": points.name,
+        "points_sha256": file_sha256(points),
+        "rows": len(table),
+        "where": labelling.where or "",
+        "labelled": labelled.name,
+        "labelled_sha256": file_sha256(labelled),
     }
     made = make_reference(table, areas, image_date, **options)
     if source:
         shifts = _shifts(made, source, collection=collection, within_days=within_days, correct=correct_shift)
-        moves = {name: (told["east"], told["north"]) for name, told in shifts.items() if told["corrected"]}
+        moves = {name: (shift["east"], shift["north"]) for name, shift in shifts.items() if shift["corrected"]}
         made = make_reference(table, areas, image_date, **options, shifts=moves) if moves else made
         made = replace(made, shifts=shifts)
     for text in made.warnings():
@@ -99,7 +88,7 @@ def train(
     bands: Sequence[str] = (),
     baselines: Sequence[str] = (),
     collection: str | None = None,
-    shape: tuple[int, int, int] = (128, 32, 6),
+    shape: Shape = Shape(),  # noqa: B008 (frozen)
     quiet: bool = False,
 ) -> Model:
     """Train, calibrate and evaluate a checkpoint on reference data; leaves the checkpoint, its card and its metrics."""
@@ -120,12 +109,12 @@ def train(
         bands=bands or None,
         scheme=scheme or Scheme(),
         config=config,
-        width=shape[0],
-        mid=shape[1],
-        blocks=shape[2],
+        width=shape.width,
+        mid=shape.mid,
+        blocks=shape.blocks,
         baselines=baselines,
         collection=collection,
-        command=f"subpixmap train --reference {folder.name} --source {' --source '.join(map(_told, source))}",
+        command=f"subpixmap train --reference {folder.name} --source {' --source '.join(map(_short, source))}",
         state=output.with_suffix(".state"),
         curves=output.with_suffix(".curves.csv"),
         progress=None if quiet else sys.stderr,
@@ -162,18 +151,29 @@ def learn(
     source: Sequence[str],
     output: Path,
     *,
-    reference_options: Mapping[str, Any] | None = None,
-    train_options: Mapping[str, Any] | None = None,
+    labelling: Labelling = Labelling(),  # noqa: B008 (frozen)
+    correct_shift: bool = False,
+    scheme: Scheme | None = None,
+    config: TrainConfig | None = None,
+    collection: str | None = None,
     quiet: bool = False,
+    **checkpoint: Any,
 ) -> Model:
     """Points, areas and a date -> a checkpoint with its card: reference, train, calibrate, evaluate.
 
-    The reference is left in a folder beside the checkpoint, so that `evaluate` finds the same test land again.
+    `checkpoint` are further keywords of `train`. The reference is left in a folder beside the checkpoint, so that
+    `evaluate` finds the same test land again.
     """
-    _require(output, (train_options or {}).get("config"))
+    from subpixmap.training.from_reference import Scheme
+
+    _require(output, config)
+    scheme = scheme or Scheme()
     folder = output.with_suffix(".reference")
-    reference(points, labelled, image_date, folder, source=source, quiet=quiet, **(reference_options or {}))
-    return train(folder, source, output, quiet=quiet, **(train_options or {}))
+    imagery: dict[str, Any] = {"source": source, "collection": collection, "within_days": scheme.within_days}
+    reference(
+        points, labelled, image_date, folder, labelling=labelling, correct_shift=correct_shift, quiet=quiet, **imagery
+    )
+    return train(folder, source, output, scheme=scheme, config=config, collection=collection, quiet=quiet, **checkpoint)
 
 
 def evaluate(
@@ -302,27 +302,27 @@ def _evaluate_simulated(
 def _shifts(
     made: Reference, source: Sequence[str], *, collection: str | None, within_days: int, correct: bool
 ) -> dict[str, dict[str, Any]]:
-    """Estimated shifts by area, as the folder keeps them; those that matter are said."""
+    """Estimated shifts by area, as the folder keeps them; warns of those that matter."""
     from subpixmap.reference.align import SHIFT_M, estimate_shifts
     from subpixmap.reference.imagery import find_sky
 
     sky = find_sky(made, list(source), within_days=within_days, halo=0, collection=collection)
-    told = {}
+    shifts: dict[str, dict[str, Any]] = {}
     for name, shift in estimate_shifts(made, sky).items():
         large = shift.certain and max(abs(shift.east), abs(shift.north)) > SHIFT_M
-        told[name] = asdict(shift) | {"certain": shift.certain, "corrected": bool(large and correct)}
-        if told[name]["spread"] != told[name]["spread"]:
-            told[name]["spread"] = None
+        shifts[name] = asdict(shift) | {"certain": shift.certain, "corrected": bool(large and correct)}
+        if math.isnan(shift.spread):
+            shifts[name]["spread"] = None
         if large:
             log.warning(
                 "area %s: Sentinel-2 lies %.1f m east and %.1f m north of the labelled imagery%s",
                 name, shift.east, shift.north, "; corrected" if correct else "; --correct-shift moves the points there",
             )  # fmt: skip
-    return told
+    return shifts
 
 
 def _require(output: Path, config: TrainConfig | None) -> None:
-    """Refuse what would only fail at the end of a long work, or after its first part."""
+    """Refuse at once what would fail only after long work."""
     if output.suffix != ".safetensors":
         raise InputError(f"--output {output}: a checkpoint's name ends in .safetensors")
     if config is not None:
@@ -338,7 +338,7 @@ def _show_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """For JSON: what is no number becomes null."""
+    """For JSON: a value that is not a number becomes null."""
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -346,6 +346,6 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def _told(source: str) -> str:
-    """A source as a card may name it: of a path, its last two parts."""
+def _short(source: str) -> str:
+    """A source as a card names it: of a path, its last two parts."""
     return source if "://" in source or not Path(source).exists() else "/".join(Path(source).parts[-2:])

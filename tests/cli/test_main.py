@@ -286,6 +286,52 @@ def test_a_run_that_is_extended_equals_one_made_at_once(
     assert set(pd.read_parquet(extended / "counts.parquet").period) == {"2020", "2021"}
 
 
+def test_a_run_that_is_extended_or_repaired_keeps_how_it_is_counted(
+    command: Any, country: Path, stand_in: Path, tmp_path: Path, subpixmap: Callable[..., int]
+) -> None:
+    """Units, --assign-nearest and --background were given to `count` and `trend`, not to the commands that follow."""
+    out = tmp_path / "out"
+    assert subpixmap(*command(admin=None), "-q") == 0
+    west, south, east, north = gpd.read_file(country / "region.geojson").to_crs(4326).total_bounds
+    west += (east - west) / 8  # what is left over lies within 1 km of the unit
+    half = gpd.GeoDataFrame({"unit_id": ["half"]}, geometry=[shapely.box(west, south, east, north)], crs=4326)
+    half.to_parquet(tmp_path / "half.parquet")
+    assert subpixmap("count", out, "--admin", tmp_path / "half.parquet", "--assign-nearest", "-q") == 0
+    assert subpixmap("trend", out, "--background", "-q") == 0
+
+    def as_chosen() -> None:
+        counts = pd.read_parquet(out / "counts.parquet")
+        assert set(counts["unit_id"]) == {"half"}
+        assert counts["flag"].str.contains("nearest_assigned").all()
+        effects = pd.read_parquet(out / "trend.parquet")["year_effect"]
+        assert set(effects.dropna()) == {"background"}
+
+    as_chosen()
+    before = {name: (out / name).read_bytes() for name in ("counts.csv", "trend.csv")}
+    (out / "counts.csv").write_text("unit_id\n")
+    assert subpixmap("verify", out, "--repair", "--model", stand_in, "--workers", "0") == 0
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert subpixmap("count", out, "-q") == subpixmap("trend", out, "-q") == 0
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert subpixmap(*command(years="2020-2021", out=out, admin=None), "-q") == 0
+    as_chosen()
+    assert set(pd.read_parquet(out / "counts.parquet")["period"]) == {"2020", "2021"}
+    (out / "choices.json").write_text("{}")
+    assert subpixmap("verify", out, "--repair", "--model", stand_in) == 5  # nothing else knows what was chosen
+
+
+def test_a_forced_run_stays_forced_when_it_is_extended(
+    command: Any, tmp_path: Path, subpixmap: Callable[..., int]
+) -> None:
+    from subpixmap.mapping.plan import read_plan
+
+    assert subpixmap("plan", *command(years="2020")[1:], "--force", "-q") == 0
+    assert subpixmap("plan", *command(years="2020-2021")[1:], "-q") == 0
+    plan = read_plan(tmp_path / "out")
+    assert [period.label for period in plan.periods] == ["2020", "2021"]
+    assert plan.forced
+
+
 def test_units_and_outside_add_up_to_the_map(finished: Any) -> None:
     """Outside comes from its own polygon: the region less the units. A unit around all that is mapped holds it all."""
     from subpixmap.counts.source import count_run

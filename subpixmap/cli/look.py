@@ -1,0 +1,55 @@
+"""The commands that look: at a run folder, at checkpoints, at regions. Parse and call; nothing heavy at the top."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from subpixmap.cli import options
+from subpixmap.cli.options import refuse_given
+
+
+def status(out: options.Folder, verbose: options.Verbose = False) -> None:
+    """Show how far a run is: blocks done by period, what failed and why, rate and time left."""
+    from subpixmap.verbs import look as verbs
+
+    verbs.status(out)
+
+
+def verify(
+    context: typer.Context,
+    out: options.Folder,
+    repair: Annotated[bool, Option("--repair", help="make damaged blocks, tables and page again")] = False,
+    model: options.RunModel = None,
+    workers: options.Workers = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Hash map, ledger, lock, plan and tables again; exit code 5 if anything has changed."""
+    from subpixmap.verbs import look as verbs
+
+    if not repair:
+        refuse_given(context, "model", "workers", because="only --repair maps blocks; add --repair, or leave this out")
+    verbs.verify(out, repair=repair, model=model, workers=workers, quiet=quiet)
+
+
+def models(
+    names: Annotated[list[str] | None, typer.Argument(help="checkpoints to show  [default: the shipped ones]")] = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """List checkpoints: bands, objects, evidence, training, measured error, limits."""
+    from subpixmap.verbs import look as verbs
+
+    verbs.models(names or ())
+
+
+def regions(
+    country: Annotated[str | None, typer.Argument(help="list this country's units")] = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """List the countries that --region knows, or a country's first-level units."""
+    from subpixmap.verbs import look as verbs
+
+    verbs.regions(country)
