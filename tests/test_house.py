@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,13 @@ def test_functions_stay_small(modules: dict[str, house.Module]) -> None:
 def test_no_room_bears_the_name_of_a_public_function(modules: dict[str, house.Module]) -> None:
     """After first use `subpixmap.trend` would be the module."""
     assert not {module.room for module in modules.values()} & set(subpixmap.__all__)
+
+
+def test_no_class_name_stands_twice(modules: dict[str, house.Module]) -> None:
+    names = Counter(
+        node.name for module in modules.values() for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)
+    )
+    assert {name for name, times in names.items() if times > 1} <= {"Progress"}  # until mapping.run renames its own
 
 
 def test_only_a_few_modules_touch_dask(modules: dict[str, house.Module]) -> None:

@@ -1,4 +1,4 @@
-"""A small country whose truth is known: `simulate_country` writes one, `patches` gives training data without files."""
+"""A small simulated country with truth: `simulate_country` writes one, `patches` gives training data without files."""
 
 from subpixmap.simulate.folder import simulate_country
 from subpixmap.simulate.patches import Patch, patches

@@ -1,4 +1,4 @@
-"""Training data straight from the simulator, without files: the same landscape, sensor and sky as a country.
+"""Training data directly from the simulator, without files: with the landscape, sensor and sky of a country.
 
 In: a seed and sizes. Out: an endless choice of places, each with acquisitions of one year and its points.
 """
@@ -29,7 +29,7 @@ COVERS = ("water", "mangrove", "forest", "shrubland", "town", *USES)
 """Land cover of a pixel's centre: natural covers, then the uses of parcels."""
 Mask = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 _OUTSIDE = 5.0
-"""Points up to this many pixels outside a patch are given, so that their share of the count map is right."""
+"""Points up to this many pixels outside a patch are included, so that the count map is right at its edge."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Patch:
     reflectance: NDArray[np.float32]
     """(acquisition, band, y, x) on the 10 m lattice, bands as `BANDS`; NaN = no data; 20 m bands repeated twice."""
     valid: NDArray[np.bool_]
-    """(acquisition, y, x): what the mask says of the scene classes."""
+    """(acquisition, y, x): the mask of the scene classes."""
     scl: NDArray[np.uint8]
     """(acquisition, y, x) scene classes on the same lattice."""
     points: dict[str, tuple[NDArray[np.float64], ...]]
@@ -83,7 +83,7 @@ def patches(
     world
         `base` or `shifted`.
     start
-        Number of the first place: place k is the same whoever makes it, so workers can share the work.
+        Number of the first place: place k does not depend on it, so workers can share the work.
 
     Yields
     ------
@@ -136,7 +136,7 @@ def _cover(landscape: Landscape, frame: Frame) -> NDArray[np.uint8]:
 
 
 def _stack(picture: Picture) -> NDArray[np.float32]:
-    """(band, y, x) as a reader would give it: rounded to digital numbers and back."""
+    """(band, y, x) as read from a file: rounded to digital numbers and back."""
     layers = []
     for band in BANDS:
         dn = digital_numbers(picture.bands[band])

@@ -8,6 +8,7 @@ import pytest
 from scipy.optimize import curve_fit
 from scipy.spatial import cKDTree
 
+from subpixmap.scenes import dialect
 from subpixmap.scenes.radiometry import MaskRule, scl_valid, to_reflectance
 from subpixmap.simulate.catalogue import as_delivered
 from subpixmap.simulate.delivery import OFFSET
@@ -231,6 +232,10 @@ def test_patches_are_the_same_whoever_makes_them() -> None:
             np.testing.assert_array_equal(one, other)
     (other_seed,) = patches(4, n_places=1, mask=MASK, size_px=32, acquisitions=2)
     assert other_seed.seed not in (first.seed, second.seed)
+
+
+def test_the_sensor_has_the_bands_of_the_catalogues() -> None:
+    assert BANDS == dialect.BANDS
 
 
 def test_patches_read_as_a_run_reads() -> None:
