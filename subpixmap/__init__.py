@@ -60,7 +60,7 @@ _PUBLIC = {
     "run": "subpixmap.verbs.run",
     "map_region": "subpixmap.mapping.run",
     "open_map": "subpixmap.mapping.store",
-    "count_by_unit": "subpixmap.counts.source",
+    "count_by_unit": "subpixmap.counts.count",
     "trend": "subpixmap.trends.unit_trends",
     "plot_counts": "subpixmap.report.plots",
     "plot_trend": "subpixmap.report.plots",

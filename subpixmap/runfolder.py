@@ -49,8 +49,8 @@ class RunFolder:
     plan: Plan
 
     @classmethod
-    def open(cls, out: str | os.PathLike[str]) -> RunFolder:
-        """Open a folder that holds a plan.
+    def open(cls, out: str | os.PathLike[str] | RunFolder) -> RunFolder:
+        """Open a folder that holds a plan; one that is open already is handed on.
 
         Raises
         ------
@@ -61,6 +61,8 @@ class RunFolder:
         VerificationFailed
             The plan is damaged.
         """
+        if isinstance(out, RunFolder):
+            return out
         path = path_of(out)
         return cls(path, read_plan(path))
 

@@ -163,15 +163,15 @@ def typed(table: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     return pd.DataFrame(table)[list(columns)].astype(types_of(columns))
 
 
-def write_table(table: pd.DataFrame, stem: Path, columns: Columns) -> tuple[Path, Path]:
-    """Write `stem`.csv and `stem`.parquet.
+def write_table(table: pd.DataFrame, path: Path, columns: Columns) -> tuple[Path, Path]:
+    """Write a table as CSV and Parquet.
 
     Parameters
     ----------
     table
         Holds the columns; others (a geometry) are left out.
-    stem
-        Path without its suffix.
+    path
+        Of either file; the other stands beside it.
     columns
         Of the files, in their order.
 
@@ -180,10 +180,8 @@ def write_table(table: pd.DataFrame, stem: Path, columns: Columns) -> tuple[Path
     tuple of Path
         The CSV and the Parquet file.
     """
-    return (
-        write_csv(table, stem.with_suffix(".csv"), columns),
-        write_parquet(table, stem.with_suffix(".parquet"), columns),
-    )
+    csv, parquet = path.with_suffix(".csv"), path.with_suffix(".parquet")
+    return write_csv(table, csv, columns), write_parquet(table, parquet, columns)
 
 
 def write_csv(table: pd.DataFrame, path: Path, columns: Columns) -> Path:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from subpixmap import runpaths
-from subpixmap.counts.source import count_run, write_counts
+from subpixmap.counts.count import count_run, write_counts
 from subpixmap.errors import InputError
 from subpixmap.mapping.ledger import read_records
 from subpixmap.mapping.plan import items_by_period, write_plan

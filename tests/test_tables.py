@@ -43,7 +43,7 @@ def make_table() -> Any:
 
 def test_both_files_read_back_equal(tmp_path: Path) -> None:
     table = make_table()
-    paths = write_table(table.assign(geometry="left out"), tmp_path / "counts", COUNTS)
+    paths = write_table(table.assign(geometry="left out"), tmp_path / "counts.parquet", COUNTS)
     assert [path.name for path in paths] == ["counts.csv", "counts.parquet"]
     for path in paths:
         pd.testing.assert_frame_equal(read_table(path, COUNTS), table, check_exact=True)
@@ -51,18 +51,18 @@ def test_both_files_read_back_equal(tmp_path: Path) -> None:
 
 
 def test_same_table_same_bytes_and_nothing_else_left(tmp_path: Path) -> None:
-    first = [path.read_bytes() for path in write_table(make_table(), tmp_path / "counts", COUNTS)]
-    again = [path.read_bytes() for path in write_table(make_table(), tmp_path / "counts", COUNTS)]
+    first = [path.read_bytes() for path in write_table(make_table(), tmp_path / "counts.parquet", COUNTS)]
+    again = [path.read_bytes() for path in write_table(make_table(), tmp_path / "counts.parquet", COUNTS)]
     assert first == again
     assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.csv", "counts.parquet"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    csv, _ = write_table(make_table(), tmp_path / "counts", COUNTS)
+    csv, _ = write_table(make_table(), tmp_path / "counts.parquet", COUNTS)
     before = csv.read_bytes()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        write_table(make_table().iloc[:1], tmp_path / "counts", COUNTS)
+        write_table(make_table().iloc[:1], tmp_path / "counts.parquet", COUNTS)
     assert csv.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -1,192 +1,81 @@
-"""Sums -> what stands beside the published rows: comparable series, what lies outside, and whether all adds up."""
+"""Sums -> whether a count adds up: what lies outside the units, units against the region, children against parents.
+
+In: the sums and rows of a count. Out: `Accounts`, and the file accounts.json. The tables stand beside the rows: no
+number of a unit depends on them.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from subpixmap.counts.cells import EXTRA
-from subpixmap.counts.rows import SEEN_PX, Facts, ratio
+from subpixmap.counts.cover import EXTRA
+from subpixmap.counts.facts import Facts
+from subpixmap.counts.rows import SEEN_PX
 from subpixmap.counts.sums import Sums
 from subpixmap.counts.units import Units
-from subpixmap.files import write_json
-from subpixmap.tables import SERIES, typed
-
-if TYPE_CHECKING:
-    from subpixmap.counts.count import Counted
+from subpixmap.files import make_folder, write_json
 
 _WORTH = 0.001
 """Share below which a gap or an overlap is the width of a border, not worth a remark."""
+_NEAR, _FAR, _ALL = (slice(i - EXTRA, i - EXTRA + 1 or None) for i in range(EXTRA))
+_OUTSIDE = slice(-EXTRA, 2 - EXTRA)
 
 
-def series(units: Units, sums: Sums, facts: Facts) -> pd.DataFrame:
-    """What may be compared over the periods: densities on the pixels that every period observed."""
-    n = len(units)
-    variance, acquisitions = (a[:n] for a in sums.noise.variance(n + EXTRA, len(facts.periods), len(facts.objects)))
-    area, common, observed = sums.area[:n, None, None], sums.common[:n, None, None], sums.observed[:n, :, None]
-    informed = sums.informed[:n, :, None]
-    seen = common > SEEN_PX
-    total = ratio(sums.common_total[:n], np.where(seen, common, 0)) * area
-    # Where only one acquisition saw a place its noise is not known; it is taken to be that of the rest, fully shared.
-    noise = np.sqrt(variance) * ratio(area, np.where(informed >= observed / 2, informed, 0))
-    shape = total.shape
-    count = np.broadcast_to(acquisitions[:, :, None], shape)
-    columns = {
-        "unit_id": np.broadcast_to(units.table["unit_id"].to_numpy()[:, None, None], shape),
-        "object": np.broadcast_to(np.array(list(facts.objects), object), shape),
-        "period": np.broadcast_to(np.array([period.label for period in facts.periods], object)[:, None], shape),
-        "common_frac": np.broadcast_to(np.minimum(ratio(common, area), 1), shape),
-        "common_total": total,
-        "noise_se": np.where(count >= 2, noise, np.nan),
-        "n_noise_acquisitions": count,
-        "background_per_ha": np.broadcast_to(ratio(sums.empty_total, sums.empty * facts.px_ha), shape),
-    }
-    rows = {name: np.swapaxes(values, 1, 2).ravel() for name, values in columns.items()}
-    return typed(pd.DataFrame(rows), SERIES)
+@dataclass(frozen=True)
+class Accounts:
+    """Whether a count adds up."""
+
+    outside: pd.DataFrame
+    """What the region holds outside all units: `object, period, map_total, near_total, area_ha, near_ha, observed_ha,
+    observed_frac`; near is within 1 km of a unit (a coarse coastline). With `assign_nearest`, near is in the units.
+    What is mapped beyond the region, because whole chunks are, is in no number."""
+    balance: pd.DataFrame
+    """`object, period, map, units, outside, counted_twice`: objects; `map` is summed over the region with the units,
+    without looking at any unit. Of several levels only the topmost is in `units`;
+    `counted_twice` = units + outside - map is what overlapping units share."""
+    parents: pd.DataFrame
+    """`parent_id, object, period, parent_total, children_total, difference, parent_ha, children_ha`: for each parent
+    that is itself a unit. A positive difference lies in no child."""
+    background: pd.DataFrame
+    """`object, period, density_per_ha, area_ha`: what the map counts where the object was never present; it should be
+    nothing, and a year in which it is more is an effect of that year."""
+    overlap_ha: float
+    """Mapped area that belongs to several topmost units, once for each unit too many."""
+    remarks: tuple[str, ...] = ()
+    """What a reader should know before the numbers are used, in plain words."""
 
 
-def outside(sums: Sums, facts: Facts) -> pd.DataFrame:
-    """What the map holds in the region outside all units, and how much of it within 1 km of one."""
-    near, both = slice(-EXTRA, 1 - EXTRA), slice(-EXTRA, 2 - EXTRA)
-    area, near_area = (_known(sums.area[rows].sum()) for rows in (both, near))
-    observed, near_observed = (_known(sums.observed[rows].sum(axis=0)) for rows in (both, near))
-    return pd.DataFrame(
-        [
-            {
-                "object": name,
-                "period": period.label,
-                "map_total": sums.total[both, p, o].sum() if observed[p] > 0 else np.nan,
-                "near_total": sums.total[near, p, o].sum() if near_observed[p] > 0 else np.nan,
-                "area_ha": area * facts.px_ha,
-                "near_ha": near_area * facts.px_ha,
-                "observed_ha": observed[p] * facts.px_ha,
-                "observed_frac": min(observed[p] / area, 1.0) if area > 0 else np.nan,
-            }
-            for o, name in enumerate(facts.objects)
-            for p, period in enumerate(facts.periods)
-        ]
-    )
+_TABLES = ("outside", "balance", "parents", "background")
 
 
-def _known(pixels: NDArray) -> NDArray:
-    """Pixels, without what is the rounding of a border."""
-    return np.where(pixels > SEEN_PX, pixels, 0.0)
+def make_accounts(units: Units, sums: Sums, table: pd.DataFrame, facts: Facts) -> Accounts:
+    """The accounts of a count; `table` is its rows."""
+    top = _topmost(units)
+    outside, balance, parents = _outside(sums, facts), _balance(sums, facts, top), _parents(table)
+    overlap_ha = _overlap(sums, top) * facts.px_ha
+    remarks = [] if facts.assign_nearest else _near_remarks(outside, balance)
+    if overlap_ha > _WORTH * table["area_ha"].max():
+        remarks.append(f"{overlap_ha:,.0f} ha belong to several units and are counted in each of them")
+    remarks += _uncovered_remarks(parents, table)
+    return Accounts(outside, balance, parents, _background(sums, facts), overlap_ha, tuple(remarks))
 
 
-def topmost(units: Units) -> NDArray[np.int64]:
-    """Positions of the units whose parent is not a unit itself."""
-    ids = set(units.table["unit_id"])
-    return np.flatnonzero([parent not in ids for parent in units.table["parent_id"]])
-
-
-def balance(sums: Sums, facts: Facts, top: NDArray[np.int64]) -> pd.DataFrame:
-    """Objects of the whole region, of the topmost units and outside them."""
-    near, far, everything = sums.total[-EXTRA:]
-    inside = sums.total[top].sum(axis=0)
-    outside = np.where((sums.observed[-EXTRA : 2 - EXTRA].sum(axis=0) > SEEN_PX)[:, None], near + far, 0.0)
-    return pd.DataFrame(
-        [
-            {
-                "object": name,
-                "period": period.label,
-                "map": everything[p, o],
-                "units": inside[p, o],
-                "outside": outside[p, o],
-                "counted_twice": inside[p, o] + outside[p, o] - everything[p, o],
-            }
-            for o, name in enumerate(facts.objects)
-            for p, period in enumerate(facts.periods)
-        ]
-    )
-
-
-def parents(table: pd.DataFrame) -> pd.DataFrame:
-    """Each parent that is a unit itself, against the sum of its children."""
-    plain = pd.DataFrame(table)[["unit_id", "parent_id", "object", "period", "map_total", "area_ha"]]
-    keys = ["parent_id", "object", "period"]
-    sums = plain.groupby(keys, sort=False, dropna=True)[["map_total", "area_ha"]].sum(min_count=1)
-    children = sums.rename(columns={"map_total": "children_total", "area_ha": "children_ha"}).reset_index()
-    own = plain.drop(columns="parent_id").rename(columns={"unit_id": "parent_id", "map_total": "parent_total"})
-    both = own.rename(columns={"area_ha": "parent_ha"}).merge(children, on=keys)
-    both["difference"] = both["parent_total"] - both["children_total"].fillna(0)
-    order = [*keys, "parent_total", "children_total", "difference", "parent_ha", "children_ha"]
-    return both[order].reset_index(drop=True)
-
-
-def background(sums: Sums, facts: Facts) -> pd.DataFrame:
-    """What the map counts where, by its own presence, there is nothing in any period."""
-    return pd.DataFrame(
-        [
-            {
-                "object": name,
-                "period": period.label,
-                "density_per_ha": sums.empty_total[p, o] / (sums.empty[o] * facts.px_ha) if sums.empty[o] else np.nan,
-                "area_ha": sums.empty[o] * facts.px_ha,
-            }
-            for o, name in enumerate(facts.objects)
-            for p, period in enumerate(facts.periods)
-        ]
-    )
-
-
-def remarks(counted: Counted, *, assigned: bool = False) -> list[str]:
-    """What a reader should know of units and coverage, in plain words.
-
-    Parameters
-    ----------
-    counted
-        The counts of a map.
-    assigned
-        What lies outside within 1 km of a unit was counted in the nearest.
-    """
-    found = []
-    last = counted.outside["period"].iloc[-1]
-    for row in counted.outside[counted.outside["period"] == last].itertuples():
-        units = counted.balance.query("object == @row.object and period == @row.period")["units"].sum()
-        if assigned or not row.near_total >= max(0.5, _WORTH * abs(units)):
-            continue
-        found.append(
-            f"{row.object}, {row.period}: {row.near_total:,.0f} counted outside all units but within 1 km of one "
-            f"({row.near_total / units:.1%} of what is in units); --assign-nearest counts them in the nearest unit"
-            if units > 0
-            else f"{row.object}, {row.period}: {row.near_total:,.0f} counted outside all units but within 1 km of one"
-        )
-    if counted.overlap_ha > _WORTH * counted.table["area_ha"].max():
-        found.append(f"{counted.overlap_ha:,.0f} ha belong to several units and are counted in each of them")
-    return found + _uncovered(counted.parents, counted.table)
-
-
-def _uncovered(levels: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Parents that their children do not cover, the largest gap first."""
-    once = levels.drop_duplicates("parent_id")
-    gap = once["parent_ha"] - once["children_ha"]
-    lacking = once.assign(gap=gap)[gap > _WORTH * once["parent_ha"]].sort_values("gap", ascending=False)
-    names = dict(zip(table["unit_id"], table["unit_name"].fillna(table["unit_id"]), strict=True))
-    if not len(lacking):
-        return []
-    told = ", ".join(
-        f"{names[parent]} ({children / whole:.1%} of {whole:,.0f} ha)"
-        for parent, children, whole in lacking[["parent_id", "children_ha", "parent_ha"]].head(3).to_numpy()
-    )
-    more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-    return [
-        f"the units of the lower level do not cover {len(lacking)} of {len(once)} parents: {told}{more}; what they "
-        "lack is in the parents' rows only"
-    ]
-
-
-def write_accounts(path: Path, counted: Counted) -> Path:
-    """Write what lies outside the units and whether all adds up, as JSON: the tables of `Counted` beside its rows."""
-    tables: dict[str, Any] = {
-        name: _null_for_nan(getattr(counted, name)).to_dict("split", index=False)
-        for name in ("outside", "balance", "parents", "background")
-    }
-    write_json(path, {**tables, "overlap_ha": counted.overlap_ha, "remarks": list(counted.remarks)})
+def write_accounts(path: Path, accounts: Accounts) -> Path:
+    """Write accounts as JSON; what is not known is null."""
+    tables: dict[str, Any] = {}
+    for name in _TABLES:
+        table = getattr(accounts, name)
+        tables[name] = table.astype(object).where(table.notna(), None).to_dict("split", index=False)
+    make_folder(path.parent)
+    write_json(path, {**tables, "overlap_ha": accounts.overlap_ha, "remarks": list(accounts.remarks)})
     return path
 
 
@@ -201,6 +90,126 @@ def read_accounts(path: Path) -> dict[str, Any]:
     }
 
 
-def _null_for_nan(table: pd.DataFrame) -> pd.DataFrame:
-    """JSON has no NaN."""
-    return table.astype(object).where(table.notna(), None)  # type: ignore[call-overload]
+def _objects_and_periods(facts: Facts) -> Iterator[tuple[int, int, dict[str, str]]]:
+    """Positions in the sums, and the first columns of a row."""
+    for o, name in enumerate(facts.objects):
+        for p, period in enumerate(facts.periods):
+            yield o, p, {"object": name, "period": period.label}
+
+
+def _outside(sums: Sums, facts: Facts) -> pd.DataFrame:
+    """What the map holds in the region outside all units, and how much of it within 1 km of one."""
+    area, near_area = (_without_rounding(sums.area[rows].sum()) for rows in (_OUTSIDE, _NEAR))
+    observed, near_observed = (_without_rounding(sums.observed[rows].sum(axis=0)) for rows in (_OUTSIDE, _NEAR))
+    return pd.DataFrame(
+        [
+            names
+            | {
+                "map_total": sums.total[_OUTSIDE, p, o].sum() if observed[p] > 0 else np.nan,
+                "near_total": sums.total[_NEAR, p, o].sum() if near_observed[p] > 0 else np.nan,
+                "area_ha": area * facts.px_ha,
+                "near_ha": near_area * facts.px_ha,
+                "observed_ha": observed[p] * facts.px_ha,
+                "observed_frac": min(observed[p] / area, 1.0) if area > 0 else np.nan,
+            }
+            for o, p, names in _objects_and_periods(facts)
+        ]
+    )
+
+
+def _without_rounding(pixels: Any) -> NDArray[np.float64]:
+    """Pixels, without what is the rounding of a border."""
+    return np.where(pixels > SEEN_PX, pixels, 0.0)
+
+
+def _topmost(units: Units) -> NDArray[np.int64]:
+    """Positions of the units whose parent is not a unit itself."""
+    ids = set(units.table["unit_id"])
+    return np.flatnonzero([parent not in ids for parent in units.table["parent_id"]])
+
+
+def _balance(sums: Sums, facts: Facts, top: NDArray[np.int64]) -> pd.DataFrame:
+    """Objects of the whole region, of the topmost units and outside them."""
+    near, far, everything = sums.total[-EXTRA:]
+    inside = sums.total[top].sum(axis=0)
+    outside = np.where((sums.observed[_OUTSIDE].sum(axis=0) > SEEN_PX)[:, None], near + far, 0.0)
+    return pd.DataFrame(
+        [
+            names
+            | {
+                "map": everything[p, o],
+                "units": inside[p, o],
+                "outside": outside[p, o],
+                "counted_twice": inside[p, o] + outside[p, o] - everything[p, o],
+            }
+            for o, p, names in _objects_and_periods(facts)
+        ]
+    )
+
+
+def _overlap(sums: Sums, top: NDArray[np.int64]) -> float:
+    """Pixels that the topmost units and what is outside them have more than the region has."""
+    near, far, everything = sums.mapped[-EXTRA:]
+    return max(0.0, float(sums.mapped[top].sum() + near + far - everything))
+
+
+def _parents(table: pd.DataFrame) -> pd.DataFrame:
+    """Each parent that is a unit itself, against the sum of its children."""
+    plain = pd.DataFrame(table)[["unit_id", "parent_id", "object", "period", "map_total", "area_ha"]]
+    keys = ["parent_id", "object", "period"]
+    sums = plain.groupby(keys, sort=False, dropna=True)[["map_total", "area_ha"]].sum(min_count=1)
+    children = sums.rename(columns={"map_total": "children_total", "area_ha": "children_ha"}).reset_index()
+    own = plain.drop(columns="parent_id").rename(columns={"unit_id": "parent_id", "map_total": "parent_total"})
+    both = own.rename(columns={"area_ha": "parent_ha"}).merge(children, on=keys)
+    both["difference"] = both["parent_total"] - both["children_total"].fillna(0)
+    order = [*keys, "parent_total", "children_total", "difference", "parent_ha", "children_ha"]
+    return both[order].reset_index(drop=True)
+
+
+def _background(sums: Sums, facts: Facts) -> pd.DataFrame:
+    """What the map counts where, by its own presence, there is nothing in any period."""
+    return pd.DataFrame(
+        [
+            names
+            | {
+                "density_per_ha": sums.empty_total[p, o] / (sums.empty[o] * facts.px_ha) if sums.empty[o] else np.nan,
+                "area_ha": sums.empty[o] * facts.px_ha,
+            }
+            for o, p, names in _objects_and_periods(facts)
+        ]
+    )
+
+
+def _near_remarks(outside: pd.DataFrame, balance: pd.DataFrame) -> list[str]:
+    """Objects outside all units but within 1 km of one, in the last period."""
+    remarks = []
+    for row in outside[outside["period"] == outside["period"].iloc[-1]].itertuples():
+        units = balance.query("object == @row.object and period == @row.period")["units"].sum()
+        if not row.near_total >= max(0.5, _WORTH * abs(units)):
+            continue
+        what = f"{row.object}, {row.period}: {row.near_total:,.0f} counted outside all units but within 1 km of one"
+        if units > 0:
+            what += (
+                f" ({row.near_total / units:.1%} of what is in units); --assign-nearest counts them in the nearest unit"
+            )
+        remarks.append(what)
+    return remarks
+
+
+def _uncovered_remarks(parents: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """Parents that their children do not cover, the largest gap first."""
+    once = parents.drop_duplicates("parent_id")
+    gap = once["parent_ha"] - once["children_ha"]
+    gaps = once.assign(gap=gap)[gap > _WORTH * once["parent_ha"]].sort_values("gap", ascending=False)
+    if not len(gaps):
+        return []
+    names = dict(zip(table["unit_id"], table["unit_name"].fillna(table["unit_id"]), strict=True))
+    largest = ", ".join(
+        f"{names[parent]} ({children / whole:.1%} of {whole:,.0f} ha)"
+        for parent, children, whole in gaps[["parent_id", "children_ha", "parent_ha"]].head(3).to_numpy()
+    )
+    more = f" and {len(gaps) - 3} more" if len(gaps) > 3 else ""
+    return [
+        f"the units of the lower level do not cover {len(gaps)} of {len(once)} parents: {largest}{more}; what they "
+        "lack is in the parents' rows only"
+    ]

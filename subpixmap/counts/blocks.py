@@ -1,7 +1,8 @@
-"""A map that was opened -> blocks that can be summed. What a user selected or masked is what is counted.
+"""A run folder, or a part of its opened map -> blocks that can be summed.
 
-In: what `open_map` returned, whole or in part (periods, objects, a window, values set to NaN). Out: the blocks of the
-run it came from, with the arrays' values and the ledger's facts.
+In: a `RunFolder`, or what `open_map` returned, whole or in part (periods, objects, a window, values set to NaN). Out:
+the blocks of the run with the values of the map and the records of the ledger. What a user selected or masked is what
+is counted.
 """
 
 from __future__ import annotations
@@ -13,16 +14,91 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.counts.rows import Facts
-from subpixmap.counts.sums import MapBlock
-from subpixmap.errors import InputError
-from subpixmap.grid import CHUNK, Lattice, Window
+from subpixmap.errors import InputError, VerificationFailed
+from subpixmap.grid import CHUNK, Block, Lattice, Window
+from subpixmap.mapping.ledger import Record, record_path
+from subpixmap.mapping.store import Shards, open_shards, read_stored
+from subpixmap.runfolder import RunFolder
 
 if TYPE_CHECKING:
     import xarray as xr
 
 Maps = Mapping[int, "xr.Dataset"]
 """EPSG code -> `count`, `presence` (object, period, y, x) and `n_obs` (period, y, x)."""
+Arrays = Mapping[str, NDArray[Any]]
+"""Name of an array of the map -> its values."""
+Cells = Mapping[str, Any]
+"""What a ledger record holds on its grid of cells."""
+
+
+@dataclass(frozen=True)
+class MapBlock:
+    """One block of a map, as the sums see it."""
+
+    lattice: Lattice
+    window: Window
+    """The block's pixels."""
+    chunks: tuple[Window, ...]
+    """The inner chunks that the run computes."""
+    record: Callable[[str], Cells | None]
+    """Period label -> what the ledger's valid record holds by cell, None where there is no such record. `observed_px`,
+    `out_of_domain_px` (cy, cx), `acquisition_observed_px` (acquisition, cy, cx), `acquisition_total` (acquisition,
+    object, cy, cx) and `acquisitions`, their ids; each may be missing."""
+    read: Callable[[Sequence[str], Mapping[str, Sequence[Window]]], Iterator[Arrays]]
+    """Period labels and names of arrays, with the chunks that are wanted of each -> stacks of these chunks, in their
+    order, one period after the other: `count` and `presence` (object, chunk, 256, 256), `n_obs` (chunk, 256, 256).
+    Counts and presence are numbers with NaN where nothing was observed, or the whole steps that the map stores (see
+    `mapping.quantise`). Periods without a record are not asked for."""
+    min_obs: int = 1
+    """Clear observations that make a pixel observed."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.lattice.epsg}, rows from {self.window.row}, columns from {self.window.col}"
+
+
+def read_blocks(folder: RunFolder) -> Iterator[MapBlock]:
+    """The blocks of a run, zone by zone, in row-major order; nothing is read before it is asked for."""
+    plan = folder.plan
+    for epsg, zone in sorted(plan.zones.items()):
+        shards = open_shards(folder.path, epsg)
+        for one in zone.blocks:
+            stored = _StoredBlock(shards, plan.run_id, one.block)
+            yield MapBlock(
+                lattice=zone.lattice,
+                window=one.block.window,
+                chunks=one.chunks,
+                record=stored.record,
+                read=stored.read,
+                min_obs=plan.recipe.min_obs,
+            )
+
+
+@dataclass(frozen=True)
+class _StoredBlock:
+    """One block on disk; small enough to be sent to a worker."""
+
+    shards: Shards
+    run_id: str
+    block: Block
+
+    def record(self, period: str) -> Cells | None:
+        """The ledger's cells, or None where the block is not done. One record is read at a time: a country has many."""
+        path = record_path(self.shards.out, self.block.id, period)
+        if not path.is_file():
+            return None
+        try:
+            record = Record.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise VerificationFailed(f"{path} is damaged ({error}); look with subpixmap verify") from error
+        if record.run_id != self.run_id or record.key != (self.block.id, period):
+            return None
+        return {**record.cells, "acquisitions": [used.id for used in record.acquisitions]}
+
+    def read(self, periods: Sequence[str], wanted: Mapping[str, Sequence[Window]]) -> Iterator[Arrays]:
+        """The chunks of one period after the other, as they are stored."""
+        return read_stored(self.shards, self.block, periods, wanted)
 
 
 def folder_of(maps: Maps) -> str:
@@ -33,50 +109,40 @@ def folder_of(maps: Maps) -> str:
     return folders.pop()
 
 
-def facts_of(maps: Maps, facts: Facts) -> Facts:
-    """The facts of the periods and objects that the map still holds, in its order."""
-    first = next(iter(maps.values()))
-    objects, periods = ([str(one) for one in np.atleast_1d(first[name].values)] for name in ("object", "period"))
-    for dataset in maps.values():
-        same = (list(map(str, np.atleast_1d(dataset[name].values))) for name in ("object", "period"))
-        if list(same) != [objects, periods]:
-            raise InputError("the zones of the map hold different objects or periods; select the same in all of them")
-    by_label = {period.label: period for period in facts.periods}
-    for name, known in ((objects, facts.objects), (periods, by_label)):
-        if unknown := [one for one in name if one not in known]:
-            raise InputError(f"the map holds {unknown[0]!r}, which its run does not know; it has {', '.join(known)}")
-    return replace(
-        facts,
-        objects={name: facts.objects[name] for name in objects},
-        measures={name: facts.measures[name] for name in objects},
-        periods=tuple(by_label[label] for label in periods),
-    )
+def contents_of(maps: Maps) -> tuple[list[str], list[str]]:
+    """The objects and period labels that a map still holds, in its order."""
+    contents = [[_names(dataset, name) for name in ("object", "period")] for dataset in maps.values()]
+    if any(one != contents[0] for one in contents):
+        raise InputError("the zones of the map hold different objects or periods; select the same in all of them")
+    objects, periods = contents[0]
+    return objects, periods
 
 
-def blocks_of(maps: Maps, stored: Iterator[MapBlock], all_objects: Sequence[str]) -> Iterator[MapBlock]:
-    """The stored blocks that the map still holds pixels of, with the map's values in the place of the stored ones."""
-    for block in stored:
+def blocks_of(maps: Maps, folder: RunFolder) -> Iterator[MapBlock]:
+    """The blocks of a run that the map still holds pixels of, with the map's values in the place of the stored ones."""
+    for block in read_blocks(folder):
         epsg = block.lattice.epsg
         if epsg not in maps:
             continue
         window = _extent(maps[epsg], block.lattice)
-        objects = [str(one) for one in np.atleast_1d(maps[epsg]["object"].values)]
         chunks = tuple(chunk for chunk in block.chunks if chunk.overlap(window) is not None)
         if chunks:
-            values = _Values(maps[epsg], window, block.window)
-            record = _selected(block.record, [all_objects.index(name) for name in objects])
-            yield replace(block, chunks=chunks, record=record, read=values.read)
+            part = _MapPart(maps[epsg], window, block.window)
+            positions = [folder.plan.objects.index(name) for name in _names(maps[epsg], "object")]
+            yield replace(block, chunks=chunks, record=_of_objects(block.record, positions), read=part.read)
 
 
 @dataclass(frozen=True)
-class _Values:
+class _MapPart:
+    """What an opened map holds of a block."""
+
     dataset: xr.Dataset
     extent: Window
+    """Of the dataset."""
     window: Window
+    """Of the block."""
 
-    def read(
-        self, periods: Sequence[str], wanted: Mapping[str, Sequence[Window]]
-    ) -> Iterator[Mapping[str, NDArray[Any]]]:
+    def read(self, periods: Sequence[str], wanted: Mapping[str, Sequence[Window]]) -> Iterator[Arrays]:
         """The chunks of one period after the other; a pixel without a count was not observed."""
         shared = self.window.overlap(self.extent)
         assert shared is not None
@@ -85,35 +151,38 @@ class _Values:
         for period in periods:
             now = part.sel(period=period)
             count = now["count"].values.reshape(-1, *shared.shape)
-            found = {"count": count}
+            arrays = {"count": count}
             if "presence" in wanted:
-                found["presence"] = now["presence"].values.reshape(-1, *shared.shape)
+                arrays["presence"] = now["presence"].values.reshape(-1, *shared.shape)
             if "n_obs" in wanted:
-                found["n_obs"] = np.where(np.isfinite(count).all(axis=0), now["n_obs"].values, 0)
-            yield {name: self._stack(found[name], shared, chunks) for name, chunks in wanted.items()}
-
-    def _stack(self, values: NDArray[Any], shared: Window, chunks: Sequence[Window]) -> NDArray[Any]:
-        """(..., chunk, 256, 256); outside the map nothing was observed."""
-        fill = np.nan if values.dtype.kind == "f" else 0
-        stack = np.full((*values.shape[:-2], len(chunks), CHUNK, CHUNK), fill, values.dtype)
-        for i, chunk in enumerate(chunks):
-            if (both := chunk.overlap(shared)) is not None:
-                stack[(..., i, *both.slices(chunk))] = values[(..., *both.slices(shared))]
-        return stack
+                arrays["n_obs"] = np.where(np.isfinite(count).all(axis=0), now["n_obs"].values, 0)
+            yield {name: _stack(arrays[name], shared, chunks) for name, chunks in wanted.items()}
 
 
-def _selected(
-    record: Callable[[str], Mapping[str, Any] | None], objects: Sequence[int]
-) -> Callable[[str], Mapping[str, Any] | None]:
+def _stack(values: NDArray[Any], place: Window, chunks: Sequence[Window]) -> NDArray[Any]:
+    """(..., y, x) at a place -> (..., chunk, 256, 256); outside the place nothing was observed."""
+    fill = np.nan if values.dtype.kind == "f" else 0
+    stack = np.full((*values.shape[:-2], len(chunks), CHUNK, CHUNK), fill, values.dtype)
+    for i, chunk in enumerate(chunks):
+        if (both := chunk.overlap(place)) is not None:
+            stack[(..., i, *both.slices(chunk))] = values[(..., *both.slices(place))]
+    return stack
+
+
+def _of_objects(record: Callable[[str], Cells | None], positions: Sequence[int]) -> Callable[[str], Cells | None]:
     """The ledger's cells of some objects."""
 
-    def read(period: str) -> Mapping[str, Any] | None:
-        found = record(period)
-        if found is None or "acquisition_total" not in found:
-            return found
-        return {**found, "acquisition_total": np.asarray(found["acquisition_total"])[:, list(objects)]}
+    def read(period: str) -> Cells | None:
+        cells = record(period)
+        if cells is None or "acquisition_total" not in cells:
+            return cells
+        return {**cells, "acquisition_total": np.asarray(cells["acquisition_total"])[:, list(positions)]}
 
     return read
+
+
+def _names(dataset: xr.Dataset, coordinate: str) -> list[str]:
+    return [str(one) for one in np.atleast_1d(dataset[coordinate].values)]
 
 
 def _extent(dataset: xr.Dataset, lattice: Lattice) -> Window:

@@ -1,22 +1,26 @@
-"""A map and units -> counts, with all that a report tells about them: the verbs of this package."""
+"""A run, or a part of its opened map, and units -> counts: the walk from blocks to rows, and the files it leaves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.counts import accounts
-from subpixmap.counts.cells import EXTRA
-from subpixmap.counts.rows import Facts, unit_rows
-from subpixmap.counts.sums import MapBlock, Sums
+from subpixmap import runpaths
+from subpixmap.counts.accounts import Accounts, make_accounts, write_accounts
+from subpixmap.counts.blocks import MapBlock, Maps, blocks_of, contents_of, folder_of, read_blocks
+from subpixmap.counts.facts import Facts, read_facts
+from subpixmap.counts.rows import series_rows, unit_rows
+from subpixmap.counts.sums import sum_blocks
 from subpixmap.counts.units import prepare_units
-from subpixmap.counts.walk import sum_blocks
+from subpixmap.region import require_overlap
+from subpixmap.runfolder import RunFolder, RunUnits
+from subpixmap.tables import COUNTS, SERIES, write_parquet, write_table
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -28,27 +32,94 @@ class Counted:
     """The counts of a map."""
 
     table: gpd.GeoDataFrame
-    """The rows, with the units' polygons (EPSG:4326) as geometry."""
+    """The rows (`tables.COUNTS`), with the units' polygons (EPSG:4326) as geometry."""
     series: pd.DataFrame
-    """`SERIES_COLUMNS`: what may be compared over the periods, and how sure each period is."""
-    outside: pd.DataFrame
-    """What the region holds outside all units: `object, period, map_total, near_total, area_ha, near_ha, observed_ha,
-    observed_frac`; near is within 1 km of a unit (a coarse coastline). With `assign_nearest`, near is in the units.
-    What is mapped beyond the region, because whole chunks are, is in no number."""
-    balance: pd.DataFrame
-    """`object, period, map, units, outside, counted_twice`: objects; `map` is summed over the region with the units,
-    without looking at any unit. Of several levels only the topmost is in `units`;
-    `counted_twice` = units + outside - map is what overlapping units share."""
-    parents: pd.DataFrame
-    """`parent_id, object, period, parent_total, children_total, difference, parent_ha, children_ha`: for each parent
-    that is itself a unit. A positive difference lies in no child."""
-    background: pd.DataFrame
-    """`object, period, density_per_ha, area_ha`: what the map counts where the object was never present; it should be
-    nothing, and a year in which it is more is an effect of that year."""
-    overlap_ha: float
-    """Mapped area that belongs to several topmost units, once for each unit too many."""
-    remarks: tuple[str, ...] = ()
-    """What a reader should know before the numbers are used, in plain words."""
+    """What may be compared over the periods (`tables.SERIES`), and how sure each period is."""
+    accounts: Accounts
+    """What lies outside the units, and whether all adds up."""
+
+
+def count_by_unit(
+    out: str | os.PathLike[str] | Maps,
+    units: gpd.GeoDataFrame | None = None,
+    *,
+    boundary_source: str | None = None,
+    boundary_version: str | None = None,
+    assign_nearest: bool = False,
+    client: Client | None = None,
+) -> gpd.GeoDataFrame:
+    """Totals of a run, or of what `open_map` returned, per unit, object and period.
+
+    The parameters are those of `count_run`, which also says what lies outside all units.
+
+    Returns
+    -------
+    geopandas.GeoDataFrame
+        The columns of counts.parquet, those of series.parquet (what may be compared over the periods: `trend` follows
+        it) and the units' polygons.
+    """
+    counted = count_run(
+        out,
+        units,
+        boundary_source=boundary_source,
+        boundary_version=boundary_version,
+        assign_nearest=assign_nearest,
+        client=client,
+    )
+    keys = ["unit_id", "object", "period"]
+    both = counted.table.merge(counted.series, on=keys, how="left", validate="one_to_one")
+    return both[[name for name in both.columns if name != "geometry"] + ["geometry"]]
+
+
+def count_run(
+    out: str | os.PathLike[str] | RunFolder | Maps,
+    units: gpd.GeoDataFrame | None = None,
+    *,
+    boundary_source: str | None = None,
+    boundary_version: str | None = None,
+    assign_nearest: bool = False,
+    client: Client | None = None,
+) -> Counted:
+    """Totals of a run, with its series and accounts.
+
+    Parameters
+    ----------
+    out
+        The run's folder, or what `open_map` returned, also a part of it or with values set to NaN.
+    units
+        Polygons with a CRS and `unit_id`, `unit_name`, `parent_id`; those of the run when not given.
+    boundary_source, boundary_version
+        Where the units come from; known for those of the run.
+    assign_nearest
+        Count what lies outside all units, within 1 km of one, in the nearest.
+    client
+        A Dask client whose workers see the folder; without one, the blocks are summed in this process.
+
+    Raises
+    ------
+    InputError
+        The folder holds no run, the units are no polygons of its region, or the map is no part of one run.
+    VerificationFailed
+        The map or its ledger is damaged.
+    """
+    maps = out if isinstance(out, Mapping) else None
+    folder = RunFolder.open(folder_of(out) if isinstance(out, Mapping) else out)
+    if units is None:
+        given = folder.units
+    else:
+        given = RunUnits(units, boundary_source, boundary_version)
+        _require_in_region(given, folder)
+    facts = read_facts(
+        folder,
+        boundary_source=given.boundary_source,
+        boundary_version=given.boundary_version,
+        assign_nearest=assign_nearest,
+    )
+    blocks = read_blocks(folder)
+    if maps is not None:
+        facts, blocks, client = facts.of_part(*contents_of(maps)), blocks_of(maps, folder), None
+    plan = folder.plan
+    return count_blocks(blocks, given.table, facts, size=plan.recipe.block, region=plan.geometry, client=client)
 
 
 def count_blocks(
@@ -58,7 +129,6 @@ def count_blocks(
     *,
     size: int,
     region: BaseGeometry | None = None,
-    assign_nearest: bool = False,
     client: Client | None = None,
 ) -> Counted:
     """Totals per unit, object and period from blocks of a map.
@@ -75,8 +145,6 @@ def count_blocks(
         Side of a block, pixels.
     region
         What is accounted for besides the units, EPSG:4326; all of the blocks' chunks without it.
-    assign_nearest
-        Count what lies in the region outside all units, within 1 km of one, in the nearest.
     client
         A Dask client whose workers see the map; in this process without one. The result does not depend on it.
 
@@ -85,22 +153,23 @@ def count_blocks(
     Counted
     """
     ready = prepare_units(units)
-    sums = sum_blocks(blocks, ready, facts, size=size, region=region, assign_nearest=assign_nearest, client=client)
-    top = accounts.topmost(ready)
+    sums = sum_blocks(blocks, ready, facts, size=size, region=region, client=client)
     table = unit_rows(ready, sums, facts)
-    counted = Counted(
-        table=table,
-        series=accounts.series(ready, sums, facts),
-        outside=accounts.outside(sums, facts),
-        balance=accounts.balance(sums, facts, top),
-        parents=accounts.parents(table),
-        background=accounts.background(sums, facts),
-        overlap_ha=_overlap(sums, top) * facts.px_ha,
-    )
-    return replace(counted, remarks=tuple(accounts.remarks(counted, assigned=assign_nearest)))
+    return Counted(table, series_rows(ready, sums, facts), make_accounts(ready, sums, table, facts))
 
 
-def _overlap(sums: Sums, top: NDArray[np.int64]) -> float:
-    """Pixels that the topmost units and what is outside them have more than the region has."""
-    near, far, everything = sums.mapped[-EXTRA:]
-    return max(0.0, float(sums.mapped[top].sum() + near + far - everything))
+def write_counts(folder: Path, counted: Counted) -> list[Path]:
+    """Write counts.csv, counts.parquet, series.parquet and accounts.json into a run folder; returns their paths."""
+    return [
+        *write_table(counted.table, folder / runpaths.COUNTS_PARQUET, COUNTS),
+        write_parquet(counted.series, folder / runpaths.SERIES_PARQUET, SERIES),
+        write_accounts(folder / runpaths.ACCOUNTS, counted.accounts),
+    ]
+
+
+def _require_in_region(units: RunUnits, folder: RunFolder) -> None:
+    """Refuse units of which none lies in the region; what else is wrong with them is found when they are prepared."""
+    table, plan = units.table, folder.plan
+    if table.crs is not None and len(table):
+        name = units.boundary_source or "the table"
+        require_overlap(table.to_crs(4326), name, plan.geometry, f"the map of {plan.region_name}")

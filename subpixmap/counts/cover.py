@@ -1,13 +1,14 @@
 """Which unit covers which part of a block: whole tiles where one unit covers all, coverage fractions along the borders.
 
-A `Cover` is made once a block (see `covering`) and used for every period and object. Most of a country lies inside some
-unit: there a tile of 32 px is summed as a whole, and only the rest is gathered pixel by pixel. What is mapped beyond
-the region, because whole inner chunks are, belongs to no row.
+A `Cover` is made once a block (see `make_cover`) and used for every period and object. Most of a country lies inside
+some unit: there a tile of 32 px is summed as a whole, and only the rest is gathered pixel by pixel. What is mapped
+beyond the region, because whole inner chunks are, belongs to no row.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,11 @@ TILE = 32
 """Side of a tile, pixels: what one unit alone covers is summed tile by tile, the rest pixel by pixel."""
 TILES = (CHUNK // TILE) ** 2
 """Tiles of a chunk."""
-_UNMAPPED = 255  # no number of clear observations that is told apart
+NEAR = 1000.0
+"""Metres from a unit within which what lies outside all units is counted apart: a coarse coastline cuts it off."""
+EXTRA = 3
+"""Rows after those of the units: outside all units within 1 km of one, outside and farther, and all of the region."""
+_UNMAPPED = 255  # larger than every number of clear observations that has a bin
 _SUMMED = {"b1": ("u1", "i8"), "i2": ("i4", "i8"), "u2": ("u4", "i8")}
 """Type of a layer -> those in which 32 of its values, and then a tile of them, are added up."""
 
@@ -74,25 +79,25 @@ class Cover:
             tile_cell=self.tile_cell[: self.n_near * TILES],
         )
 
-    def by_tile(self, layer: NDArray) -> NDArray:
+    def by_tile(self, layer: NDArray[Any]) -> NDArray[Any]:
         """(tile,) sums of a layer, whatever covers it; whole numbers stay whole."""
         # Down the rows first: the long, contiguous sums are several times faster than a sum over both axes at once.
         narrow, wide = _SUMMED.get(layer.dtype.str[1:], ("f8", "f8"))
         values = layer.view(np.uint8) if layer.dtype == bool else layer
         strips = np.add.reduce(values.reshape(-1, TILE, CHUNK), axis=1, dtype=narrow)
-        found: NDArray = strips.reshape(-1, CHUNK // TILE, TILE).sum(axis=2, dtype=wide).reshape(-1)
-        return found
+        sums: NDArray[Any] = strips.reshape(-1, CHUNK // TILE, TILE).sum(axis=2, dtype=wide).reshape(-1)
+        return sums
 
-    def sums(self, layer: NDArray, by_tile: NDArray | None = None) -> Array:
+    def sums(self, layer: NDArray[Any], by_tile: NDArray[Any] | None = None) -> Array:
         """(n_units, cell) sums of a layer without NaN that is zero wherever `mapped` is False."""
         tiles = self.by_tile(layer) if by_tile is None else by_tile
         key = self.whole_unit * self.n_cells + self.tile_cell[self.whole_tile]
         summed = np.bincount(key, tiles[self.whole_tile], self.n_units * self.n_cells)
-        found: Array = summed.astype(np.float64, copy=False).reshape(self.n_units, self.n_cells)
+        sums: Array = summed.astype(np.float64, copy=False).reshape(self.n_units, self.n_cells)
         if self.starts.size:
             weights = layer.reshape(-1).take(self.border.pixel) * self.border.fraction
-            found[self.border.unit[self.starts], self.start_cell] += np.add.reduceat(weights, self.starts)
-        return found
+            sums[self.border.unit[self.starts], self.start_cell] += np.add.reduceat(weights, self.starts)
+        return sums
 
     def whole_tiles_nearby(self) -> NDArray[np.int64]:
         """Tiles wholly inside the region of which no part is farther than 1 km from all units."""
@@ -102,16 +107,16 @@ class Cover:
         partly = pixel // CHUNK**2 * TILES + row * (CHUNK // TILE) + pixel % CHUNK // TILE
         return np.setdiff1d(everything, np.append(far, partly))
 
-    def histogram(self, values: NDArray[np.integer], bins: int) -> Array:
+    def histogram(self, values: NDArray[np.integer[Any]], bins: int) -> Array:
         """(n_units, bins) mapped pixels by value, in at most 255 bins; the last holds all larger values."""
         most = int(values.max(initial=0))
         small = (values if most < bins else np.minimum(values, bins - 1)).astype(np.uint8)
         key = self.border.unit * bins + small.reshape(-1).take(self.border.pixel)
-        found = np.bincount(key, self.border.fraction, self.n_units * bins).astype(np.float64, copy=False)
-        found = found.reshape(self.n_units, bins)
+        counts = np.bincount(key, self.border.fraction, self.n_units * bins).astype(np.float64, copy=False)
+        counts = counts.reshape(self.n_units, bins)
         if self.whole_unit.size:
             small[~self.mapped] = _UNMAPPED
             for value in range(min(most + 1, bins)):
                 tiles = self.by_tile(small == value)
-                found[:, value] += np.bincount(self.whole_unit, tiles[self.whole_tile], self.n_units)
-        return found
+                counts[:, value] += np.bincount(self.whole_unit, tiles[self.whole_tile], self.n_units)
+        return counts

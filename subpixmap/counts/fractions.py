@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -27,6 +27,11 @@ class Fractions(NamedTuple):
     """(n,) row-major index of the pixel in the window."""
     fraction: Array
     """(n,) share of the pixel that the unit covers, 0-1 (exact to 3e-8: exactextract holds it in single precision)."""
+
+    @classmethod
+    def none(cls) -> Fractions:
+        """Of nothing."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
     def take(self, chosen: NDArray[np.bool_]) -> Fractions:
         """Some of them."""
@@ -61,11 +66,11 @@ def unit_fractions(units: Sequence[BaseGeometry], lattice: Lattice, window: Wind
         (pixel, fraction), *_ = polygon_fractions([clipped(unit, near)], lattice, window)
         parts.append(Fractions(np.full(pixel.size, position), pixel, fraction))
     if not parts:
-        return Fractions(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+        return Fractions.none()
     return Fractions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def zonal_sums(fractions: Fractions, arrays: Sequence[NDArray] | NDArray, n_units: int) -> Array:
+def zonal_sums(fractions: Fractions, arrays: Sequence[NDArray[Any]] | NDArray[Any], n_units: int) -> Array:
     """Coverage-weighted sums over each unit.
 
     Parameters
@@ -109,9 +114,9 @@ def polygon_fractions(
     # warns when they differ; the polygon is in the lattice's CRS by contract. One call for all costs a third.
     raster = NumPyRasterSource(np.broadcast_to(np.uint8(0), window.shape), *_corners(lattice, window))
     features = [{"type": "Feature", "properties": {}, "geometry": shapely.geometry.mapping(one)} for one in polygons]
-    for found in exact_extract(raster, JSONFeatureSource(features), ["cell_id", "coverage"]):
-        pixel = np.asarray(found["properties"]["cell_id"], np.int64)
-        fraction = np.asarray(found["properties"]["coverage"], np.float64)
+    for part in exact_extract(raster, JSONFeatureSource(features), ["cell_id", "coverage"]):
+        pixel = np.asarray(part["properties"]["cell_id"], np.int64)
+        fraction = np.asarray(part["properties"]["coverage"], np.float64)
         order = np.argsort(pixel, kind="stable")
         yield pixel[order], fraction[order]
 

@@ -1,4 +1,8 @@
-"""Units, the region and a block -> its `Cover`: polygons are cut cell by cell, and only their edges pixel by pixel."""
+"""Units, the region and a block -> its `Cover`: polygons are cut cell by cell, and only their edges pixel by pixel.
+
+In: units and the region in the lattice's CRS, and the chunks of a block. Out: which unit covers which tile or pixel.
+Why cell by cell: most cells (128 px) lie wholly in one unit or far from all; a country's outline is cut at few others.
+"""
 
 from __future__ import annotations
 
@@ -11,45 +15,16 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.counts.cells import EXTRA, CutCell, cut_cell, sort_cells
-from subpixmap.counts.cover import TILE, TILES, Cover
+from subpixmap.counts.cover import EXTRA, NEAR, TILE, TILES, Cover
 from subpixmap.counts.fractions import Array, Fractions, polygon_fractions
-from subpixmap.counts.units import polygonal
+from subpixmap.counts.units import clipped, polygonal
 from subpixmap.grid import CELL, CHUNK, Lattice, Window, owned
 
+Shape = tuple[BaseGeometry, tuple[int, ...]]
+"""A polygon and the rows that it is counted in."""
 
-class _Tiles(NamedTuple):
-    """The tiles of a block, row-major."""
-
-    west: Array
-    """(tile,) metres in the lattice's CRS."""
-    north: Array
-    """(tile,) likewise."""
-    cell: NDArray[np.int64]
-    """(tile,) the cell that holds it."""
-    own: NDArray[np.int64]
-    """(tile,) pixels that the zone owns."""
-    place: NDArray[np.int64]
-    """(tile,) its number in the stack of chunks, -1 outside of it."""
-
-    def boxes(self, some: NDArray[np.int64], lattice: Lattice) -> NDArray:
-        """The outlines of some tiles."""
-        x, y, step = self.west[some], self.north[some], TILE * lattice.resolution
-        outlines: NDArray = shapely.box(x, y - step, x + step, y)
-        return outlines
-
-
-class _Cut(NamedTuple):
-    """A cell that several rows share, without the tiles that a polygon holds whole."""
-
-    at: int
-    """The cell."""
-    cell: Window
-    shapes: list[tuple[BaseGeometry, tuple[int, ...]]]
-    rest: int | None
-    """The row of what the polygons leave of `open`."""
-    open: list[tuple[int, int]]
-    """Tiles (row, column in the cell) that polygons share with the rest."""
+_TOUCH = 1e-9
+"""Share of a cell below which an overlap of units is the rounding of their common border."""
 
 
 def cover_block(
@@ -81,56 +56,35 @@ def cover_block(
     -------
     Cover
     """
-    own, cells, n = owned(lattice, window), _cells(window), len(units)
-    boxes = shapely.box(*np.array([lattice.bounds(cell) for cell in cells]).T)
-    home = _chunk_of(cells, chunks)
-    kinds = sort_cells(units, region, boxes, home >= 0, lattice, assign_nearest=assign_nearest)
+    # 1. Sort the cells by what touches or holds them.
+    cells = _sort_cells(units, region, lattice, _cells_of(window, chunks), assign_nearest=assign_nearest)
+    # 2. Put the chunks that come near a unit first, and number the tiles through this stack of chunks.
     near = np.zeros(len(chunks), bool)
-    near[home[kinds.inside & ~kinds.far]] = True
+    near[cells.chunk[cells.inside & ~cells.far]] = True
     stack = [chunks[i] for i in np.argsort(~near, kind="stable")]
-    tiles = _tiles_of(lattice, window, stack, own)
-
-    area, whole, cuts = np.zeros(n + EXTRA), [], []
-    for at in np.flatnonzero(kinds.inside | kinds.hits.any(axis=0)).tolist():
-        mine = np.flatnonzero(tiles.cell == at)
-        if kinds.inside[at] and kinds.within[at]:
-            whole.append((n + EXTRA - 1, mine))
-        if kinds.alone[at] >= 0:
-            whole.append((int(kinds.alone[at]), mine))
-        else:
-            cut, more = _without_whole_tiles(
-                at,
-                cut_cell(units, region, kinds, at, lattice, cells[at]),
-                mine,
-                tiles.boxes(mine, lattice),
-                n if assign_nearest else None,
-            )
-            cuts.append(cut)
-            whole += more
+    own = owned(lattice, window)
+    tiles = _number_tiles(lattice, window, stack, own)
+    # 3. Hand tiles that one row holds whole to that row; what is left of a cell is shared between rows.
+    whole, shared = _hand_out(units, region, cells, tiles, lattice, assign_nearest=assign_nearest)
+    area = np.zeros(len(units) + EXTRA)
     for row, some in whole:
         area[row] += tiles.own[some].sum()
-    parts = [(_NOTHING, 0)]
-    shapes = [shape for cut in cuts for shape, _ in cut.shapes]
-    every = own.all()
-    for cut, found in _by_cut(cuts, polygon_fractions(shapes, lattice, window), window):
-        if assign_nearest:
-            found = _to_nearest(found, units, lattice, window)
-        if not every:
-            found = found.take(own.reshape(-1)[found.pixel])
-        area += np.bincount(found.unit, found.fraction, len(area))
-        if (place := int(tiles.place[tiles.cell == cut.at][0])) >= 0:
-            chunk = place // TILES
-            y, x = _row_col(found.pixel, window)
-            inside = (y + window.row - stack[chunk].row) * CHUNK + x + window.col - stack[chunk].col
-            parts.append((Fractions(found.unit, chunk * CHUNK**2 + inside, found.fraction), cut.at))
+    # 4. Cut what is shared pixel by pixel, and number its pixels through the stack.
+    parts = [(Fractions.none(), 0)]
+    for one, fractions in _cut(shared, lattice, window, nearest_of=units if assign_nearest else None):
+        mine = fractions if own.all() else fractions.take(own.reshape(-1)[fractions.pixel])
+        area += np.bincount(mine.unit, mine.fraction, len(area))
+        if (place := int(tiles.place[tiles.cell == one.at][0])) >= 0:
+            parts.append((_in_stack(mine, window, stack, place // TILES), one.at))
     border = Fractions(*map(np.concatenate, zip(*(part for part, _ in parts), strict=True)))
+    # 5. Note where in the border each unit's part of a cell begins: sums add up such a part at once.
     cell = np.repeat([at for _, at in parts], [len(part.unit) for part, _ in parts])
-    starts = np.flatnonzero(np.diff(border.unit * len(cells) + cell, prepend=-1))
+    starts = np.flatnonzero(np.diff(border.unit * len(cells.windows) + cell, prepend=-1))
     unit, tile = np.array([(row, one) for row, some in whole for one in tiles.place[some]], np.int64).reshape(-1, 2).T
     order = np.argsort(tiles.place)
     return Cover(
         n_units=len(area),
-        n_cells=len(cells),
+        n_cells=len(cells.windows),
         chunks=tuple(stack),
         n_near=int(near.sum()),
         mapped=np.array([own[chunk.slices(window)] for chunk in stack]).reshape(-1, CHUNK, CHUNK),
@@ -144,70 +98,111 @@ def cover_block(
     )
 
 
-def _without_whole_tiles(
-    at: int, cut: CutCell, mine: NDArray[np.int64], boxes: NDArray, by_pixel: int | None
-) -> tuple[_Cut, list[tuple[int, NDArray[np.int64]]]]:
-    """Take off those of a cell's tiles (`mine`, `boxes`) that one polygon, or the rest, holds wholly.
+# Cells ----------------------------------------------------------------------------------------------------------------
 
-    Returns what is left, and the tiles with their rows. What belongs to the row `by_pixel` stays.
-    """
-    shapes, whole = [], []
-    touched, full = np.zeros((2, mine.size), bool)
-    for shape, rows in cut.shapes:
+
+class _Cells(NamedTuple):
+    """The cells of a block, row-major, and what touches or holds them."""
+
+    windows: list[Window]
+    chunk: NDArray[np.int64]
+    """(cell,) which of the chunks holds it, -1 for none."""
+    hits: NDArray[np.bool_]
+    """(unit, cell) the unit touches it."""
+    inside: NDArray[np.bool_]
+    """(cell,) computed, and touched by a unit or the region."""
+    within: NDArray[np.bool_]
+    """(cell,) wholly in the region or in a unit."""
+    alone: NDArray[np.int64]
+    """(cell,) the row that holds all of it, -1 where it must be looked at pixel by pixel."""
+    far: NDArray[np.bool_]
+    """(cell,) farther than 1 km from any unit."""
+    belt: BaseGeometry
+    """Everything within 1 km of a unit."""
+
+
+def _sort_cells(
+    units: Sequence[BaseGeometry],
+    region: BaseGeometry | None,
+    lattice: Lattice,
+    cells: tuple[list[Window], NDArray[np.int64]],
+    *,
+    assign_nearest: bool,
+) -> _Cells:
+    windows, chunk = cells
+    boxes = shapely.box(*np.array([lattice.bounds(cell) for cell in windows]).T)
+    hits, full = _touching(units, boxes)
+    touched, within = np.ones((2, len(boxes)), bool)
+    if region is not None:
+        (touched,), (within,) = _touching([region], boxes)
+    inside = (chunk >= 0) & (touched | hits.any(axis=0))
+    within = within | full.any(axis=0)
+    belt = _belt(units, lattice, bool((inside & ~full.any(axis=0)).any()))
+    alone = np.where((hits.sum(axis=0) == 1) & full.any(axis=0), hits.argmax(axis=0) if len(units) else -1, -1)
+    outside = inside & ~hits.any(axis=0)
+    far = outside & ~shapely.intersects(belt, boxes)
+    alone[far & within] = len(units) + 1
+    if not assign_nearest:
+        alone[outside & within & ~far & shapely.contains(belt, boxes)] = len(units)
+    return _Cells(windows, chunk, hits, inside, within, alone, far, belt)
+
+
+def _cells_of(window: Window, chunks: Sequence[Window]) -> tuple[list[Window], NDArray[np.int64]]:
+    """The cells of a block, and which of the chunks holds each, -1 for none."""
+    number = {(chunk.row // CHUNK, chunk.col // CHUNK): i for i, chunk in enumerate(chunks)}
+    cells = [
+        Window(row, col, CELL, CELL)
+        for row in range(window.row, window.row + window.height, CELL)
+        for col in range(window.col, window.col + window.width, CELL)
+    ]
+    return cells, np.array([number.get((cell.row // CHUNK, cell.col // CHUNK), -1) for cell in cells], np.int64)
+
+
+def _touching(
+    shapes: Sequence[BaseGeometry], boxes: NDArray[np.object_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(shape, box): which boxes each shape touches, and which it holds whole."""
+    hits, full = (np.zeros((len(shapes), len(boxes)), bool) for _ in range(2))
+    for i, shape in enumerate(shapes):
         shapely.prepare(shape)
-        hit = shapely.intersects(shape, boxes)
-        touched |= hit
-        if by_pixel not in rows:
-            held = shapely.contains(shape, boxes)
-            if held.any():
-                full |= held
-                whole += [(row, mine[held]) for row in rows]
-                shape = polygonal(shapely.difference(shape, shapely.coverage_union_all(boxes[held])))
-        if shape.area > 0:
-            shapes.append((shape, rows))
-    open_ = touched & ~full
-    if cut.rest is not None:
-        if cut.rest == by_pixel:
-            open_ = ~full
-        elif not touched.all():
-            whole.append((cut.rest, mine[~touched]))
-    places = [divmod(int(i), CELL // TILE) for i in np.flatnonzero(open_)]
-    return _Cut(at, cut.cell, shapes, cut.rest, places), whole
+        hits[i], full[i] = shapely.intersects(shape, boxes), shapely.contains(shape, boxes)
+    return hits, full
 
 
-def _by_cut(
-    cuts: Sequence[_Cut], fractions: Iterator[tuple[NDArray[np.int64], Array]], window: Window
-) -> Iterator[tuple[_Cut, Fractions]]:
-    """Fractions of one cell after the other, by row; pixels are numbered in the block."""
-    for cut in cuts:
-        found = [
-            (row, *pair)
-            for (_, rows), pair in zip(cut.shapes, itertools.islice(fractions, len(cut.shapes)), strict=True)
-            for row in rows
-        ]
-        if cut.rest is not None:
-            left = np.zeros(cut.cell.shape)
-            for row, col in cut.open:
-                left[row * TILE : (row + 1) * TILE, col * TILE : (col + 1) * TILE] = 1
-            top, side = (part.start for part in cut.cell.slices(window))
-            for _, pixel, fraction in found:
-                y, x = _row_col(pixel, window)
-                left[y - top, x - side] -= fraction
-            y, x = np.nonzero(left > 0)
-            found.append((cut.rest, (y + top) * window.width + x + side, left[y, x]))
-        if found:
-            found.sort(key=lambda one: one[0])
-            yield (
-                cut,
-                Fractions(
-                    np.repeat([row for row, _, _ in found], [len(pixel) for _, pixel, _ in found]),
-                    np.concatenate([pixel for _, pixel, _ in found]),
-                    np.concatenate([fraction for _, _, fraction in found]),
-                ),
-            )
+def _belt(units: Sequence[BaseGeometry], lattice: Lattice, needed: bool) -> BaseGeometry:
+    """Everything within 1 km of a unit. Its outer border carries no number of its own, so it is drawn coarsely."""
+    if not needed or not len(units):
+        return shapely.Polygon()
+    belt = shapely.buffer(shapely.simplify(shapely.union_all(units), lattice.resolution), NEAR, quad_segs=4)
+    shapely.prepare(belt)
+    return belt
 
 
-def _tiles_of(lattice: Lattice, window: Window, stack: Sequence[Window], own: NDArray[np.bool_]) -> _Tiles:
+# Tiles ----------------------------------------------------------------------------------------------------------------
+
+
+class _Tiles(NamedTuple):
+    """The tiles of a block, row-major."""
+
+    west: Array
+    """(tile,) metres in the lattice's CRS."""
+    north: Array
+    """(tile,) likewise."""
+    cell: NDArray[np.int64]
+    """(tile,) the cell that holds it."""
+    own: NDArray[np.int64]
+    """(tile,) pixels that the zone owns."""
+    place: NDArray[np.int64]
+    """(tile,) its number in the stack of chunks, -1 outside of it."""
+
+    def boxes(self, some: NDArray[np.int64], lattice: Lattice) -> NDArray[np.object_]:
+        """The outlines of some tiles."""
+        x, y, step = self.west[some], self.north[some], TILE * lattice.resolution
+        outlines: NDArray[np.object_] = shapely.box(x, y - step, x + step, y)
+        return outlines
+
+
+def _number_tiles(lattice: Lattice, window: Window, stack: Sequence[Window], own: NDArray[np.bool_]) -> _Tiles:
     row, col = np.divmod(np.arange(window.height * window.width // TILE**2), window.width // TILE)
     chunk, side, wide = np.full(row.size, -1), CHUNK // TILE, CELL // TILE
     for i, one in enumerate(stack):
@@ -224,34 +219,179 @@ def _tiles_of(lattice: Lattice, window: Window, stack: Sequence[Window], own: ND
     )
 
 
-def _chunk_of(cells: Sequence[Window], chunks: Sequence[Window]) -> NDArray[np.int64]:
-    """(cell,) which of the chunks holds it, -1 for none."""
-    number = {(chunk.row // CHUNK, chunk.col // CHUNK): i for i, chunk in enumerate(chunks)}
-    return np.array([number.get((cell.row // CHUNK, cell.col // CHUNK), -1) for cell in cells], np.int64)
+def _hand_out(
+    units: Sequence[BaseGeometry],
+    region: BaseGeometry | None,
+    cells: _Cells,
+    tiles: _Tiles,
+    lattice: Lattice,
+    *,
+    assign_nearest: bool,
+) -> tuple[list[tuple[int, NDArray[np.int64]]], list[_SharedCell]]:
+    """Rows with the tiles that they hold whole, and the cells that several rows share."""
+    whole: list[tuple[int, NDArray[np.int64]]] = []
+    shared = []
+    for at in np.flatnonzero(cells.inside | cells.hits.any(axis=0)).tolist():
+        mine = np.flatnonzero(tiles.cell == at)
+        if cells.inside[at] and cells.within[at]:
+            whole.append((len(units) + EXTRA - 1, mine))
+        if cells.alone[at] >= 0:
+            whole.append((int(cells.alone[at]), mine))
+            continue
+        cell, more = _without_whole_tiles(
+            _share_cell(units, region, cells, at, lattice),
+            mine,
+            tiles.boxes(mine, lattice),
+            by_pixel=len(units) if assign_nearest else None,
+        )
+        shared.append(cell)
+        whole += more
+    return whole, shared
 
 
-def _cells(window: Window) -> list[Window]:
-    return [
-        Window(row, col, CELL, CELL)
-        for row in range(window.row, window.row + window.height, CELL)
-        for col in range(window.col, window.col + window.width, CELL)
-    ]
+# Cells that several rows share ----------------------------------------------------------------------------------------
+
+
+class _SharedCell(NamedTuple):
+    """A cell that several rows share."""
+
+    at: int
+    """Its number in the block."""
+    window: Window
+    shapes: list[Shape]
+    """Polygons inside the cell, none empty."""
+    rest: int | None = None
+    """The row of what the polygons leave of `open`; None where that is in no row, or a polygon of its own."""
+    open: tuple[tuple[int, int], ...] = ()
+    """Tiles (row, column in the cell) that polygons share with the rest."""
+
+
+def _share_cell(
+    units: Sequence[BaseGeometry], region: BaseGeometry | None, cells: _Cells, at: int, lattice: Lattice
+) -> _SharedCell:
+    """The polygons of a cell: its units, and, where it is computed, what is outside all of them and everything."""
+    n, window = len(units), cells.windows[at]
+    bounds = lattice.bounds(window)
+    box = shapely.box(*bounds)
+    shapes: list[Shape] = [(clipped(units[i], bounds), (i,)) for i in np.flatnonzero(cells.hits[:, at]).tolist()]
+    if not cells.inside[at]:
+        return _SharedCell(at, window, _not_empty(shapes))
+    union = shapely.union_all([shape for shape, _ in shapes])
+    within = bool(cells.within[at])
+    apart = abs(sum(shape.area for shape, _ in shapes) - union.area) <= _TOUCH * box.area
+    if shapes and within and apart and cells.belt.contains(box):  # half the work of a polygon of the rest
+        return _SharedCell(at, window, _not_empty(shapes), rest=n)
+    ground = box
+    if not within:
+        ground = union if region is None else polygonal(shapely.union_all([union, clipped(region, bounds)]))
+    outside = polygonal(shapely.difference(ground, union))
+    near = polygonal(shapely.intersection(outside, cells.belt))
+    far = polygonal(shapely.difference(outside, cells.belt))
+    if not within and far.equals(ground):
+        return _SharedCell(at, window, _not_empty([*shapes, (far, (n + 1, n + 2))]))
+    shapes += [(near, (n,)), (far, (n + 1,))]
+    return _SharedCell(at, window, _not_empty(shapes if within else [*shapes, (ground, (n + 2,))]))
+
+
+def _not_empty(shapes: Sequence[Shape]) -> list[Shape]:
+    return [(shape, rows) for shape, rows in shapes if shape.area > 0]
+
+
+def _without_whole_tiles(
+    cell: _SharedCell, mine: NDArray[np.int64], boxes: NDArray[np.object_], *, by_pixel: int | None
+) -> tuple[_SharedCell, list[tuple[int, NDArray[np.int64]]]]:
+    """Take off those of a cell's tiles (`mine`, `boxes`) that one polygon, or the rest, holds wholly.
+
+    Returns what is left, and rows with the tiles that they hold. What belongs to the row `by_pixel` stays.
+    """
+    shapes, whole = [], []
+    touched, full = np.zeros((2, mine.size), bool)
+    for shape, rows in cell.shapes:
+        shapely.prepare(shape)
+        hit = shapely.intersects(shape, boxes)
+        touched |= hit
+        if by_pixel not in rows:
+            held = shapely.contains(shape, boxes)
+            if held.any():
+                full |= held
+                whole += [(row, mine[held]) for row in rows]
+                shape = polygonal(shapely.difference(shape, shapely.coverage_union_all(boxes[held])))
+        if shape.area > 0:
+            shapes.append((shape, rows))
+    open_ = touched & ~full
+    if cell.rest is not None:
+        if cell.rest == by_pixel:
+            open_ = ~full
+        elif not touched.all():
+            whole.append((cell.rest, mine[~touched]))
+    places = tuple(divmod(int(i), CELL // TILE) for i in np.flatnonzero(open_))
+    return cell._replace(shapes=shapes, open=places), whole
+
+
+# Pixels ---------------------------------------------------------------------------------------------------------------
+
+
+def _cut(
+    cells: Sequence[_SharedCell], lattice: Lattice, window: Window, *, nearest_of: Sequence[BaseGeometry] | None
+) -> Iterator[tuple[_SharedCell, Fractions]]:
+    """Fractions of one cell after the other, by row; pixels are numbered in the block.
+
+    With `nearest_of`, the pixels of the first row after these units go to the unit nearest to each pixel's centre.
+    """
+    shapes = [shape for cell in cells for shape, _ in cell.shapes]
+    each = polygon_fractions(shapes, lattice, window)
+    for cell in cells:
+        parts = [
+            (row, *pair)
+            for (_, rows), pair in zip(cell.shapes, itertools.islice(each, len(cell.shapes)), strict=True)
+            for row in rows
+        ]
+        if cell.rest is not None:
+            parts.append((cell.rest, *_left_over(cell, parts, window)))
+        if not parts:
+            continue
+        parts.sort(key=lambda part: part[0])
+        fractions = Fractions(
+            np.repeat([row for row, _, _ in parts], [len(pixel) for _, pixel, _ in parts]),
+            np.concatenate([pixel for _, pixel, _ in parts]),
+            np.concatenate([fraction for _, _, fraction in parts]),
+        )
+        yield cell, fractions if nearest_of is None else _to_nearest(fractions, nearest_of, lattice, window)
+
+
+def _left_over(
+    cell: _SharedCell, parts: Sequence[tuple[int, NDArray[np.int64], Array]], window: Window
+) -> tuple[NDArray[np.int64], Array]:
+    """Pixels of a cell's open tiles, and the share of each that its polygons leave."""
+    left = np.zeros(cell.window.shape)
+    for row, col in cell.open:
+        left[row * TILE : (row + 1) * TILE, col * TILE : (col + 1) * TILE] = 1
+    top, side = (part.start for part in cell.window.slices(window))
+    for _, pixel, fraction in parts:
+        y, x = _row_col(pixel, window)
+        left[y - top, x - side] -= fraction
+    y, x = np.nonzero(left > 0)
+    return (y + top) * window.width + x + side, left[y, x]
+
+
+def _to_nearest(fractions: Fractions, units: Sequence[BaseGeometry], lattice: Lattice, window: Window) -> Fractions:
+    """Give the pixels of the first row after the units to the unit nearest to each pixel's centre."""
+    moved = fractions.unit == len(units)
+    row, col = _row_col(fractions.pixel[moved], window)
+    x, y = lattice.coords(window)
+    unit = fractions.unit.copy()
+    unit[moved] = shapely.STRtree(units).nearest(shapely.points(x[col], y[row]))
+    order = np.argsort(unit, kind="stable")
+    return Fractions(unit[order], fractions.pixel[order], fractions.fraction[order])
+
+
+def _in_stack(fractions: Fractions, window: Window, stack: Sequence[Window], chunk: int) -> Fractions:
+    """Fractions of pixels of one chunk, numbered in the block -> numbered through the stack of chunks."""
+    y, x = _row_col(fractions.pixel, window)
+    inside = (y + window.row - stack[chunk].row) * CHUNK + x + window.col - stack[chunk].col
+    return Fractions(fractions.unit, chunk * CHUNK**2 + inside, fractions.fraction)
 
 
 def _row_col(pixel: NDArray[np.int64], window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     row = pixel // window.width
     return row, pixel - row * window.width
-
-
-_NOTHING = Fractions(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-
-
-def _to_nearest(found: Fractions, units: Sequence[BaseGeometry], lattice: Lattice, window: Window) -> Fractions:
-    """Give the pixels of the first row after the units to the unit nearest to each pixel's centre."""
-    moved = found.unit == len(units)
-    row, col = _row_col(found.pixel[moved], window)
-    x, y = lattice.coords(window)
-    unit = found.unit.copy()
-    unit[moved] = shapely.STRtree(units).nearest(shapely.points(x[col], y[row]))
-    order = np.argsort(unit, kind="stable")
-    return Fractions(unit[order], found.pixel[order], found.fraction[order])

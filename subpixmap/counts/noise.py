@@ -9,6 +9,7 @@ have in common (the model's own bias, the sensor's calibration) does not show he
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ _LEAST = 0.25  # of the most that any acquisition saw of a cell; a sliver betwee
 _MERGE = 64
 
 
-def cell_noise(observed_px: NDArray, total: NDArray, weights: Array) -> tuple[Array, Array]:
+def cell_noise(observed_px: NDArray[Any], total: NDArray[Any], weights: Array) -> tuple[Array, Array]:
     """Deviation of each acquisition, in objects, and how much of each unit it is known for.
 
     Parameters

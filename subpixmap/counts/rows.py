@@ -1,24 +1,27 @@
-"""Sums -> the published rows: one per unit, object and period, with all columns of the contract.
+"""Sums -> the published rows: one per unit, object and period, with all columns of the contract, and their series.
 
-In: sums over the pixels of each unit. Out: a GeoDataFrame. Blank means not known; it is never zero.
+In: sums over the pixels of each unit. Out: a GeoDataFrame of counts, and the table of what may be compared over the
+periods. Blank means not known; it is never zero.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from subpixmap.counts.facts import Facts
 from subpixmap.counts.sums import Sums
 from subpixmap.counts.units import Units
-from subpixmap.periods import Period
-from subpixmap.tables import COUNTS, typed
+from subpixmap.tables import COUNTS, SERIES, typed
 
 if TYPE_CHECKING:
     import geopandas as gpd
+
+Array = NDArray[np.float64]
 
 FLAGS: dict[str, str] = {
     "no_polygon": "the unit came without a polygon, or with one that has no area",
@@ -36,85 +39,83 @@ FLAGS: dict[str, str] = {
 }
 """Values of `flag` (several are joined by `;`, in this order)."""
 
-TINY_PX, OUTSIDE, PARTLY, STRANGE = 100.0, 0.001, 0.9, 0.1
+TINY_PX, OUTSIDE, PARTLY, OUT_OF_DOMAIN = 100.0, 0.001, 0.9, 0.1
+"""Pixels or shares from which a row gets the flags `tiny_unit`, `outside_map`, `partly_observed`, `out_of_domain`."""
 SEEN_PX = 1e-3  # less is the rounding of a border between two units (1e-9 m), not an observation
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the rows say about the map they come from."""
-
-    objects: dict[str, str]
-    """Object -> definition, in the order of the map."""
-    measures: dict[str, str]
-    """Object -> `count` or `occupancy`."""
-    periods: tuple[Period, ...]
-    """In the order of the map."""
-    resolution: float
-    """Metres."""
-    evidence: str
-    """`simulated`, `degraded-aerial` or `sentinel-2`."""
-    model_id: str
-    model_sha256: str
-    items_sha256: dict[str, str]
-    """Period label -> hash of its item list."""
-    run_id: str
-    software_version: str
-    boundary_source: str | None = None
-    boundary_version: str | None = None
-    max_obs: int = 10
-    """Most acquisitions of a block and period."""
-    presence_threshold: float = 0.5
-    """A pixel holds the object at or above it."""
-    unlike_card: bool = False
-    """The input was unlike the card, and forced."""
-    assign_nearest: bool = False
-    """What lies outside all units, within 1 km of one, was counted in the nearest."""
-
-    @property
-    def px_ha(self) -> float:
-        """Hectares of a pixel."""
-        return self.resolution**2 / 1e4
 
 
 def unit_rows(units: Units, sums: Sums, facts: Facts) -> gpd.GeoDataFrame:
     """One row per unit, object and period, in that order, with the units' polygons."""
     import geopandas as gpd
 
-    n, names, periods = len(units), list(facts.objects), facts.periods
+    names, periods, model = facts.objects, facts.periods, facts.model
     # (unit, object, period) is the order of the rows; what does not depend on one of them is repeated along it.
-    shape = (n, len(names), len(periods))
-    values = _values(sums, n, facts)
-
-    def spread(array: Any, axis: int) -> NDArray:
-        view = [1, 1, 1]
-        view[axis] = -1
-        return np.broadcast_to(np.asarray(array, object).reshape(view), shape).ravel()
-
-    data: dict[str, Any] = {name: spread(units.table[name], 0) for name in ("unit_id", "unit_name", "parent_id")}
-    data["object"] = spread(names, 1)
-    data["object_definition"] = spread([facts.objects[name] for name in names], 1)
-    data["measure"] = spread([facts.measures[name] for name in names], 1)
-    data["period"] = spread([period.label for period in periods], 2)
-    data["period_start"] = spread([period.start.isoformat() for period in periods], 2)
-    data["period_end"] = spread([period.end.isoformat() for period in periods], 2)
-    data |= {name: np.broadcast_to(array, shape).ravel() for name, array in values.items()}
-    data["flag"] = np.broadcast_to(_flags(units, sums, values, facts)[:, None, :], shape).ravel()
-    data["items_sha256"] = spread([facts.items_sha256.get(period.label) for period in periods], 2)
-    for name in ("evidence", "boundary_source", "boundary_version", "model_id", "model_sha256", "run_id"):
-        data[name] = [getattr(facts, name)] * (n * len(names) * len(periods))
-    data["software_version"] = [facts.software_version] * (n * len(names) * len(periods))
+    shape = (len(units), len(names), len(periods))
+    values = _values(sums, len(units), facts)
+    data: dict[str, Any] = {
+        **{name: _spread(units.table[name], 0, shape) for name in ("unit_id", "unit_name", "parent_id")},
+        "object": _spread(names, 1, shape),
+        "object_definition": _spread([model.definitions[name] for name in names], 1, shape),
+        "measure": _spread([model.measures[name] for name in names], 1, shape),
+        "period": _spread([period.label for period in periods], 2, shape),
+        "period_start": _spread([period.start.isoformat() for period in periods], 2, shape),
+        "period_end": _spread([period.end.isoformat() for period in periods], 2, shape),
+        **{name: np.broadcast_to(array, shape).ravel() for name, array in values.items()},
+        "flag": np.broadcast_to(_flags(units, sums, values, facts)[:, None, :], shape).ravel(),
+        "evidence": model.evidence,
+        "boundary_source": facts.boundary_source,
+        "boundary_version": facts.boundary_version,
+        "model_id": model.name,
+        "model_sha256": model.sha256,
+        "items_sha256": _spread([facts.items_sha256.get(period.label) for period in periods], 2, shape),
+        "run_id": facts.run_id,
+        "software_version": facts.software_version,
+    }
     table = typed(pd.DataFrame(data).reindex(columns=list(COUNTS)), COUNTS)
     polygons = np.repeat(units.polygons, len(names) * len(periods))
     return gpd.GeoDataFrame(table, geometry=gpd.GeoSeries(polygons, crs="EPSG:4326"))
 
 
-def _values(sums: Sums, n: int, facts: Facts) -> dict[str, NDArray]:
+def series_rows(units: Units, sums: Sums, facts: Facts) -> pd.DataFrame:
+    """What may be compared over the periods: densities on the pixels that every period observed."""
+    n, shape = len(units), (len(units), len(facts.objects), len(facts.periods))
+    variance, acquisitions = (a[:n] for a in sums.noise.variance(*sums.total.shape))
+    area, common, observed = sums.area[:n, None, None], sums.common[:n, None, None], sums.observed[:n, :, None]
+    informed = sums.informed[:n, :, None]
+    total = _ratio(sums.common_total[:n], np.where(common > SEEN_PX, common, 0)) * area
+    # Where only one acquisition saw a place its noise is not known; it is taken to be that of the rest, fully shared.
+    noise = np.sqrt(variance) * _ratio(area, np.where(informed >= observed / 2, informed, 0))
+    count = acquisitions[:, :, None]
+    values = {
+        "common_frac": np.minimum(_ratio(common, area), 1),
+        "common_total": total,
+        "noise_se": np.where(count >= 2, noise, np.nan),
+        "n_noise_acquisitions": count,
+        "background_per_ha": _ratio(sums.empty_total, sums.empty * facts.px_ha)[None],
+    }
+    data: dict[str, Any] = {
+        "unit_id": _spread(units.table["unit_id"], 0, shape),
+        "object": _spread(facts.objects, 1, shape),
+        "period": _spread([period.label for period in facts.periods], 2, shape),
+        # (unit, period, object) in the sums, (unit, object, period) in the rows
+        **{name: np.broadcast_to(np.swapaxes(array, 1, 2), shape).ravel() for name, array in values.items()},
+    }
+    return typed(pd.DataFrame(data), SERIES)
+
+
+def _spread(values: Sequence[Any] | pd.Series, axis: int, shape: tuple[int, int, int]) -> NDArray[np.object_]:
+    """Values along one axis of (unit, object, period), repeated along the others, one for each row."""
+    view = [1, 1, 1]
+    view[axis] = -1
+    return np.broadcast_to(np.asarray(values, object).reshape(view), shape).ravel()
+
+
+def _values(sums: Sums, n: int, facts: Facts) -> dict[str, NDArray[Any]]:
     """The numeric columns of the first `n` rows of the sums, each broadcastable to (unit, object, period)."""
     area, observed = sums.area[:n, None, None], sums.observed[:n, None, :]
     seen = observed > SEEN_PX
     total = np.where(seen, np.swapaxes(sums.total[:n], 1, 2), np.nan)
-    density = ratio(total, np.where(seen, observed, 0) * facts.px_ha)
+    density = _ratio(total, np.where(seen, observed, 0) * facts.px_ha)
     return {
         "map_total": total,
         "map_total_full": density * area * facts.px_ha,
@@ -122,13 +123,13 @@ def _values(sums: Sums, n: int, facts: Facts) -> dict[str, NDArray]:
         "object_area_ha": np.where(seen, np.swapaxes(sums.present[:n], 1, 2) * facts.px_ha, np.nan),
         "area_ha": area * facts.px_ha,
         "observed_ha": observed * facts.px_ha,
-        "observed_frac": np.minimum(ratio(observed, area), 1.0),
+        "observed_frac": np.minimum(_ratio(observed, area), 1.0),
         "n_obs_median": _weighted_median(sums.n_obs[:n])[:, None, :],
-        "ood_frac": np.minimum(ratio(sums.strange[:n, None, :], np.where(seen, observed, 0)), 1.0),
+        "ood_frac": np.minimum(_ratio(sums.out_of_domain[:n, None, :], np.where(seen, observed, 0)), 1.0),
     }
 
 
-def _flags(units: Units, sums: Sums, values: dict[str, NDArray], facts: Facts) -> NDArray[np.object_]:
+def _flags(units: Units, sums: Sums, values: dict[str, NDArray[Any]], facts: Facts) -> NDArray[np.object_]:
     """(unit, period) texts."""
     n = len(units)
     area, mapped = sums.area[:n, None], sums.mapped[:n, None]
@@ -146,9 +147,9 @@ def _flags(units: Units, sums: Sums, values: dict[str, NDArray], facts: Facts) -
         "outside_map": (area > 0) & (mapped < area * (1 - OUTSIDE)),
         "not_observed": (area > 0) & ~seen,
         "partly_observed": seen & (values["observed_frac"][:, 0] < PARTLY),
-        "out_of_domain": values["ood_frac"][:, 0] > STRANGE,
+        "out_of_domain": values["ood_frac"][:, 0] > OUT_OF_DOMAIN,
         "unlike_card": np.array([[facts.unlike_card]]),
-        "simulated_evidence": np.array([[facts.evidence == "simulated"]]),
+        "simulated_evidence": np.array([[facts.model.evidence == "simulated"]]),
     }
     grids = {name: np.broadcast_to(tests[name], observed.shape) for name in FLAGS}
     texts = np.empty(observed.shape, dtype=object)
@@ -157,13 +158,14 @@ def _flags(units: Units, sums: Sums, values: dict[str, NDArray], facts: Facts) -
     return texts
 
 
-def ratio(a: NDArray, b: NDArray) -> NDArray:
+def _ratio(a: NDArray[Any], b: NDArray[Any]) -> Array:
     """a / b, NaN where b is not positive."""
     a, b = np.broadcast_arrays(a, b)
-    return np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0)
+    quotient: Array = np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0)
+    return quotient
 
 
-def _weighted_median(histogram: NDArray) -> NDArray:
+def _weighted_median(histogram: Array) -> Array:
     """Median of 0, 1, ... weighted by the last axis; NaN where all weights are 0."""
     steps = np.cumsum(histogram, axis=-1)
     half = steps[..., -1:] / 2

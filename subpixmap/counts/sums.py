@@ -1,58 +1,41 @@
-"""Totals per unit, object and period, summed from the blocks of a map.
+"""Blocks of a map and units -> sums per unit, object and period.
 
-In: the blocks of a run and administrative units. Out: sums in float64, in a fixed order, of what was observed and of
-what was not. Coverage fractions (exactextract) are computed once a block and used for every period and object; a block
-needs the memory of its own pixels whatever the size of the country. `table` turns the sums into the published rows.
+In: the blocks of a run and administrative units. Out: sums in float64 of what was observed and of what was not. Blocks
+are summed in this process or a few at a time on Dask workers, and added in the order given, so the bits do not depend
+on the workers. Coverage fractions are computed once a block and used for every period and object; memory holds a few
+blocks and the sums, whatever the size of the country.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.counts.cover import Cover
+from subpixmap.counts.blocks import Cells, MapBlock
+from subpixmap.counts.cover import EXTRA, NEAR, Cover
+from subpixmap.counts.facts import Facts
+from subpixmap.counts.fractions import unmapped_area
 from subpixmap.counts.make_cover import cover_block
 from subpixmap.counts.noise import Noise, cell_noise
+from subpixmap.counts.units import Ground, Units, cells_of, clipped
 from subpixmap.errors import VerificationFailed
 from subpixmap.grid import Lattice, Window
 from subpixmap.mapping.quantise import STEP, is_known, step_of
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 _KEEP = 256 << 20  # bytes of counts of all periods that may stay in memory
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class MapBlock:
-    """One block of a map, as the sums see it."""
-
-    lattice: Lattice
-    window: Window
-    """The block's pixels."""
-    chunks: tuple[Window, ...]
-    """The inner chunks that the run computes."""
-    record: Callable[[str], Mapping[str, Any] | None]
-    """Period label -> what the ledger's valid record holds on its 128 px grid, None where there is no such record.
-    `observed_px`, `out_of_domain_px` (cy, cx), `acquisition_observed_px` (acquisition, cy, cx), `acquisition_total`
-    (acquisition, object, cy, cx) and `acquisitions`, their ids; each may be missing."""
-    read: Callable[[Sequence[str], Mapping[str, Sequence[Window]]], Iterator[Mapping[str, NDArray]]]
-    """Period labels and names of arrays, with the chunks that are wanted of each -> stacks of these chunks, in their
-    order, one period after the other: `count` and `presence` (object, chunk, 256, 256), `n_obs` (chunk, 256, 256).
-    Counts and presence are numbers with NaN where nothing was observed, or the whole steps that the map stores (see
-    `mapping.encoding`). Periods without a record are not asked for."""
-    min_obs: int = 1
-    """Clear observations that make a pixel observed."""
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return f"{self.lattice.epsg}, rows from {self.window.row}, columns from {self.window.col}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +52,7 @@ class Sums:
     """(unit, period, object) objects on observed pixels."""
     present: Array
     """(unit, period, object) pixels observed with presence at or above the threshold."""
-    strange: Array
+    out_of_domain: Array
     """(unit, period) pixels observed whose inputs are unlike the training data, from the ledger's cells."""
     n_obs: Array
     """(unit, period, k) mapped pixels by number of clear observations; the last k holds all larger numbers."""
@@ -97,7 +80,7 @@ class Sums:
             observed=np.zeros(two),
             total=np.zeros(three),
             present=np.zeros(three),
-            strange=np.zeros(two),
+            out_of_domain=np.zeros(two),
             n_obs=np.zeros((*two, max_obs + 1)),
             common=np.zeros(one),
             common_total=np.zeros(three),
@@ -109,26 +92,122 @@ class Sums:
 
     def add(self, at: NDArray[np.int64], part: Sums) -> None:
         """Add the sums of the units at these positions, in place."""
-        for name in _BY_UNIT:
-            getattr(self, name)[at] += getattr(part, name)
-        for name in ("empty", "empty_total"):
-            getattr(self, name)[...] += getattr(part, name)
-        self.noise.add(at, part.noise)
+        for field in fields(self):
+            if field.name == "noise":
+                self.noise.add(at, part.noise)
+            elif field.name in ("empty", "empty_total"):  # of the region
+                getattr(self, field.name)[...] += getattr(part, field.name)
+            else:
+                getattr(self, field.name)[at] += getattr(part, field.name)
 
 
-_BY_UNIT = ("area", "mapped", "observed", "total", "present", "strange", "n_obs", "common", "common_total", "informed")
+# All blocks -----------------------------------------------------------------------------------------------------------
+
+
+def sum_blocks(
+    blocks: Iterable[MapBlock],
+    units: Units,
+    facts: Facts,
+    *,
+    size: int,
+    region: BaseGeometry | None = None,
+    client: Client | None = None,
+) -> Sums:
+    """Sums over all blocks; the rows after the units are what lies outside all of them, near and far, and everything.
+
+    `size` is the side of a block, pixels. `region` (EPSG:4326) is what is accounted for besides the units; all that is
+    mapped without it.
+    """
+    n = len(units)
+    sums = Sums.zeros(n + EXTRA, len(facts.periods), len(facts.objects), facts.max_obs)
+    by_block, ground = _UnitsByBlock(units, size), Ground(region)
+    calls = (
+        (at, polygons, block, ground.at(block.lattice, block.window))
+        for block in blocks
+        for at, polygons in [by_block.take(block.lattice, block.window)]
+    )
+    for at, part in _in_order(partial(block_sums, facts=facts), calls, client):
+        sums.add(np.append(at, n + np.arange(EXTRA)), part)
+    sums.area[:n] += by_block.rest(facts.resolution)
+    return sums
+
+
+Call = tuple[NDArray[np.int64], Sequence[BaseGeometry], MapBlock, BaseGeometry | None]
+"""Positions of units, their polygons around the block, the block, the region around it."""
+
+
+def _in_order(
+    task: Callable[..., Sums], calls: Iterable[Call], client: Client | None
+) -> Iterator[tuple[NDArray[np.int64], Sums]]:
+    """(positions, sums) of every call, in the order of the calls; a few at a time on the workers of a client."""
+    if client is None:
+        for at, polygons, block, region in calls:
+            yield at, task(polygons, block, region=region)
+        return
+    cores: dict[str, int] = cast(Any, client).ncores()
+    ahead = 4 * max(1, sum(cores.values()))
+    waiting: deque[tuple[NDArray[np.int64], Any]] = deque()
+    for at, polygons, block, region in calls:
+        waiting.append((at, client.submit(task, polygons, block, region=region, pure=False)))
+        if len(waiting) >= ahead:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    while waiting:
+        first, future = waiting.popleft()
+        yield first, future.result()
+
+
+class _UnitsByBlock:
+    """Hands out the units of each block, and then the places of units that no block held."""
+
+    def __init__(self, units: Units, size: int) -> None:
+        self.n, self.polygons = len(units), units.by_zone()
+        self.size = size
+        self.lattices: dict[int, Lattice] = {}
+        self.cells: dict[int, dict[tuple[int, int], list[int]]] = {}
+        self.taken: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+
+    def take(self, lattice: Lattice, window: Window) -> tuple[NDArray[np.int64], list[BaseGeometry]]:
+        cells = self._cells(lattice)
+        reach = math.ceil(NEAR / lattice.resolution) + 4
+        cell = window.row // self.size, window.col // self.size
+        self.taken[lattice.epsg].append(cell)
+        positions = cells.pop(cell, [])
+        return self._around(lattice, window.padded(reach), positions)
+
+    def rest(self, resolution: float) -> NDArray[np.float64]:
+        """(unit,) pixels that no block held, weighted by coverage and owned by their zone."""
+        area = np.zeros(self.n)
+        for epsg, polygons in self.polygons.items():
+            lattice = self.lattices.get(epsg) or Lattice(epsg, resolution)
+            held = [Window(row * self.size, col * self.size, self.size, self.size) for row, col in self.taken[epsg]]
+            for position in sorted({one for positions in self._cells(lattice).values() for one in positions}):
+                extent = lattice.window(polygons[position].bounds).aligned(self.size)
+                side = self.size << (max(extent.shape) // self.size - 1).bit_length()
+                square = Window(extent.row, extent.col, side, side)
+                area[position] += unmapped_area(polygons[position], lattice, square, held)
+        return area
+
+    def _cells(self, lattice: Lattice) -> dict[tuple[int, int], list[int]]:
+        if lattice.epsg not in self.cells:
+            self.lattices[lattice.epsg] = lattice
+            self.cells[lattice.epsg] = cells_of(
+                self.polygons.get(lattice.epsg, []), lattice, self.size, reach=NEAR + 2 * lattice.resolution
+            )
+        return self.cells[lattice.epsg]
+
+    def _around(
+        self, lattice: Lattice, around: Window, positions: list[int]
+    ) -> tuple[NDArray[np.int64], list[BaseGeometry]]:
+        near = [clipped(self.polygons[lattice.epsg][position], lattice.bounds(around)) for position in positions]
+        return np.array(positions, np.int64), near
+
+
+# One block ------------------------------------------------------------------------------------------------------------
 
 
 def block_sums(
-    units: Sequence[BaseGeometry],
-    block: MapBlock,
-    periods: Sequence[str],
-    objects: int,
-    *,
-    max_obs: int,
-    presence_threshold: float = 0.5,
-    region: BaseGeometry | None = None,
-    assign_nearest: bool = False,
+    units: Sequence[BaseGeometry], block: MapBlock, *, facts: Facts, region: BaseGeometry | None = None
 ) -> Sums:
     """Sums of one block, for its units and, in more rows, for what lies outside all of them and for everything.
 
@@ -138,134 +217,136 @@ def block_sums(
         Valid polygons in the CRS of the block's lattice: all that come within 1 km of the block.
     block
         The block.
-    periods
-        Labels, in the order of the result.
-    objects
-        Number of objects in the map.
-    max_obs
-        Largest number of clear observations told apart.
-    presence_threshold
-        A pixel holds the object at or above it.
+    facts
+        Of its map.
     region
         What is accounted for besides the units, in the lattice's CRS; all of the computed chunks without it.
-    assign_nearest
-        Count a pixel of the region that lies outside all units, within 1 km of one, in the nearest.
 
     Returns
     -------
     Sums
         `len(units) + EXTRA` rows. The last are the region less the union of the units, the part within 1 km of a unit
         and the rest, and the region with the units, summed without looking at any unit: the check of all others.
+
+    Raises
+    ------
+    VerificationFailed
+        Counts and numbers of observations of the block contradict each other.
     """
-    cover = cover_block(units, block.lattice, block.window, block.chunks, region=region, assign_nearest=assign_nearest)
+    # 1. Which unit covers which pixel. What is far from all units is in no row but that of what lies outside: its
+    #    counts are enough.
+    cover = cover_block(
+        units, block.lattice, block.window, block.chunks, region=region, assign_nearest=facts.assign_nearest
+    )
     near = cover.near()
-    sums = Sums.zeros(cover.n_units, len(periods), objects, max_obs)
+    labels, objects = [period.label for period in facts.periods], len(facts.objects)
+    sums = Sums.zeros(cover.n_units, len(labels), objects, facts.max_obs)
     sums.area[:] = cover.area
     sums.mapped[:] = cover.sums(cover.mapped).sum(axis=1)
-    records = {p: record for p, period in enumerate(periods) if (record := block.record(period)) is not None}
-    sums.n_obs[:, [p for p in range(len(periods)) if p not in records], 0] += sums.mapped[:, None]
-    done = [periods[p] for p in records]
-    common = near.mapped if len(records) == len(periods) else np.zeros_like(near.mapped)
-    ever = np.zeros((objects, *near.mapped.shape), bool)
-    # What is far from all units is in no row but that of what lies outside: its counts are enough.
+    # 2. Only periods with a ledger record hold numbers; in the others nothing was observed.
+    records = {p: cells for p, label in enumerate(labels) if (cells := block.record(label)) is not None}
+    sums.n_obs[:, [p for p in range(len(labels)) if p not in records], 0] += sums.mapped[:, None]
+    done = [labels[p] for p in records]
+    # 3. Period by period: what was observed, and where every period observed something.
+    everywhere = near.mapped if len(records) == len(labels) else np.zeros_like(near.mapped)
+    ever_present = np.zeros((objects, *near.mapped.shape), bool)
     wanted = {"n_obs": near.chunks, "presence": near.chunks, "count": cover.chunks}
     keep = len(done) * objects * cover.mapped.size * 4 <= _KEEP  # else the counts are read twice
-    counts: list[NDArray] = []
-    for (p, record), arrays in zip(records.items(), block.read(done, wanted), strict=True):
-        known = cover.mapped & _known(arrays["count"])
-        observed = known[: near.n_near]
-        _require_alike(observed, near.mapped & (arrays["n_obs"] >= block.min_obs), block, periods[p])
-        present = _at_least(arrays["presence"], presence_threshold) & observed
-        common = common & observed
-        ever |= present
-        by_cell = cover.sums(known)
-        sums.observed[:, p] += by_cell.sum(axis=1)
-        _add_coverage(sums, p, near, arrays["n_obs"], present, by_cell, record)
+    counts: list[NDArray[Any]] = []
+    for (p, cells), arrays in zip(records.items(), block.read(done, wanted), strict=True):
+        counted = cover.mapped & _observed(arrays["count"])
+        observed = counted[: near.n_near]
+        _require_alike(observed, near.mapped & (arrays["n_obs"] >= block.min_obs), block, labels[p])
+        present = _at_least(arrays["presence"], facts.model.presence_threshold) & observed
+        everywhere = everywhere & observed
+        ever_present |= present
+        _add_coverage(sums, p, near, arrays["n_obs"], present)
+        _add_cells(sums, p, cover.sums(counted), cells)
         if keep:
             counts.append(arrays["count"])
-    nearby = near.whole_tiles_nearby()
-    _add_common(sums, near, nearby, common, ever)
+    # 4. Period by period again: objects, also on the pixels that every period observed.
+    common = _Common(near, near.whole_tiles_nearby(), everywhere, ever_present)
+    _add_common(sums, common)
     again = iter(counts) if keep else (arrays["count"] for arrays in block.read(done, {"count": cover.chunks}))
     for p, count in zip(records, again, strict=True):
-        _add_counts(sums, p, cover, near, nearby, count, common, ever)
+        _add_counts(sums, p, cover, common, count)
     return sums
 
 
-def _known(count: NDArray) -> NDArray[np.bool_]:
+class _Common(NamedTuple):
+    """What the periods have in common, in chunks that come near a unit."""
+
+    cover: Cover
+    """Of these chunks."""
+    tiles: NDArray[np.int64]
+    """Tiles of the region that are not farther than 1 km from all units."""
+    observed: NDArray[np.bool_]
+    """(chunk, 256, 256) observed in every period."""
+    present: NDArray[np.bool_]
+    """(object, chunk, 256, 256) present in any period."""
+
+
+def _observed(count: NDArray[Any]) -> NDArray[np.bool_]:
     """Where every object has a count; one by one, which takes a tenth of the time of a test over the first axis."""
-    known = is_known(count[0])
+    observed = is_known(count[0])
     for layer in count[1:]:
-        known &= is_known(layer)
-    return known
+        observed &= is_known(layer)
+    return observed
 
 
-def _at_least(values: NDArray, threshold: float) -> NDArray[np.bool_]:
+def _at_least(values: NDArray[Any], threshold: float) -> NDArray[np.bool_]:
     """Where values or steps are at or above a positive number."""
-    found: NDArray[np.bool_] = values >= (math.ceil(threshold / STEP) if values.dtype.kind == "i" else threshold)
-    return found
+    above: NDArray[np.bool_] = values >= (math.ceil(threshold / STEP) if values.dtype.kind == "i" else threshold)
+    return above
 
 
 def _require_alike(observed: NDArray[np.bool_], clear: NDArray[np.bool_], block: MapBlock, period: str) -> None:
-    found, expected = np.count_nonzero(observed), np.count_nonzero(clear)
-    if found != expected:
+    counted, expected = np.count_nonzero(observed), np.count_nonzero(clear)
+    if counted != expected:
         raise VerificationFailed(
-            f"block {block.name}, period {period}: {found} pixels hold a count, but by n_obs {expected} were observed; "
-            "look with subpixmap verify"
+            f"block {block.name}, period {period}: {counted} pixels hold a count, but by n_obs {expected} were "
+            "observed; look with subpixmap verify"
         )
 
 
-def _add_coverage(
-    sums: Sums,
-    p: int,
-    near: Cover,
-    n_obs: NDArray,
-    present: NDArray[np.bool_],
-    by_cell: Array,
-    record: Mapping[str, Any],
-) -> None:
-    """Add what was observed in one period, in place, and what the ledger knows of it on its 128 px grid."""
+def _add_coverage(sums: Sums, p: int, near: Cover, n_obs: NDArray[Any], present: NDArray[np.bool_]) -> None:
+    """Add the observations of one period and where objects are present, in place."""
     sums.n_obs[:, p] += near.histogram(n_obs, sums.n_obs.shape[2])
     for o, layer in enumerate(present):
         if layer.any():
             sums.present[:, p, o] += near.sums(layer).sum(axis=1)
-    if "out_of_domain_px" in record:
-        known = np.asarray(record["observed_px"], float).reshape(-1)
-        strange = np.asarray(record["out_of_domain_px"], float).reshape(-1)
-        share = np.divide(strange, known, out=np.zeros_like(known), where=known > 0)
-        sums.strange[:, p] += (by_cell * share).sum(axis=1)
-    if "acquisition_total" in record:
-        deviations, informed = cell_noise(record["acquisition_observed_px"], record["acquisition_total"], by_cell)
+
+
+def _add_cells(sums: Sums, p: int, observed: Array, cells: Cells) -> None:
+    """Add the observed pixels (unit, cell) of one period, in place, and what the ledger knows of the cells."""
+    sums.observed[:, p] += observed.sum(axis=1)
+    if "out_of_domain_px" in cells:
+        observed_px = np.asarray(cells["observed_px"], float).reshape(-1)
+        unlike_px = np.asarray(cells["out_of_domain_px"], float).reshape(-1)
+        share = np.divide(unlike_px, observed_px, out=np.zeros_like(observed_px), where=observed_px > 0)
+        sums.out_of_domain[:, p] += (observed * share).sum(axis=1)
+    if "acquisition_total" in cells:
+        deviations, informed = cell_noise(cells["acquisition_observed_px"], cells["acquisition_total"], observed)
         sums.informed[:, p] += informed
-        sums.noise.note(p, [str(one) for one in record["acquisitions"]], deviations)
+        sums.noise.note(p, [str(one) for one in cells["acquisitions"]], deviations)
 
 
-def _add_common(
-    sums: Sums, near: Cover, nearby: NDArray[np.int64], common: NDArray[np.bool_], ever: NDArray[np.bool_]
-) -> None:
+def _add_common(sums: Sums, common: _Common) -> None:
     """Add what every period observed, in place."""
-    sums.common[:] += near.sums(common).sum(axis=1)
-    for o, layer in enumerate(ever):
-        sums.empty[o] += near.by_tile(common & ~layer)[nearby].sum()
+    sums.common[:] += common.cover.sums(common.observed).sum(axis=1)
+    for o, layer in enumerate(common.present):
+        sums.empty[o] += common.cover.by_tile(common.observed & ~layer)[common.tiles].sum()
 
 
-def _add_counts(
-    sums: Sums,
-    p: int,
-    cover: Cover,
-    near: Cover,
-    nearby: NDArray[np.int64],
-    count: NDArray,
-    common: NDArray[np.bool_],
-    ever: NDArray[np.bool_],
-) -> None:
+def _add_counts(sums: Sums, p: int, cover: Cover, common: _Common, count: NDArray[Any]) -> None:
     """Add the objects of one period, in place. Sums of steps are whole numbers: exact in any order."""
     step = step_of(count)
-    known = cover.mapped & _known(count)
-    for o, layer in enumerate(count):
-        values = layer * known if layer.dtype.kind == "i" else np.where(known, layer, 0)
+    observed = cover.mapped & _observed(count)
+    for o, (layer, present) in enumerate(zip(count, common.present, strict=True)):
+        values = layer * observed if layer.dtype.kind == "i" else np.where(observed, layer, 0)
         sums.total[:, p, o] += cover.sums(values).sum(axis=1) * step
-        shared = values[: near.n_near] * common
-        in_common = near.by_tile(shared)
-        sums.common_total[:, p, o] += near.sums(shared, in_common).sum(axis=1) * step
-        there = near.by_tile(shared * ever[o])[nearby].sum() if ever[o].any() else 0
-        sums.empty_total[p, o] += (in_common[nearby].sum() - there) * step
+        shared = values[: common.cover.n_near] * common.observed
+        by_tile = common.cover.by_tile(shared)
+        sums.common_total[:, p, o] += common.cover.sums(shared, by_tile).sum(axis=1) * step
+        there = common.cover.by_tile(shared * present)[common.tiles].sum() if present.any() else 0
+        sums.empty_total[p, o] += (by_tile[common.tiles].sum() - there) * step

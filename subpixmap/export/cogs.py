@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from subpixmap.counts.source import read_blocks
+from subpixmap.counts.blocks import read_blocks
 from subpixmap.errors import InputError
 from subpixmap.mapping.plan import Plan
 from subpixmap.mapping.quantise import decode
@@ -112,7 +112,7 @@ def _write_pixels(path: Path, run: RunFolder, zone: Zone, position: int, label: 
         file.update_tags(**_tags(run.plan, name, label, kind))
         file.set_band_unit(1, MEANINGS[kind][0])
         file.set_band_description(1, f"{kind} of {name}")
-        for block in read_blocks(run.path, run.plan):
+        for block in read_blocks(run):
             if block.lattice != zone.lattice or block.record(label) is None:
                 continue
             stack = next(block.read([label], {"count": block.chunks}))["count"][position]

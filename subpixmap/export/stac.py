@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import shapely
 
 from subpixmap import runpaths
-from subpixmap.counts.rows import Facts
-from subpixmap.counts.source import read_facts
 from subpixmap.export.cogs import export_cogs
 from subpixmap.grid import project
 from subpixmap.mapping.plan import Plan
@@ -53,14 +51,14 @@ def export_stac(run: RunFolder, to: Path) -> list[Path]:
     """
     import pystac
 
-    plan, facts = run.plan, read_facts(run)
+    plan = run.plan
     rasters = export_cogs(run, to / "rasters")
     items = [
-        _item(plan, facts, zone, period, [path for path in rasters if path.name.endswith(_ending(period, zone))])
+        _item(run, zone, period, [path for path in rasters if path.name.endswith(_ending(period, zone))])
         for zone in plan.zones.values()
         for period in plan.periods
     ]
-    collection = _collection(plan, facts, items)
+    collection = _collection(plan, items)
     collection.normalize_hrefs(str(to.resolve()))
     collection.make_all_asset_hrefs_relative()
     tables = [name for name in _TABLES if (run.path / name).is_file()]
@@ -77,10 +75,10 @@ def _ending(period: Period, zone: Zone) -> str:
     return f"_{period.label.replace(':', '')}_{zone.lattice.epsg}.tif"
 
 
-def _item(plan: Plan, facts: Facts, zone: Zone, period: Period, rasters: list[Path]) -> pystac.Item:
+def _item(run: RunFolder, zone: Zone, period: Period, rasters: list[Path]) -> pystac.Item:
     import pystac
 
-    lattice, extent = zone.lattice, zone.extent
+    plan, lattice, extent = run.plan, zone.lattice, zone.extent
     outline = shapely.segmentize(shapely.box(*lattice.bounds(extent)), lattice.resolution * extent.width / 20)
     footprint = project(outline, lattice.epsg, 4326)
     item = pystac.Item(
@@ -94,8 +92,8 @@ def _item(plan: Plan, facts: Facts, zone: Zone, period: Period, rasters: list[Pa
             "proj:code": f"EPSG:{lattice.epsg}",
             "proj:shape": list(extent.shape),
             "proj:transform": list(lattice.transform(extent))[:6],
-            **_lineage(plan, facts),
-            "subpixmap:items_sha256": facts.items_sha256.get(period.label),
+            **_lineage(plan),
+            "subpixmap:items_sha256": run.items_sha256.get(period.label),
         },
         stac_extensions=list(EXTENSIONS),
     )
@@ -104,7 +102,7 @@ def _item(plan: Plan, facts: Facts, zone: Zone, period: Period, rasters: list[Pa
     return item
 
 
-def _collection(plan: Plan, facts: Facts, items: list[pystac.Item]) -> pystac.Collection:
+def _collection(plan: Plan, items: list[pystac.Item]) -> pystac.Collection:
     import pystac
 
     starts, ends = [p.start for p in plan.periods], [p.end for p in plan.periods]
@@ -114,29 +112,29 @@ def _collection(plan: Plan, facts: Facts, items: list[pystac.Item]) -> pystac.Co
         description=f"Counts of {', '.join(plan.objects)} per pixel and hectare in {plan.region_name}. "
         + (
             "The model has only seen simulated data: on real imagery these are not estimates. "
-            * (facts.evidence == "simulated")
+            * (plan.model.evidence == "simulated")
         )
         + "Overviews of the rasters hold means.",
         extent=pystac.Extent(
             pystac.SpatialExtent([list(plan.geometry.bounds)]), pystac.TemporalExtent([list(interval)])
         ),
         license="other",
-        extra_fields={"summaries": {"subpixmap:object": list(plan.objects)}, **_lineage(plan, facts)},
+        extra_fields={"summaries": {"subpixmap:object": list(plan.objects)}, **_lineage(plan)},
         stac_extensions=[EXTENSIONS[0], EXTENSIONS[2]],
     )
     collection.add_items(items)
     return collection
 
 
-def _lineage(plan: Plan, facts: Facts) -> dict[str, Any]:
+def _lineage(plan: Plan) -> dict[str, Any]:
     return {
         "processing:lineage": f"Sentinel-2 L2A items of items.parquet ({', '.join(plan.sources)}), predicted one by "
-        f"one with model {facts.model_id}, averaged over each period",
-        "processing:software": {"subpixmap": facts.software_version},
-        "subpixmap:run_id": facts.run_id,
-        "subpixmap:evidence": facts.evidence,
-        "subpixmap:model_id": facts.model_id,
-        "subpixmap:model_sha256": facts.model_sha256,
+        f"one with model {plan.model.name}, averaged over each period",
+        "processing:software": {"subpixmap": plan.versions["subpixmap"]},
+        "subpixmap:run_id": plan.run_id,
+        "subpixmap:evidence": plan.model.evidence,
+        "subpixmap:model_id": plan.model.name,
+        "subpixmap:model_sha256": plan.model.sha256,
     }
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from subpixmap.mapping.plan import Plan
+    from subpixmap.runfolder import RunFolder
 
 WORTH_WORKERS = 500
 """Blocks x periods from which counting starts worker processes: below, starting them takes longer."""
@@ -43,23 +44,19 @@ def count(
     Units that are given replace those of the run for this and later counts. So does `assign_nearest` (count what lies
     outside all units, within 1 km of one, in the nearest); None is what was chosen before, at first False.
     """
-    from subpixmap.counts.source import count_run, write_counts
-    from subpixmap.mapping.plan import read_plan
+    from subpixmap.counts.count import count_run, write_counts
     from subpixmap.mapping.verify import write_manifest
-    from subpixmap.region import given_units, require_overlap
-    from subpixmap.runfolder import RunUnits, read_units, write_units
+    from subpixmap.region import given_units
+    from subpixmap.runfolder import RunFolder, RunUnits, write_units
 
-    _require_complete(out, allow_partial)
-    planned = read_plan(out)
+    folder = RunFolder.open(out)
+    _require_complete(folder, allow_partial)
     choices = read_choices(out).with_count(assign_nearest=assign_nearest)
-    if admin is not None:
-        units = RunUnits(*given_units(admin, id_column=id_column, name_column=name_column, parent_column=parent_column))
-        require_overlap(units.table, str(units.boundary_source), planned.geometry, f"the map of {planned.region_name}")
-    else:
-        units = read_units(out, planned)
-    with _counting(planned, scheduler, workers) as client:
+    columns = {"id_column": id_column, "name_column": name_column, "parent_column": parent_column}
+    units = folder.units if admin is None else RunUnits(*given_units(admin, **columns))
+    with _counting(folder.plan, scheduler, workers) as client:
         counted = count_run(
-            out,
+            folder,
             units.table,
             boundary_source=units.boundary_source,
             boundary_version=units.boundary_version,
@@ -70,11 +67,11 @@ def count(
     if admin is not None:
         choices, forgotten = choices.for_units(set(units.table["unit_id"]))
         notes += forgotten
-        write_units(out, units)  # only now: a count that fails leaves the folder as it was
+        write_units(folder.path, units)  # only now: a count that fails leaves the folder as it was
     write_choices(out, choices)
-    paths = write_counts(out, counted)
-    console.show_remarks([*notes, *counted.remarks], quiet=quiet)
-    write_manifest(out)
+    paths = write_counts(folder.path, counted)
+    console.show_remarks([*notes, *counted.accounts.remarks], quiet=quiet)
+    write_manifest(folder.path)
     log.info("counted", extra={"units": len(units.table), "rows": len(counted.table)})
     console.say_files(paths, quiet=quiet)
     return counted.table
@@ -107,7 +104,7 @@ def trend(
     folder = RunFolder.open(out)
     table = trend_of_run(folder, level=choices.level, unchanged=choices.unchanged, background=choices.background)
     write_choices(out, choices)
-    paths = list(write_table(table, (folder.path / runpaths.TREND_CSV).with_suffix(""), TREND))
+    paths = list(write_table(table, folder.path / runpaths.TREND_PARQUET, TREND))
     if not quiet:  # `run` shows them at its end, with those of the counts
         notes = [] if (level, unchanged, background) != (None, None, None) else choices.notes(*TREND_CHOICES)
         remarks = trend_remarks(table, folder.counts, folder.series, level=choices.level)
@@ -168,15 +165,11 @@ def _counting(planned: Plan, scheduler: str | None, workers: int | None) -> Iter
         yield client
 
 
-def _require_complete(out: Path, allow_partial: bool) -> None:
+def _require_complete(folder: RunFolder, allow_partial: bool) -> None:
     """Refuse to count a map with holes, unless that is allowed."""
-    from subpixmap.mapping.ledger import read_records
-    from subpixmap.mapping.plan import read_plan
-
-    plan = read_plan(out)
-    done = len(read_records(out, plan))
-    if done < plan.n_tasks and not allow_partial:
+    out, done, total = folder.path, len(folder.done), folder.plan.n_tasks
+    if done < total and not allow_partial:
         raise Incomplete(
-            f"{plan.n_tasks - done} of {plan.n_tasks} blocks x periods of {out} are not mapped: `subpixmap map {out}` "
-            "goes on, --allow-partial counts what is there"
+            f"{total - done} of {total} blocks x periods of {out} are not mapped: `subpixmap map {out}` goes on, "
+            "--allow-partial counts what is there"
         )

@@ -14,10 +14,11 @@ from typing import Any
 import psutil
 import pytest
 
-from subpixmap.counts.source import count_run, read_blocks, write_counts
-from subpixmap.counts.sums import block_sums
+from subpixmap.counts.blocks import read_blocks
+from subpixmap.counts.count import count_run, write_counts
+from subpixmap.counts.facts import read_facts
+from subpixmap.counts.sums import _UnitsByBlock, block_sums
 from subpixmap.counts.units import Ground, prepare_units
-from subpixmap.counts.walk import _Walk
 from subpixmap.export.formats import export_run
 from subpixmap.mapping.cluster import connect
 from subpixmap.region import resolve_region
@@ -64,14 +65,16 @@ def test_a_slice_of_the_country_in_one_process(region: Any, tmp_path: Path, caps
     plan = replace(plan, zones={epsg: replace(zone, blocks=zone.blocks[::60]) for epsg, zone in plan.zones.items()})
     out = tmp_path / "slice"
     write_country(out, region, plan)
-    walk, ground = _Walk(prepare_units(region.units), plan.recipe.block), Ground(plan.geometry)
+    folder = RunFolder.open(out)
+    facts = read_facts(folder)
+    by_block, ground = _UnitsByBlock(prepare_units(region.units), plan.recipe.block), Ground(plan.geometry)
     labels, spent, chunks = [period.label for period in plan.periods], [], 0
-    for block in read_blocks(out, plan):
-        polygons, place = walk.take(block.lattice, block.window)[1], ground.at(block.lattice, block.window)
+    for block in read_blocks(folder):
+        polygons, place = by_block.take(block.lattice, block.window)[1], ground.at(block.lattice, block.window)
         times = []
         for _ in range(3):
             start = time.process_time()
-            block_sums(polygons, block, labels, 1, max_obs=10, region=place)
+            block_sums(polygons, block, facts=facts, region=place)
             times.append(time.process_time() - start)
         spent.append(min(times))
         chunks += len(block.chunks)
@@ -109,6 +112,6 @@ def test_all_municipalities_of_the_philippines(region: Any, tmp_path: Path, caps
     table = counted.table
     assert len(table) == 1647 * 6
     assert table["object"].unique().tolist() == [OBJECT]
-    balance = counted.balance
+    balance = counted.accounts.balance
     assert (balance["counted_twice"].abs() < 1e-3 * balance["map"]).all()  # some municipalities overlap
     assert watch.peak < 2e9

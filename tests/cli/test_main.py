@@ -334,15 +334,15 @@ def test_a_forced_run_stays_forced_when_it_is_extended(
 
 def test_units_and_outside_add_up_to_the_map(finished: Any) -> None:
     """Outside comes from its own polygon: the region less the units. A unit around all that is mapped holds it all."""
-    from subpixmap.counts.source import count_run
+    from subpixmap.counts.count import count_run
     from subpixmap.runfolder import RunFolder
 
-    balance = count_run(finished.out).balance
+    balance = count_run(finished.out).accounts.balance
     assert (balance["counted_twice"].abs() <= 1e-7 * balance["map"].abs()).all()
     west, south, east, north = RunFolder.open(finished.out).units.table.total_bounds
     shape = shapely.segmentize(shapely.box(west - 0.1, south - 0.1, east + 0.1, north + 0.1), 0.01)
     around = gpd.GeoDataFrame({"unit_id": ["all"]}, geometry=[shape], crs="EPSG:4326")
-    balance = count_run(finished.out, around).balance
+    balance = count_run(finished.out, around).accounts.balance
     total = sum(float(zone["count"].sum()) for zone in open_map(finished.out).values())
     assert balance["map"].sum() == pytest.approx(total, rel=1e-6)
 

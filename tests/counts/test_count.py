@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import shapely
 
-from subpixmap.counts.source import count_by_unit, count_run, write_counts
+from subpixmap.counts.count import count_by_unit, count_run, write_counts
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.mapping.ledger import record_path
 from subpixmap.mapping.plan import write_plan
@@ -37,12 +37,12 @@ def test_totals_are_those_of_the_ledger(run: Any) -> None:
     from subpixmap.mapping.ledger import read_records
 
     records = read_records(out, plan).values()
-    for row, whole in zip(counted.balance.itertuples(), everything.balance.itertuples(), strict=True):
+    for row, whole in zip(counted.accounts.balance.itertuples(), everything.accounts.balance.itertuples(), strict=True):
         ledger = sum(record.total[row.object] for record in records if record.period == row.period)
         assert whole.map == pytest.approx(ledger, rel=1e-7)
         assert row.units + row.outside == pytest.approx(row.map, rel=1e-7)
         assert row.map < 0.3 * ledger  # whole chunks are mapped; the region is what is accounted for
-    assert counted.overlap_ha == pytest.approx(0, abs=1e-3)
+    assert counted.accounts.overlap_ha == pytest.approx(0, abs=1e-3)
 
 
 def test_rows_carry_the_facts_of_the_run(run: Any) -> None:
@@ -99,7 +99,9 @@ def test_what_is_masked_or_cut_off_an_opened_map_is_not_observed(run: Any) -> No
     out, plan = run
     maps = {epsg: one.isel(y=slice(100, 300), x=slice(0, 400)) for epsg, one in open_map(out).items()}
     masked = {epsg: one.assign(count=one["count"].where(one["n_obs"] >= 2)) for epsg, one in maps.items()}
-    cut, clear = (count_run(one, AROUND).balance.set_index(["object", "period"])["map"] for one in (maps, masked))
+    cut, clear = (
+        count_run(one, AROUND).accounts.balance.set_index(["object", "period"])["map"] for one in (maps, masked)
+    )
     for counts, given in ((cut, maps), (clear, masked)):
         expected = sum(float(np.nansum(one["count"].sel(object="coconut", period="2018").values.astype(float)))
                        for one in given.values())  # fmt: skip

@@ -92,22 +92,24 @@ def run(island: Any, units: Any, objects: Any = ("coconut", "oil_palm")) -> Any:
 
 def test_units_and_outside_are_the_map(island: Any) -> None:
     counted = run(island, island[2])
-    whole = counted.balance["map"].to_numpy()
+    whole = counted.accounts.balance["map"].to_numpy()
     expected = [np.nansum(counts.astype(float), axis=(1, 2)) for counts in island[1].values()]
     assert whole == pytest.approx(np.array(expected).T.ravel(), rel=1e-13)
-    assert (counted.balance["units"] + counted.balance["outside"]).to_numpy() == pytest.approx(whole, rel=1e-9)
-    assert (counted.outside["map_total"] > 0).all()
+    assert (counted.accounts.balance["units"] + counted.accounts.balance["outside"]).to_numpy() == pytest.approx(
+        whole, rel=1e-9
+    )
+    assert (counted.accounts.outside["map_total"] > 0).all()
     total = counted.table.groupby(["object", "period"], sort=False)["map_total"].sum()
-    assert total.to_numpy() == pytest.approx(counted.balance["units"].to_numpy(), rel=1e-12)
-    assert counted.overlap_ha == pytest.approx(0, abs=1e-4)
+    assert total.to_numpy() == pytest.approx(counted.accounts.balance["units"].to_numpy(), rel=1e-12)
+    assert counted.accounts.overlap_ha == pytest.approx(0, abs=1e-4)
 
 
 def test_a_missing_unit_would_be_noticed(island: Any) -> None:
     """The check above can fail: outside is computed from its own polygon, not as the rest."""
     units = island[2]
     counted = run(island, [*units, units[0]])
-    assert (counted.balance["counted_twice"] > 1).all()
-    assert counted.overlap_ha == pytest.approx(units[0].area / 1e4, rel=1e-3)
+    assert (counted.accounts.balance["counted_twice"] > 1).all()
+    assert counted.accounts.overlap_ha == pytest.approx(units[0].area / 1e4, rel=1e-3)
 
 
 def test_a_unit_split_in_two_adds_up(island: Any) -> None:
@@ -173,8 +175,8 @@ def test_stored_steps_and_their_values_give_the_same_bits(island: Any) -> None:
         first, second = (counted.table[name].to_numpy() for counted in tables)
         np.testing.assert_array_equal(first, second, err_msg=name)
     np.testing.assert_array_equal(*(counted.series["common_total"].to_numpy() for counted in tables))
-    assert tables[0].balance.equals(tables[1].balance)
-    assert tables[0].background.equals(tables[1].background)
+    assert tables[0].accounts.balance.equals(tables[1].accounts.balance)
+    assert tables[0].accounts.background.equals(tables[1].accounts.background)
 
 
 def test_two_identical_runs_give_the_same_bits(island: Any) -> None:
@@ -340,7 +342,7 @@ def test_units_that_are_all_empty_have_no_area(seam: Any) -> None:
 
 def test_units_and_outside_are_the_map_across_zones(seam: Any) -> None:
     units = [shapely.segmentize(shapely.box(119.97, 10.49, 120.01, 10.53), 0.002)]
-    balance = count_blocks(seam, frame(units, epsg=4326), facts(YEARS[:1]), size=512).balance.iloc[0]
+    balance = count_blocks(seam, frame(units, epsg=4326), facts(YEARS[:1]), size=512).accounts.balance.iloc[0]
     assert balance["units"] + balance["outside"] == pytest.approx(balance["map"], rel=1e-9)
 
 
@@ -423,12 +425,12 @@ def test_children_and_what_is_in_no_child_are_the_parent(island: Any) -> None:
     )  # fmt: skip
     counted = count_blocks([map_block(block, counts)], everything, facts(objects=("coconut", "oil_palm")), size=512)
     table = counted.table.set_index(["unit_id", "object", "period"])
-    assert len(counted.parents) == 4
+    assert len(counted.accounts.parents) == 4
     lost = run(island, [units[-1]]).table["map_total"].to_numpy()
-    assert counted.parents["difference"].to_numpy() == pytest.approx(lost, rel=1e-6)
-    assert counted.parents["parent_total"].iloc[0] == table.loc[("P", "coconut", "2018"), "map_total"]
+    assert counted.accounts.parents["difference"].to_numpy() == pytest.approx(lost, rel=1e-6)
+    assert counted.accounts.parents["parent_total"].iloc[0] == table.loc[("P", "coconut", "2018"), "map_total"]
     # The parent alone is set against the map: its children are not counted twice.
-    assert counted.balance["counted_twice"].to_numpy() == pytest.approx(0, abs=1e-4)
+    assert counted.accounts.balance["counted_twice"].to_numpy() == pytest.approx(0, abs=1e-4)
 
 
 def test_what_lies_outside_near_a_unit_is_told_apart_and_can_be_assigned() -> None:
@@ -439,14 +441,14 @@ def test_what_lies_outside_near_a_unit_is_told_apart_and_can_be_assigned() -> No
     blocks = [map_block(block, {"2018": np.ones((1, 512, 512))})]
     plain = count_blocks(blocks, frame([left, right]), facts(YEARS[:1]), size=512)
     # Between them 800 m, beyond the right one 1 km: all within 1 km of a unit.
-    assert plain.outside["near_ha"].iloc[0] == pytest.approx((800 + 1000) * 5120 / 1e4, rel=2e-3)
-    assert plain.outside["near_total"].iloc[0] == pytest.approx(180 * 512, rel=2e-3)
-    given = count_blocks(blocks, frame([left, right]), facts(YEARS[:1]), size=512, assign_nearest=True)
+    assert plain.accounts.outside["near_ha"].iloc[0] == pytest.approx((800 + 1000) * 5120 / 1e4, rel=2e-3)
+    assert plain.accounts.outside["near_total"].iloc[0] == pytest.approx(180 * 512, rel=2e-3)
+    given = count_blocks(blocks, frame([left, right]), facts(YEARS[:1], assign_nearest=True), size=512)
     assert given.table["map_total"].tolist() == pytest.approx([140 * 512, 160 * 512], rel=2e-3)
-    assert given.outside["map_total"].iloc[0] == pytest.approx(
-        plain.outside["map_total"].iloc[0] - plain.outside["near_total"].iloc[0], rel=1e-6
+    assert given.accounts.outside["map_total"].iloc[0] == pytest.approx(
+        plain.accounts.outside["map_total"].iloc[0] - plain.accounts.outside["near_total"].iloc[0], rel=1e-6
     )
-    balance = given.balance.iloc[0]
+    balance = given.accounts.balance.iloc[0]
     assert balance["units"] + balance["outside"] == pytest.approx(balance["map"], rel=1e-9)
 
 
@@ -458,26 +460,27 @@ def test_what_is_mapped_beyond_the_region_is_in_no_sum() -> None:
     region = gpd.GeoSeries([shapely.box(west + 700, south + 1000, west + 4000, south + 2000)], crs=32651)
     blocks = [map_block(block, {"2018": np.ones((1, 512, 512))})]
 
-    def count(units: Any, **options: Any) -> Any:
+    def count(units: Any, assign_nearest: bool = False, **options: Any) -> Any:
         region_too = {"region": region.segmentize(100).to_crs(4326).iloc[0]} | options
-        return count_blocks(blocks, frame(units), facts(YEARS[:1]), size=512, **region_too)
+        mine = facts(YEARS[:1], assign_nearest=assign_nearest)
+        return count_blocks(blocks, frame(units), mine, size=512, **region_too)
 
     found = count([unit])
-    outside, balance = found.outside.iloc[0], found.balance.iloc[0]
+    outside, balance = found.accounts.outside.iloc[0], found.accounts.balance.iloc[0]
     assert found.table["map_total"].iloc[0] == pytest.approx(1e4, rel=1e-6)
     assert outside["map_total"] == pytest.approx((300 + 2000) * 1000 / 100, rel=1e-6)
     assert outside["near_total"] == pytest.approx((300 + 1000) * 1000 / 100, rel=2e-3)
     assert outside["area_ha"] == pytest.approx(230, rel=1e-6)
     assert balance["map"] == pytest.approx(3300 * 1000 / 100, rel=1e-6)
     assert balance["units"] + balance["outside"] == pytest.approx(balance["map"], rel=1e-7)
-    assert found.overlap_ha == pytest.approx(0, abs=1e-3)
+    assert found.accounts.overlap_ha == pytest.approx(0, abs=1e-3)
     # All that is mapped, where no region is given.
-    assert count([unit], region=None).balance["map"].iloc[0] == pytest.approx(512**2, rel=1e-7)
+    assert count([unit], region=None).accounts.balance["map"].iloc[0] == pytest.approx(512**2, rel=1e-7)
     # A unit that reaches beyond the region is counted whole, and belongs to what is accounted for.
     wide = count([shapely.box(west + 200, south + 1000, west + 2000, south + 2000)])
     assert wide.table["map_total"].iloc[0] == pytest.approx(1.8e4, rel=1e-6)
-    assert wide.balance["map"].iloc[0] == pytest.approx(3800 * 1000 / 100, rel=1e-6)
-    assert wide.balance["outside"].iloc[0] == pytest.approx(2000 * 1000 / 100, rel=1e-6)
+    assert wide.accounts.balance["map"].iloc[0] == pytest.approx(3800 * 1000 / 100, rel=1e-6)
+    assert wide.accounts.balance["outside"].iloc[0] == pytest.approx(2000 * 1000 / 100, rel=1e-6)
     # What lies beyond the region is not assigned to the nearest unit either.
     given = count([unit], assign_nearest=True)
     assert given.table["map_total"].iloc[0] == pytest.approx((300 + 1000 + 1000) * 1000 / 100, rel=2e-3)
@@ -498,8 +501,8 @@ def test_the_region_is_summed_like_exactextract(island: Any) -> None:
     everything = shapely.union_all([placed.to_crs(32651).iloc[0], *mine])
     layers = np.nan_to_num(np.concatenate([counts[year] for year in ("2018", "2019")]))
     expected = zonal_sums(unit_fractions([everything], ZONE51, block.window), layers, 1)[0]
-    assert counted.balance["map"].to_numpy() == pytest.approx(expected[[0, 2, 1, 3]], rel=1e-6)
-    balance = counted.balance
+    assert counted.accounts.balance["map"].to_numpy() == pytest.approx(expected[[0, 2, 1, 3]], rel=1e-6)
+    balance = counted.accounts.balance
     assert (balance["units"] + balance["outside"]).to_numpy() == pytest.approx(balance["map"].to_numpy(), rel=1e-7)
 
 
@@ -559,7 +562,7 @@ def test_clouds_do_not_look_like_felling() -> None:
 
 def test_whole_cells_and_borders_are_the_plain_fractions(island: Any) -> None:
     """The quick sums of a block against coverage fractions of all its pixels."""
-    from subpixmap.counts.cells import EXTRA
+    from subpixmap.counts.cover import EXTRA
     from subpixmap.counts.make_cover import cover_block
 
     block, counts, units = island

@@ -46,11 +46,11 @@ def test_the_municipalities_of_2023_do_not_cover_their_provinces_and_it_is_said(
     period = Period("2023", date(2023, 1, 1), date(2023, 12, 31))
     counted = count_blocks([map_block(block, {"2023": np.zeros((1, 256, 256))})], units, facts((period,)), size=256)
     assert len(counted.table) == len(units)  # no unit is dropped
-    found = counted.parents.set_index("parent_id")
+    found = counted.accounts.parents.set_index("parent_id")
     cover = (found["children_ha"] / found["parent_ha"]).to_dict()
     expected = dict(zip(upper["unit_id"], share, strict=True))
     assert [cover[one] for one in chosen] == pytest.approx([expected[one] for one in chosen], rel=2e-3)
-    (told,) = [remark for remark in counted.remarks if "do not cover" in remark]
+    (told,) = [remark for remark in counted.accounts.remarks if "do not cover" in remark]
     names = upper.set_index("unit_id")["unit_name"]
     assert all(names[one] in told for one in lacking[:2])
     assert names[chosen[2]] not in told

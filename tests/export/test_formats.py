@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import shapely
 
-from subpixmap.counts.source import count_run, write_counts
+from subpixmap.counts.count import count_run, write_counts
 from subpixmap.errors import InputError
 from subpixmap.export.formats import export_run
 from subpixmap.runfolder import RunFolder
@@ -85,7 +85,7 @@ def test_rasters_hold_the_map_and_their_overviews_hold_means(counted: Any, run: 
     _, plan = run
     paths = export_run(RunFolder.open(counted), "cog", to=tmp_path)
     assert len(paths) == 2 * len(plan.zones) * len(OBJECTS) * len(PERIODS)
-    balance = count_run(counted, AROUND).balance.set_index(["object", "period"])
+    balance = count_run(counted, AROUND).accounts.balance.set_index(["object", "period"])
     total = 0.0
     for epsg in plan.zones:
         with rasterio.open(tmp_path / f"count_coconut_2018_{epsg}.tif") as file:

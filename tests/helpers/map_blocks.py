@@ -7,27 +7,34 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 
-from subpixmap.counts.rows import Facts
-from subpixmap.counts.sums import MapBlock
+from subpixmap.counts.blocks import MapBlock
+from subpixmap.counts.facts import Facts
 from subpixmap.grid import Lattice
+from subpixmap.mapping.plan import ModelInfo
 from subpixmap.periods import Period
 
 ZONE51 = Lattice(32651, 10.0)
 YEARS = tuple(Period(str(year), date(year, 1, 1), date(year, 12, 31)) for year in (2018, 2019))
 
 
-def facts(periods: Any = YEARS, objects: Any = ("coconut",), evidence: str = "simulated") -> Any:
+def facts(periods: Any = YEARS, objects: Any = ("coconut",), evidence: str = "simulated", **more: Any) -> Any:
     return Facts(
-        objects={name: f"{name}, visible" for name in objects},
-        measures={name: "occupancy" if name == "car" else "count" for name in objects},
+        model=ModelInfo(
+            name="demo-s2",
+            sha256="a" * 64,
+            evidence=evidence,
+            halo=8,
+            resolution=10.0,
+            definitions={name: f"{name}, visible" for name in objects},
+            measures={name: "occupancy" if name == "car" else "count" for name in objects},
+        ),
+        objects=tuple(objects),
         periods=tuple(periods),
         resolution=10.0,
-        evidence=evidence,
-        model_id="demo-s2",
-        model_sha256="a" * 64,
         items_sha256={period.label: f"items {period.label}" for period in periods},
         run_id="0123456789abcdef",
         software_version="0.1.0",
+        **more,
     )
 
 

@@ -449,7 +449,7 @@ def test_numbers_are_for_people() -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A tiny run with an untrained network: every file of the contract, made by the stages themselves."""
-    from subpixmap.counts.source import count_run, write_counts
+    from subpixmap.counts.count import count_run, write_counts
     from subpixmap.mapping.run import map_region
     from subpixmap.runfolder import RunFolder
     from subpixmap.scenes.items import write_lock

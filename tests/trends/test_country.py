@@ -93,10 +93,10 @@ def test_totals_agree_with_the_truth(country: Any) -> None:
     large = both[both["truth"] >= 500]
     assert len(large) > 20
     assert (large["map_total_full"] / large["truth"] - 1).abs().max() < 0.10
-    assert counted.balance["units"].to_numpy() + counted.balance["outside"].to_numpy() == pytest.approx(
-        counted.balance["map"].to_numpy(), rel=1e-6
-    )
-    gaps = counted.parents["difference"].abs() / counted.parents["parent_total"]
+    assert counted.accounts.balance["units"].to_numpy() + counted.accounts.balance[
+        "outside"
+    ].to_numpy() == pytest.approx(counted.accounts.balance["map"].to_numpy(), rel=1e-6)
+    gaps = counted.accounts.parents["difference"].abs() / counted.accounts.parents["parent_total"]
     assert gaps.max() < 1e-3  # municipalities share their borders: provinces are their sums
 
 

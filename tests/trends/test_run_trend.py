@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from subpixmap.counts.source import count_run, write_counts
+from subpixmap.counts.count import count_run, write_counts
 from subpixmap.errors import InputError
 from subpixmap.runfolder import RunFolder
 from subpixmap.trends.run_trend import trend_of_run

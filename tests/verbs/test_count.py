@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from subpixmap.cli.main import app
 from subpixmap.counts.accounts import read_accounts
+from subpixmap.counts.count import count_run
 from subpixmap.counts.rows import FLAGS
-from subpixmap.counts.source import count_run
 from subpixmap.errors import InputError
 from subpixmap.report.contents import read_contents
 from subpixmap.runfolder import RunFolder, RunUnits, write_units

@@ -1,0 +1,83 @@
+"""A run folder -> what every row of its tables says about the map: model, periods, items, software, units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from subpixmap.errors import InputError
+from subpixmap.mapping.plan import ModelInfo
+from subpixmap.periods import Period
+from subpixmap.runfolder import RunFolder
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rows say about the map they come from."""
+
+    model: ModelInfo
+    """What is counted, how it is measured, and what the model has been measured on."""
+    objects: tuple[str, ...]
+    """In the order of the map."""
+    periods: tuple[Period, ...]
+    """In the order of the map."""
+    resolution: float
+    """Metres."""
+    items_sha256: Mapping[str, str]
+    """Period label -> hash of its locked items."""
+    run_id: str
+    software_version: str
+    boundary_source: str | None = None
+    boundary_version: str | None = None
+    max_obs: int = 10
+    """Most acquisitions of a block and period."""
+    assign_nearest: bool = False
+    """What lies outside all units, within 1 km of one, is counted in the nearest."""
+
+    @property
+    def px_ha(self) -> float:
+        """Hectares of a pixel."""
+        return self.resolution**2 / 1e4
+
+    @property
+    def unlike_card(self) -> bool:
+        """The input was unlike the model's card, and forced."""
+        return self.resolution != self.model.resolution
+
+    def of_part(self, objects: Sequence[str], periods: Sequence[str]) -> Facts:
+        """The facts of some objects and periods (labels), in that order.
+
+        Raises
+        ------
+        InputError
+            An object or period that the run does not have.
+        """
+        by_label = {period.label: period for period in self.periods}
+        for wanted, there in ((objects, self.objects), (periods, by_label)):
+            if missing := [one for one in wanted if one not in there]:
+                raise InputError(f"the map holds {missing[0]!r}, and its run does not; it has {', '.join(there)}")
+        return replace(self, objects=tuple(objects), periods=tuple(by_label[label] for label in periods))
+
+
+def read_facts(
+    folder: RunFolder,
+    *,
+    boundary_source: str | None = None,
+    boundary_version: str | None = None,
+    assign_nearest: bool = False,
+) -> Facts:
+    """The facts of a run that is counted in units from this source."""
+    plan = folder.plan
+    return Facts(
+        model=plan.model,
+        objects=plan.objects,
+        periods=plan.periods,
+        resolution=plan.recipe.resolution,
+        items_sha256=folder.items_sha256,
+        run_id=plan.run_id,
+        software_version=plan.versions["subpixmap"],
+        boundary_source=boundary_source,
+        boundary_version=boundary_version,
+        max_obs=plan.recipe.max_scenes,
+        assign_nearest=assign_nearest,
+    )
