@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds this equal to _
     from subpixmap.verbs.run import run as run
     from subpixmap.mapping.run import map_region as map_region
     from subpixmap.mapping.store import open_map as open_map
-    from subpixmap.counts.source import count_by_unit as count_by_unit
+    from subpixmap.counts.count import count_by_unit as count_by_unit
     from subpixmap.trends.unit_trends import trend as trend
     from subpixmap.report.plots import plot_counts as plot_counts
     from subpixmap.report.plots import plot_trend as plot_trend
