@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from subpixmap.errors import InputError
-from subpixmap.tables import COUNTS, read_table, to_csv, types_of, write_table
+from subpixmap.tables import COUNTS, SERIES, read_table, to_csv, types_of, write_parquet, write_table
 
 NAMES = [
     "plain",
@@ -89,3 +89,10 @@ def test_a_missing_or_foreign_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "counts.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"counts\.csv.*unit_id"):
         read_table(tmp_path / "counts.csv", COUNTS)
+
+
+def test_a_column_of_an_older_version_is_read_under_its_present_name(tmp_path: Path) -> None:
+    table = pd.DataFrame({name: [None] for name in SERIES}).assign(unit_id="a", n_noise_acquisitions=3)
+    path = write_parquet(table, tmp_path / "series.parquet", SERIES)
+    pd.read_parquet(path).rename(columns={"n_noise_acquisitions": "n_acquisitions"}).to_parquet(path)
+    assert read_table(path, SERIES)["n_noise_acquisitions"].tolist() == [3]

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from subpixmap import runpaths
 from subpixmap.errors import InputError
 from subpixmap.files import is_remote, write_atomic
 from subpixmap.grid import CHUNK
@@ -103,7 +104,7 @@ def show_results(out: Path, *, quiet: bool) -> None:
         return
     import pandas as pd
 
-    counts = pd.read_parquet(io.BytesIO((out / "counts.parquet").read_bytes()))
+    counts = pd.read_parquet(io.BytesIO((out / runpaths.COUNTS_PARQUET).read_bytes()))
     top = counts[counts["parent_id"].isna() | ~counts["parent_id"].isin(counts["unit_id"])]
     named_objects = top["object"] + " (" + top["measure"] + ")"
     totals = top.groupby(["period", named_objects], sort=False)["map_total_full"].sum(min_count=1)
@@ -114,7 +115,7 @@ def show_results(out: Path, *, quiet: bool) -> None:
     if (counts["evidence"] == "simulated").all():
         print("The model has only seen simulated data: these numbers are not estimates of real objects.")
     print()
-    for name in ("report.html", "counts.csv", "trend.csv", "map.zarr"):
+    for name in (runpaths.REPORT, runpaths.COUNTS_CSV, runpaths.TREND_CSV, runpaths.MAP):
         print(out / name)
 
 
@@ -181,7 +182,7 @@ def _errors(measured: Mapping[str, Any]) -> str:
 def run_log(out: Path) -> Iterator[None]:
     """Write what happens to OUT/run.log, one JSON object a line."""
     log = logging.getLogger("subpixmap")
-    path = out / "run.log"
+    path = out / runpaths.LOG
     handler = _Uploaded(path) if is_remote(path) else logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_JsonLines())
     told = logging.StreamHandler()  # what somebody has to do something about now

@@ -52,7 +52,7 @@ def freeze(job: Job, *, map_again: bool = False) -> Job:
     from subpixmap.runfolder import RunUnits, write_units
     from subpixmap.scenes.items import write_lock
 
-    path = job.out / "plan.json"
+    path = job.out / runpaths.PLAN
     if path.is_file():
         require_same(read_plan(job.out).recipe, job.plan.recipe, path)
     if stale := made_from_other_items(job.out, job.items, job.asked):
@@ -63,9 +63,9 @@ def freeze(job: Job, *, map_again: bool = False) -> Job:
             )
         for record in stale:  # first: whenever this ends, the blocks that are left are of the items that are there
             record.unlink(missing_ok=True)
-    if job.asked or not (job.out / "items.parquet").is_file():
+    if job.asked or not (job.out / runpaths.ITEMS).is_file():
         notes = {"refused": dict(job.refused)} | (job.lacks.missing() if job.lacks else {})
-        write_lock(job.out / "items.parquet", job.items, notes)
+        write_lock(job.out / runpaths.ITEMS, job.items, notes)
     if job.region is not None and (job.new_units or not (job.out / runpaths.UNITS).is_file()):
         region = job.region
         write_units(job.out, RunUnits(region.units, region.boundary_source, region.boundary_version))

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from subpixmap import runpaths
 from subpixmap.errors import Refused
 from subpixmap.machine import cores, memory
 from subpixmap.progress import Progress
@@ -92,7 +93,7 @@ def map_planned(
     from subpixmap.scenes.items import read_lock
 
     planned = read_plan(out)
-    job = Job(out, planned, read_lock(out / "items.parquet"), load_model(model or planned.model.name))
+    job = Job(out, planned, read_lock(out / runpaths.ITEMS), load_model(model or planned.model.name))
     _require_fit(job, needs(job.plan, job.items), scheduler=scheduler, workers=workers)
     with console.run_log(out):
         return map_job(job, scheduler=scheduler, workers=workers, allow_partial=allow_partial, quiet=quiet)

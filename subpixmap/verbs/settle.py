@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from subpixmap import runpaths
 from subpixmap.errors import InputError
 from subpixmap.periods import Period, parse_months, parse_years
 from subpixmap.simulate import demo
@@ -78,14 +79,14 @@ def ask_items(
     from subpixmap.scenes.source import find_by_source, preferred
 
     new, known, noted = request.periods(), [], {}
-    if (request.folder / "plan.json").is_file():
+    if (request.folder / runpaths.PLAN).is_file():
         planned = read_plan(request.folder)
         models = [model for model in models if model.sha256 == planned.recipe.model_sha256] or models
         have = [p for p in planned.periods if p.label not in request.refresh]
         new = [p for p in new if not any(p.start <= q.start <= p.end for q in have)]
         labels = {p.label for p in new}
-        known = [item for item in read_lock(request.folder / "items.parquet") if item.period not in labels]
-        noted = read_notes(request.folder / "items.parquet").get("refused", {})
+        known = [item for item in read_lock(request.folder / runpaths.ITEMS) if item.period not in labels]
+        noted = read_notes(request.folder / runpaths.ITEMS).get("refused", {})
     by_source = find_by_source(request.source, region.geometry, new, collection=request.collection) if new else {}
     found = preferred(by_source)
     if not found and not known:
@@ -113,7 +114,7 @@ def known_periods(request: Request) -> list[Period]:
     from subpixmap.mapping.plan import read_plan
 
     found = {period.label: period for period in request.periods()}
-    if request.every != "scene" and (request.folder / "plan.json").is_file():
+    if request.every != "scene" and (request.folder / runpaths.PLAN).is_file():
         found |= {period.label: period for period in read_plan(request.folder).periods}
     return list(found.values())
 
