@@ -1,6 +1,6 @@
 """Files that are there whole or not at all, also after a power cut; their hashes; where the user's cache is.
 
-A run's folder lies on a disk or in an object store; the difference is known here alone, and both are seen as paths
+A run's folder lies on a disk or in an object store. Only this module knows the difference; both are paths
 (`path_of`). On a disk a file becomes whole by renaming it. In an object store it is by itself: an upload is seen when
 it is complete, and from then on by everybody; nothing can be renamed or appended to there, and nothing has to be forced
 to disk.
@@ -44,12 +44,12 @@ def path_of(path: str | os.PathLike[str]) -> Path:
         from upath import UPath
 
         # What was listed before may be another worker's news by now.
-        found = UPath(f"{url[1]}://{text[url.end() :]}", use_listings_cache=False)
-        found.fs  # noqa: B018  (imports what the store needs)
+        remote = UPath(f"{url[1]}://{text[url.end() :]}", use_listings_cache=False)
+        remote.fs  # noqa: B018  (imports what the store needs)
     except (ImportError, ValueError) as error:
-        told = "install subpixmap[s3]" if isinstance(error, ImportError) else "give a folder or s3://bucket/folder"
-        raise InputError(f"{text} cannot be used ({error}): {told}") from error
-    return cast(Path, found)
+        advice = "install subpixmap[s3]" if isinstance(error, ImportError) else "give a folder or s3://bucket/folder"
+        raise InputError(f"{text} cannot be used ({error}): {advice}") from error
+    return cast(Path, remote)
 
 
 def is_remote(path: object) -> bool:
@@ -99,10 +99,10 @@ def write_new(path: Path, data: bytes) -> None:
         try:
             _store(path).pipe_file(_key(path), data, mode="create")
         except FileExistsError:
-            found = None
-            with contextlib.suppress(FileNotFoundError):  # another's, and gone by now
-                found = path.read_bytes()
-            if found != data:  # else it was ours: the answer was lost, and the library asked again
+            present = None
+            with contextlib.suppress(FileNotFoundError):  # another writer's, and gone by now
+                present = path.read_bytes()
+            if present != data:  # else it is ours: the first answer was lost, and the library asked again
                 raise
         return
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
@@ -135,13 +135,16 @@ def files_under(folder: Path) -> list[Path]:
     return [folder / name[len(root) + 1 :] for name in sorted(_store(folder).find(root))]
 
 
-def read_many(paths: Sequence[Path]) -> Iterator[tuple[Path, bytes | Exception]]:
+def read_many(paths: Sequence[Path]) -> Iterator[tuple[Path, bytes | OSError]]:
     """Each file with its bytes, or why it could not be read; those of an object store are asked for many at once."""
     for start in range(0, len(paths), _AT_ONCE):
         part = paths[start : start + _AT_ONCE]
         if is_remote(part[0]):
-            found = _store(part[0]).cat([_key(path) for path in part], on_error="return")
-            yield from ((path, found[_key(path)]) for path in part)
+            contents = _store(part[0]).cat([_key(path) for path in part], on_error="return")
+            for path in part:
+                content = contents[_key(path)]
+                foreign = isinstance(content, Exception) and not isinstance(content, OSError)
+                yield path, OSError(f"{type(content).__name__}: {content}") if foreign else content
             continue
         for path in part:
             try:

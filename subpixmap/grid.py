@@ -269,8 +269,8 @@ def owns(lattice: Lattice, window: Window) -> bool | None:
     col = np.concatenate([across, np.repeat(cols[[0, -1]], rows.size)])
     x = lattice.x_phase + (col + 0.5) * lattice.resolution
     y = lattice.top - (row + 0.5) * lattice.resolution
-    found = utm_epsg(*transformer(lattice.epsg, 4326).transform(x, y)) == lattice.epsg
-    return None if found.any() and not found.all() else bool(found[0])
+    mine = utm_epsg(*transformer(lattice.epsg, 4326).transform(x, y)) == lattice.epsg
+    return None if mine.any() and not mine.all() else bool(mine[0])
 
 
 @lru_cache(maxsize=256)

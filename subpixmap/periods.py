@@ -73,7 +73,7 @@ def make_periods(years: str | int, every: Every = "year", months: tuple[int, ...
     if every not in steps:
         raise InputError(f"--every {every!r} is unknown; choose year, quarter, month or scene")
     first, last = parse_years(years)
-    step, found = steps[every], []
+    step, periods = steps[every], []
     for year in range(first, last + 1):
         for month in range(1, 13, step):
             inside = tuple(m for m in months if month <= m < month + step)
@@ -82,5 +82,5 @@ def make_periods(years: str | int, every: Every = "year", months: tuple[int, ...
             end = month + step - 1
             label = {12: f"{year}", 3: f"{year}-Q{month // 3 + 1}", 1: f"{year}-{month:02d}"}[step]
             last_day = calendar.monthrange(year, end)[1]
-            found.append(Period(label, date(year, month, 1), date(year, end, last_day), inside))
-    return found
+            periods.append(Period(label, date(year, month, 1), date(year, end, last_day), inside))
+    return periods

@@ -50,7 +50,7 @@ def test_cores_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> No
     "asked",
     [
         "from subpixmap.machine import cores; print(cores())",
-        "from subpixmap.simulate.canvas import threads; print(threads())",
+        "from subpixmap.simulate.zones import threads; print(threads())",
         "from subpixmap.verbs.run import _processes; print(_processes(None))",
     ],
 )

@@ -1,7 +1,4 @@
-"""A Dask client: of local worker processes, of local GPUs, or of any scheduler that runs already.
-
-Dask is the only scheduler.
-"""
+"""A Dask client: of local worker processes, of local GPUs, or of a scheduler that runs already."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ log = logging.getLogger("subpixmap")
 KEPT_BYTES = 2**28
 """Freed memory that a local worker keeps for its next tensors."""
 _CONNECT_S = 20.0
-_TOLD_AFTER_S = 5.0
+_WARN_AFTER_S = 5.0
 _WAIT = "30m"  # for the workers of a scheduler elsewhere
 
 
@@ -73,7 +70,9 @@ def _address_in(file: str) -> str:
     try:
         return str(json.loads(Path(file).read_text(encoding="utf-8"))["address"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is no scheduler file: it holds no JSON with an address; check --scheduler") from error
+        raise InputError(
+            f"{file} is not a scheduler file: it holds no JSON with an address; check --scheduler"
+        ) from error
 
 
 def _local_cluster(workers: int | None, device: str, memory_limit: str | int | None) -> Any:
@@ -107,7 +106,7 @@ def _cuda_cluster(workers: int | None) -> Any:
 
 
 class Absence:
-    """Tells that a scheduler has no workers, and gives up waiting for them after a while."""
+    """Warns that a scheduler has no workers, and gives up waiting for them after a while."""
 
     def __init__(self, client: Client) -> None:
         import dask
@@ -121,12 +120,12 @@ class Absence:
         self.advice = ended if self.ours else f"start one with: dask worker {self.address} --nthreads 1"
         self.limit_s = float(parse_timedelta(dask.config.get("subpixmap.wait-for-workers", _WAIT)))
         self.since: float | None = None
-        self.told = False
+        self.warned = False
 
     def look(self, alive: int) -> None:
-        """To be called every few seconds with the number of workers."""
+        """Call it every few seconds with the number of workers."""
         if alive:
-            self.since, self.told = None, False
+            self.since, self.warned = None, False
             return
         self.since = self.since or time.monotonic()
         waited = time.monotonic() - self.since
@@ -135,10 +134,10 @@ class Absence:
                 f"the scheduler at {self.address} has had no workers for {waited / 60:.3g} min; {self.advice}, "
                 "then the same command resumes"
             )
-        if waited >= min(_TOLD_AFTER_S * (12 if self.ours else 1), self.limit_s / 2) and not self.told:
-            self.told = True
-            told = f"the scheduler at {self.address} has no workers yet; {self.advice}"
-            log.warning(f"{told}; waiting {self.limit_s / 60:.3g} min", extra={"tell": True})
+        if waited >= min(_WARN_AFTER_S * (12 if self.ours else 1), self.limit_s / 2) and not self.warned:
+            self.warned = True
+            text = f"the scheduler at {self.address} has no workers yet; {self.advice}"
+            log.warning(f"{text}; waiting {self.limit_s / 60:.3g} min", extra={"tell": True})
 
     def wait(self, client: Client) -> None:
         """Until there is a worker."""

@@ -27,11 +27,11 @@ class Footprints:
     @classmethod
     def of(cls, items: Iterable[Item]) -> Footprints:
         """Gather the rectangles."""
-        found = tuple(items)
-        bounds = np.array([item.bounds for item in found]).reshape(-1, 4)
+        gathered = tuple(items)
+        bounds = np.array([item.bounds for item in gathered]).reshape(-1, 4)
         footprints, of_item = np.unique(bounds, axis=0, return_inverse=True)
-        _, acquisition = np.unique([item.acquisition for item in found], return_inverse=True)
-        return cls(found, footprints, of_item.reshape(-1), acquisition)
+        _, acquisition = np.unique([item.acquisition for item in gathered], return_inverse=True)
+        return cls(gathered, footprints, of_item.reshape(-1), acquisition)
 
     def over(self, bounds: tuple[float, float, float, float]) -> NDArray[np.intp]:
         """Indices of the items that touch (west, south, east, north), in the order of the lock."""

@@ -10,7 +10,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -20,11 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.files import make_folder, path_of, read_many, write_atomic
+from subpixmap import runpaths
+from subpixmap.files import make_folder, read_many, write_atomic
 from subpixmap.grid import CELL
 from subpixmap.mapping.plan import Plan
-
-_SUFFIX = ".json"
 
 
 @dataclass(frozen=True)
@@ -84,9 +82,11 @@ class Record:
     @classmethod
     def from_json(cls, text: str) -> Record:
         """Parse a record; ValueError if a single character is not as it was written."""
-        raw = json.loads(text)["record"]
-        if _with_hash(raw) != text:
-            raise ValueError("the record's hash differs from its content")
+        return cls._of(_proven(text))
+
+    @classmethod
+    def _of(cls, raw: dict[str, Any]) -> Record:
+        """A record of values that are what was written."""
         raw["acquisitions"] = tuple(Used(**used) for used in raw["acquisitions"])
         raw["cells"] = {name: _unpack(packed) for name, packed in raw["cells"].items()}
         return cls(**raw)
@@ -94,7 +94,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Failure:
-    """A block that is given up for this run; the next run tries it again."""
+    """A block that this run gave up; the next run tries it again."""
 
     block_id: str
     period: str
@@ -114,22 +114,17 @@ def cell_sums(values: NDArray[Any]) -> NDArray[Any]:
     return values.reshape(*values.shape[:-2], rows, CELL, cols, CELL).sum(axis=(-3, -1))
 
 
-def ledger_path(out: str | os.PathLike[str]) -> Path:
-    """OUT/ledger."""
-    return path_of(out) / "ledger"
+def record_path(out: Path, block_id: str, period: str) -> Path:
+    """The file of a record."""
+    return out / runpaths.LEDGER / runpaths.record_name(block_id, period)
 
 
-def record_path(out: str | os.PathLike[str], block_id: str, period: str) -> Path:
-    """The record's file; a scene's time loses its colons."""
-    return ledger_path(out) / f"{block_id}_{period.replace(':', '')}{_SUFFIX}"
+def failure_path(out: Path, block_id: str, period: str) -> Path:
+    """The file that says why a block could not be mapped; its record removes it."""
+    return out / runpaths.LEDGER / runpaths.failure_name(block_id, period)
 
 
-def failure_path(out: str | os.PathLike[str], block_id: str, period: str) -> Path:
-    """Where the reason is noted why a block could not be done; its record removes the note."""
-    return record_path(out, block_id, period).with_suffix(".failed")
-
-
-def write_record(out: str | os.PathLike[str], record: Record) -> None:
+def write_record(out: Path, record: Record) -> None:
     """Commit a block: whole or not at all, and forced to disk."""
     path = record_path(out, *record.key)
     make_folder(path.parent)
@@ -137,47 +132,49 @@ def write_record(out: str | os.PathLike[str], record: Record) -> None:
     failure_path(out, *record.key).unlink(missing_ok=True)
 
 
-def write_failure(out: str | os.PathLike[str], failure: Failure) -> None:
+def write_failure(out: Path, failure: Failure) -> None:
     """Note why a block could not be done, for `status`."""
     path = failure_path(out, failure.block_id, failure.period)
     make_folder(path.parent)
     write_atomic(path, (json.dumps(vars(failure)) + "\n").encode())
 
 
-def read_failures(out: str | os.PathLike[str]) -> list[Failure]:
+def read_failures(out: Path) -> list[Failure]:
     """Blocks that the last run could not do, in the order of their names."""
-    found = []
-    for _, data in read_many(sorted(ledger_path(out).glob("*.failed"))):
+    failures = []
+    for _, data in read_many(sorted((out / runpaths.LEDGER).glob("*.failed"))):
         with contextlib.suppress(ValueError, TypeError):
-            found.append(Failure(**json.loads(data)))  # type: ignore[arg-type]
-    return found
+            failures.append(Failure(**json.loads(data)))  # type: ignore[arg-type]
+    return failures
 
 
-def read_records(out: str | os.PathLike[str], plan: Plan | None = None) -> dict[tuple[str, str], Record]:
+def read_records(out: Path, plan: Plan | None = None) -> dict[tuple[str, str], Record]:
     """Valid records by (block id, period label), in the order of their names.
 
-    Damaged records are left out (`read_ledger` tells them), and so are those of another recipe where `plan` is given.
+    Damaged records are left out (`read_ledger` names them), and so are those of another recipe where `plan` is given.
     """
-    found, _ = read_ledger(out)
+    records, _ = read_ledger(out)
     run_id = None if plan is None else plan.run_id
-    return {key: one for key, one in found.items() if run_id is None or one.run_id == run_id}
+    return {key: one for key, one in records.items() if run_id is None or one.run_id == run_id}
 
 
-def read_ledger(out: str | os.PathLike[str]) -> tuple[dict[tuple[str, str], Record], dict[Path, str]]:
-    """Valid records, and for each file that is none the reason."""
+def read_ledger(out: Path) -> tuple[dict[tuple[str, str], Record], dict[Path, str]]:
+    """Valid records, and for each file that is not one the reason."""
     records: dict[tuple[str, str], Record] = {}
     damaged: dict[Path, str] = {}
-    for path, data in read_many(sorted(ledger_path(out).glob(f"*{_SUFFIX}"))):
+    for path, data in read_many(sorted((out / runpaths.LEDGER).glob("*.json"))):
         try:
             if isinstance(data, Exception):
                 raise data
-            record = Record.from_json(data.decode())
-            if record_path(out, *record.key) != path:
-                raise ValueError(f"it is the record of {record.block_id}, {record.period}")
-        except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
+            raw = _proven(data.decode())
+        except (OSError, ValueError) as error:
             damaged[path] = str(error)
             continue
-        records[record.key] = record
+        record = Record._of(raw)
+        if record_path(out, *record.key) == path:
+            records[record.key] = record
+        else:
+            damaged[path] = f"it is the record of {record.block_id}, {record.period}"
     return records, damaged
 
 
@@ -191,6 +188,15 @@ def _pack(values: NDArray[Any]) -> dict[str, Any]:
 def _unpack(packed: Mapping[str, Any]) -> NDArray[Any]:
     data = zlib.decompress(base64.b64decode(packed["zlib"], validate=True))
     return np.frombuffer(data, np.dtype(packed["dtype"])).reshape(packed["shape"])
+
+
+def _proven(text: str) -> dict[str, Any]:
+    """The values of a record's text; ValueError if they are not those that were written."""
+    content = json.loads(text)
+    raw = content.get("record") if isinstance(content, dict) else None
+    if not isinstance(raw, dict) or _with_hash(raw) != text:
+        raise ValueError("the hash of the record differs from its content")
+    return raw
 
 
 def _with_hash(raw: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a run needs, known before anything is read: tasks, bytes to read, arithmetic, memory of a worker, room on disk.
+"""Plan and items -> what a run needs, before anything is read: tasks, bytes, arithmetic, memory, room on disk.
 
 Memory and room are upper estimates with the terms written out; a run that cannot fit is refused with the options that
 would make it fit.
@@ -6,7 +6,6 @@ would make it fit.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from subpixmap.errors import Refused
-from subpixmap.files import is_remote, path_of
+from subpixmap.files import is_remote
 from subpixmap.grid import CELL, CHUNK
 from subpixmap.mapping.cluster import KEPT_BYTES
 from subpixmap.mapping.footprints import footprints_by_period_and_zone
 from subpixmap.mapping.plan import Plan
+from subpixmap.mapping.schema import ARRAYS, N_OBS, PER_OBJECT
 from subpixmap.mapping.task import readers_for
 from subpixmap.mapping.zones import plan_zones
 from subpixmap.scenes.access import GDAL_CACHE_BYTES
@@ -27,7 +27,6 @@ from subpixmap.scenes.items import Item
 
 _PROCESS = 850e6  # bytes of a worker that has done a tiny block: interpreter, torch, GDAL, zarr
 _COMPRESSED = 0.8  # bytes in a COG for each byte of a band
-_STORED = {"count": 1.1, "presence": 0.9, "sd_over_dates": 0.9, "n_obs": 0.3}  # bytes a pixel, compressed
 _RECORD = 8e3  # bytes of a ledger record, and again for every acquisition and object below
 _RECORD_CELL = 6.0
 
@@ -73,7 +72,7 @@ def needs(plan: Plan, items: Iterable[Item]) -> Needs:
             predicted += used * len(one.chunks) * CHUNK**2
             read += padded.height * padded.width * (used * per_px["bands"] + seen * per_px["SCL"])
     n = len(recipe.objects)
-    stored = chunks * CHUNK**2 * (n * sum(v for k, v in _STORED.items() if k != "n_obs") + _STORED["n_obs"])
+    stored = chunks * CHUNK**2 * sum(ARRAYS[name].disk_bytes * (1 if name == N_OBS else n) for name in ARRAYS)
     cells = (recipe.block / CELL) ** 2 * _RECORD_CELL
     return Needs(
         blocks=sum(len(zone.blocks) for zone in plan.zones.values()),
@@ -98,18 +97,17 @@ def worker_memory(plan: Plan) -> float:
     readers = readers_for(recipe.numerics["device"])
     reading = padded * len(recipe.bands) * (4 + readers * (4 + 6))  # this acquisition, and the next ones with their DN
     running = window * (n * (3 * 8 + 2 * 4) + 4)  # sums, squares, presence; lowest, highest; counts
-    ending = window * n * 5 * 8 + block * n * 3 * 4 * 2  # temporaries of the mean; the stored arrays, and encoded
+    stored = block * n * len(PER_OBJECT) * 4
+    ending = window * n * 5 * 8 + stored * 2  # temporaries of the mean; the stored arrays, and encoded
     return _PROCESS + GDAL_CACHE_BYTES + KEPT_BYTES + running + max(reading, ending)
 
 
-def require_fit(
-    plan: Plan, found: Needs, out: str | os.PathLike[str], *, memory: float | None, workers: int = 1
-) -> None:
+def require_fit(plan: Plan, needed: Needs, out: Path, *, memory: float | None, workers: int = 1) -> None:
     """Refuse a run that cannot fit into memory or on disk.
 
     Parameters
     ----------
-    plan, found
+    plan, needed
         The plan and its needs.
     out
         The run's folder; what the map there holds already is taken off.
@@ -123,29 +121,30 @@ def require_fit(
     Refused
         Names need, limit and the options that would make it fit.
     """
-    if memory is not None and found.worker_memory * workers > memory:
+    if memory is not None and needed.worker_memory * workers > memory:
         raise Refused(
-            f"blocks of {plan.recipe.block} px take up to {found.worker_memory / 1e9:.1f} GB in each worker, there are "
-            f"{workers}, and the memory is {memory / 1e9:.1f} GB; {_that_would_fit(plan, found, memory, workers)}"
+            f"blocks of {plan.recipe.block} px take up to {needed.worker_memory / 1e9:.1f} GB in each worker, "
+            f"there are {workers}, and the memory is {memory / 1e9:.1f} GB; "
+            f"{_that_would_fit(plan, needed, memory, workers)}"
         )
-    if is_remote(path_of(out)):
-        return  # an object store does not tell how much room it has
+    if is_remote(out):
+        return  # an object store does not say how much room it has
     folder = Path(out).absolute()
     while not folder.exists():
         folder = folder.parent
     there = sum(f.stat().st_size for f in Path(out).rglob("*") if f.is_file()) if Path(out).exists() else 0
     free = shutil.disk_usage(folder).free + there
-    if found.map_bytes > free:
+    if needed.map_bytes > free:
         raise Refused(
-            f"the map needs about {found.map_bytes / 1e9:.3g} GB and {folder} has {free / 1e9:.3g} GB; "
+            f"the map needs about {needed.map_bytes / 1e9:.3g} GB and {folder} has {free / 1e9:.3g} GB; "
             "choose another --out, fewer --years or fewer --object"
         )
 
 
-def _that_would_fit(plan: Plan, found: Needs, memory: float, workers: int) -> str:
+def _that_would_fit(plan: Plan, needed: Needs, memory: float, workers: int) -> str:
     """Options, in words."""
     options = []
-    if fewer := int(memory / found.worker_memory):
+    if fewer := int(memory / needed.worker_memory):
         options.append(f"--workers {fewer}")
     for block in sorted({plan.recipe.block // 2**k // CHUNK * CHUNK for k in range(1, 6)} - {0}, reverse=True):
         lattices = {epsg: zone.lattice for epsg, zone in plan.zones.items()}

@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from subpixmap.errors import InputError, Refused
-from subpixmap.files import is_remote, make_folder, path_of, touch, write_new
+from subpixmap.files import is_remote, make_folder, store_errors, touch, write_new
+from subpixmap.runpaths import LOCK
 
-NAME = "run.lock"
 BEAT_S = 5.0
 """Between heartbeats."""
 STALE_S = 120.0
@@ -39,7 +39,7 @@ class Owner:
     host: str
     pid: int
     born: str
-    """When its process started, as the kernel tells: a number that is used again is another process."""
+    """When its process started, as the kernel says: process numbers are used again."""
     since: float
     """When it took the folder, seconds since 1970."""
     token: str
@@ -50,7 +50,7 @@ class Owner:
 
 
 @contextlib.contextmanager
-def run_lock(out: str | os.PathLike[str]) -> Iterator[None]:
+def run_lock(out: Path) -> Iterator[None]:
     """Hold a folder while the body runs; the thread that holds it may take it again.
 
     Raises
@@ -60,7 +60,7 @@ def run_lock(out: str | os.PathLike[str]) -> Iterator[None]:
     Refused
         Another live run holds it; names host, process and time.
     """
-    folder = path_of(out).resolve()
+    folder = out.resolve()
     if _held.get(folder) == threading.get_ident():
         yield
         return
@@ -68,7 +68,7 @@ def run_lock(out: str | os.PathLike[str]) -> Iterator[None]:
         make_folder(folder)
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise InputError(f"{folder} cannot be a run folder ({error.strerror}); choose another --out") from error
-    path = folder / NAME
+    path = folder / LOCK
     mine = _take(path)
     _held[folder] = threading.get_ident()
     stop = threading.Event()
@@ -86,7 +86,7 @@ def run_lock(out: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def read_owner(path: Path) -> Owner | None:
-    """Who is named in the file; None if there is none, or it says nothing. OSError: it cannot be read."""
+    """The owner that the file names; None without a file or a name in it. OSError: the file cannot be read."""
     try:
         return Owner(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
@@ -94,7 +94,7 @@ def read_owner(path: Path) -> Owner | None:
 
 
 def is_alive(owner: Owner, path: Path, now: float | None = None) -> bool:
-    """Whether the owner may still write: its process lives (same host), or it gave a sign lately."""
+    """Whether the owner may still write: its process lives (same host), or its last heartbeat is recent."""
     if owner.host == socket.gethostname():
         return _born(owner.pid) == owner.born
     with contextlib.suppress(OSError):  # by the file system's clock, not by the other host's
@@ -125,15 +125,16 @@ def _one_at_a_time(folder: Path, token: str) -> contextlib.AbstractContextManage
 @contextlib.contextmanager
 def _claimed(folder: Path, token: str) -> Iterator[float]:
     """By an object that only one can create; it lives for moments, and longer only if its taker died."""
-    claim = folder / f".{NAME}.claim"
+    claim = folder / f".{LOCK}.claim"
     try:
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - claim.stat().st_mtime > STALE_S:
-                claim.unlink(missing_ok=True)
-        write_new(claim, token.encode())
+        with store_errors():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - claim.stat().st_mtime > STALE_S:
+                    claim.unlink(missing_ok=True)
+            write_new(claim, token.encode())
     except FileExistsError:
         raise
-    except Exception as error:  # each store's library has its own
+    except OSError as error:
         raise InputError(f"{folder} cannot be written ({error}); check the address and the credentials") from error
     try:
         yield claim.stat().st_mtime

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -20,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from subpixmap import runpaths
 from subpixmap.errors import InputError, Refused, VerificationFailed
-from subpixmap.files import make_folder, path_of, store_errors, write_atomic
+from subpixmap.files import make_folder, store_errors, write_atomic
 from subpixmap.grid import BLOCK, Block
 from subpixmap.mapping.recipe import Recipe, json_sha256, numerics, require_block, require_same
 from subpixmap.mapping.zones import BlockPlan, Zone, chunk_bits, chunks_of_bits, plan_zones
@@ -254,7 +254,7 @@ def _require_items(name: str, zones: Mapping[int, Zone], items: Sequence[Item]) 
     )
 
 
-def write_plan(out: str | os.PathLike[str], plan: Plan) -> Plan:
+def write_plan(out: Path, plan: Plan) -> Plan:
     """Write OUT/plan.json, or extend the one that is there; the plan that now holds, with the periods of both.
 
     Raises
@@ -262,7 +262,7 @@ def write_plan(out: str | os.PathLike[str], plan: Plan) -> Plan:
     Refused
         The folder holds a run of another recipe; names the fields that differ.
     """
-    path = path_of(out) / "plan.json"
+    path = out / runpaths.PLAN
     if path.exists():
         there = read_plan(out)
         require_same(there.recipe, plan.recipe, path)
@@ -289,7 +289,7 @@ def _extended(there: Plan, here: Plan, path: Path) -> Plan:
     )
 
 
-def read_plan(out: str | os.PathLike[str]) -> Plan:
+def read_plan(out: Path) -> Plan:
     """Read OUT/plan.json.
 
     Raises
@@ -301,7 +301,7 @@ def read_plan(out: str | os.PathLike[str]) -> Plan:
     VerificationFailed
         It is damaged.
     """
-    path = path_of(out) / "plan.json"
+    path = out / runpaths.PLAN
     try:
         with store_errors():
             data = path.read_bytes()

@@ -35,7 +35,7 @@ class WorkerDied(Incomplete):
 
     def __init__(self, deaths: int, limit_s: float | None) -> None:
         limit = "" if limit_s is None else f", or because it took longer than {limit_s:,.0f} s"
-        super().__init__(f"its worker process died: most likely for want of memory{limit}; try a smaller --block")
+        super().__init__(f"its worker process died: most likely it ran out of memory{limit}; try a smaller --block")
         self.deaths = deaths
         """How often, for this task, since it was submitted."""
 
@@ -142,21 +142,21 @@ class _OnDask:
         self.run, self.client, self.sha256, self.limit_s = run, client, sha256, limit_s
         self.finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.tasks: dict[Any, tuple[Any, Future]] = {}
-        self.known_slots, self.known_at = IN_FLIGHT, -math.inf
+        self.slots_then, self.asked_at = IN_FLIGHT, -math.inf
         self.absence = Absence(client)
         self.address = f"{client.scheduler.address}, dashboard {client.dashboard_link}"
 
     @property
     def slots(self) -> int:
         """Follows the number of workers, which may change; asked every few seconds, and then lost ones are replaced."""
-        if time.monotonic() - self.known_at > 2:
-            self.known_at = time.monotonic()
-            with contextlib.suppress(OSError):  # a lost scheduler is told by `wait`
+        if time.monotonic() - self.asked_at > 2:
+            self.asked_at = time.monotonic()
+            with contextlib.suppress(OSError):  # `wait` reports a lost scheduler
                 alive = len(self.client.scheduler_info(n_workers=-1)["workers"])
-                self.known_slots = IN_FLIGHT * max(alive, 1)
+                self.slots_then = IN_FLIGHT * max(alive, 1)
                 self._replace_lost(alive)
                 self.absence.look(alive)
-        return self.known_slots
+        return self.slots_then
 
     def _replace_lost(self, alive: int) -> None:
         """Have a local cluster start what it has given up: a worker that died while it started, or started slowly."""
@@ -196,7 +196,7 @@ class _OnDask:
 def run_with_cached_model(
     run: Callable[[Any, Model], Any], task: Any, sha256: str, limit_s: float | None = None
 ) -> Any:
-    """What a Dask worker executes; past the limit the process ends, and the scheduler tells that it is gone."""
+    """What a Dask worker executes; past the limit the process ends, and the scheduler notices that it is gone."""
     if sha256 not in _MODELS:
         raise RuntimeError(f"this worker has no model {sha256[:12]}: it started without the plugin that brings it")
     if limit_s is None:
@@ -214,7 +214,10 @@ def _plugin(model: Model) -> Any:
     from distributed import WorkerPlugin
 
     class BringModel(WorkerPlugin):
-        """Puts the model into every worker process before its first task; one torch thread there."""
+        """Puts the model into every worker process before its first task.
+
+        Torch has one thread there until the plugin leaves.
+        """
 
         def __init__(self) -> None:
             self.model, self.name, self.torch = model, f"subpixmap-model-{model.sha256}", torch.__version__
@@ -223,13 +226,18 @@ def _plugin(model: Model) -> Any:
             import torch
 
             from subpixmap.mapping import pool
+            from subpixmap.model.predict import one_thread
 
             if torch.__version__ != self.torch:
                 raise InputError(
                     f"a worker has torch {torch.__version__} and the driver {self.torch}: install the same"
                 )
-            torch.set_num_threads(1)
+            self.settings = contextlib.ExitStack()
+            self.settings.enter_context(one_thread())
             pool._MODELS[self.model.sha256] = self.model
+
+        def teardown(self, worker: Any) -> None:
+            self.settings.close()
 
     return BringModel()
 
@@ -237,8 +245,8 @@ def _plugin(model: Model) -> Any:
 def _bring(client: Client, plugin: Any) -> None:
     """Bring the model to all workers, also to those that start later.
 
-    The scheduler keeps the plugin for new workers before it tells the present ones. If one of these dies meanwhile the
-    call fails, and it is not known who was told: all are told again.
+    The scheduler keeps the plugin for new workers before it sends it to the present ones. If one of these dies
+    meanwhile, the call fails and nobody knows who has the plugin: it is sent to all again.
     """
     for attempt in range(_REGISTER_ATTEMPTS):
         try:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subpixmap.errors import InputError
+from subpixmap.mapping.metadata import create_map
 from subpixmap.mapping.needs import Needs, needs
 from subpixmap.mapping.plan import Plan, write_plan
 from subpixmap.mapping.run import pending_tasks
-from subpixmap.mapping.store import create_map
 from subpixmap.mapping.task import map_block
 from subpixmap.mapping.zones import Zone
 from subpixmap.scenes.items import Item
@@ -52,20 +52,18 @@ def probe(plan: Plan, items: Sequence[Item], model: Model, whole: Needs) -> Prob
     InputError
         No block of the plan has an acquisition.
     """
-    import torch
+    from subpixmap.model.predict import one_thread
 
-    small, threads = _fullest(plan, items), torch.get_num_threads()
-    with tempfile.TemporaryDirectory(prefix="subpixmap-probe-") as folder:
+    small = _fullest(plan, items)
+    with tempfile.TemporaryDirectory(prefix="subpixmap-probe-") as scratch:
+        folder = Path(scratch)
         write_plan(folder, small)
         create_map(folder, small)
         empty = _bytes_in(folder)
         (task,) = pending_tasks(folder, small, items)
-        torch.set_num_threads(1)
         began = time.perf_counter()
-        try:
+        with one_thread():
             outcome = map_block(task, model)
-        finally:
-            torch.set_num_threads(threads)
         seconds = time.perf_counter() - began
         written = _bytes_in(folder) - empty
     one = needs(small, items)
@@ -97,5 +95,5 @@ def _fullest(plan: Plan, items: Sequence[Item]) -> Plan:
     return best
 
 
-def _bytes_in(folder: str) -> int:
-    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -64,8 +64,8 @@ def decode(stored: NDArray[np.int16]) -> NDArray[np.float32]:
 
 def is_known(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Where something was observed: values that are not NaN, or steps that are not `FILL`."""
-    known: NDArray[np.bool_] = values != FILL if values.dtype.kind == "i" else np.isfinite(values)
-    return known
+    observed: NDArray[np.bool_] = values != FILL if values.dtype.kind == "i" else np.isfinite(values)
+    return observed
 
 
 def step_of(values: NDArray[Any]) -> float:

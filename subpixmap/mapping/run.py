@@ -12,18 +12,20 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from subpixmap import runpaths
 from subpixmap.errors import Incomplete, InputError, Refused, VerificationFailed
 from subpixmap.files import is_remote, path_of, sweep
 from subpixmap.grid import CHUNK
 from subpixmap.mapping.footprints import footprints_by_period_and_zone
 from subpixmap.mapping.ledger import Failure, read_records, write_failure
+from subpixmap.mapping.metadata import create_map
 from subpixmap.mapping.owner import run_lock
 from subpixmap.mapping.plan import Plan, write_plan
 from subpixmap.mapping.pool import Pool, WorkerDied, open_pool
 from subpixmap.mapping.recipe import numerics, require_same
-from subpixmap.mapping.store import create_map
 from subpixmap.mapping.task import Outcome, Task, map_block
 from subpixmap.scenes.items import Item, items_sha256
 
@@ -40,7 +42,7 @@ _SLOW_FLOPS = 1e10  # of a slow core in the network, floating point operations a
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """Where a run stands."""
 
     done: int
@@ -77,7 +79,7 @@ class Summary:
 
     @property
     def bottleneck(self) -> str:
-        """The stage that took most of the workers' time; reading counts by the time that was waited for it."""
+        """The stage that took most of the workers' time; of reading, only the time that the network waited for it."""
         return max(("wait", "network", "write"), key=lambda name: self.stages.get(name, 0.0))
 
 
@@ -108,7 +110,7 @@ def map_region(
     attempts: int = 3,
     limit_s: float | None = None,
     allow_partial: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[RunProgress], None] | None = None,
 ) -> Summary:
     """Map every block of a plan that has no valid ledger record; a run that was interrupted goes on where it stopped.
 
@@ -142,16 +144,21 @@ def map_region(
     Refused
         The folder holds another recipe, another live run holds the folder, or the model is not the plan's.
     """
+    # 1. refuse what cannot give the plan's numbers: another model, other software
+    out = path_of(out)
     if model.sha256 != plan.recipe.model_sha256:
         raise Refused(f"model {model.sha256[:12]} is not the plan's ({plan.recipe.model_sha256[:12]})")
     device = plan.recipe.numerics["device"]
-    require_same(plan.recipe, replace(plan.recipe, numerics=numerics(device)), path_of(out) / "plan.json")
+    require_same(plan.recipe, replace(plan.recipe, numerics=numerics(device)), out / runpaths.PLAN)
     started = time.monotonic()
     where = {"workers": workers, "scheduler": scheduler, "client": client, "memory_limit": memory_limit}
     with run_lock(out), _lost_storage_is_resumable(out):
-        sweep(path_of(out))
+        # 2. hold the folder, and clear what killed runs left half-written
+        sweep(out)
+        # 3. plan and map grow by new periods; another recipe is refused
         plan = write_plan(out, plan)
         create_map(out, plan)
+        # 4. the ledger says what is left
         tasks = pending_tasks(out, plan, items)
         summary = Summary(plan.n_tasks, plan.n_tasks - len(tasks), 0, (), 0, 0.0)
         if tasks:
@@ -165,12 +172,12 @@ def map_region(
 
 
 def time_limit(plan: Plan, model: Model) -> float:
-    """Seconds after which a block is taken for hung: an hour, and twenty times what a slow core would compute."""
+    """Seconds after which a block counts as hung: an hour, and twenty times what a slow core would compute."""
     largest = max(len(one.chunks) for zone in plan.zones.values() for one in zone.blocks) * CHUNK**2
     return 3600.0 + 20 * largest * plan.recipe.max_scenes * model.card.flops_per_pixel / _SLOW_FLOPS
 
 
-def pending_tasks(out: str | os.PathLike[str], plan: Plan, items: Iterable[Item]) -> list[Task]:
+def pending_tasks(out: Path, plan: Plan, items: Iterable[Item]) -> list[Task]:
     """Tasks without a valid record, period by period, in row-major order.
 
     Raises
@@ -181,7 +188,7 @@ def pending_tasks(out: str | os.PathLike[str], plan: Plan, items: Iterable[Item]
     records = read_records(out, plan)
     tasks = []
     digests: dict[str, str] = {}
-    run_id, folder = plan.run_id, str(path_of(out).absolute())  # workers may have another working directory
+    run_id, folder = plan.run_id, str(out.absolute())
     for period, epsg, locked, near in footprints_by_period_and_zone(plan, items):
         if period not in digests:
             digests[period] = items_sha256(locked)
@@ -196,13 +203,13 @@ def pending_tasks(out: str | os.PathLike[str], plan: Plan, items: Iterable[Item]
                     )
                 continue
             over = near.over(zone.lattice.bounds(one.window.padded(plan.model.halo + 1)))
-            found = tuple(near.items[i] for i in over)
-            tasks.append(Task(folder, one, period, plan.recipe, run_id, found, digest, plan.model.halo))
+            touching = tuple(near.items[i] for i in over)
+            tasks.append(Task(folder, one, period, plan.recipe, run_id, touching, digest, plan.model.halo))
     return tasks
 
 
 class _Drive:
-    """Keeps a window of tasks in flight; repeats what fails, with growing pauses, and gives up what fails for good."""
+    """Keeps a window of tasks in flight; repeats what fails, with growing pauses, and gives up what keeps failing."""
 
     def __init__(
         self,
@@ -210,7 +217,7 @@ class _Drive:
         tasks: Sequence[Task],
         summary: Summary,
         attempts: int,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[RunProgress], None] | None,
     ) -> None:
         self.pool, self.summary, self.attempts, self.progress = pool, summary, attempts, progress
         self.todo: deque[Task] = deque(tasks)
@@ -251,21 +258,26 @@ class _Drive:
             self.summary = replace(now, done=now.done + 1, peak_rss=max(now.peak_rss, result.peak_rss))
             self.stages.update(result.seconds)
             self.chunks_done += len(task.plan.chunks)
-            told = {"seconds": {k: round(v, 3) for k, v in result.seconds.items()}, "peak_rss": result.peak_rss}
+            cost = {"seconds": {k: round(v, 3) for k, v in result.seconds.items()}, "peak_rss": result.peak_rss}
             done = {"observed_px": result.record.observed_px, "total": dict(result.record.total)}
-            log.info("block done", extra={"block": task.key[0], "period": task.period} | told | done)
+            log.info("block done", extra={"block": task.key[0], "period": task.period} | cost | done)
             return
-        if _stops_everything(result):
+        if _stops_everything(result):  # every other block would fail as well
             raise Incomplete(f"{_reason(result)} ({task.label}); make room, then the same command resumes") from result
         self.tried[task.key] += result.deaths if isinstance(result, WorkerDied) else 1
-        told = {"block": task.key[0], "period": task.period, "attempt": self.tried[task.key], "reason": _reason(result)}
+        facts = {
+            "block": task.key[0],
+            "period": task.period,
+            "attempt": self.tried[task.key],
+            "reason": _reason(result),
+        }
         if self.tried[task.key] >= self.attempts or isinstance(result, InputError | VerificationFailed):
             failure = Failure(*task.key, _reason(result))
             self.summary = replace(now, failed=(*now.failed, failure))
-            write_failure(task.out, failure)
-            log.error("block given up", extra=told)
+            write_failure(path_of(task.out), failure)
+            log.error("block given up", extra=facts)
             return
-        log.warning("block repeated", extra=told)
+        log.warning("block repeated", extra=facts)
         self.summary = replace(now, retries=now.retries + 1)
         pause = min(_PAUSE_S * 2 ** self.tried[task.key], _LONGEST_PAUSE_S)
         heapq.heappush(self.delayed, (time.monotonic() + pause, self.summary.retries, task))
@@ -277,23 +289,23 @@ class _Drive:
         left = elapsed / self.chunks_done * (self.chunks_total - self.chunks_done) if self.chunks_done else math.inf
         rate = now.done / elapsed if elapsed else 0.0
         where = self.pool.address
-        self.progress(Progress(now.earlier + now.done, now.total, len(now.failed), rate, left, where))
+        self.progress(RunProgress(now.earlier + now.done, now.total, len(now.failed), rate, left, where))
 
 
 @contextlib.contextmanager
-def _lost_storage_is_resumable(out: str | os.PathLike[str]) -> Iterator[None]:
+def _lost_storage_is_resumable(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if _stops_everything(error):
             raise Incomplete(f"{out}: {error}; make room, then the same command resumes") from error
-        if is_remote(path_of(out)):
+        if is_remote(out):
             raise Incomplete(f"{out} cannot be reached ({error}); the same command resumes") from error
         raise
 
 
 def _stops_everything(error: BaseException) -> bool:
-    """A full disk stays full for the next block too."""
+    """Whether the disk is full or read-only."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 

@@ -6,7 +6,8 @@ Foreign readers find what they need in it: CF attributes for the steps and the f
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,45 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from subpixmap.files import is_remote, sweep
 from subpixmap.grid import CHUNK
-from subpixmap.mapping.plan import Plan, Zone
+from subpixmap.mapping.plan import Plan
 from subpixmap.mapping.quantise import FILL, STEP, ZERO
+from subpixmap.mapping.zones import Zone
 
-PER_OBJECT = {
-    "count": "expected objects per pixel, unclipped; NaN where not observed",
-    "presence": "probability that the pixel holds an object; NaN where not observed",
-    "sd_over_dates": "standard deviation of the predictions of single acquisitions; NaN below two observations",
-}
-"""Arrays (object, period, y, x): float32, stored as int16 steps (see `encoding`)."""
 N_OBS = "n_obs"
-"""Array (period, y, x) uint16: clear observations that were used."""
-ARRAYS = (*PER_OBJECT, N_OBS)
-"""All of them."""
+"""The array without objects."""
+PACKING = {"scale_factor": STEP, "add_offset": -ZERO * STEP, "_FillValue": FILL + ZERO}
+"""Attributes by which readers of CF decode it."""
+
+
+@dataclass(frozen=True)
+class MapArray:
+    """One array of the map: what it means, and how a pixel of it is stored."""
+
+    meaning: str
+    dtype: str = "int16"
+    """Of what is stored: steps (see `quantise`), or the values themselves."""
+    packing: Mapping[str, float] = field(default_factory=lambda: PACKING)
+    """CF attributes that decode it; none where the values themselves are stored."""
+    fill: int = FILL + ZERO
+    """Stored where nothing was observed."""
+    disk_bytes: float = 0.9
+    """Of a pixel of one object on disk, compressed; an estimate."""
+
+
+ARRAYS: Mapping[str, MapArray] = {
+    "count": MapArray("expected objects per pixel, unclipped; NaN where not observed", disk_bytes=1.1),
+    "presence": MapArray("probability that the pixel holds an object; NaN where not observed"),
+    "sd_over_dates": MapArray(
+        "standard deviation of the predictions of single acquisitions; NaN below two observations"
+    ),
+    N_OBS: MapArray("clear observations used", dtype="uint16", packing={}, fill=0, disk_bytes=0.3),
+}
+"""All arrays, as `Accumulator.result` names them: (object, period, y, x), without objects for `N_OBS`."""
+PER_OBJECT = tuple(name for name in ARRAYS if name != N_OBS)
+COORDINATES = ("x", "y", "object", "period")
 GRID_MAPPING = "spatial_ref"
 """The variable that holds the CRS."""
 ZARR_FORMAT: Any = 3
-PACKING = {"scale_factor": STEP, "add_offset": -ZERO * STEP, "_FillValue": FILL + ZERO}
-"""Attributes by which readers of CF decode it."""
 # High bytes and low bytes apart. Without the checksum, no flipped bit is ever noticed.
 _CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec())
 
@@ -52,33 +74,30 @@ def create_zones(path: Path, plan: Plan, order: Mapping[int, list[str]] | None =
     """Create or lengthen the arrays of all zones; whether anything changed. `order`: periods that stay first."""
     root = zarr.open_group(zarr_store(path), mode="a", zarr_format=ZARR_FORMAT, use_consolidated=False)
     sweep(path)
-    labels = [period.label for period in plan.periods]
     changed = False
     for epsg, zone in plan.zones.items():
-        changed |= _create_zone(root, epsg, zone, plan, (order or {}).get(epsg, []), labels)
+        first = (order or {}).get(epsg, [])
+        labels = [*first, *(period.label for period in plan.periods if period.label not in first)]
+        changed |= _create_zone(root, zone, plan, labels)
     return changed
 
 
-def _create_zone(root: zarr.Group, epsg: int, zone: Zone, plan: Plan, first: list[str], labels: list[str]) -> bool:
-    """Whether anything changed. The period names are written last: they say how long the other arrays are."""
+def _create_zone(root: zarr.Group, zone: Zone, plan: Plan, labels: list[str]) -> bool:
+    """Whether anything changed. The names of the periods come last: they say how long the other arrays are."""
+    epsg = zone.lattice.epsg
     place = [zone.extent.row, zone.extent.col, zone.extent.height, zone.extent.width]
     facts: dict[str, Any] = {"run_id": plan.run_id, "evidence": plan.model.evidence, "lattice_window": place}
     group = root.require_group(str(epsg))
     if dict(group.attrs) != facts:
         group.attrs.put(facts)
-    known = labels_of(group)
-    labels = [*first, *(label for label in labels if label not in first)]
-    labels = known + [label for label in labels if label not in known]
-    if labels == known and N_OBS in group:
+    present = labels_of(group)
+    labels = present + [label for label in labels if label not in present]
+    if labels == present and N_OBS in group:
         return False
-    n, rows, cols = len(plan.objects), zone.extent.height, zone.extent.width
-    side = plan.recipe.block
-    for name, meaning in PER_OBJECT.items():
-        shape, shard = (n, len(labels), rows, cols), (n, 1, side, side)
-        attributes = {"long_name": meaning, "grid_mapping": GRID_MAPPING} | PACKING
-        _array(group, name, shape, shard, "int16", PACKING["_FillValue"], ("object", "period", "y", "x"), attributes)
-    attributes = {"long_name": "clear observations used", "grid_mapping": GRID_MAPPING}
-    _array(group, N_OBS, (len(labels), rows, cols), (1, side, side), "uint16", 0, ("period", "y", "x"), attributes)
+    n, side = len(plan.objects), plan.recipe.block
+    for name in ARRAYS:
+        lead = () if name == N_OBS else (n,)
+        _array(group, name, (*lead, len(labels), *zone.extent.shape), (*lead, 1, side, side))
     x, y = zone.lattice.coords(zone.extent)
     _coordinate(group, "x", x, {"standard_name": "projection_x_coordinate", "units": "m", "axis": "X"})
     _coordinate(group, "y", y, {"standard_name": "projection_y_coordinate", "units": "m", "axis": "Y"})
@@ -88,32 +107,24 @@ def _create_zone(root: zarr.Group, epsg: int, zone: Zone, plan: Plan, first: lis
     return True
 
 
-def _array(
-    group: zarr.Group,
-    name: str,
-    shape: tuple[int, ...],
-    shard: tuple[int, ...],
-    dtype: str,
-    fill: Any,
-    dims: tuple[str, ...],
-    attributes: Mapping[str, Any],
-) -> None:
+def _array(group: zarr.Group, name: str, shape: tuple[int, ...], shard: tuple[int, ...]) -> None:
     """Create an array of whole shards, or lengthen it along `period`."""
     if name in group:
         array = group[name]
         if isinstance(array, zarr.Array) and array.shape != shape:
             array.resize(shape)
         return
+    one = ARRAYS[name]
     group.create_array(
         name,
         shape=shape,
         shards=shard,
         chunks=(1,) * (len(shape) - 2) + (CHUNK, CHUNK),
-        dtype=dtype,
-        fill_value=fill,
+        dtype=one.dtype,
+        fill_value=one.fill,
         compressors=_CODECS,
-        dimension_names=dims,
-        attributes=dict(attributes),
+        dimension_names=("object", "period", "y", "x")[-len(shape) :],
+        attributes={"long_name": one.meaning, "grid_mapping": GRID_MAPPING} | dict(one.packing),
     )
 
 
@@ -152,10 +163,13 @@ def _write_crs(group: zarr.Group, epsg: int) -> None:
 
 def labels_of(group: zarr.Group) -> list[str]:
     """Periods in the order in which they were appended."""
-    if "period" not in group:
-        return []
+    return labels_in(np.asarray(group["period"][:])) if "period" in group else []  # type: ignore[index]
+
+
+def labels_in(stored: Iterable[Any]) -> list[str]:
+    """Periods that the array `period` names."""
     # A run that was killed between lengthening this array and filling it leaves empty names.
-    return [str(label) for label in np.asarray(group["period"][:]) if str(label)]  # type: ignore[index]
+    return [str(label) for label in stored if str(label)]
 
 
 def consolidate(path: Path, plan: Plan) -> None:

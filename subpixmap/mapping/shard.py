@@ -1,4 +1,4 @@
-"""One shard of the map -> the inner chunks that are wanted, without Zarr's machinery for each of them.
+"""One shard of the map -> the inner chunks that are asked for, without Zarr's machinery for each of them.
 
 A shard as `store` writes it (Zarr v3, `sharding_indexed`): inner chunks compressed one by one, each with a checksum,
 and at the end an index of their offsets and lengths with another. Zarr reads the same bytes with one asynchronous task
@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,23 @@ from subpixmap.grid import CHUNK, Window
 _ABSENT = 2**64 - 1  # offset and length of a chunk that was never written
 
 
-def read_shard(path: Path, lead: int, window: Window, chunks: Sequence[Window], dtype: Any, fill: Any) -> NDArray[Any]:
-    """(lead, height, width) of a shard; `fill` outside the chunks.
+@dataclass(frozen=True)
+class Shard:
+    """A shard's file, and how its inner chunks are stored."""
 
-    Parameters
-    ----------
-    path
-        The shard's file.
-    lead
-        Length of the axis before y and x (objects, or 1).
-    window
-        The pixels of the shard, whole inner chunks.
-    chunks
-        Inner chunks that are read.
-    dtype, fill
-        Of the array.
+    path: Path
+    window: Window
+    """Its pixels, whole inner chunks."""
+    layers: int
+    """Length of the axis before y and x: objects, or 1."""
+    dtype: str
+    """Of the stored values."""
+    fill: int
+    """The stored value of a chunk that was never written."""
+
+
+def read_shard(shard: Shard, chunks: Sequence[Window]) -> NDArray[Any]:
+    """(layer, y, x): the stored values of a whole shard; its fill value outside the given inner chunks.
 
     Raises
     ------
@@ -46,34 +49,36 @@ def read_shard(path: Path, lead: int, window: Window, chunks: Sequence[Window], 
     OSError
         The file cannot be read.
     """
-    values = read_chunks(path, lead, window, chunks, dtype, fill)
-    covers = len(set(chunks)) == window.height * window.width // CHUNK**2
-    found = np.empty((lead, *window.shape), dtype) if covers else np.full((lead, *window.shape), fill, dtype)
+    stored = read_chunks(shard, chunks)
+    height, width = shard.window.shape
+    whole = len(set(chunks)) == height * width // CHUNK**2
+    shape = (shard.layers, height, width)
+    values = np.empty(shape, shard.dtype) if whole else np.full(shape, shard.fill, shard.dtype)
     for i, chunk in enumerate(chunks):
-        rows, cols = chunk.slices(window)
-        found[:, rows, cols] = values[:, i]
-    return found
+        rows, cols = chunk.slices(shard.window)
+        values[:, rows, cols] = stored[:, i]
+    return values
 
 
-def read_chunks(path: Path, lead: int, window: Window, chunks: Sequence[Window], dtype: Any, fill: Any) -> NDArray[Any]:
-    """(lead, chunk, 256, 256): the inner chunks of a shard one after the other; for the rest see `read_shard`."""
-    raw = memoryview(path.read_bytes())
-    down, across = window.height // CHUNK, window.width // CHUNK
-    index = _index(raw, lead * down * across).reshape(lead, down, across, 2)
-    found = np.empty((lead, len(chunks), CHUNK, CHUNK), np.dtype(dtype).newbyteorder("<"))
-    for layer, (i, chunk) in itertools.product(range(lead), enumerate(chunks)):
-        rows, cols = chunk.slices(window)
+def read_chunks(shard: Shard, chunks: Sequence[Window]) -> NDArray[Any]:
+    """(layer, chunk, 256, 256): the given inner chunks of a shard, one after the other. Errors as in `read_shard`."""
+    raw = memoryview(shard.path.read_bytes())
+    down, across = shard.window.height // CHUNK, shard.window.width // CHUNK
+    index = _index(raw, shard.layers * down * across).reshape(shard.layers, down, across, 2)
+    stored = np.empty((shard.layers, len(chunks), CHUNK, CHUNK), np.dtype(shard.dtype).newbyteorder("<"))
+    for layer, (i, chunk) in itertools.product(range(shard.layers), enumerate(chunks)):
+        rows, cols = chunk.slices(shard.window)
         offset, length = (int(v) for v in index[layer, rows.start // CHUNK, cols.start // CHUNK])
-        target = found[layer, i]
+        target = stored[layer, i]
         if offset == length == _ABSENT:
-            target[:] = fill
+            target[:] = shard.fill
             continue
         values = _checked(raw[offset : offset + length], "an inner chunk")
-        (size,) = struct.unpack_from("<I", values, 4)  # of Blosc's header: what comes out
+        (size,) = struct.unpack_from("<I", values, 4)  # Blosc's header says how many bytes come out
         if size != target.nbytes:
             raise ValueError(f"an inner chunk holds {size} bytes instead of {target.nbytes}")
         decompress(values, target)
-    return found
+    return stored
 
 
 def _index(raw: memoryview, n: int) -> NDArray[np.uint64]:

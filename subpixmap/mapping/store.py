@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import struct
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,110 +19,32 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from subpixmap.errors import SubpixmapError, VerificationFailed
-from subpixmap.files import files_under, path_of, sync
-from subpixmap.grid import CHUNK, Block, Window
-from subpixmap.mapping.plan import Plan, Zone, read_plan
+from subpixmap import runpaths
+from subpixmap.errors import Incomplete, VerificationFailed
+from subpixmap.files import is_remote, path_of, store_errors, sync
+from subpixmap.grid import Block, Window
+from subpixmap.mapping.metadata import read_zone
+from subpixmap.mapping.plan import read_plan
 from subpixmap.mapping.quantise import ZERO, decode, encode
 from subpixmap.mapping.schema import (
     ARRAYS,
     GRID_MAPPING,
     N_OBS,
-    PACKING,
-    PER_OBJECT,
     ZARR_FORMAT,
-    consolidate,
-    create_zones,
     labels_of,
     zarr_store,
 )
-from subpixmap.mapping.shard import read_chunks, read_shard
+from subpixmap.mapping.shard import Shard, read_chunks, read_shard
+from subpixmap.mapping.zones import Zone
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-def map_path(out: str | os.PathLike[str]) -> Path:
-    """OUT/map.zarr."""
-    return path_of(out) / "map.zarr"
+_SHARD_ERRORS = (ValueError, RuntimeError, struct.error)
 
 
-def create_map(out: str | os.PathLike[str], plan: Plan) -> None:
-    """Create the arrays, or append the plan's new periods to those that are there. Repeating it changes nothing."""
-    path = map_path(out)
-    with _damage_is_told(path):
-        changed = create_zones(path, plan)
-        if changed:
-            consolidate(path, plan)
-    for epsg in plan.zones:
-        require_readable(out, plan, epsg)
-
-
-def rebuild_metadata(out: str | os.PathLike[str], plan: Plan) -> None:
-    """Write the map's metadata and coordinates anew from the plan; the shards stay.
-
-    Where the order in which periods were added cannot be read any more, it becomes that of time; blocks that this puts
-    in a wrong place are found by `verify`.
-    """
-    path = map_path(out)
-    order = {}
-    for epsg in plan.zones:
-        with contextlib.suppress(Exception):  # damaged: that is why we are here
-            labels = labels_of(_open_zone(out, epsg))
-            if set(labels) <= {period.label for period in plan.periods}:
-                order[epsg] = labels
-    for file in metadata_files(out):
-        file.unlink()
-    create_zones(path, plan, order)
-    consolidate(path, plan)
-
-
-def metadata_files(out: str | os.PathLike[str]) -> list[Path]:
-    """Files of the map that are no shards."""
-    arrays = {*PER_OBJECT, N_OBS}
-    found = []
-    for file in files_under(map_path(out)):
-        inside = file.relative_to(map_path(out)).parts
-        if not (len(inside) > 2 and inside[1] in arrays and inside[2] == "c"):
-            found.append(file)
-    return found
-
-
-def require_readable(out: str | os.PathLike[str], plan: Plan, epsg: int) -> None:
-    """Raise VerificationFailed if a zone's metadata or coordinates cannot be read, or are not those of the plan."""
-    zone, side = plan.zones[epsg], plan.recipe.block
-    with _damage_is_told(map_path(out) / str(epsg)):
-        group = _open_zone(out, epsg)
-        labels = labels_of(group)
-        if unknown := set(labels) - {period.label for period in plan.periods}:
-            raise ValueError(f"it has periods that its plan has not: {', '.join(sorted(unknown))}")
-        n = len(labels)
-        for name in ARRAYS:
-            array: Any = group[name]
-            lead = () if name == N_OBS else (len(plan.objects),)
-            kind = str(array.dtype), {key: array.attrs[key] for key in PACKING if key in array.attrs}
-            there = (*array.shape[:-3], *array.shape[-2:], *array.shards, *array.chunks[-2:], *kind)
-            kind = ("uint16", {}) if name == N_OBS else ("int16", PACKING)
-            expected = (*lead, *zone.extent.shape, *lead, 1, side, side, CHUNK, CHUNK, *kind)
-            # A run that was killed between lengthening the arrays and naming the periods has longer ones.
-            if there != expected or not n <= array.shape[-3] <= max(n, len(plan.periods)):
-                raise ValueError(f"{name} is laid out as {there}, its plan says {expected}")
-        for name, values in zip(("x", "y"), zone.lattice.coords(zone.extent), strict=True):
-            if not np.array_equal(np.asarray(group[name][:]), values):  # type: ignore[index]
-                raise ValueError(f"coordinate {name} is not that of the plan")
-
-
-@contextlib.contextmanager
-def _damage_is_told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SubpixmapError):
-        raise
-    except Exception as error:  # zarr raises errors of many kinds over damaged metadata
-        raise VerificationFailed(f"{path} has damaged metadata ({error}); run subpixmap verify --repair") from error
-
-
-def write_block(out: str | os.PathLike[str], block: Block, period: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_block(out: Path, block: Block, period: str, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write the shards of one block and period, and force them to disk.
 
     Parameters
@@ -139,7 +62,7 @@ def write_block(out: str | os.PathLike[str], block: Block, period: str, arrays: 
         array = group[name]
         assert isinstance(array, zarr.Array)
         array = array.with_config({"write_empty_chunks": True})
-        shard = _shard(out, array, at, rows, cols)
+        shard = _shard_path(out, array, at, rows, cols)
         shard.unlink(missing_ok=True)  # Zarr reads what it overwrites: a damaged shard could never be made again
         if name == N_OBS:
             _require_shape(name, values, block.window.shape)
@@ -154,10 +77,10 @@ def write_block(out: str | os.PathLike[str], block: Block, period: str, arrays: 
 
 
 def read_block(
-    out: str | os.PathLike[str],
+    out: Path,
     block: Block,
     period: str,
-    names: Sequence[str] = ARRAYS,
+    names: Iterable[str] = ARRAYS,
     *,
     chunks: Sequence[Window] | None = None,
 ) -> dict[str, NDArray[Any]]:
@@ -181,40 +104,44 @@ def read_block(
     """
     group, at, rows, cols = _place(out, block, period)
     wanted = tuple(block.chunks()) if chunks is None else tuple(chunks)
-    arrays: dict[str, Any] = {name: group[name] for name in names}
-    return {
-        name: _inner_chunks(
-            _shard(out, array, at, rows, cols), array, name, block, wanted, f"block {block.id}, period {period}"
-        )
-        for name, array in arrays.items()
-    }
+    arrays = {}
+    for name in names:
+        array: Any = group[name]
+        layers = 1 if name == N_OBS else array.shape[0]
+        path = _shard_path(out, array, at, rows, cols)
+        shard = Shard(path, block.window, layers, ARRAYS[name].dtype, ARRAYS[name].fill)
+        with _shard_damage(shard, block, period):
+            stored = read_shard(shard, wanted)
+        arrays[name] = stored[0] if name == N_OBS else decode(stored - np.int16(ZERO))
+    return arrays
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Where the shards of a zone lie and what they hold: a zone is opened once, whatever number of blocks is read."""
+    """Where the shards of a zone lie: a zone is opened once, whatever number of blocks is read."""
 
-    out: str
+    out: Path
     """The run's folder."""
     epsg: int
     extent: Window
     labels: tuple[str, ...]
     """Periods in the order of the map."""
-    kinds: Mapping[str, tuple[int, str, int]]
-    """Array -> objects (1 without any), type and fill value of what is stored."""
+    n_objects: int
+
+    def shard(self, name: str, block: Block, period: str) -> Shard:
+        """The shard of an array that holds a block and period."""
+        row, col = (part.start // block.size for part in block.window.slices(self.extent))
+        place = (_period_place(self.out, self.labels, period), row, col)
+        inside = "/".join(map(str, place if name == N_OBS else (0, *place)))
+        path = self.out / runpaths.MAP / str(self.epsg) / name / "c" / inside
+        layers = 1 if name == N_OBS else self.n_objects
+        return Shard(path, block.window, layers, ARRAYS[name].dtype, ARRAYS[name].fill)
 
 
-def open_shards(out: str | os.PathLike[str], epsg: int) -> Shards:
+def open_shards(out: Path, epsg: int) -> Shards:
     """Open a zone of the map for `read_stored`."""
-    with _damage_is_told(map_path(out) / str(epsg)):
-        group = _open_zone(out, epsg)
-        extent = Window(*(int(v) for v in group.attrs["lattice_window"]))  # type: ignore[union-attr, arg-type]
-        arrays: dict[str, Any] = {name: group[name] for name in ARRAYS}
-        kinds = {
-            name: (1 if name == N_OBS else int(array.shape[0]), str(array.dtype), int(array.fill_value))
-            for name, array in arrays.items()
-        }
-        return Shards(str(out), epsg, extent, tuple(labels_of(group)), kinds)
+    there = read_zone(out / runpaths.MAP, epsg)
+    return Shards(out, epsg, Window(*there.extent), there.labels, there.shapes["count"][0])
 
 
 def read_stored(
@@ -234,59 +161,52 @@ def read_stored(
     Yields
     ------
     dict
-        Name -> (object, chunk, 256, 256) int16 steps (see `encoding`); `n_obs` is (chunk, 256, 256) uint16.
+        Name -> (object, chunk, 256, 256) int16 steps (see `quantise`); `n_obs` is (chunk, 256, 256) uint16.
 
     Raises
     ------
     VerificationFailed
         A shard is missing or damaged.
     """
-    place = block.window.slices(shards.extent)
-    row, col = (part.start // block.size for part in place)
-    zone = map_path(shards.out) / str(shards.epsg)
     for period in periods:
-        at = _period_place(shards.out, shards.labels, period)
-        found = {}
+        stored = {}
         for name, chunks in wanted.items():
-            lead, dtype, fill = shards.kinds[name]
-            inside = f"{at}/{row}/{col}" if name == N_OBS else f"0/{at}/{row}/{col}"
-            shard = zone / name / "c" / inside
-            with _damaged_shard_is_told(shard, f"block {block.id}, period {period}"):
-                values = read_chunks(shard, lead, block.window, chunks, dtype, fill)
-            found[name] = values[0] if name == N_OBS else np.subtract(values, np.int16(ZERO), out=values)
-        yield found
-
-
-def _inner_chunks(
-    shard: Path, array: Any, name: str, block: Block, chunks: Sequence[Window], told: str
-) -> NDArray[Any]:
-    """(object, y, x) or (y, x): inner chunks of one shard."""
-    lead = 1 if name == N_OBS else array.shape[0]
-    with _damaged_shard_is_told(shard, told):
-        values = read_shard(shard, lead, block.window, chunks, array.dtype, array.fill_value)
-    return values[0] if name == N_OBS else decode(values - np.int16(ZERO))
+            shard = shards.shard(name, block, period)
+            with _shard_damage(shard, block, period):
+                values = read_chunks(shard, chunks)
+            stored[name] = values[0] if name == N_OBS else np.subtract(values, np.int16(ZERO), out=values)
+        yield stored
 
 
 @contextlib.contextmanager
-def _damaged_shard_is_told(shard: Path, told: str) -> Iterator[None]:
-    if not shard.is_file():
-        raise VerificationFailed(f"{shard} is missing ({told}); run subpixmap verify --repair")
+def _shard_damage(shard: Shard, block: Block, period: str) -> Iterator[None]:
+    """Name block and period where a shard is missing or its bytes are not what they were."""
+    where = f"block {block.id}, period {period}"
+    if not shard.path.is_file():
+        raise VerificationFailed(f"{shard.path} is missing ({where}); run subpixmap verify --repair")
     try:
-        yield
-    except Exception as error:  # codecs raise errors of many kinds over damaged bytes
-        raise VerificationFailed(f"{shard} is damaged ({told}): {error}; run subpixmap verify --repair") from error
+        with store_errors():
+            yield
+    except _SHARD_ERRORS as error:
+        reason = f"{shard.path} is damaged ({where}): {error}; run subpixmap verify --repair"
+        raise VerificationFailed(reason) from error
+    except OSError as error:
+        if is_remote(shard.path):  # a store that does not answer has damaged nothing
+            raise Incomplete(f"{shard.path} cannot be reached ({error}); the same command tries again") from error
+        reason = f"{shard.path} cannot be read ({where}): {error}; run subpixmap verify --repair"
+        raise VerificationFailed(reason) from error
 
 
-def shard_paths(out: str | os.PathLike[str], block: Block, period: str) -> list[Path]:
+def shard_paths(out: Path, block: Block, period: str) -> list[Path]:
     """The files that hold a block and period."""
     group, at, rows, cols = _place(out, block, period)
-    return [_shard(out, group[name], at, rows, cols) for name in ARRAYS]
+    return [_shard_path(out, group[name], at, rows, cols) for name in ARRAYS]
 
 
-def _shard(out: str | os.PathLike[str], array: Any, at: int, rows: slice, cols: slice) -> Path:
+def _shard_path(out: Path, array: Any, at: int, rows: slice, cols: slice) -> Path:
     side = array.shards[-1]
     place = (*((0,) if array.ndim == 4 else ()), at, rows.start // side, cols.start // side)
-    return map_path(out) / array.path / "c" / "/".join(map(str, place))
+    return out / runpaths.MAP / str(array.path) / "c" / "/".join(map(str, place))
 
 
 def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
@@ -303,54 +223,55 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
 
     from subpixmap.mapping.ledger import read_records
 
-    plan = read_plan(out)
-    done = read_records(out, plan).keys()
+    folder = path_of(out)
+    plan = read_plan(folder)
+    done = read_records(folder, plan).keys()
     labels = [period.label for period in plan.periods]
-    found = {}
+    datasets = {}
     for epsg, zone in plan.zones.items():
-        there = xr.open_zarr(zarr_store(map_path(out)), group=str(epsg), decode_coords="all", chunks=None)
+        there = xr.open_zarr(zarr_store(folder / runpaths.MAP), group=str(epsg), decode_coords="all", chunks=None)
         stored = [str(label) for label in there["period"].values]
-        there = there.isel(period=[stored.index(label) for label in labels if label in stored])
-        coords = {name: there[name] for name in ("object", "y", "x", GRID_MAPPING)}
-        coords["period"] = [label for label in labels if label in stored]
+        shown = [label for label in labels if label in stored]
+        there = there.isel(period=[stored.index(label) for label in shown])
+        committed = _committed(zone, shown, done)
+        coords = {name: there[name] for name in ("object", "y", "x", GRID_MAPPING)} | {"period": shown}
         arrays = {
-            name: (there[name].dims, _lazy(out, zone, coords["period"], done, name, there[name]), there[name].attrs)
-            for name in ARRAYS
+            name: (there[name].dims, _lazy(folder, zone, committed, there[name]), there[name].attrs) for name in ARRAYS
         }
         attrs = {"run_id": plan.run_id, "evidence": plan.model.evidence, "folder": str(out)}
-        dataset = xr.Dataset(arrays, coords=coords, attrs=attrs)
-        found[epsg] = dataset.rio.write_crs(epsg)
-    return found
+        datasets[epsg] = xr.Dataset(arrays, coords=coords, attrs=attrs).rio.write_crs(epsg)
+    return datasets
 
 
-def _lazy(
-    out: str | os.PathLike[str],
-    zone: Zone,
-    labels: list[str],
-    done: Iterable[tuple[str, str]],
-    name: str,
-    like: xr.DataArray,
-) -> Any:
-    """One array as dask chunks of whole shards; a shard that the ledger does not know is never opened."""
-    import dask.array as da
+def _committed(zone: Zone, labels: Sequence[str], done: Collection[tuple[str, str]]) -> xr.DataArray:
+    """(period, block row, block column): which blocks of a zone's extent the ledger vouches for."""
+    import xarray as xr
 
     side = zone.blocks[0].block.size
-    row0, col0 = zone.extent.row // side, zone.extent.col // side
-    rows, cols = zone.extent.height // side, zone.extent.width // side
-    known = set(done)
-    mask = np.zeros((len(labels), rows, cols), bool)
+    rows = np.arange(zone.extent.height // side) + zone.extent.row // side
+    cols = np.arange(zone.extent.width // side) + zone.extent.col // side
+    mask = np.zeros((len(labels), len(rows), len(cols)), bool)
     for (p, label), one in itertools.product(enumerate(labels), zone.blocks):
-        mask[p, one.block.row - row0, one.block.col - col0] = (one.block.id, label) in known
+        mask[p, one.block.row - rows[0], one.block.col - cols[0]] = (one.block.id, label) in done
+    return xr.DataArray(mask, {"period": list(labels), "row": rows, "col": cols}, ("period", "row", "col"))
+
+
+def _lazy(out: Path, zone: Zone, committed: xr.DataArray, like: xr.DataArray) -> Any:
+    """One array as dask chunks of whole shards; a shard without a ledger record is never opened."""
+    import dask.array as da
+
+    side, name = zone.blocks[0].block.size, str(like.name)
+    labels, rows, cols = (committed[axis].values.tolist() for axis in ("period", "row", "col"))
     lead: tuple[int, ...] = like.shape[:1] if name != N_OBS else ()
-    chunks = (*((size,) for size in lead), (1,) * len(labels), (side,) * rows, (side,) * cols)
-    lazy_mask = da.from_array(mask, chunks=1, name=False)
+    chunks = (*((size,) for size in lead), (1,) * len(labels), (side,) * len(rows), (side,) * len(cols))
+    lazy_mask = da.from_array(committed.values, chunks=1, name=False)
     empty: Any = np.uint16(0) if name == N_OBS else np.float32(np.nan)
 
     def load(wanted: NDArray[np.bool_], block_id: tuple[int, ...] = ()) -> NDArray[Any]:
         p, r, c = block_id[-3:]
         if not wanted.all():
             return np.full((*lead, 1, side, side), empty, empty.dtype)
-        block = Block(zone.lattice, row0 + r, col0 + c, side)
+        block = Block(zone.lattice, rows[r], cols[c], side)
         return read_block(out, block, labels[p], [name])[name][..., None, :, :]
 
     return da.map_blocks(
@@ -363,22 +284,21 @@ def _lazy(
     )
 
 
-def _open_zone(out: str | os.PathLike[str], epsg: int) -> zarr.Group:
-    return zarr.open_group(
-        zarr_store(map_path(out)), path=str(epsg), mode="r+", zarr_format=ZARR_FORMAT, use_consolidated=False
-    )
+def _open_zone(out: Path, epsg: int) -> zarr.Group:
+    store = zarr_store(out / runpaths.MAP)
+    return zarr.open_group(store, path=str(epsg), mode="r+", zarr_format=ZARR_FORMAT, use_consolidated=False)
 
 
-def _place(out: str | os.PathLike[str], block: Block, period: str) -> tuple[zarr.Group, int, slice, slice]:
+def _place(out: Path, block: Block, period: str) -> tuple[zarr.Group, int, slice, slice]:
     """The zone's group, and where a block and period lie in its arrays."""
     group = _open_zone(out, block.lattice.epsg)
     extent = Window(*(int(v) for v in group.attrs["lattice_window"]))  # type: ignore[union-attr, arg-type]
     return group, _period_place(out, labels_of(group), period), *block.window.slices(extent)
 
 
-def _period_place(out: str | os.PathLike[str], labels: Sequence[str], period: str) -> int:
+def _period_place(out: Path, labels: Sequence[str], period: str) -> int:
     if period not in labels:
-        raise VerificationFailed(f"{map_path(out)} has no period {period}; it has {', '.join(labels)}")
+        raise VerificationFailed(f"{out / runpaths.MAP} has no period {period}; it has {', '.join(labels)}")
     return labels.index(period)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from subpixmap.files import path_of
 from subpixmap.grid import CELL, owned
 from subpixmap.machine import cores, peak_rss
 from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, write_record
@@ -37,6 +38,7 @@ class Task:
     """One block and period, with all it needs; it travels to a worker."""
 
     out: str
+    """The run's folder, absolute: workers may have another working directory."""
     plan: BlockPlan
     period: str
     recipe: Recipe
@@ -66,7 +68,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished task tells the driver."""
+    """What a finished task reports to the driver."""
 
     record: Record
     seconds: dict[str, float]
@@ -92,8 +94,10 @@ def map_block(task: Task, model: Model) -> Outcome:
     """
     seconds = dict.fromkeys(("read", "wait", "network", "write"), 0.0)
     window = task.plan.window
+    # 1. choose acquisitions by their clear pixels; only the scene classification is read for that
     wanted = _wanted(task.plan)
     chosen = _choose(task, wanted, seconds)
+    # 2. predict each by itself, while the next one is read; running sums keep memory independent of their number
     mean = Accumulator(len(task.recipe.objects), window.shape)
     used, cells = [], []
     for one, reflectance in _read_ahead(task, chosen, seconds):
@@ -103,12 +107,15 @@ def map_block(task: Task, model: Model) -> Outcome:
         cells.append((totals, seen))
         del reflectance
         seconds["network"] += time.perf_counter() - began
+    # 3. average, and take the values as the map will give them back: the record hashes what readers see
     began = time.perf_counter()
     fits = fits_in_order(model.card.trimmed, task.recipe.objects)
     arrays = as_stored(_whole_block(task, mean.result(min_obs=task.recipe.min_obs, trimmed_fits=fits)))
-    write_block(task.out, task.plan.block, task.period, arrays)
+    # 4. data first, the record last: the record is the commit
+    out = path_of(task.out)
+    write_block(out, task.plan.block, task.period, arrays)
     record = _record(task, arrays, mean, used, cells, int(wanted.sum()))
-    write_record(task.out, record)
+    write_record(out, record)
     seconds["write"] += time.perf_counter() - began
     return Outcome(record, seconds, peak_rss())
 
@@ -121,7 +128,7 @@ class Chosen:
     items: tuple[Item, ...]
     """Its tiles that touch the block."""
     valid: NDArray[np.uint8]
-    """Clear pixels of the block's window that are wanted, packed bits."""
+    """Clear pixels of the block's window that are computed, packed bits."""
 
     @property
     def time(self) -> str:
@@ -146,11 +153,11 @@ def _choose(task: Task, wanted: NDArray[np.bool_], seconds: dict[str, float]) ->
     n_wanted = max(int(wanted.sum()), 1)
     where = task.plan.block.lattice, task.plan.window
     calls = [partial(read_valid, group, *where, task.recipe.mask) for group in groups.values()]
-    for name, found in zip(groups, _in_order(calls, task.readers, seconds), strict=True):
-        valid = found & wanted
+    for name, unmasked in zip(groups, _in_order(calls, task.readers, seconds), strict=True):
+        valid = unmasked & wanted
         clear[name] = float(valid.sum() / n_wanted)
         if clear[name]:
-            packed[name] = np.packbits(valid)
+            packed[name] = np.packbits(valid)  # an eighth of the memory: there may be a hundred acquisitions
     chosen = choose(groups, clear, task.recipe.max_scenes)
     return [Chosen(name, tuple(groups[name]), packed[name]) for name in chosen]
 
@@ -165,14 +172,15 @@ def _read_ahead(
     for one in chosen:
         reflectance = next(coming)
         yield one, reflectance
-        del reflectance  # before the next one is waited for
+        del reflectance  # free it before waiting for the next one
 
 
 def _predict(
     task: Task, model: Model, one: Chosen, reflectance: NDArray[np.float32], mean: Accumulator
 ) -> tuple[int, Array, Array]:
     """Add one acquisition to the mean, chunk by chunk; its observed pixels, and totals and observed pixels of cells."""
-    from subpixmap.model.predict import out_of_domain, predict_block
+    from subpixmap.model.domain import out_of_domain
+    from subpixmap.model.predict import predict_block
 
     block, window, halo = task.plan.block, task.plan.window, task.halo
     pick = [tuple(model.card.objects).index(name) for name in task.recipe.objects]
@@ -182,6 +190,7 @@ def _predict(
     for chunk in task.plan.chunks:
         at = chunk.slices(window)
         tile = reflectance[:, at[0].start : at[0].stop + 2 * halo, at[1].start : at[1].stop + 2 * halo]
+        # Observed is what is clear at the pixel itself; what lies in the halo may be cloudy, and the network sees it.
         inner = tile[:, halo : halo + chunk.height, halo : halo + chunk.width]
         observed = valid[at] & np.isfinite(inner).all(axis=0)
         if not observed.any():
@@ -195,12 +204,12 @@ def _predict(
     return int(seen.sum()), totals, seen
 
 
-def _whole_block(task: Task, found: dict[str, Array]) -> dict[str, Array]:
+def _whole_block(task: Task, results: dict[str, Array]) -> dict[str, Array]:
     """The window's results in arrays of the whole block; NaN and 0 outside."""
     block = task.plan.block
     at = task.plan.window.slices(block.window)
     arrays = {}
-    for name, values in found.items():
+    for name, values in results.items():
         empty = 0 if values.dtype.kind == "u" else np.nan
         arrays[name] = np.full((*values.shape[:-2], *block.window.shape), empty, values.dtype)
         arrays[name][..., *at] = values
@@ -219,8 +228,8 @@ def _record(
 
     block = task.plan.block
     counted = np.asarray(np.isfinite(arrays["count"]).all(axis=0))
-    strange = np.zeros(block.window.shape)
-    strange[task.plan.window.slices(block.window)] = mean.strange_share()
+    unlike = np.zeros(block.window.shape)
+    unlike[task.plan.window.slices(block.window)] = mean.out_of_domain_share()
     side, n = block.size // CELL, len(task.recipe.objects)
     totals = np.array([t for t, _ in cells]).reshape(len(cells), n, side, side)
     return Record(
@@ -238,7 +247,7 @@ def _record(
         },
         cells={
             "observed_px": cell_sums(counted).astype(np.int32),
-            "out_of_domain_px": cell_sums(np.where(counted, strange, 0)).astype(np.float32),
+            "out_of_domain_px": cell_sums(np.where(counted, unlike, 0)).astype(np.float32),
             "acquisition_observed_px": np.array([s for _, s in cells], np.int32).reshape(len(cells), side, side),
             "acquisition_total": totals.astype(np.float32),
         },
@@ -257,7 +266,7 @@ def readers_for(device: str) -> int:
 
 @lru_cache(maxsize=1)
 def _pool(readers: int) -> ThreadPoolExecutor:
-    """This process's reading threads; they live on, because files are kept open for each thread."""
+    """The reading threads of this process; they live on, because each thread keeps its files open."""
     return ThreadPoolExecutor(readers, thread_name_prefix="subpixmap-reader")
 
 

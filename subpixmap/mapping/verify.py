@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,26 +16,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from subpixmap import runpaths
 from subpixmap.errors import SubpixmapError, VerificationFailed
-from subpixmap.files import file_sha256, modified, path_of, read_many, write_atomic
+from subpixmap.files import file_sha256, modified, read_many, write_atomic
 from subpixmap.grid import Block
 from subpixmap.machine import cores
 from subpixmap.mapping.ledger import (
     Failure,
     Record,
     array_sha256,
-    ledger_path,
     read_failures,
     read_ledger,
     record_path,
 )
-from subpixmap.mapping.owner import NAME as LOCK_NAME
+from subpixmap.mapping.metadata import metadata_files, rebuild_metadata, require_readable
 from subpixmap.mapping.owner import Owner, is_alive, read_owner
 from subpixmap.mapping.plan import Plan, read_plan
-from subpixmap.mapping.store import metadata_files, read_block, rebuild_metadata, require_readable
+from subpixmap.mapping.store import read_block
 
-MANIFEST = "manifest.json"
-_NOT_LISTED = {MANIFEST, LOCK_NAME, "run.log"}
+_NOT_LISTED = {runpaths.MANIFEST, runpaths.LOCK, runpaths.LOG}
 _RATE_OVER = 200  # records: the pace of a run is that of its latest ones
 
 
@@ -52,7 +50,7 @@ class Status:
     failed: tuple[Failure, ...]
     """What the last run gave up, and why."""
     damaged: tuple[Path, ...]
-    """Ledger files that are no valid records; their blocks count as not done."""
+    """Ledger files that are not valid records; their blocks count as not done."""
     owner: Owner | None
     """The live run that holds the folder."""
     rate: float
@@ -77,14 +75,14 @@ class Damage:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` looked at and found."""
+    """What `verify` looked at, and what is damaged."""
 
     blocks: int
     """Blocks x periods whose arrays were read and hashed."""
     files: int
     """Files hashed."""
     missing: int
-    """Blocks x periods of the plan without a record: not done, which is no damage."""
+    """Blocks x periods of the plan without a record: not done yet, which is not damage."""
     damaged: tuple[Damage, ...]
 
     def require_sound(self) -> None:
@@ -95,7 +93,7 @@ class Verification:
             raise VerificationFailed(f"{len(self.damaged)} artefacts are damaged: {shown}{more}")
 
 
-def status(out: str | os.PathLike[str]) -> Status:
+def status(out: Path) -> Status:
     """How far a run is, from its folder alone; reads no array.
 
     Raises
@@ -109,7 +107,7 @@ def status(out: str | os.PathLike[str]) -> Status:
     done = {key for key, record in records.items() if record.run_id == run_id and key in planned}
     per_period = plan.n_tasks // max(len(plan.periods), 1)
     by_period = {p.label: (sum(label == p.label for _, label in done), per_period) for p in plan.periods}
-    lock, owner = path_of(out) / LOCK_NAME, None
+    lock, owner = out / runpaths.LOCK, None
     with contextlib.suppress(OSError):
         owner = read_owner(lock)
     if owner is not None and not is_alive(owner, lock):
@@ -128,9 +126,9 @@ def status(out: str | os.PathLike[str]) -> Status:
     )
 
 
-def _rate(out: str | os.PathLike[str], done: Collection[tuple[str, str]], since: float) -> float:
+def _rate(out: Path, done: Collection[tuple[str, str]], since: float) -> float:
     """Records a second, by the times of the latest files."""
-    changed = modified(ledger_path(out)) if done else {}
+    changed = modified(out / runpaths.LEDGER) if done else {}
     times = sorted(changed.get(record_path(out, *key).name, 0.0) for key in done)
     times = [when for when in times if when >= since][-_RATE_OVER:]
     if not times:
@@ -139,7 +137,7 @@ def _rate(out: str | os.PathLike[str], done: Collection[tuple[str, str]], since:
     return len(times) / max(time.time() - first, 1e-3)
 
 
-def write_manifest(out: str | os.PathLike[str]) -> Path:
+def write_manifest(out: Path) -> Path:
     """Write OUT/manifest.json: the hash of every file that the ledger does not vouch for, and of the ledger as a whole.
 
     It is written last; what is changed afterwards is damaged, until it is written again.
@@ -151,12 +149,12 @@ def write_manifest(out: str | os.PathLike[str]) -> Path:
         "files": {name: file_sha256(path) for name, path in _listed(out)},
         "ledger": _ledger_sha256(out),
     }
-    path = path_of(out) / MANIFEST
+    path = out / runpaths.MANIFEST
     write_atomic(path, _manifest_text(raw).encode())
     return path
 
 
-def verify(out: str | os.PathLike[str], *, threads: int | None = None) -> Verification:
+def verify(out: Path, *, threads: int | None = None) -> Verification:
     """Hash everything again: arrays against the ledger, ledger, lock, plan and tables against the manifest.
 
     Parameters
@@ -180,19 +178,16 @@ def verify(out: str | os.PathLike[str], *, threads: int | None = None) -> Verifi
     records, bad_files = read_ledger(out)
     planned, run_id = _planned(plan), plan.run_id
     key_of = {record_path(out, *key): key for key in planned} if bad_files else {}
-    damaged = [
-        Damage(path.relative_to(path_of(out)).as_posix(), reason, key_of.get(path))
-        for path, reason in bad_files.items()
-    ]
-    checked, found = _verify_files(out)
-    damaged += found
+    damaged = [Damage(path.relative_to(out).as_posix(), reason, key_of.get(path)) for path, reason in bad_files.items()]
+    checked, damaged_files = _verify_files(out)
+    damaged += damaged_files
     for key in sorted(set(records) - set(planned)):
         damaged.append(Damage(f"block {key[0]}, period {key[1]}", "the ledger has it, the plan has not"))
     for key in sorted(set(records) & set(planned)):
         if records[key].run_id != run_id:
             damaged.append(Damage(f"block {key[0]}, period {key[1]}", f"of another run, {records[key].run_id}", key))
-    readable, found = _readable_zones(out, plan)
-    damaged += found
+    readable, damaged_zones = _readable_zones(out, plan)
+    damaged += damaged_zones
     sound = [records[key] for key in sorted(set(records) & set(planned)) if records[key].run_id == run_id]
     sound = [record for record in sound if planned[record.key].lattice.epsg in readable]
     with ThreadPoolExecutor(threads or cores()) as pool:
@@ -201,7 +196,7 @@ def verify(out: str | os.PathLike[str], *, threads: int | None = None) -> Verifi
     return Verification(len(sound), checked, len(planned) - len(set(records) & set(planned)), tuple(damaged))
 
 
-def take_back(out: str | os.PathLike[str], damaged: Iterable[Damage]) -> list[tuple[str, str]]:
+def take_back(out: Path, damaged: Iterable[Damage]) -> list[tuple[str, str]]:
     """Prepare a repair: the next run makes damaged blocks again.
 
     Removes the records of damaged blocks and writes damaged metadata of the map anew. A damaged plan or lock cannot be
@@ -213,7 +208,7 @@ def take_back(out: str | os.PathLike[str], damaged: Iterable[Damage]) -> list[tu
         (block id, period label) of the blocks taken back.
     """
     damaged = list(damaged)
-    if any(one.what.startswith("map.zarr") for one in damaged):
+    if any(one.what.startswith(runpaths.MAP) for one in damaged):
         rebuild_metadata(out, read_plan(out))
         damaged += verify(out).damaged
     keys = sorted({one.block for one in damaged if one.block is not None})
@@ -222,19 +217,19 @@ def take_back(out: str | os.PathLike[str], damaged: Iterable[Damage]) -> list[tu
     return keys
 
 
-def _verify_block(out: str | os.PathLike[str], block: Block, record: Record) -> Damage | None:
-    told = f"block {record.block_id}, period {record.period}"
+def _verify_block(out: Path, block: Block, record: Record) -> Damage | None:
+    where = f"block {record.block_id}, period {record.period}"
     try:
         arrays = read_block(out, block, record.period)
     except SubpixmapError as error:
-        return Damage(told, str(error), record.key)
+        return Damage(where, str(error), record.key)
     for name, values in arrays.items():
         if array_sha256(values) != record.sha256.get(name):
-            return Damage(told, f"{name} differs from what the ledger says", record.key)
+            return Damage(where, f"{name} differs from what the ledger says", record.key)
     return None
 
 
-def _readable_zones(out: str | os.PathLike[str], plan: Plan) -> tuple[set[int], list[Damage]]:
+def _readable_zones(out: Path, plan: Plan) -> tuple[set[int], list[Damage]]:
     """Zones whose arrays can be opened; of the others no block can be judged."""
     readable, damaged = set(), []
     for epsg in plan.zones:
@@ -242,22 +237,23 @@ def _readable_zones(out: str | os.PathLike[str], plan: Plan) -> tuple[set[int], 
             require_readable(out, plan, epsg)
             readable.add(epsg)
         except (VerificationFailed, OSError) as error:
-            damaged.append(Damage(f"map.zarr/{epsg}", str(error)))
+            damaged.append(Damage(f"{runpaths.MAP}/{epsg}", str(error)))
     return readable, damaged
 
 
-def _verify_files(out: str | os.PathLike[str]) -> tuple[int, list[Damage]]:
+def _verify_files(out: Path) -> tuple[int, list[Damage]]:
     """Files against the manifest; without one, a run is not finished, and there is nothing to compare with."""
-    path = path_of(out) / MANIFEST
+    path = out / runpaths.MANIFEST
     if not path.is_file():
         return 0, []
     try:
         text = path.read_text(encoding="utf-8")
-        raw = {key: value for key, value in json.loads(text).items() if key != "sha256"}
-        if _manifest_text(raw) != text:
+        content = json.loads(text)
+        raw = {key: value for key, value in content.items() if key != "sha256"} if isinstance(content, dict) else {}
+        if not raw or _manifest_text(raw) != text:
             raise ValueError("its hash differs from its content")
-    except (OSError, ValueError, AttributeError) as error:
-        return 1, [Damage(MANIFEST, str(error))]
+    except (OSError, ValueError) as error:
+        return 1, [Damage(runpaths.MANIFEST, str(error))]
     now = dict(_listed(out))
     damaged = [Damage(name, "is missing") for name in sorted(set(raw["files"]) - set(now))]
     for name, digest in sorted(raw["files"].items()):
@@ -268,9 +264,9 @@ def _verify_files(out: str | os.PathLike[str]) -> tuple[int, list[Damage]]:
     return len(raw["files"]) + 1, damaged
 
 
-def _listed(out: str | os.PathLike[str]) -> Iterator[tuple[str, Path]]:
+def _listed(out: Path) -> Iterator[tuple[str, Path]]:
     """Files the manifest vouches for: those of the folder, and the map's metadata and coordinates."""
-    folder = path_of(out)
+    folder = out
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in _NOT_LISTED and not path.name.startswith("."):
             yield path.name, path
@@ -278,9 +274,9 @@ def _listed(out: str | os.PathLike[str]) -> Iterator[tuple[str, Path]]:
         yield path.relative_to(folder).as_posix(), path
 
 
-def _ledger_sha256(out: str | os.PathLike[str]) -> str:
+def _ledger_sha256(out: Path) -> str:
     digest = hashlib.sha256()
-    for path, data in read_many(sorted(ledger_path(out).glob("*.json"))):
+    for path, data in read_many(sorted((out / runpaths.LEDGER).glob("*.json"))):
         if isinstance(data, Exception):
             raise data
         digest.update(f"{path.name} {hashlib.sha256(data).hexdigest()}\n".encode())

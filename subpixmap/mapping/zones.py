@@ -53,32 +53,35 @@ class Zone:
         return Window(min(rows) * first.size, min(cols) * first.size, height, width)
 
 
-def plan_zones(geometry: BaseGeometry, found: Mapping[int, Lattice], resolution: float, block: int) -> dict[int, Zone]:
+def plan_zones(
+    geometry: BaseGeometry, lattices: Mapping[int, Lattice], resolution: float, block: int
+) -> dict[int, Zone]:
     """Blocks of each UTM zone that owns a part of the region.
 
     Parameters
     ----------
     geometry
         EPSG:4326.
-    found
-        Lattices of the zones that have items. A zone without any is planned on the phase of the others: its places are
-        not observed, which is not the same as outside the region.
+    lattices
+        Of the zones that have items. A zone without any is planned on the phase of the others: its places are not
+        observed, which is not the same as outside the region.
     resolution, block
         Metres; pixels.
     """
-    common = next(iter(found.values()), Lattice(32601, resolution))
+    common = next(iter(lattices.values()), Lattice(32601, resolution))
     zones = {}
     for epsg in _zones_of(geometry):
-        lattice = found.get(epsg) or replace(common, epsg=epsg)
+        lattice = lattices.get(epsg) or replace(common, epsg=epsg)
         if blocks := _plan_blocks(_near_zone(geometry, epsg), lattice, block):
             zones[epsg] = Zone(lattice, tuple(blocks))
     return zones
 
 
 def _plan_blocks(geometry: BaseGeometry, lattice: Lattice, size: int) -> list[BlockPlan]:
-    """Blocks with their chunks, row by row; from coarse to fine, thousands at a time."""
+    """Blocks with their chunks, row by row."""
     if geometry.is_empty:
         return []
+    # 1. blocks that the region touches, for all blocks in the bounds of a part at once
     coarse: NDArray[np.int64] = np.empty((0, 2), np.int64)
     for part in getattr(geometry, "geoms", [geometry]):  # one by one: far islands stay cheap
         extent = lattice.window(part.bounds).aligned(size)
@@ -88,17 +91,20 @@ def _plan_blocks(geometry: BaseGeometry, lattice: Lattice, size: int) -> list[Bl
         ]
         cells = np.column_stack([rows.ravel(), cols.ravel()])
         coarse = np.concatenate([coarse, cells[_touched(part, lattice, cells, size)]])
+    # 2. of these, blocks with a pixel that the zone owns
     coarse = np.unique(coarse, axis=0)
     coarse = coarse[_owned_somewhere(lattice, coarse, size)]
+    # 3. the same for the inner chunks of the blocks that are left
     k = size // CHUNK
     inside = np.argwhere(np.ones((k, k), bool))
     fine = (coarse[:, None] * k + inside).reshape(-1, 2)
     fine = fine[_touched(geometry, lattice, fine, CHUNK)]
     fine = fine[_owned_somewhere(lattice, fine, CHUNK)]
+    # 4. chunks gathered by block
     chunks: dict[tuple[int, int], list[Window]] = {}
     for row, col in fine.tolist():
         chunks.setdefault((row // k, col // k), []).append(Window(row * CHUNK, col * CHUNK, CHUNK, CHUNK))
-    return [BlockPlan(Block(lattice, row, col, size), tuple(found)) for (row, col), found in sorted(chunks.items())]
+    return [BlockPlan(Block(lattice, row, col, size), tuple(inner)) for (row, col), inner in sorted(chunks.items())]
 
 
 def _touched(geometry: BaseGeometry, lattice: Lattice, cells: NDArray[np.int64], size: int) -> NDArray[np.bool_]:

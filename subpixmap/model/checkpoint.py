@@ -91,6 +91,8 @@ class Card:
             raise InputError(f"card {self.name!r}: objects and measure must name the same objects")
         if unknown := (set(self.calibration) | set(self.trimmed)) - set(self.objects):
             raise InputError(f"card {self.name!r}: calibration of objects it does not count: {sorted(unknown)}")
+        if not isinstance(self.mask.get("objects", {}), Mapping):
+            raise InputError(f"card {self.name!r}: what the mask says of objects must be by object")
         if unknown := set(self.mask.get("objects", {})) - set(self.objects):
             raise InputError(f"card {self.name!r}: mask of objects it does not count: {sorted(unknown)}")
         if self.evidence not in EVIDENCE or not set(self.measure.values()) <= set(MEASURES):
@@ -121,10 +123,13 @@ class Card:
         fields = json.loads(text)
         if not isinstance(fields, dict):
             raise InputError("the card is not a JSON object")
-        known = {f.name: f for f in dataclasses.fields(cls)}
-        required = {n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING}
-        if wrong := (set(fields) - set(known)) | (required - set(fields)):
+        possible = {f.name: f for f in dataclasses.fields(cls)}
+        required = {n for n, f in possible.items() if f.default is f.default_factory is dataclasses.MISSING}
+        if wrong := (set(fields) - set(possible)) | (required - set(fields)):
             raise InputError(f"the card has missing or unknown fields: {', '.join(sorted(wrong))}")
+        for name, value in fields.items():
+            if not _fits(value, str(possible[name].type)):
+                raise InputError(f"the card's field {name} is not of type {possible[name].type}")
         for name, value in fields.items():
             if isinstance(value, list):
                 fields[name] = tuple(value)
@@ -217,7 +222,7 @@ def load_model(name_or_path: str | Path) -> Model:
         )
     try:
         card = Card.from_json(text)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (InputError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: {error}") from error
     beside = _card_path(path)
     if beside.exists() and _json_of(beside) != json.loads(text):
@@ -272,11 +277,29 @@ def _read(path: Path) -> tuple[str, str, dict[str, torch.Tensor]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             inside = json.loads((file.metadata() or {})[_KEY])
-            return inside["card"], inside["sha256"], {key: file.get_tensor(key) for key in file.keys()}
+            card, stated = inside["card"], inside["sha256"]
+            if not isinstance(card, str):
+                raise TypeError("its card is not a text")
+            return card, stated, {key: file.get_tensor(key) for key in file.keys()}
     except KeyError as error:
         raise InputError(f"{path}: a safetensors file without a subpixmap card") from error
     except (SafetensorError, ValueError, TypeError, UnicodeDecodeError, RuntimeError, OSError) as error:
         raise InputError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    """Whether a value from JSON is of a field's type, such as `tuple[str, ...]` or `Mapping[str, float]`."""
+    kind, _, inside = annotation.removesuffix("]").partition("[")
+    if kind == "Mapping":
+        return isinstance(value, dict) and all(_fits(one, inside.partition(", ")[2]) for one in value.values())
+    if kind == "tuple":
+        parts = inside.split(", ")
+        if not isinstance(value, list) or (parts[-1] != "..." and len(value) != len(parts)):
+            return False
+        return all(_fits(one, parts[0]) for one in value)
+    if kind in ("int", "float"):
+        return isinstance(value, int if kind == "int" else (int, float)) and not isinstance(value, bool)
+    return kind == "Any" or isinstance(value, bool if kind == "bool" else str)
 
 
 def _json_of(path: Path) -> Any:

@@ -38,7 +38,7 @@ class Accumulator:
         self.sum, self.squares = np.zeros(full), np.zeros(full)
         self.low, self.high = np.full(full, np.inf, np.float32), np.full(full, -np.inf, np.float32)
         self.presence = np.zeros(full)
-        self.strange = np.zeros(shape, np.uint16)
+        self.out_of_domain = np.zeros(shape, np.uint16)
 
     def add(
         self,
@@ -46,7 +46,7 @@ class Accumulator:
         count: NDArray[np.float32],
         presence: NDArray[np.float32],
         observed: NDArray[np.bool_],
-        strange: NDArray[np.bool_],
+        out_of_domain: NDArray[np.bool_],
     ) -> None:
         """Add one acquisition in a part of the window.
 
@@ -58,7 +58,7 @@ class Accumulator:
             (object, y, x).
         observed
             (y, x); elsewhere nothing is added.
-        strange
+        out_of_domain
             (y, x): the input is unlike the training data.
         """
         where = (slice(None), *at)
@@ -69,7 +69,7 @@ class Accumulator:
         self.presence[where] += np.where(observed, presence, 0)
         np.minimum(self.low[where], np.where(observed, count, np.inf), out=self.low[where])
         np.maximum(self.high[where], np.where(observed, count, -np.inf), out=self.high[where])
-        self.strange[at] += observed & strange
+        self.out_of_domain[at] += observed & out_of_domain
 
     def result(
         self, *, min_obs: int, trim: bool = True, trimmed_fits: NDArray[np.floating] | None = None
@@ -79,7 +79,7 @@ class Accumulator:
         Parameters
         ----------
         min_obs
-            Observations below which a pixel is not known.
+            Observations below which a pixel counts as not observed.
         trim
             Leave the highest and the lowest value out of the mean of `TRIM_FROM` observations or more.
         trimmed_fits
@@ -98,13 +98,13 @@ class Accumulator:
             without = (without - background[:, None, None]) * slope[:, None, None]
             count = np.where(many, without, self.sum / n)
             variance = np.maximum(self.squares - self.sum**2 / n, 0) / (n - 1)
-            found = {
+            arrays = {
                 "count": np.where(enough, count, np.nan).astype(np.float32),
                 "presence": np.where(enough, self.presence / n, np.nan).astype(np.float32),
                 "sd_over_dates": np.where(enough & several, np.sqrt(variance), np.nan).astype(np.float32),
             }
-        return found | {"n_obs": self.n}
+        return arrays | {"n_obs": self.n}
 
-    def strange_share(self) -> NDArray[np.float64]:
+    def out_of_domain_share(self) -> NDArray[np.float64]:
         """(y, x): share of the observations that are unlike the training data; 0 where there is none."""
-        return np.divide(self.strange, self.n, out=np.zeros(self.n.shape), where=self.n > 0)
+        return np.divide(self.out_of_domain, self.n, out=np.zeros(self.n.shape), where=self.n > 0)

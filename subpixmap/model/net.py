@@ -21,6 +21,11 @@ def _crop(x: Tensor) -> Tensor:
     return x[:, :, 1:-1, 1:-1]
 
 
+def halo_of(blocks: int) -> int:
+    """Receptive radius of a `DensityNet`, pixels: one for each 3x3 convolution (stem, blocks, heads)."""
+    return blocks + 2
+
+
 class Bottleneck(nn.Module):
     """1x1 -> 3x3 -> 1x1 with a cropped skip, which the first block projects (Rodriguez & Wegner 2018)."""
 
@@ -58,7 +63,7 @@ class DensityNet(nn.Module):
 
     Notes
     -----
-    The receptive radius is blocks + 2 pixels: the output is smaller than the input by that on every side.
+    The output is smaller than the input by the receptive radius (`halo_of`) on every side.
     """
 
     def __init__(
@@ -86,7 +91,7 @@ class DensityNet(nn.Module):
     @property
     def halo(self) -> int:
         """Receptive radius by construction, pixels."""
-        return len(self.blocks) + 2
+        return halo_of(len(self.blocks))
 
     def forward(self, reflectance: Tensor) -> Tensor:
         """Reflectance (n, band, y, x), NaN where there is none -> (n, 2, object, y - 2 halo, x - 2 halo).

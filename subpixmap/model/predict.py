@@ -63,7 +63,7 @@ def predict_block(
     presence = np.empty_like(count)
     tile = np.empty((1, reflectance.shape[0], TILE[0] + 2 * halo, TILE[1] + 2 * halo), np.float32)
     net = model.folded.to(device)
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         for r in range(0, rows, TILE[0]):
             for c in range(0, cols, TILE[1]):
                 h, w = min(TILE[0], rows - r), min(TILE[1], cols - c)
@@ -78,7 +78,7 @@ def predict_block(
 
 def predict_patch(model: Model, reflectance: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """As `predict_block`, in one call of the network: for patches smaller than a tile; the same but for rounding."""
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         density, logit = model.folded(torch.from_numpy(reflectance)[None])[0]
         return _calibrated(model.card, density.numpy()), torch.sigmoid(logit).numpy()
 
@@ -88,24 +88,8 @@ def _calibrated(card: Card, raw: NDArray[np.float32]) -> NDArray[np.float32]:
     background, slope = fits_in_order(card.calibration, card.objects).T[:, :, None, None]
     count = (raw - background) * slope
     if not np.isfinite(count).all():
-        raise VerificationFailed(f"model {card.name!r} gave values that are no numbers; its weights are damaged")
+        raise VerificationFailed(f"model {card.name!r} gave values that are not finite; its weights are damaged")
     return count
-
-
-def out_of_domain(model: Model, reflectance: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(y, x): True where any band lies outside the card's input range; False where there is no data.
-
-    Parameters
-    ----------
-    model
-        From `checkpoint.load_model`.
-    reflectance
-        (band, y, x) in the order of the card's bands.
-    """
-    shape = (len(model.card.bands), 1, 1)
-    low = np.asarray(model.card.input_low, np.float32).reshape(shape)
-    high = np.asarray(model.card.input_high, np.float32).reshape(shape)
-    return np.asarray(((reflectance < low) | (reflectance > high)).any(axis=0))
 
 
 def check_input(card: Card, *, bands: tuple[str, ...], resolution: float, force: bool = False) -> None:
@@ -197,7 +181,7 @@ def _resolution(cube: Any) -> float:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Torch on one thread: parallelism comes from processes, and the bits do not depend on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -20,6 +20,7 @@ import shapely
 
 from subpixmap.errors import InputError, Refused
 from subpixmap.model.checkpoint import Card, Model, save_model
+from subpixmap.model.net import halo_of
 from subpixmap.model.predict import check_input
 from subpixmap.periods import parse_years
 from subpixmap.reference.imagery import FAR_DAYS, Sky, days_off, find_sky
@@ -142,7 +143,7 @@ def learn_from(
     scheme, config
         How samples are drawn, and how the network is trained.
     width, mid, blocks
-        Of `DensityNet`; its receptive radius is blocks + 2 pixels.
+        Of `DensityNet`; see `halo_of` for its receptive radius.
     baselines
         Names of baselines that are fitted to the same training land and measured on the same test land.
     command, state, curves, progress
@@ -158,7 +159,7 @@ def learn_from(
     InputError
         What `find_sky`, `split_tiles` and `calibrate` refuse.
     """
-    scheme, config, halo = scheme or Scheme(), config or TrainConfig(), blocks + 2
+    scheme, config, halo = scheme or Scheme(), config or TrainConfig(), halo_of(blocks)
     require_baselines(baselines)
     config = dataclasses.replace(config, present_above=reference.present_above)
     if reference.border < halo:

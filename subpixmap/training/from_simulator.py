@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from subpixmap.errors import InputError
 from subpixmap.model.checkpoint import Card, Model, save_model
+from subpixmap.model.net import halo_of
 from subpixmap.reference.patches import Patches, join, make_patches
 from subpixmap.scenes.radiometry import MaskRule, scl_valid
 from subpixmap.training.calibrate import calibrate, calibrate_trimmed
@@ -165,7 +166,7 @@ def train_simulated(
 
     def rendered(part: str) -> Patches:
         options: dict[str, Any] = {"acquisitions": _ACQUISITIONS[part], "cache": cache, "workers": workers}
-        return simulated_patches(SEEDS[part], numbers[part], objects=counted, halo=blocks + 2, **options)
+        return simulated_patches(SEEDS[part], numbers[part], objects=counted, halo=halo_of(blocks), **options)
 
     training = rendered("training")
     card = Card(
@@ -178,7 +179,7 @@ def train_simulated(
         width=width,
         mid=mid,
         blocks=blocks,
-        halo=blocks + 2,
+        halo=halo_of(blocks),
         mask=MaskRule().as_json(),
         training=_facts(name, config, numbers),
         limits=LIMITS,

@@ -103,13 +103,12 @@ def map_job(
     job: Job, *, scheduler: str | None = None, workers: int | None = None, allow_partial: bool, quiet: bool
 ) -> Summary:
     """Map what is settled, with a progress bar."""
-    from subpixmap.mapping.run import Progress as Standing
-    from subpixmap.mapping.run import map_region
+    from subpixmap.mapping.run import RunProgress, map_region
 
     told = set()
     with Progress("map", job.plan.n_tasks, "blocks x periods", quiet=quiet) as bar:
 
-        def show(now: Standing) -> None:
+        def show(now: RunProgress) -> None:
             if now.where not in told and not quiet:
                 told.add(now.where)
                 console.show_where(now.where)

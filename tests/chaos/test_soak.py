@@ -14,7 +14,7 @@ import pytest
 from subpixmap.mapping.cluster import connect
 from subpixmap.mapping.ledger import read_records
 from subpixmap.mapping.needs import worker_memory
-from subpixmap.mapping.run import Progress, map_region
+from subpixmap.mapping.run import RunProgress, map_region
 from tests.helpers.mapping_data import Tiny, hashes, tiny
 
 MINUTES = float(os.environ.get("SUBPIXMAP_SOAK_MINUTES", "2"))
@@ -52,7 +52,7 @@ def test_workers_do_not_grow(tmp_path: Path) -> None:
         processes = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
         samples: list[tuple[float, list[float], list[int]]] = []
 
-        def look(_: Progress) -> None:
+        def look(_: RunProgress) -> None:
             now = time.monotonic()
             if not samples or now > samples[-1][0] + 1:
                 memory = [process.memory_info().rss / 1e6 for process in processes]

@@ -17,10 +17,11 @@ from scipy.ndimage import gaussian_filter
 
 from subpixmap.grid import owned
 from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, record_path
+from subpixmap.mapping.metadata import create_map
 from subpixmap.mapping.plan import ModelInfo, Plan, write_plan
 from subpixmap.mapping.quantise import as_stored
 from subpixmap.mapping.recipe import Recipe
-from subpixmap.mapping.store import create_map, shard_paths, write_block
+from subpixmap.mapping.store import shard_paths, write_block
 from subpixmap.mapping.zones import BlockPlan, plan_zones
 from subpixmap.periods import Period, make_periods
 from subpixmap.region import Region

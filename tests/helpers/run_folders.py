@@ -10,10 +10,11 @@ import shapely
 
 from subpixmap.grid import Lattice, owned
 from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, write_record
+from subpixmap.mapping.metadata import create_map
 from subpixmap.mapping.plan import ModelInfo, Plan, write_plan
 from subpixmap.mapping.quantise import as_stored
 from subpixmap.mapping.recipe import Recipe
-from subpixmap.mapping.store import create_map, write_block
+from subpixmap.mapping.store import write_block
 from subpixmap.mapping.zones import plan_zones
 from subpixmap.periods import Period
 from subpixmap.scenes.items import items_sha256, write_lock

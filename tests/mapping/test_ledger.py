@@ -1,10 +1,14 @@
 """A record is there whole or not at all, and any change of it is noticed."""
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from subpixmap.mapping.ledger import (
     Record,
@@ -16,6 +20,7 @@ from subpixmap.mapping.ledger import (
     record_path,
     write_record,
 )
+from tests.helpers.mapping_data import raising
 
 
 def record(block_id: str = "32651-r00001-c00002", period: str = "2021") -> Any:
@@ -70,6 +75,39 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
             assert damaged.keys() == {path}
     path.write_bytes(good[: len(good) // 2])
     assert read_records(tmp_path) == {}
+
+
+def test_a_mistake_of_ours_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_record(tmp_path, record())
+    for error in (AttributeError, TypeError, ValueError, KeyError):
+        monkeypatch.setattr("subpixmap.mapping.ledger._unpack", raising(error))
+        with pytest.raises(error):
+            read_ledger(tmp_path)
+
+
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+kinds_of_cells: Any = st.sampled_from([np.int32, np.float32])
+a_record: dict[str, st.SearchStrategy[Any]] = {
+    "sha256": st.dictionaries(words, words),
+    "acquisitions": st.lists(st.builds(Used, words, words, st.integers(), words)).map(tuple),
+    "observed_px": st.integers(),
+    "total": st.dictionaries(words, st.floats(allow_nan=False, allow_infinity=False)),
+    "cells": st.dictionaries(words, arrays(kinds_of_cells, array_shapes(max_dims=4, max_side=3, min_side=0))),
+    "numerics": st.dictionaries(words, st.integers() | words | st.lists(st.integers())),
+}
+
+
+@settings(deadline=None)
+@given(values=st.fixed_dictionaries(a_record))
+def test_every_field_of_a_record_survives(values: dict[str, Any]) -> None:
+    one = replace(record(), **values)
+    other = Record.from_json(one.to_json())
+    for name in (field.name for field in fields(Record) if field.name != "cells"):
+        assert getattr(other, name) == getattr(one, name)
+    assert other.cells.keys() == one.cells.keys()
+    for name, expected in one.cells.items():
+        assert other.cells[name].dtype == expected.dtype
+        np.testing.assert_array_equal(other.cells[name], expected)
 
 
 def test_a_record_under_another_name_is_no_record(tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ from subpixmap.errors import Incomplete, InputError, Refused
 from subpixmap.files import files_under, is_remote, make_folder, modified, path_of, read_many, touch, write_new
 from subpixmap.mapping import run
 from subpixmap.mapping.ledger import read_records, record_path
-from subpixmap.mapping.owner import NAME, STALE_S, read_owner, run_lock
+from subpixmap.mapping.owner import STALE_S, read_owner, run_lock
 from subpixmap.mapping.run import BlocksFailed, map_region
 from subpixmap.mapping.store import open_map
 from subpixmap.mapping.verify import status, take_back, verify, write_manifest
+from subpixmap.runpaths import LOCK
 from tests.helpers import s3_server
 
 
@@ -76,7 +77,7 @@ def test_a_run_in_an_object_store_has_the_bits_of_one_on_a_disk(out: Any, tiny_c
     assert status(out).done == status(out).total == 4
     names = {path.relative_to(out).as_posix() for path in files_under(out)}
     assert names == {path.relative_to(truth).as_posix() for path in files_under(truth)}
-    assert not any(NAME in name for name in names)
+    assert not any(LOCK in name for name in names)
 
 
 @pytest.fixture
@@ -181,7 +182,7 @@ def test_lost_answers_do_not_matter(server: Any, out: Any, tiny_country: Tiny, t
 def test_the_lock_of_a_lost_answer_is_our_own(server: Any, out: Any) -> None:
     server.reset(answer_lost=lambda n: n % 2 == 1)
     with run_lock(out):
-        assert read_owner(out / NAME).pid == os.getpid()
+        assert read_owner(out / LOCK).pid == os.getpid()
     assert server.n >= 4
     assert not files_under(out)
 
@@ -220,7 +221,7 @@ def test_of_many_at_once_exactly_one_goes_on_and_a_dead_owner_is_not_waited_for(
             process.kill()
             process.communicate()
     with run_lock(out):
-        assert read_owner(out / NAME).pid == os.getpid()
+        assert read_owner(out / LOCK).pid == os.getpid()
 
 
 def test_what_another_wrote_and_took_away_again_was_not_ours(out: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,13 +237,13 @@ def test_an_owner_elsewhere_is_waited_for_until_its_heartbeat_stops(out: Any, mo
     from subpixmap.mapping import owner as runlock
 
     with run_lock(out):
-        text = (out / NAME).read_text().replace(runlock.socket.gethostname(), "another-host")
-    write_new(out / NAME, text.encode())
+        text = (out / LOCK).read_text().replace(runlock.socket.gethostname(), "another-host")
+    write_new(out / LOCK, text.encode())
     with pytest.raises(Refused, match="another-host"), run_lock(out):
         pass
     monkeypatch.setattr(runlock, "STALE_S", -1.0)
     with run_lock(out):
-        assert read_owner(out / NAME).pid == os.getpid()
+        assert read_owner(out / LOCK).pid == os.getpid()
     assert STALE_S > 0
 
 

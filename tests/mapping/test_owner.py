@@ -12,7 +12,8 @@ import pytest
 
 from subpixmap.errors import Refused
 from subpixmap.mapping import owner as runlock
-from subpixmap.mapping.owner import NAME, is_alive, read_owner, run_lock
+from subpixmap.mapping.owner import is_alive, read_owner, run_lock
+from subpixmap.runpaths import LOCK
 from tests.helpers.mapping_data import HOLD
 
 
@@ -29,9 +30,9 @@ def test_a_second_run_is_refused_and_a_dead_owner_is_not_waited_for(tmp_path: Pa
     process.kill()
     process.wait()
     process.stdout.close()
-    assert (tmp_path / NAME).exists()
+    assert (tmp_path / LOCK).exists()
     with run_lock(tmp_path):
-        assert read_owner(tmp_path / NAME).pid == os.getpid()
+        assert read_owner(tmp_path / LOCK).pid == os.getpid()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -63,18 +64,18 @@ def test_the_holder_may_take_it_again_but_not_another_thread(tmp_path: Path) -> 
     with run_lock(tmp_path):
         with run_lock(tmp_path):
             pass
-        assert (tmp_path / NAME).exists()
+        assert (tmp_path / LOCK).exists()
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
     assert refused
-    assert not (tmp_path / NAME).exists()
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_an_owner_on_another_host_is_judged_by_its_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runlock, "BEAT_S", 0.05)
     with run_lock(tmp_path):
-        path = tmp_path / NAME
+        path = tmp_path / LOCK
         os.utime(path, (1, 1))
         time.sleep(0.4)
         assert time.time() - path.stat().st_mtime < 60  # the heart beats
@@ -91,13 +92,13 @@ def test_an_owner_on_another_host_is_judged_by_its_heartbeat(tmp_path: Path, mon
 
 def test_a_number_used_again_is_another_process(tmp_path: Path) -> None:
     with run_lock(tmp_path):
-        raw = json.loads((tmp_path / NAME).read_text())
-    (tmp_path / NAME).write_text(json.dumps(raw | {"born": "1"}))  # our own number, another birth
+        raw = json.loads((tmp_path / LOCK).read_text())
+    (tmp_path / LOCK).write_text(json.dumps(raw | {"born": "1"}))  # our own number, another birth
     with run_lock(tmp_path):
         pass
 
 
 def test_a_garbled_lock_is_no_owner(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_text("{")
+    (tmp_path / LOCK).write_text("{")
     with run_lock(tmp_path):
         pass

@@ -1,21 +1,28 @@
 """The block task against a plain computation over the whole image, and the driver: resume, failures, retries."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from subpixmap.errors import Refused
 from subpixmap.mapping import run
 from subpixmap.mapping import task as block
 from subpixmap.mapping.ledger import read_records, record_path
+from subpixmap.mapping.metadata import create_map
+from subpixmap.mapping.needs import needs
 from subpixmap.mapping.plan import read_plan, write_plan
 from subpixmap.mapping.pool import WorkerDied, open_pool
+from subpixmap.mapping.probe import probe
 from subpixmap.mapping.quantise import STEP
 from subpixmap.mapping.run import BlocksFailed, map_region, pending_tasks
-from subpixmap.mapping.store import create_map, open_map, read_block
+from subpixmap.mapping.store import open_map, read_block
 from subpixmap.mapping.task import map_block
 from subpixmap.mapping.verify import status
 from subpixmap.model.mean import fits_in_order
@@ -37,6 +44,44 @@ def mapped(country: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Any:
     summary = map_region(out, country.plan(max_scenes=7), country.items, country.model, workers=0)
     assert (summary.done, summary.earlier, summary.failed) == (8, 0, ())
     return out
+
+
+def process_state() -> Any:
+    flags = torch.backends.cudnn
+    gdal = {name: value for name, value in os.environ.items() if name.startswith("GDAL")}
+    return torch.get_num_threads(), flags.deterministic, flags.benchmark, gdal
+
+
+def test_a_run_in_this_process_leaves_it_as_it_was(
+    country: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GDAL_CACHEMAX", raising=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        before = process_state()
+        predict_block(country.model, np.zeros((3, 40, 40), np.float32))
+        assert process_state() == before
+        year = country.years("2022")
+        plan = year.plan(block=512)
+        map_region(tmp_path, plan, year.items, year.model, workers=0)
+        assert process_state() == before
+        probe(plan, year.items, year.model, needs(plan, year.items))
+        assert process_state() == before
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_an_import_leaves_the_process_as_it_was() -> None:
+    code = (
+        "import os; before = dict(os.environ); import torch; threads = torch.get_num_threads();"
+        "import subpixmap.scenes.cube, subpixmap.mapping.run, subpixmap.model.predict;"
+        "assert torch.get_num_threads() == threads;"
+        "print(before.get('GDAL_CACHEMAX') == os.environ.get('GDAL_CACHEMAX'))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GDAL_CACHEMAX"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "True"
 
 
 def plainly(country: Tiny, plan: Any, period: Any, window: Any) -> Any:
@@ -238,7 +283,7 @@ def test_a_block_that_kills_its_workers_is_given_up_and_the_others_go_on(
     assert (summary.done, summary.retries) == (2, repeated)
     (failure,) = summary.failed
     assert (failure.block_id, failure.period) == tasks[1].key
-    assert "want of memory, or because it took longer than 60 s; try a smaller --block" in failure.reason
+    assert "memory, or because it took longer than 60 s; try a smaller --block" in failure.reason
     assert status(tmp_path).failed == (failure,)
 
 

@@ -12,17 +12,17 @@ import zarr
 
 from subpixmap.errors import VerificationFailed
 from subpixmap.mapping.ledger import Record, array_sha256, write_record
+from subpixmap.mapping.metadata import create_map
 from subpixmap.mapping.plan import write_plan
 from subpixmap.mapping.quantise import as_stored
 from subpixmap.mapping.store import (
-    create_map,
-    map_path,
     open_map,
     read_block,
     shard_paths,
     write_block,
 )
-from tests.helpers.mapping_data import Tiny, tiny
+from subpixmap.runpaths import MAP
+from tests.helpers.mapping_data import Tiny, raising, tiny
 
 # rasterio and rioxarray still multiply Affine with `*`, which the affine package announces to drop.
 affine_star = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
@@ -117,6 +117,18 @@ def test_every_flipped_bit_is_noticed(made: Any) -> None:
     read_block(out, block, "2021")
 
 
+@pytest.mark.parametrize("error", [AttributeError, TypeError, KeyError])
+def test_a_mistake_of_ours_is_not_taken_for_a_damaged_shard(
+    made: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    out, plan = made
+    block = next(iter(plan.zones.values())).blocks[0].block
+    write_block(out, block, "2021", arrays_of(block))
+    monkeypatch.setattr("subpixmap.mapping.store.read_shard", raising(error))
+    with pytest.raises(error):
+        read_block(out, block, "2021")
+
+
 def test_a_damaged_block_can_be_made_again(made: Any) -> None:
     """Zarr reads the index at the end of a shard before it writes the shard."""
     out, plan = made
@@ -158,11 +170,11 @@ def test_xarray_opens_it_without_a_warning(made: Any) -> None:
 
 def test_one_shard_is_one_block_and_period(made: Any) -> None:
     out, _ = made
-    group = zarr.open_group(map_path(out), path="32651", mode="r")
+    group = zarr.open_group((out / MAP), path="32651", mode="r")
     assert group["count"].shards == (2, 1, 512, 512)
     assert group["count"].chunks == (1, 1, 256, 256)
     assert group["n_obs"].shards == (1, 512, 512)
-    meta = json.loads((map_path(out) / "32651" / "count" / "zarr.json").read_text())
+    meta = json.loads(((out / MAP) / "32651" / "count" / "zarr.json").read_text())
     inner = meta["codecs"][0]["configuration"]
     assert [one["name"] for one in inner["codecs"]] == ["bytes", "blosc", "crc32c"]
     assert inner["index_codecs"][-1]["name"] == "crc32c"
@@ -207,12 +219,12 @@ def test_periods_are_appended_and_shown_in_order(country: Tiny, tmp_path: Path) 
 def test_creating_again_changes_nothing_and_mends_a_half_made_extension(country: Tiny, tmp_path: Path) -> None:
     plan = write_plan(tmp_path, country.years("2021").plan(block=512))
     create_map(tmp_path, plan)
-    files = {path: path.read_bytes() for path in map_path(tmp_path).rglob("*") if path.is_file()}
-    left_over = map_path(tmp_path) / "32651" / "count" / "c.abc.partial"
+    files = {path: path.read_bytes() for path in (tmp_path / MAP).rglob("*") if path.is_file()}
+    left_over = (tmp_path / MAP) / "32651" / "count" / "c.abc.partial"
     left_over.write_bytes(b"torn")
     create_map(tmp_path, plan)
-    assert {path: path.read_bytes() for path in map_path(tmp_path).rglob("*") if path.is_file()} == files
-    group = zarr.open_group(map_path(tmp_path), path="32651", mode="r+", use_consolidated=False)
+    assert {path: path.read_bytes() for path in (tmp_path / MAP).rglob("*") if path.is_file()} == files
+    group = zarr.open_group((tmp_path / MAP), path="32651", mode="r+", use_consolidated=False)
     group["count"].resize((2, 2, *group["count"].shape[2:]))  # a run that was killed while it extended
     group["period"].resize((2,))
     plan = write_plan(tmp_path, country.plan(block=512))

@@ -1,16 +1,21 @@
+import contextlib
 import dataclasses
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from subpixmap.errors import InputError
 from subpixmap.model.checkpoint import Card, Model, load_model, save_model, shipped_models
 from subpixmap.model.net import DensityNet
 from tests.helpers.cards import small_card
+from tests.helpers.mapping_data import raising
 
 
 @pytest.fixture
@@ -121,6 +126,49 @@ def test_a_foreign_card_field_is_named() -> None:
     del fields["bands"]
     with pytest.raises(InputError, match="bands"):
         Card.from_json(json.dumps(fields))
+
+
+@pytest.mark.parametrize("other", [None, 1, "x", True, [], [1], {}, {"a": 1}, {"coconut": [1]}, [[1, 2]]])
+def test_a_field_of_another_type_is_refused_or_means_something(other: Any) -> None:
+    fields = json.loads(small_card().to_json())
+    for name in fields:
+        with contextlib.suppress(InputError):
+            Card.from_json(json.dumps({**fields, name: other}))
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_bad_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = small_card()
+    save_model(tmp_path / "a.safetensors", card.build_net(), card)
+    for error in (AttributeError, TypeError, ValueError, KeyError):
+        monkeypatch.setattr(Card, "from_json", raising(error))
+        with pytest.raises(error) as raised:
+            load_model(tmp_path / "a.safetensors")
+        assert not isinstance(raised.value, InputError)
+
+
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+a_card: dict[str, st.SearchStrategy[Any]] = {
+    "name": words,
+    "sensor": words,
+    "level": words,
+    "resolution": st.floats(0.1, 100),
+    "width": st.integers(1, 512),
+    "members": st.integers(1, 5),
+    "turns": st.booleans(),
+    "calibration": st.dictionaries(st.just("coconut"), st.tuples(numbers, numbers)),
+    "trimmed": st.dictionaries(st.just("coconut"), st.tuples(numbers, numbers)),
+    "presence_threshold": st.floats(0, 1),
+    "training": st.dictionaries(words, numbers | words | st.lists(words)),
+    "limits": st.lists(words).map(tuple),
+}
+
+
+@settings(deadline=None)
+@given(values=st.fixed_dictionaries({}, optional=a_card))
+def test_every_field_of_a_card_survives(values: dict[str, Any]) -> None:
+    card = dataclasses.replace(small_card(), **values)
+    assert Card.from_json(card.to_json()) == card
 
 
 def test_a_weight_that_is_no_number_is_refused(tmp_path: Path) -> None:

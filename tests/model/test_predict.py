@@ -7,7 +7,8 @@ import xarray as xr
 
 from subpixmap.errors import InputError, Refused
 from subpixmap.model.checkpoint import Card, Model
-from subpixmap.model.predict import TILE, out_of_domain, predict, predict_block
+from subpixmap.model.domain import out_of_domain
+from subpixmap.model.predict import TILE, predict, predict_block
 from tests.helpers.cards import lively, small_card
 
 BANDS = ("B02", "B03", "B04", "B08")

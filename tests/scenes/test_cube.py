@@ -203,9 +203,9 @@ def test_over_http_every_byte_is_asked_for_once(country: Any, tmp_path: Path) ->
 
 def test_a_task_decodes_each_block_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of the files that a task's reads touch, and bytes that they ask a server for: each once an acquisition."""
+    from subpixmap.mapping.metadata import create_map
     from subpixmap.mapping.plan import write_plan
     from subpixmap.mapping.run import pending_tasks
-    from subpixmap.mapping.store import create_map
     from subpixmap.mapping.task import map_block
     from subpixmap.scenes import reader
     from tests.helpers import mapping_data, stac_server

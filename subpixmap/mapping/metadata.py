@@ -1,0 +1,174 @@
+"""The metadata of the map: made from the plan, compared with it, and made anew where it is damaged.
+
+Metadata are all that Zarr keeps beside the shards: the layout of the arrays, their coordinates and attributes. They can
+be made from the plan again; shards cannot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from subpixmap import runpaths
+from subpixmap.errors import VerificationFailed
+from subpixmap.files import files_under
+from subpixmap.grid import CHUNK
+from subpixmap.mapping.plan import Plan
+from subpixmap.mapping.schema import (
+    ARRAYS,
+    COORDINATES,
+    N_OBS,
+    PACKING,
+    ZARR_FORMAT,
+    consolidate,
+    create_zones,
+    labels_in,
+    zarr_store,
+)
+
+# What Zarr raises over metadata whose bits or fields are damaged, by trial (see tests/mapping/test_metadata.py).
+_ZARR_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
+
+
+def create_map(out: Path, plan: Plan) -> None:
+    """Create the arrays, or append the plan's new periods to those that are there. Repeating it changes nothing."""
+    # 1. read what is there: damage is named before anything is changed
+    path = out / runpaths.MAP
+    if path.exists():
+        for epsg in plan.zones:
+            _read_present(path, epsg)
+    # 2. create or lengthen, and tell readers
+    if create_zones(path, plan):
+        consolidate(path, plan)
+    # 3. compare with the plan, whoever made it
+    for epsg in plan.zones:
+        require_readable(out, plan, epsg)
+
+
+def rebuild_metadata(out: Path, plan: Plan) -> None:
+    """Write the map's metadata and coordinates anew from the plan; the shards stay.
+
+    Where the order in which periods were added cannot be read any more, it becomes that of time; blocks that this puts
+    in a wrong place are found by `verify`.
+    """
+    path = out / runpaths.MAP
+    order = {}
+    for epsg in plan.zones:
+        with contextlib.suppress(VerificationFailed, OSError):  # damaged: that is why we are here
+            labels = list(read_zone(path, epsg).labels)
+            if set(labels) <= {period.label for period in plan.periods}:
+                order[epsg] = labels
+    for file in metadata_files(out):
+        file.unlink()
+    create_zones(path, plan, order)
+    consolidate(path, plan)
+
+
+def metadata_files(out: Path) -> list[Path]:
+    """Files of the map that are not shards."""
+    path = out / runpaths.MAP
+    inside = {file: file.relative_to(path).parts for file in files_under(path)}
+    return [file for file, parts in inside.items() if not (len(parts) > 2 and parts[1] in ARRAYS and parts[2] == "c")]
+
+
+def require_readable(out: Path, plan: Plan, epsg: int) -> None:
+    """Raise VerificationFailed if a zone's metadata or coordinates cannot be read, or are not those of the plan."""
+    zone, side, path = plan.zones[epsg], plan.recipe.block, out / runpaths.MAP
+    there = read_zone(path, epsg)
+    n = len(there.labels)
+    if unknown := set(there.labels) - {period.label for period in plan.periods}:
+        raise _damaged_metadata(path, epsg, f"it has periods that its plan has not: {', '.join(sorted(unknown))}")
+    if there.extent != (zone.extent.row, zone.extent.col, *zone.extent.shape):
+        raise _damaged_metadata(path, epsg, f"its window is {there.extent}, its plan says {zone.extent}")
+    for name, array in ARRAYS.items():
+        lead = () if name == N_OBS else (len(plan.objects),)
+        *head, n_periods, height, width = there.shapes[name]
+        layout = (*head, height, width, *there.layouts[name])
+        expected = (*lead, *zone.extent.shape, *lead, 1, side, side, CHUNK, CHUNK, array.dtype, dict(array.packing))
+        # A run that was killed between lengthening the arrays and naming the periods has longer ones.
+        if layout != expected or not n <= n_periods <= max(n, len(plan.periods)):
+            raise _damaged_metadata(path, epsg, f"{name} is laid out as {layout}, its plan says {expected}")
+    for name, values, stored in zip("xy", zone.lattice.coords(zone.extent), (there.x, there.y), strict=True):
+        if not np.array_equal(stored, values):
+            raise _damaged_metadata(path, epsg, f"coordinate {name} is not that of the plan")
+
+
+@dataclass(frozen=True)
+class ZoneMetadata:
+    """What the metadata and coordinates of a zone say, taken out of Zarr."""
+
+    extent: tuple[int, int, int, int]
+    """Window of the lattice: row, column, height, width."""
+    labels: tuple[str, ...]
+    """Periods in the order of the map."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Array -> shape."""
+    layouts: Mapping[str, tuple[Any, ...]]
+    """Array -> shape of a shard, side of an inner chunk (twice), type, CF attributes."""
+    x: NDArray[Any]
+    y: NDArray[Any]
+    """Pixel centres, metres."""
+
+
+def read_zone(path: Path, epsg: int) -> ZoneMetadata:
+    """The metadata of a zone that is whole; VerificationFailed where it is not.
+
+    Only calls of Zarr stand under its errors, so that a mistake of ours is never taken for damage.
+    """
+    store = zarr_store(path)
+    with _zarr_damage(path, epsg):
+        group = zarr.open_group(store, path=str(epsg), mode="r", zarr_format=ZARR_FORMAT, use_consolidated=False)
+        arrays: dict[str, Any] = {name: group[name] for name in ARRAYS}
+        place: Any = tuple(group.attrs["lattice_window"])  # type: ignore[arg-type]
+        shapes = {name: array.shape for name, array in arrays.items()}
+        layouts = {
+            name: (
+                *array.shards,
+                *array.chunks[-2:],
+                str(array.dtype),
+                {key: array.attrs[key] for key in PACKING if key in array.attrs},
+            )
+            for name, array in arrays.items()
+        }
+        x, y, periods = (np.asarray(group[name][:]) for name in ("x", "y", "period"))  # type: ignore[index]
+    return ZoneMetadata(place, tuple(labels_in(periods)), shapes, layouts, x, y)
+
+
+def _read_present(path: Path, epsg: int) -> None:
+    """Read what is there of a zone that may be half made; VerificationFailed where it is damaged."""
+    store = zarr_store(path)
+    with _zarr_damage(path, epsg):
+        root = zarr.open_group(store, mode="a", zarr_format=ZARR_FORMAT, use_consolidated=False)
+        if str(epsg) not in root:
+            return
+        group: Any = root[str(epsg)]
+        dict(group.attrs)
+        for name in (*ARRAYS, *COORDINATES):
+            if name in group:
+                array = group[name]
+                if name in COORDINATES:
+                    array[:]
+
+
+@contextlib.contextmanager
+def _zarr_damage(path: Path, epsg: int) -> Iterator[None]:
+    """Name the zone where Zarr cannot read its metadata."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error, ValueError):  # Zarr's own "not found" is both
+            raise
+        raise _damaged_metadata(path, epsg, error) from error
+    except _ZARR_ERRORS as error:
+        raise _damaged_metadata(path, epsg, error) from error
+
+
+def _damaged_metadata(path: Path, epsg: int, reason: object) -> VerificationFailed:
+    return VerificationFailed(f"{path / str(epsg)} has damaged metadata ({reason}); run subpixmap verify --repair")
