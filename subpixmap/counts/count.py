@@ -1,4 +1,4 @@
-"""A run, or a part of its opened map, and units -> counts: the walk from blocks to rows, and the files it leaves."""
+"""A run, or a part of its opened map, and units -> counts: from blocks over sums to rows, and the files that hold them."""
 
 from __future__ import annotations
 

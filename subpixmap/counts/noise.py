@@ -47,10 +47,10 @@ def cell_noise(observed_px: NDArray[Any], total: NDArray[Any], weights: Array) -
     n = usable.sum(axis=0)  # (1, cell)
     density = np.divide(sums, px, out=np.zeros_like(sums), where=usable)
     mean = density.sum(axis=0) / np.maximum(n, 1)
-    known = n >= 2
-    spread = np.sqrt(np.divide(n, n - 1, out=np.zeros(n.shape), where=known)) / np.maximum(n, 1)
+    repeated = n >= 2
+    spread = np.sqrt(np.divide(n, n - 1, out=np.zeros(n.shape), where=repeated)) / np.maximum(n, 1)
     deviation = np.where(usable, (density - mean) * spread, 0)  # (acquisition, object, cell)
-    return np.einsum("aoc,uc->auo", deviation, weights), weights @ known[0].astype(float)
+    return np.einsum("aoc,uc->auo", deviation, weights), weights @ repeated[0].astype(float)
 
 
 class Noise:

@@ -43,12 +43,12 @@ class Units:
 
     def by_zone(self) -> dict[int, NDArray[np.object_]]:
         """{EPSG: (unit,) polygons in the zone's CRS, metres}; empty where the zone can own no pixel of the unit."""
-        found: dict[int, NDArray[np.object_]] = {}
+        zones: dict[int, NDArray[np.object_]] = {}
         for position, polygon in enumerate(self.polygons):
             for epsg in _zones_of(polygon):
-                found.setdefault(epsg, np.full(len(self), shapely.Polygon(), dtype=object))
-                found[epsg][position] = _projected(polygon, epsg)
-        return dict(sorted(found.items()))
+                zones.setdefault(epsg, np.full(len(self), shapely.Polygon(), dtype=object))
+                zones[epsg][position] = _projected(polygon, epsg)
+        return dict(sorted(zones.items()))
 
 
 class Ground:
@@ -132,7 +132,7 @@ def cells_of(
 
     Returns {(row, col): [positions]}, both in ascending order.
     """
-    found: dict[tuple[int, int], set[int]] = {}
+    by_cell: dict[tuple[int, int], set[int]] = {}
     for position, polygon in enumerate(polygons):
         for part in getattr(polygon, "geoms", [polygon]):
             if part.is_empty:
@@ -150,8 +150,8 @@ def cells_of(
                 hits = shapely.dwithin(part, shapely.box(*bounds.T), reach)
                 cells = [cell for cell, hit in zip(cells, hits, strict=True) if hit]
             for cell in cells:
-                found.setdefault(cell, set()).add(position)
-    return {cell: sorted(found[cell]) for cell in sorted(found)}
+                by_cell.setdefault(cell, set()).add(position)
+    return {cell: sorted(by_cell[cell]) for cell in sorted(by_cell)}
 
 
 def polygonal(geometry: BaseGeometry) -> BaseGeometry:
