@@ -1,4 +1,4 @@
-"""A run, or a part of its opened map, and units -> counts: from blocks over sums to rows, and the files that hold them."""
+"""A run, or a part of its opened map, and units -> counts: blocks, sums, rows, and the files that hold them."""
 
 from __future__ import annotations
 
