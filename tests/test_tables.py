@@ -30,7 +30,7 @@ NAMES = [
 def make_table() -> Any:
     n = len(NAMES)
     rng = np.random.default_rng(2)
-    data = {name: [None] * n for name in COUNTS}
+    data: dict[str, Any] = {name: [None] * n for name in COUNTS}
     data["unit_id"] = [f"{i:04d}" for i in range(n)]
     data["unit_name"] = NAMES
     data["map_total"] = rng.normal(size=n) * 10.0 ** rng.integers(-12, 12, n)

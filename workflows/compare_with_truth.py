@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--within", type=float, default=0.05)
     options = parser.parse_args()
     kinds = {"unit_id": str, "object": str, "period": str}
-    given = pd.read_csv(options.truth, dtype=kinds) if options.truth else None
+    given = pd.read_csv(options.truth, dtype=kinds) if options.truth else None  # type: ignore[arg-type]
     truth = truth_of(read_plan(options.out).sources) if given is None else given
     if truth is None:
         parser.error(f"{options.out} did not map a simulated country; give its --truth")

@@ -60,9 +60,9 @@ def true_counts(country: Path) -> pd.DataFrame:
     """`unit_id, object, period, count`: trees of the year, and cars on the mean over its acquisitions."""
     trees = pd.read_csv(country / "truth.csv", dtype=dict.fromkeys(KEYS, str))
     types = {"unit_id": str, "object": str, "datetime": str, "count": "int64"}  # there may be no row to tell them from
-    cars = pd.read_csv(country / "truth_scene.csv", dtype=types)
+    cars = pd.read_csv(country / "truth_scene.csv", dtype=types)  # type: ignore[arg-type]
     cars["period"] = cars["datetime"].str[:4]
-    cars = cars.groupby(KEYS, as_index=False)["count"].mean()
+    cars = cars.groupby(KEYS, as_index=False)["count"].mean()  # type: ignore[assignment]
     trees = trees[~trees["object"].isin(cars["object"])]
     return pd.concat([trees, cars])[[*KEYS, "count"]]
 

@@ -144,7 +144,7 @@ class _OnDask:
         self.tasks: dict[Any, tuple[Any, Future]] = {}
         self.slots_then, self.asked_at = IN_FLIGHT, -math.inf
         self.absence = Absence(client)
-        self.address = f"{client.scheduler.address}, dashboard {client.dashboard_link}"
+        self.address = f"{client.scheduler.address}, dashboard {client.dashboard_link}"  # type: ignore[union-attr]
 
     @property
     def slots(self) -> int:

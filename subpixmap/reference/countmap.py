@@ -132,8 +132,7 @@ def _shares(k: int, sigma: float) -> NDArray[np.float64]:
     shares = np.zeros((k, 2 * reach + 1))
     for i in range(k):
         np.add.at(shares[i], (i + offset) // k + reach, kernel)
-    shares /= shares.sum(axis=1, keepdims=True)
-    return shares
+    return shares / shares.sum(axis=1, keepdims=True)
 
 
 @lru_cache(maxsize=16)

@@ -41,8 +41,7 @@ class KernelMuon(torch.optim.Muon):
         """Move the kernels by their gradients."""
         for kernel, matrix in zip(self.kernels, self.param_groups[0]["params"], strict=True):
             matrix.grad = None if kernel.grad is None else _matrix(kernel.grad)
-        step: Any = super().step
-        step(closure)
+        super().step(closure)
 
 
 def make_optimizers(net: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:

@@ -39,7 +39,8 @@ class Watch(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.peak, self.cpu, self.over = 0, {}, threading.Event()
+        self.peak, self.over = 0, threading.Event()
+        self.cpu: dict[Any, Any] = {}
 
     def run(self) -> None:
         while not self.over.wait(1.0):

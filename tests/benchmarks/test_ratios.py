@@ -140,7 +140,7 @@ def test_reading_against_a_plain_loop(side: int, tmp_path: Path, capsys: pytest.
     size = 3120
     native = {band: 10 if band in ("B02", "B03", "B04", "B08") else 20 for band in BANDS}
     assets = {band: written(tmp_path, band, step, size) for band, step in native.items()}
-    told = {"datetime": "2021-01-05T02:00:00Z", "period": "2021", "epsg": 32651, "baseline": "05.00"}
+    told: dict[str, Any] = {"datetime": "2021-01-05T02:00:00Z", "period": "2021", "epsg": 32651, "baseline": "05.00"}
     item = Item(
         id="tile", tile="51PTT", acquisition="GS2A", offset_dn=-1000, offset_reason="", cloud_cover=None, orbit=1,
         assets=assets, **told,

@@ -127,7 +127,7 @@ def test_a_run_over_a_flaky_server_ends_with_the_same_bits(server: Any, country:
 def test_signatures_that_end_in_the_middle_of_a_run_are_renewed_and_never_kept(
     server: Any, country: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    issued = []
+    issued: list[Any] = []
 
     def sign(href: Any, renew: Any) -> Any:
         if renew or not issued:

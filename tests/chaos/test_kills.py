@@ -128,7 +128,8 @@ def test_an_end_asked_for_by_the_system_is_resumed(tmp_path: Path, subpixmap: Ca
 
 def kill_workers(cluster: Any, client: Any, country: Any, truth: Any, out: Any, seed: Any, *, at_most: Any) -> Any:
     """Kill a random worker process, each time a moment after a block was done, while a map is made; how often."""
-    rng, stop, moved, kills = random.Random(seed), threading.Event(), threading.Event(), []
+    kills: list[Any] = []
+    rng, stop, moved = random.Random(seed), threading.Event(), threading.Event()
 
     def killer() -> None:
         moved.set()
@@ -169,7 +170,7 @@ def workers(quick_processes: object) -> Iterator[Any]:
 
 
 def test_killed_workers_cost_no_bit(scenes: Any, truth: Any, workers: Any, tmp_path: Path) -> None:
-    assert kill_workers(*workers, scenes[1], truth, tmp_path, 3, at_most=2) == 2
+    assert kill_workers(*workers, scenes[1], truth, tmp_path, 3, at_most=2) == 2  # type: ignore[call-arg, misc]
 
 
 @pytest.mark.slow
@@ -178,7 +179,7 @@ def test_100_killed_workers(workers: Any, tmp_path: Path) -> None:
     map_region(tmp_path / "undisturbed", country.plan(**OPTIONS), country.items, country.model, workers=0)
     truth = hashes(tmp_path / "undisturbed")
     while kills < 100:
-        kills += kill_workers(*workers, country, truth, tmp_path / str(run), run, at_most=100 - kills)
+        kills += kill_workers(*workers, country, truth, tmp_path / str(run), run, at_most=100 - kills)  # type: ignore[call-arg, misc]
         run += 1
         print(f"{kills} kills in {run} runs of {len(truth)} blocks, all bit-identical", flush=True)
 

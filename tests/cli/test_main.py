@@ -73,7 +73,7 @@ VERBS = [
 ]
 
 # option: value -> what the message must name
-BAD = {
+BAD: dict[str, Any] = {
     "unknown region": ({"region": "atlantis", "admin": None}, ["atlantis", "subpixmap regions"]),
     "near name": ({"region": "philipines", "admin": None}, ["Philippines"]),
     "box backwards": ({"region": "10,5,9,4", "admin": None}, ["10,5,9,4"]),
@@ -128,7 +128,7 @@ def no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading a pixel fails the test."""
     from subpixmap.scenes import cube
 
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: Any) -> None:
         raise AssertionError("a pixel was read")
 
     monkeypatch.setattr(cube, "_stack", refuse)

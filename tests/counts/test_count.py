@@ -37,6 +37,8 @@ def test_totals_are_those_of_the_ledger(run: Any) -> None:
     from subpixmap.mapping.ledger import read_records
 
     records = read_records(out, plan).values()
+    row: Any
+    whole: Any
     for row, whole in zip(counted.accounts.balance.itertuples(), everything.accounts.balance.itertuples(), strict=True):
         ledger = sum(record.total[row.object] for record in records if record.period == row.period)
         assert whole.map == pytest.approx(ledger, rel=1e-7)

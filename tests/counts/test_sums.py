@@ -174,7 +174,8 @@ def test_stored_steps_and_their_values_give_the_same_bits(island: Any) -> None:
     for name in ("map_total", "object_area_ha", "observed_ha", "n_obs_median"):
         first, second = (counted.table[name].to_numpy() for counted in tables)
         np.testing.assert_array_equal(first, second, err_msg=name)
-    np.testing.assert_array_equal(*(counted.series["common_total"].to_numpy() for counted in tables))
+    one, other = (counted.series["common_total"].to_numpy() for counted in tables)
+    np.testing.assert_array_equal(one, other)
     assert tables[0].accounts.balance.equals(tables[1].accounts.balance)
     assert tables[0].accounts.background.equals(tables[1].accounts.background)
 
@@ -327,7 +328,7 @@ def test_the_area_beyond_the_map_is_that_of_exactextract(seam: Any, monkeypatch:
         expected += zonal_sums(unit_fractions([polygon], lattice, window), owned(lattice, window)[None], 1)[0, 0]
     looked_at = []
     plain = fractions.unit_fractions
-    monkeypatch.setattr(fractions, "unit_fractions", lambda u, at, w: looked_at.append(w) or plain(u, at, w))
+    monkeypatch.setattr(fractions, "unit_fractions", lambda u, at, w: looked_at.append(w) or plain(u, at, w))  # type: ignore[func-returns-value]
     table = count_blocks(seam, frame([unit], epsg=4326), facts(YEARS[:1]), size=512).table
     assert table["area_ha"].iloc[0] * 100 == pytest.approx(expected, rel=1e-9)
     assert "outside_map" in table["flag"].iloc[0]

@@ -32,7 +32,10 @@ def levels(real_data: Path) -> Any:
 
 def test_the_municipalities_of_2023_do_not_cover_their_provinces_and_it_is_said(levels: Any) -> None:
     upper, lower = levels
-    area = lambda units: units.to_crs("ESRI:54034").area  # noqa: E731 - equal-area, the oracle
+
+    def area(units: Any) -> Any:
+        return units.to_crs("ESRI:54034").area  # equal-area, the oracle
+
     share = lower.assign(ha=area(lower)).groupby("parent_id")["ha"].sum().reindex(upper["unit_id"]).to_numpy()
     share = np.nan_to_num(share) / area(upper).to_numpy()
     lacking = upper["unit_id"][(share < 0.75) & (share > 0.3)].tolist()

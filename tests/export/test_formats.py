@@ -123,7 +123,7 @@ def test_the_catalogue_is_valid_and_its_checksums_hold(counted: Any, tmp_path: P
     assert len(items) == 2 * len(PERIODS)
     for one in (collection, *items):
         validate_dict(one.to_dict(), extensions=[])  # the core schemas; those of the extensions are not at hand offline
-        for asset in one.assets.values():
+        for asset in one.assets.values():  # type: ignore[attr-defined]
             content = Path(str(asset.get_absolute_href())).read_bytes()
             assert asset.extra_fields["file:checksum"] == "1220" + hashlib.sha256(content).hexdigest()
     assert set(collection.assets) == {"counts.csv", "counts.parquet", "trend.csv", "trend.parquet", "items.parquet",

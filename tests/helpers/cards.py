@@ -1,14 +1,14 @@
 """A card of a small network, and a network whose statistics are those of training."""
 
 import dataclasses
+from typing import Any
 
 import torch
 
 from subpixmap.model.checkpoint import Card
-from subpixmap.model.net import DensityNet
 
 
-def small_card(**changes: object) -> Card:
+def small_card(**changes: Any) -> Card:
     card = Card(
         name="small",
         bands=("B02", "B08"),
@@ -30,7 +30,7 @@ def small_card(**changes: object) -> Card:
     return dataclasses.replace(card, **changes)
 
 
-def lively(net: DensityNet, seed: int = 0) -> DensityNet:
+def lively(net: Any, seed: int = 0) -> Any:
     """Give batch normalisation statistics as training would, so that folding and clipping have something to do."""
     gen = torch.Generator().manual_seed(seed)
     for module in net.modules():
@@ -39,6 +39,7 @@ def lively(net: DensityNet, seed: int = 0) -> DensityNet:
             module.running_var.uniform_(0.5, 2.0, generator=gen)
             module.weight.data.uniform_(0.5, 1.5, generator=gen)
             module.bias.data.uniform_(-0.2, 0.2, generator=gen)
-    for block in net.blocks:
+    blocks: Any = net.blocks
+    for block in blocks:
         block.bn3.weight.data *= 6  # as much from the block as from its skip: the whole receptive field matters
     return net.eval()

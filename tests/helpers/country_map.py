@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ TEMPLATES = 4
 PLANTED = 0.07  # share of the pixels: 3.6 million ha of coconut in the 52 million ha that are mapped of the Philippines
 _SWATH = 24  # blocks that one orbit sees, side by side
 
-Template = dict[str, NDArray]
+Template = dict[str, NDArray[Any]]
 
 
 def country_plan(region: Region, years: str, *, block: int = 1024) -> Plan:
@@ -59,7 +60,15 @@ def country_plan(region: Region, years: str, *, block: int = 1024) -> Plan:
     info = ModelInfo("tiny", model.sha256, "simulated", 8, 10.0, {OBJECT: "a palm"}, {OBJECT: "count"})
     told = (region.boundary_source, region.boundary_version)
     return Plan(
-        recipe, region.name, region.geometry, *told, tuple(make_periods(years)), zones, info, "none", {"subpixmap": "0"}
+        recipe,
+        region.name,
+        region.geometry,
+        *told,
+        tuple(make_periods(years)),
+        zones,
+        info,
+        ("none",),
+        {"subpixmap": "0"},
     )
 
 

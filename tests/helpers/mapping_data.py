@@ -24,10 +24,11 @@ CORNER = (300000.0, 1200000.0)
 
 HOLD = """
 import sys, time
+from subpixmap.files import path_of
 from subpixmap.mapping.owner import run_lock
 from subpixmap.errors import Refused
 try:
-    with run_lock(sys.argv[1]):
+    with run_lock(path_of(sys.argv[1])):
         print("held", flush=True)
         time.sleep(float(sys.argv[2]))
 except Refused:

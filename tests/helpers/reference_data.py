@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -71,7 +72,7 @@ def _corner(lattice: Lattice) -> tuple[int, int]:
     return first.row, first.col
 
 
-def _scene(folder: Path, start: str, count: np.ndarray, rng: np.random.Generator, noise: bool) -> dict:
+def _scene(folder: Path, start: str, count: np.ndarray, rng: np.random.Generator, noise: bool) -> dict[str, Any]:
     item = make_item(folder, corner=CORNER, start=start, size_px=SIDE, bands=BANDS)
     shown = {"B02": 1800 - 150 * count, "B04": 1900 - 200 * count, "B08": 3000 + 400 * count}
     for band, asset in zip(BANDS, item["assets"].values(), strict=False):

@@ -1,5 +1,7 @@
 """A training of a few steps: its settings, the card of its network and the weights it ends with."""
 
+from typing import Any
+
 import torch
 
 from subpixmap.model.checkpoint import Card
@@ -12,7 +14,7 @@ from tests.helpers.patches import BANDS, OBJECTS
 SMALL = TrainConfig(steps=6, batch=4, crop=16, warmup=2, threads=1, log_every=2, save_every=3)
 
 
-def a_card(patches: Patches, **changes: object) -> Card:
+def a_card(patches: Patches, **changes: Any) -> Card:
     return small_card(
         bands=BANDS, objects=dict.fromkeys(OBJECTS, ""), calibration={}, **input_statistics(patches), **changes
     )

@@ -188,7 +188,7 @@ def machine(world: Any) -> Any:
     return Engine
 
 
-SETTINGS = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+SETTINGS: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
 
 def test_whatever_happens_committed_blocks_are_right_or_reported(world: Any) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -33,7 +33,7 @@ def where_and_what(task: Any, model: Any) -> Any:
 def results(pool: Any, tasks: Any) -> Any:
     for task in tasks:
         pool.submit(task)
-    found = {}
+    found: dict[Any, Any] = {}
     while len(found) < len(tasks):
         if event := pool.wait(30.0):
             found[event[0]] = event[1]
@@ -62,7 +62,7 @@ def troublesome(task: Any, model: Any) -> Any:
 
 
 def test_tasks_that_hang_or_eat_memory_lose_their_worker_and_the_others_go_on(quick_processes: object) -> None:
-    options = {"workers": 2, "memory_limit": "1600MB", "limit_s": 4.0}
+    options: dict[str, Any] = {"workers": 2, "memory_limit": "1600MB", "limit_s": 4.0}
     with open_pool(troublesome, tiny_model(), **options) as pool:
         found = results(pool, ["hang", "a", "eat", "b", "c"])
     assert {key: found[key] for key in "abc"} == {key: key for key in "abc"}
@@ -95,7 +95,7 @@ def test_a_worker_that_dies_while_it_is_brought_the_model_costs_nothing(
 
     quiet = {"dashboard_address": ":0", "silence_logs": 50}
     with LocalCluster(n_workers=2, threads_per_worker=1, **quiet) as local, Client(local) as client:
-        with open_pool(where_and_what, DeadlyModel(tmp_path, 2), client=client) as pool:
+        with open_pool(where_and_what, cast(Any, DeadlyModel(tmp_path, 2)), client=client) as pool:
             found = results(pool, ["a", "b", "c", "d"])
     assert len(list(tmp_path.iterdir())) == 2
     assert {key: value[0] for key, value in found.items()} == {key: key for key in "abcd"}
@@ -118,6 +118,7 @@ def test_a_worker_that_its_cluster_gives_up_is_replaced(quick_processes: object)
             pool.submit("a")
             while (event := pool.wait(0.5)) is None and time.monotonic() < deadline:
                 assert pool.slots
+    assert event is not None
     assert event[1][0] == "a"
 
 
@@ -126,7 +127,7 @@ def running(*command: Any) -> Iterator[Any]:
     """A process of a cluster, with the environment of a worker that can import this module."""
     environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # type: ignore[call-overload]
         [sys.executable, "-m", "distributed.cli." + command[0], *command[1:]], env=environment, **quiet
     )
     try:
@@ -175,7 +176,7 @@ def test_local_workers_that_never_come_back_are_told_and_given_up(
         open_pool(where_and_what, tiny_model(), client=client) as pool,
     ):
         monkeypatch.setattr(pool, "_replace_lost", lambda alive: None)
-        monkeypatch.setattr(pool.absence, "limit_s", 6.0)
+        monkeypatch.setattr(cast(Any, pool).absence, "limit_s", 6.0)
         client.retire_workers(list(client.scheduler_info(n_workers=-1)["workers"]), close_workers=True)
         pool.submit("a")
         with pytest.raises(Incomplete):
@@ -213,7 +214,7 @@ def test_a_scheduler_without_workers_is_told_and_waited_for(
             (told,) = [record for record in caplog.records if "no workers" in record.getMessage()]
             assert f"dask worker {address} --nthreads 1" in told.getMessage()
             assert "30 min" in told.getMessage()
-            monkeypatch.setattr(pool.absence, "limit_s", 1.0)
+            monkeypatch.setattr(cast(Any, pool).absence, "limit_s", 1.0)
             stack.close()  # the worker goes, and none comes
             pool.submit("b")
             with pytest.raises(Incomplete, match=f"dask worker {address}"):

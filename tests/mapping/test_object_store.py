@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dask
 import pytest
@@ -39,7 +39,7 @@ def server() -> Iterator[Any]:
     with s3_server.serve() as (address, uploads), pytest.MonkeyPatch.context() as patch:
         for name, value in (settings | {"AWS_ENDPOINT_URL_S3": address}).items():
             patch.setenv(name, value)
-        path_of("s3://runs").fs.mkdir("runs")
+        cast(Any, path_of("s3://runs")).fs.mkdir("runs")
         yield uploads
 
 
@@ -253,11 +253,11 @@ def test_what_cannot_be_reached_is_told_in_a_line(
     with pytest.raises(InputError, match="s3://nowhere/run"):
         map_region("s3://nowhere/run", tiny_country.plan(), tiny_country.items, tiny_country.model, workers=0)
     with pytest.raises(InputError, match=r"s3://runs/none.*plan\.json"):
-        status("s3://runs/none")
+        status(path_of("s3://runs/none"))
     with pytest.raises(InputError, match=r"nosuch://x/y.*s3://"):
         path_of("nosuch://x/y")
     server.reset(refused=lambda n: True)
-    with pytest.raises(InputError, match="s3://runs/refused"), run_lock("s3://runs/refused"):
+    with pytest.raises(InputError, match="s3://runs/refused"), run_lock(path_of("s3://runs/refused")):
         pass
     server.reset()
 

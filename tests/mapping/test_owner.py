@@ -82,7 +82,9 @@ def test_an_owner_on_another_host_is_judged_by_its_heartbeat(tmp_path: Path, mon
         text = path.read_text()
     raw = json.loads(text) | {"host": "elsewhere"}
     path.write_text(json.dumps(raw))
-    assert is_alive(read_owner(path), path)
+    owner = read_owner(path)
+    assert owner is not None
+    assert is_alive(owner, path)
     with pytest.raises(Refused, match="elsewhere"), run_lock(tmp_path):
         pass
     os.utime(path, (time.time() - 1000,) * 2)

@@ -30,7 +30,7 @@ def owners(zones: Any, lon: Any, lat: Any) -> Any:
         col = np.where(near, np.floor((x - zone.lattice.x_phase) / step), -(10**9)).astype(int)
         row = np.where(near, np.floor((zone.lattice.top - y) / step), -(10**9)).astype(int)
         chunks = {(c.row // CHUNK, c.col // CHUNK): c for block in zone.blocks for c in block.chunks}
-        places = {}
+        places: dict[Any, Any] = {}
         for i, key in enumerate(zip((row // CHUNK).tolist(), (col // CHUNK).tolist(), strict=True)):
             if key in chunks:
                 places.setdefault(key, []).append(i)
@@ -112,7 +112,7 @@ def test_points_of_a_country_on_a_seam_are_counted_once(center: Any) -> None:
 def test_a_cube_of_a_region_on_a_seam_lies_in_the_zone_of_most_of_it(tmp_path: Path) -> None:
     """Both zones' tiles are found and locked; the cube for exploring is of one zone, and only its items are read."""
     bands = {"B04": 10}
-    there = {"size_px": 100, "bands": bands}
+    there: dict[str, Any] = {"size_px": 100, "bands": bands}
     items = [
         scenes_data.make_item(tmp_path, tile="50PRS", corner=(828000.0, 1162000.0), epsg=32650, **there),
         scenes_data.make_item(tmp_path, tile="51PTM", corner=(171500.0, 1162000.0), epsg=32651, seed=1, **there),

@@ -144,7 +144,7 @@ a_plan = {
     "sources": st.lists(text).map(tuple),
     "versions": st.dictionaries(text, text),
     "forced": st.booleans(),
-    "expected": st.dictionaries(text, st.floats(allow_nan=False) | st.integers() | st.none()),
+    "expected": st.dictionaries(text, st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.none()),
 }
 
 
@@ -217,10 +217,11 @@ def test_the_run_id_is_of_the_recipe_alone(country: Tiny) -> None:
     }
     assert changes.keys() == {f.name for f in fields(Recipe)}
     for name, value in changes.items():
-        other = replace(plan.recipe, **{name: value})
+        change: dict[str, Any] = {name: value}
+        other = replace(plan.recipe, **change)
         assert other.run_id != plan.run_id, name
         with pytest.raises(Refused, match=name):
-            require_same(plan.recipe, other, "plan.json")
+            require_same(plan.recipe, other, Path("plan.json"))
 
 
 def test_periods_are_added_and_nothing_else(country: Tiny, tmp_path: Path) -> None:

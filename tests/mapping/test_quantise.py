@@ -30,7 +30,7 @@ def compressed_bytes(stored: Any) -> Any:
     assert crc.to_dict()["name"] == "crc32c"
     codec = Blosc(blosc.cname.value, blosc.clevel, Blosc.SHUFFLE)
     data = codec.encode(stored)
-    return len(data) + len(google_crc32c.Checksum(data).digest())
+    return len(data) + len(google_crc32c.Checksum(data).digest())  # type: ignore[no-untyped-call]
 
 
 def test_a_pixel_takes_nine_bits_and_totals_are_kept() -> None:

@@ -126,7 +126,7 @@ def test_blocks_are_what_the_whole_image_gives(country: Tiny, mapped: Any) -> No
             np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1.001 * STEP)
             runs = (*got.shape[:-1], -1, 256)  # the sum of a row is kept over the chunk, not over the map
             sums = [np.nansum(values.reshape(runs), axis=-1, dtype=float) for values in (got, exact)]
-            np.testing.assert_allclose(*sums, rtol=1e-4, atol=1.001 * STEP)
+            np.testing.assert_allclose(sums[0], sums[1], rtol=1e-4, atol=1.001 * STEP)
         assert np.isnan(whole["count"].values[:, p]).any(axis=0).sum() == (n == 0).sum()
 
 
@@ -177,7 +177,7 @@ def test_resume_does_only_what_is_missing(country: Tiny, mapped: Any, tmp_path: 
     shutil.copytree(mapped, out)
     before = hashes(out)
     plan = country.plan(max_scenes=7)
-    seen = []
+    seen: list[Any] = []
     summary = map_region(out, plan, country.items, country.model, workers=0, progress=seen.append)
     assert (summary.earlier, summary.done, seen) == (8, 0, [])
     key = sorted(before)[3]
@@ -206,7 +206,7 @@ def test_another_recipe_is_refused_by_name(country: Tiny, mapped: Any) -> None:
     with pytest.raises(Refused, match=r"mask\.dilate_m.*100.*50"):
         map_region(mapped, plan, country.items, country.model, workers=0)
     plan = country.plan(max_scenes=7)
-    older = replace(plan, recipe=replace(plan.recipe, numerics=plan.recipe.numerics | {"torch": "0.1"}))
+    older = replace(plan, recipe=replace(plan.recipe, numerics={**plan.recipe.numerics, "torch": "0.1"}))
     with pytest.raises(Refused, match=r"numerics\.torch.*0\.1"):
         map_region(mapped, older, country.items, country.model, workers=0)
     other = tiny_model(seed=1)
@@ -263,8 +263,8 @@ def test_several_readers_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.
 
 def dies_on_one(task: Any, model: Any) -> Any:
     """A task that a worker does not survive, on one block."""
-    if task.plan.block.id == dies_on_one.block:
-        raise WorkerDied(dies_on_one.deaths, 60.0)
+    if task.plan.block.id == dies_on_one.block:  # type: ignore[attr-defined]
+        raise WorkerDied(dies_on_one.deaths, 60.0)  # type: ignore[attr-defined]
     return map_block(task, model)
 
 
@@ -277,7 +277,7 @@ def test_a_block_that_kills_its_workers_is_given_up_and_the_others_go_on(
     plan = write_plan(tmp_path, late.plan(max_scenes=1))
     create_map(tmp_path, plan)
     tasks = pending_tasks(tmp_path, plan, late.items)[:3]
-    dies_on_one.block, dies_on_one.deaths = tasks[1].plan.block.id, deaths
+    dies_on_one.block, dies_on_one.deaths = tasks[1].plan.block.id, deaths  # type: ignore[attr-defined]
     with open_pool(dies_on_one, country.model, workers=0) as pool:
         summary = run._Drive(pool, tasks, run.Summary(3, 0, 0, (), 0, 0.0), 3, None).run()
     assert (summary.done, summary.retries) == (2, repeated)

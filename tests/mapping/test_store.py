@@ -188,7 +188,7 @@ def test_open_map_shows_only_what_the_ledger_knows(made: Any) -> None:
     write_block(out, torn, "2022", arrays_of(torn))  # written, but never committed
     shard_paths(out, torn, "2022")[0].write_bytes(b"half a shard")
     (dataset,) = open_map(out).values()
-    assert dataset["count"].chunks[2][0] == 512
+    assert dataset["count"].chunks[2][0] == 512  # type: ignore[index]
     seen = dataset["n_obs"].sel(period="2022").values
     np.testing.assert_array_equal(seen[done.window.slices(zone.extent)], arrays_of(done)["n_obs"])
     assert seen.sum() == arrays_of(done)["n_obs"].sum()

@@ -156,7 +156,7 @@ def test_status_tells_what_is_done_and_what_failed(copy: Any) -> None:
     path = sorted(copy.glob("ledger/*_2022.json"))[0]
     key = path.stem.rsplit("_", 1)
     path.unlink()
-    write_failure(copy, Failure(*key, "B08.tif could not be read"))
+    write_failure(copy, Failure(key[0], key[1], "B08.tif could not be read"))
     now = status(copy)
     assert (now.done, now.by_period) == (7, {"2021": (4, 4), "2022": (3, 4)})
     assert [f.reason for f in now.failed] == ["B08.tif could not be read"]

@@ -114,7 +114,7 @@ def test_a_card_must_describe_its_network(tmp_path: Path) -> None:
         ({"input_low": (float("nan"), 0.0)}, "input_low"),
     ],
 )
-def test_a_wrong_card_is_refused(change: dict, named: str) -> None:
+def test_a_wrong_card_is_refused(change: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
         small_card(**change)
 
@@ -173,7 +173,7 @@ def test_every_field_of_a_card_survives(values: dict[str, Any]) -> None:
 
 def test_a_weight_that_is_no_number_is_refused(tmp_path: Path) -> None:
     card = small_card()
-    net = card.build_net()
+    net: Any = card.build_net()
     net.stem.weight.data[0, 0, 0, 0] = torch.nan
     with pytest.raises(InputError, match=r"a\.safetensors"):
         save_model(tmp_path / "a.safetensors", net, card)

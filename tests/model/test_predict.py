@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.helpers.cards import lively, small_card
 BANDS = ("B02", "B03", "B04", "B08")
 
 
-def a_model(**changes: object) -> Model:
+def a_model(**changes: Any) -> Model:
     """The shipped shape with a lively random network."""
     torch.manual_seed(0)
     fields = {

@@ -21,7 +21,7 @@ class Server:
     """Answers as geoBoundaries does: facts of a boundary, then the file that they name."""
 
     def __init__(self) -> None:
-        self.asked = []
+        self.asked: list[str] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):

@@ -20,7 +20,7 @@ from pyproj import Geod
 import subpixmap
 from subpixmap.errors import InputError
 from subpixmap.grid import project, utm_epsg
-from subpixmap.region import read_units, region_names, resolve_region, vector
+from subpixmap.region import read_units, region_names, resolve_region
 from subpixmap.region.outline import densify, polygons, unfold, widen, wrap
 from subpixmap.region.resolve import plain
 
@@ -31,7 +31,7 @@ def squares(n: int = 3, west: float = 15.0, south: float = 46.0, side: float = 0
     return [shapely.box(west + i * side, south, west + (i + 1) * side, south + side) for i in range(n)]
 
 
-def table(n: int = 3, crs: object = "EPSG:4326", **columns: object) -> gpd.GeoDataFrame:
+def table(n: int = 3, crs: object = "EPSG:4326", **columns: Any) -> gpd.GeoDataFrame:
     return gpd.GeoDataFrame(columns, geometry=squares(n), crs=crs)
 
 
@@ -231,7 +231,8 @@ def test_ids_are_text(tmp_path: Path, values: Any, expected: Any) -> None:
 def test_columns_are_guessed(
     tmp_path: Path, columns: Any, id_column: str, name_column: str, parent_column: Any
 ) -> None:
-    frame = table(**{column: [f"{column}-{i}" for i in range(3)] for column in columns})
+    values: dict[str, Any] = {column: [f"{column}-{i}" for i in range(3)] for column in columns}
+    frame = table(**values)
     units = read_units(save(frame, tmp_path / "u.parquet"))
     assert units.unit_id.tolist() == frame[id_column].tolist()
     assert units.unit_name.tolist() == frame[name_column].tolist()
@@ -289,7 +290,7 @@ def test_files_that_are_no_units_are_refused(tmp_path: Path, kind: str) -> None:
 
 def test_a_bug_is_not_called_a_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(table(unit_id=["a", "b", "c"]), tmp_path / "u.gpkg")
-    monkeypatch.setattr(vector.pyogrio, "list_layers", lambda path: None + path)
+    monkeypatch.setattr("subpixmap.region.vector.pyogrio.list_layers", lambda path: None + path)
     with pytest.raises(TypeError):
         read_units(path)
 
@@ -424,7 +425,7 @@ def test_the_philippine_workflow_plans_against_a_local_catalogue(tmp_path: Path)
 
     model = mapping_data.tiny_model()
     save_model(tmp_path / "tiny.safetensors", model.net, model.card)
-    where = {
+    where: dict[str, Any] = {
         "tile": "50PRS",
         "corner": (772000.0, 1162000.0),
         "epsg": 32650,

@@ -169,7 +169,7 @@ class Reader(html.parser.HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.found: list[tuple[str, dict]] = []
+        self.found: list[tuple[str, dict[str, Any]]] = []
         self.words: list[str] = []
 
     def handle_starttag(self, tag: Any, attrs: Any) -> None:
@@ -291,9 +291,9 @@ def test_unobserved_is_blank_and_never_zero(small: Contents) -> None:
     counts.loc[gone, "flag"] = "not_observed"
     page = render(replace(run, counts=counts, trend=trend(counts)))
     row = re.search(r'<tr data-unit="0302" data-seen.*?</tr>', page, re.DOTALL)
-    cells = re.findall(r'<td class="n" data-v="([^"]*)">([^<]*)', row[0])
+    cells = re.findall(r'<td class="n" data-v="([^"]*)">([^<]*)', row[0])  # type: ignore[index]
     assert cells[:2] == [("None", "–"), ("None", "–")]
-    assert "not observed</span>" in row[0]
+    assert "not observed</span>" in row[0]  # type: ignore[index]
     nothing = counts.assign(map_total=np.nan, map_total_full=np.nan, density_per_ha=np.nan, observed_ha=0.0)
     page = render(replace(run, counts=nothing.astype(types_of(COUNTS)), truth=None, trend=None))
     assert "nothing was observed" in page
@@ -415,7 +415,7 @@ def test_figures_work_alone(run: Contents) -> None:
     table = region_totals(run)
     mine = table[table.object == "coconut"]
     for figure in (
-        figures.plot_map(run.layers, "coconut", "2018", units=run.units),
+        figures.plot_map(run.layers, "coconut", "2018", units=run.units),  # type: ignore[arg-type]
         figures.plot_series(mine),
         figures.plot_series(mine.assign(ci_low=mine.map_total * 0.9, ci_high=mine.map_total * 1.1), observed=False),
         figures.plot_units(run.counts[run.counts.object == "coconut"], run.periods),
@@ -470,14 +470,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_report_of_a_run_folder(folder: Any) -> None:
     from subpixmap.report import write_report
 
-    path = write_report(folder)
+    path = write_report(folder)  # type: ignore[operator]
     page = path.read_text(encoding="utf-8")
     read(page)
     assert path == folder / "report.html"
     assert (
         "These numbers are not estimates" in page
     )  # a simulated-only model on imagery that is not said to be simulated
-    assert write_report(folder).read_text(encoding="utf-8") == page
+    assert write_report(folder).read_text(encoding="utf-8") == page  # type: ignore[operator]
 
 
 def test_what_is_mapped_beyond_the_region_is_in_no_number(folder: Any) -> None:
@@ -494,7 +494,7 @@ def test_what_is_mapped_beyond_the_region_is_in_no_number(folder: Any) -> None:
     assert balance["units"].to_numpy() == pytest.approx(balance["map"].to_numpy(), rel=1e-7)
     mapped = sum(one.total["coconut"] for one in read_records(folder).values() if one.period == "2021")
     assert abs(mapped / balance.loc[("coconut", "2021"), "map"] - 1) > 0.05
-    assert "Does it add up?" in write_report(folder).read_text(encoding="utf-8")
+    assert "Does it add up?" in write_report(folder).read_text(encoding="utf-8")  # type: ignore[operator]
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
@@ -502,4 +502,4 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     from subpixmap.report import write_report
 
     with pytest.raises(InputError, match=r"plan\.json"):
-        write_report(tmp_path)
+        write_report(tmp_path)  # type: ignore[operator]

@@ -72,7 +72,7 @@ def test_an_item_with_a_dangerous_href_is_refused_by_name_before_any_read(
     item["assets"]["red"]["href"] = "http://169.254.169.254/B04.tif"
     path = scenes_data.write_collection(tmp_path / "items.json", [item])
     found = find_items(str(path), shapely.box(-180, -90, 180, 90), make_periods(2021))
-    monkeypatch.setattr(reader.rasterio, "open", None)
+    monkeypatch.setattr("subpixmap.scenes.reader.rasterio.open", None)
     with pytest.raises(InputError, match=rf"{item['id']}.*red.*169\.254\.169\.254"):
         lock_items(found, make_periods(2021), ["B04"])
 
@@ -161,7 +161,7 @@ def test_a_run_outlives_its_signatures(tmp_path: Path, monkeypatch: pytest.Monke
         text = json.dumps({"type": "FeatureCollection", "features": [item]}).replace(str(tmp_path), server.url)
         (tmp_path / "remote.json").write_text(text)
         token = {"sig": 0}
-        uses = Counter()
+        uses: Counter[Any] = Counter()
         refused = []
 
         def sign(href: Any, renew: Any) -> Any:
@@ -306,8 +306,10 @@ def test_a_server_that_cannot_be_asked_first_is_asked_again(remote: Any, public_
 
 def test_a_name_that_has_become_private_is_refused_when_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the search it was public; a catalogue of the user's own may name it at any time."""
-    monkeypatch.setattr(hrefs.socket, "getaddrinfo", lambda host, port: [(0, 0, 0, "", ("169.254.169.254", 0))])
-    monkeypatch.setattr(reader.rasterio, "open", None)
+    monkeypatch.setattr(
+        "subpixmap.scenes.hrefs.socket.getaddrinfo", lambda host, port: [(0, 0, 0, "", ("169.254.169.254", 0))]
+    )
+    monkeypatch.setattr("subpixmap.scenes.reader.rasterio.open", None)
     hrefs.addresses.cache_clear()
     for href in ("https://data.example.org/B04.tif", "https://bucket.s3.us-west-2.amazonaws.com/B04.tif"):
         with pytest.raises(InputError, match=r"B04\.tif"):
@@ -322,7 +324,9 @@ def test_names_of_the_users_own_network_are_kept_in_the_lock(tmp_path: Path, mon
     item["assets"]["scl"]["own_network"] = True  # a catalogue cannot say so itself
     item["assets"]["red"]["href"] = "https://minio.example.org/B04.tif"
     path = scenes_data.write_collection(tmp_path / "items.json", [item])
-    monkeypatch.setattr(hrefs.socket, "getaddrinfo", lambda host, port: [(0, 0, 0, "", ("10.0.0.5", 0))])
+    monkeypatch.setattr(
+        "subpixmap.scenes.hrefs.socket.getaddrinfo", lambda host, port: [(0, 0, 0, "", ("10.0.0.5", 0))]
+    )
     hrefs.addresses.cache_clear()
     periods = make_periods(2021)
     items = lock_items(find_items(str(path), shapely.box(-180, -90, 180, 90), periods), periods, ["B04"])
@@ -348,7 +352,7 @@ def test_names_of_the_users_own_network_are_kept_in_the_lock(tmp_path: Path, mon
     ],
 )
 def test_only_object_stores_are_not_asked_first(host: str, store: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked: list[Any] = []
     monkeypatch.setattr(access, "leads_to_private", lambda host: False)
     monkeypatch.setattr(access, "require_public_answer", asked.append)
     href = f"https://{host}/B04.tif"

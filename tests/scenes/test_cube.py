@@ -218,7 +218,7 @@ def test_a_task_decodes_each_block_once(tmp_path: Path, monkeypatch: pytest.Monk
         )
         for month in (1, 2) for tile, corner in tiles
     ]  # fmt: skip
-    decoded = []
+    decoded: list[Any] = []
 
     def spy(asset: Any, window: Any, epsg: Any, read: Any = reader.read_window) -> Any:
         rows = range(window.row_off // 128, -(-(window.row_off + window.height) // 128))

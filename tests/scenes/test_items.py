@@ -127,7 +127,7 @@ def test_missing_bands_are_named(found: Any) -> None:
 
 def test_refused_items_can_be_told_instead(found: Any) -> None:
     del found[0]["assets"]["blue"]
-    refused = {}
+    refused: dict[str, str] = {}
     items = lock_items(found, PERIODS, list(SMALL), refused=refused)
     assert len(items) == 3
     assert list(refused) == [found[0]["id"]]

@@ -64,10 +64,10 @@ def mutated(item: Any, path: Any, value: Any, delete: Any) -> Any:
 def valid(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """As delivered, harmonised, before the offset; STAC 1.1 with proj:code."""
     folder = tmp_path_factory.mktemp("valid")
-    options = {"size_px": 20, "bands": {"B04": 10, "B8A": 20}}
+    options: dict[str, Any] = {"size_px": 20, "bands": {"B04": 10, "B8A": 20}}
     items = [
         scenes_data.make_item(folder / "a", **options),
-        scenes_data.make_item(folder / "b", **options, **{"earthsearch:boa_offset_applied": True}),
+        scenes_data.make_item(folder / "b", **options | {"earthsearch:boa_offset_applied": True}),
         scenes_data.make_item(folder / "c", **options, baseline="03.01"),
     ]
     newer = copy.deepcopy(items[0])

@@ -77,9 +77,11 @@ def test_a_file_is_opened_once_and_the_pool_is_bounded(
     raster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asset, values = raster
-    opened = []
+    opened: list[Any] = []
     monkeypatch.setattr(
-        rasterio, "open", partial(lambda f, *a, **k: (opened.append(a[0]), f(*a, **k))[1], rasterio.open)
+        rasterio,
+        "open",
+        partial(lambda f, *a, **k: opened.append(a[0]) or f(*a, **k), rasterio.open),  # type: ignore[func-returns-value]
     )
     monkeypatch.setattr(reader, "OPEN_FILES", 2)
     for _ in range(5):
@@ -95,7 +97,7 @@ def test_a_file_is_opened_once_and_the_pool_is_bounded(
 def test_a_missing_or_broken_file_is_an_error_and_no_nodata(
     raster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader.time, "sleep", lambda s: None)
+    monkeypatch.setattr("subpixmap.scenes.reader.time.sleep", lambda s: None)
     asset, _ = raster
     content = (tmp_path / "B04.tif").read_bytes()
     (tmp_path / "cut.tif").write_bytes(content[: len(content) // 2])

@@ -26,14 +26,14 @@ PERIODS = make_periods("2015-2025")
 TABLE = list(csv.DictReader((Path(__file__).parent / "data" / "offset_decisions.csv").read_text().splitlines()))
 
 
-def items_of(path: Path) -> list[dict]:
+def items_of(path: Path) -> list[dict[str, Any]]:
     """Items of a JSON file, or of the answers in a recorded exchange."""
     if path.suffix == ".yaml":
         exchange = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
         texts = [i["response"]["body"]["string"] for i in exchange["interactions"]]
     else:
         texts = [path.read_text()]
-    found = []
+    found: list[Any] = []
     for text in texts:
         try:
             content = json.loads(text)
@@ -45,19 +45,19 @@ def items_of(path: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def recorded(real_data: Path) -> dict[tuple[str, str], dict]:
+def recorded(real_data: Path) -> dict[tuple[str, str], dict[str, Any]]:
     folder = real_data / "stac_items"
     files = [p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".csv", ".xml")]
     return {(str(p.relative_to(folder)), str(i.get("id") or "")): i for p in files for i in items_of(p)}
 
 
 @pytest.mark.realdata
-def test_the_table_holds_every_recorded_item(recorded: dict[tuple[str, str], dict]) -> None:
+def test_the_table_holds_every_recorded_item(recorded: dict[tuple[str, str], dict[str, Any]]) -> None:
     assert {(row["file"], row["id"]) for row in TABLE} == set(recorded)
 
 
 @pytest.mark.realdata
-def test_every_item_is_decided_as_a_reader_would(recorded: dict[tuple[str, str], dict]) -> None:
+def test_every_item_is_decided_as_a_reader_would(recorded: dict[tuple[str, str], dict[str, Any]]) -> None:
     for row in TABLE:
         item = recorded[row["file"], row["id"]]
         if row["decision"] == "refused":
@@ -86,7 +86,7 @@ FAULTS = {
 @pytest.mark.realdata
 @pytest.mark.parametrize("fault", list(FAULTS))
 def test_recorded_items_come_through_an_api_that_fails_now_and_then(
-    recorded: dict[tuple[str, str], dict], fault: Any, monkeypatch: pytest.MonkeyPatch
+    recorded: dict[tuple[str, str], dict[str, Any]], fault: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each item is asked for by its place and month; every third answer of the server is a fault."""
     monkeypatch.setattr(http, "BACKOFF_S", 0.001)
@@ -107,7 +107,7 @@ def test_recorded_items_come_through_an_api_that_fails_now_and_then(
             assert item in found
 
 
-def searchable(item: dict) -> bool:
+def searchable(item: dict[str, Any]) -> bool:
     """Whether it says its collection, time and place, and the place is not on both sides of the date line."""
     bbox = item.get("bbox") or []
     when = (item.get("properties") or {}).get("datetime")
@@ -115,7 +115,7 @@ def searchable(item: dict) -> bool:
 
 
 @pytest.mark.realdata
-def test_an_acquisition_in_two_catalogues_is_one_item(recorded: dict[tuple[str, str], dict]) -> None:
+def test_an_acquisition_in_two_catalogues_is_one_item(recorded: dict[tuple[str, str], dict[str, Any]]) -> None:
     pair = [
         i for (_, name), i in recorded.items() if name in ("S2B_T24MUV_20250731T130245_L2A", "S2B_24MUV_20250731_0_L2A")
     ]

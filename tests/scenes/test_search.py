@@ -23,7 +23,7 @@ PERIODS = make_periods(2021, "quarter")
 TODAY = date(2026, 1, 1)
 
 
-def item(number: int) -> dict:
+def item(number: int) -> dict[str, Any]:
     month = number % 12 + 1
     west = 119.0 + number % 5 * 0.3
     return {
@@ -85,7 +85,7 @@ def test_passing_faults_are_retried_for_get_and_post(status: int) -> None:
     with stac_server.serve(ITEMS) as server:
         server.fault = fault
         assert len(ask(server)) == len(ITEMS)
-        assert server.requests[("POST", status)] > 3
+        assert server.requests[("POST", status)] > 3  # type: ignore[index]
 
 
 def on_search(answer: Any) -> Any:
@@ -171,7 +171,7 @@ def test_a_stalled_server_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(http, "RETRIES", 1)
     with stac_server.serve(ITEMS) as server:
         over = threading.Event()
-        server.fault = lambda *_: over.wait(120) and None
+        server.fault = lambda *_: over.wait(120) and None  # type: ignore[assignment]
         start = time.monotonic()
         with pytest.raises(SourceFailed, match=server.url):
             ask(server)
@@ -235,7 +235,7 @@ def test_names_are_private_where_their_addresses_are(monkeypatch: pytest.MonkeyP
             raise OSError("no such name")
         return [(0, 0, 0, "", (addresses[host], 0))]
 
-    monkeypatch.setattr(hrefs.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("subpixmap.scenes.hrefs.socket.getaddrinfo", getaddrinfo)
     hrefs.addresses.cache_clear()
     public, private = "https://a.example.org/", "http://b.example.org/"
     for url in (f"{public}B04.tif", "https://gone.example.org/B04.tif"):

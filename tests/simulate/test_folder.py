@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -49,7 +50,7 @@ def seam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return simulate_country(where, seed=5, size_km=1, years=(2019, 2019), acquisitions=1, center=(120.0, 10.5))
 
 
-def items_of(folder: Path) -> list[dict]:
+def items_of(folder: Path) -> list[dict[str, Any]]:
     """Items as a reader of the catalogue finds them: by the links alone."""
     child = next(link for link in json.loads((folder / "catalog.json").read_text())["links"] if link["rel"] == "child")
     collection = folder / child["href"]
@@ -61,9 +62,9 @@ def items_of(folder: Path) -> list[dict]:
     return found
 
 
-def read(item: dict, key: str) -> np.ndarray:
+def read(item: dict[str, Any], key: str) -> np.ndarray:
     with rasterio.open(item["_folder"] / item["assets"][key]["href"]) as source:
-        return source.read(1)
+        return np.asarray(source.read(1))
 
 
 def test_the_folder_holds_what_is_promised(country: Path) -> None:
@@ -161,7 +162,7 @@ def test_large_assets_have_overviews(tmp_path: Path) -> None:
 
 
 def test_overlapping_tiles_of_a_datatake_agree(country: Path) -> None:
-    by_take: dict[str, list[dict]] = {}
+    by_take: dict[str, list[dict[str, Any]]] = {}
     for item in items_of(country):
         by_take.setdefault(item["properties"]["s2:datatake_id"], []).append(item)
     for pair in by_take.values():
@@ -185,7 +186,9 @@ def test_imagery_reaches_beyond_the_country(country: Path) -> None:
     assert outside.sum() > 50
 
 
-def through_scenes(found: list[dict], bands: tuple[str, ...] = ("B02", "B12")) -> tuple[list[Item], np.ndarray]:
+def through_scenes(
+    found: list[dict[str, Any]], bands: tuple[str, ...] = ("B02", "B12")
+) -> tuple[list[Item], np.ndarray]:
     """What a run reads of these items of one acquisition: locked, then reflectance of all their ground."""
     items = lock_items(found, make_periods("2020-2022"), bands)
     (lattice,) = lattices(items).values()
@@ -195,7 +198,7 @@ def through_scenes(found: list[dict], bands: tuple[str, ...] = ("B02", "B12")) -
     return items, read_reflectance(items, lattice, lattice.window((west, south, east, north)), bands)
 
 
-def found_in(folder: Path) -> list[dict]:
+def found_in(folder: Path) -> list[dict[str, Any]]:
     region = shapely.geometry.shape(json.loads((folder / "region.geojson").read_text())["features"][0]["geometry"])
     return find_items(str(folder / "catalog.json"), region, make_periods("2020-2022"))
 
@@ -241,7 +244,7 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 def test_same_seed_same_bytes_through_memory_or_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"size_km": 1, "years": (2021, 2021), "acquisitions": 1}
+    options: dict[str, Any] = {"size_km": 1, "years": (2021, 2021), "acquisitions": 1}
     first = digest(simulate_country(tmp_path / "a", seed=11, **options))
     other = digest(simulate_country(tmp_path / "b", seed=12, **options))
     assert other["points.parquet"] != first["points.parquet"]
@@ -249,7 +252,7 @@ def test_same_seed_same_bytes_through_memory_or_files(tmp_path: Path, monkeypatc
     assert digest(simulate_country(tmp_path / "b", seed=11, **options)) == first  # in place of the other country
 
 
-def _told(item: dict) -> dict:
+def _told(item: dict[str, Any]) -> dict[str, Any]:
     """An item without the percentages of its scene classes."""
     properties = {
         k: v for k, v in item["properties"].items() if not k.endswith(("_percentage", "cloud_cover", "cirrus"))
@@ -381,7 +384,9 @@ def test_high_resolution_labels_are_the_points_of_their_areas(country: Path) -> 
         ({"seed": -1}, "seed -1"),
     ],
 )
-def test_bad_options_are_refused_before_anything_is_written(tmp_path: Path, options: dict, named: str) -> None:
+def test_bad_options_are_refused_before_anything_is_written(
+    tmp_path: Path, options: dict[str, Any], named: str
+) -> None:
     with pytest.raises(InputError, match=named):
         simulate_country(tmp_path / "c", **options)
     assert not (tmp_path / "c").exists()
@@ -419,7 +424,7 @@ def test_the_catalogue_is_valid_stac(country: Path) -> None:
     with pytest.raises(pystac.errors.STACValidationError):
         validator.validate_core(plain, thing.STAC_OBJECT_TYPE, plain["stac_version"])
     for item in items:
-        assert all(Path(asset.get_absolute_href()).is_file() for asset in item.assets.values())
+        assert all(Path(asset.get_absolute_href() or "").is_file() for asset in item.assets.values())
         assert shapely.geometry.shape(item.geometry).is_valid
 
 
@@ -479,15 +484,15 @@ def test_countries_hold_enough_of_every_object(name: str, seed: int, size: int, 
     land = make_country(seed, size_km=size, center=(119.5, 10.5), world=world, objects=OBJECTS)
     planted = plant(land.landscape, (-half, -half, half, half), tmp_path, lambda: None)
     by_year = truth.truth_by_year(land, planted, (2018, 2023)).query("unit_id.str.count('[.]') == 1")
-    for name, counts in by_year.groupby(["object", "period"])["count"].sum().groupby("object"):
-        assert counts.min() >= 20_000, name
+    for kind, counts in by_year.groupby(["object", "period"])["count"].sum().groupby("object"):
+        assert counts.min() >= 20_000, kind
     dates = schedule(seed, years=(2018, 2018), per_year=4, lon=119.5, lat=10.5, world=world, half_m=size * 500)
     cars = truth.truth_by_scene(land, planted.lots, dates).query("unit_id.str.count('[.]') == 1")
     assert cars["count"].sum() >= 20_000
 
 
 def test_the_command_takes_every_option(
-    subpixmap: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+    subpixmap: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = subpixmap(
         "simulate", tmp_path / "c", "--seed", 4, "--size-km", 1, "--years", "2021", "--objects", "olive", "--objects",

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,12 +69,19 @@ def one_site(size: int = 32, seed: int = 5, objects: tuple[str, ...] = OBJECTS) 
     return make_site(Landscape(seed, get_world("base"), objects), f)
 
 
-def overhead(**changes: object) -> Acquisition:
+def overhead(**changes: Any) -> Acquisition:
     """A day without sky, gain, shift or shadows."""
     first = schedule(
         1, years=(2020, 2020), per_year=1, lon=119.5, lat=10.5, world=get_world("base"), half_m=3000.0
     )[0]  # fmt: skip
-    plain = {"sun_zenith": 0.0, "gain": (1.0,) * 10, "shift": (0.0, 0.0), "cloud_share": 0.0, "edge": None, "haze": 0.0}
+    plain: dict[str, Any] = {
+        "sun_zenith": 0.0,
+        "gain": (1.0,) * 10,
+        "shift": (0.0, 0.0),
+        "cloud_share": 0.0,
+        "edge": None,
+        "haze": 0.0,
+    }
     return replace(first, **(plain | changes))
 
 
@@ -259,7 +267,7 @@ def test_stems_have_no_phase_against_the_pixels() -> None:
 def around(points: np.ndarray, metres: float) -> np.ndarray:
     """Points per hectare within a distance of each."""
     near = cKDTree(points).query_ball_point(points, metres, return_length=True)
-    return near / (np.pi * (metres / 100) ** 2)
+    return np.asarray(near) / (np.pi * (metres / 100) ** 2)
 
 
 def test_objects_stand_as_close_as_in_the_field_and_change_with_the_years() -> None:

@@ -57,9 +57,9 @@ def test_scene_classes_err_as_sen2cor_does(world: str, missed: float, false: flo
         sky = make_sky(frame, date)
         called[name] = classify(observe(flat, sky, frame, date), sky, frame, date, get_world(world))
     cloud, shadow, seen = (a[::2, ::2] for a in (sky.cloud, sky.shadow, sky.seen))
-    assert ((called["green"] == 0) == ~seen).all()
+    assert ((called["green"] == 0) == ~seen).all()  # type: ignore[misc]
     flagged = np.isin(called["green"], CLOUDY)
-    thick, rim = seen & (cloud > 0.5), seen & (cloud > 0.03) & (cloud < 0.12) & (shadow < 0.1)
+    thick, rim = seen & (cloud > 0.5), seen & (cloud > 0.03) & (cloud < 0.12) & (shadow < 0.1)  # type: ignore[operator]
     clear = seen & (cloud == 0) & (shadow == 0)
     assert min(thick.sum(), rim.sum(), clear.sum()) > 50
     assert (~flagged[thick]).mean() <= missed

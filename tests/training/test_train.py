@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -472,7 +473,13 @@ def test_shipped_simulated_models_count_all_objects_and_say_how_they_were_made(n
 
 def test_an_interrupted_simulated_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(SMALL, steps=3, crop=32, save_every=1, log_every=1)
-    places = {"objects": ("coconut",), "places": 3, "calibration_places": 2, "test_places": 2, "trimmed_places": 1}
+    places: dict[str, Any] = {
+        "objects": ("coconut",),
+        "places": 3,
+        "calibration_places": 2,
+        "test_places": 2,
+        "trimmed_places": 1,
+    }
     small = functools.partial(train_simulated, **places, width=8, mid=4, blocks=1)
     monkeypatch.setattr(simulated, "train_simulated", small)
     output = tmp_path / "deep" / "demo-rgbn.safetensors"

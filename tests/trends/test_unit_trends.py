@@ -61,7 +61,7 @@ def test_exact_p_is_the_share_of_orders_at_least_as_monotonic(n: int) -> None:
     scores = np.abs([score(order) for order in permutations(range(n))])
     values = np.random.default_rng(n).permutation(n).astype(float)
     expected = np.mean(scores >= abs(score(values)))
-    assert theil_sen(np.arange(n), values).p_value == pytest.approx(expected)
+    assert theil_sen(np.arange(float(n)), values).p_value == pytest.approx(expected)
     assert smallest_p(n) == pytest.approx(np.mean(scores >= scores.max()))
 
 
@@ -236,7 +236,7 @@ def test_the_interval_holds_the_true_slope_in_90_to_99_percent(n: int) -> None:
     rng = np.random.default_rng(n)
     years, hits = np.arange(n), 0
     for _ in range(600):
-        slope = theil_sen(years, 3 * years + rng.normal(0, 5, n))
+        slope = theil_sen(years.astype(float), 3 * years + rng.normal(0, 5, n))
         hits += slope.low <= 3 <= slope.high
     assert 0.90 <= hits / 600 <= 0.99
 

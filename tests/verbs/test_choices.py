@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_a_damaged_file_is_named_and_never_taken_for_the_defaults(tmp_path: Path
 
 
 def test_what_is_given_replaces_what_was_chosen() -> None:
-    nothing = {"level": None, "unchanged": None, "background": None}
+    nothing: dict[str, Any] = {"level": None, "unchanged": None, "background": None}
     assert ODD.with_count(assign_nearest=None).with_trend(**nothing) == ODD
     assert ODD.with_count(assign_nearest=False) == Choices(level=0.9, unchanged=("01", "02"))
     assert Choices().with_trend(**nothing | {"level": 0.8}) == Choices(level=0.8)

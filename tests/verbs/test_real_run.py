@@ -96,7 +96,7 @@ def independent(collection: Any) -> Any:
     centre; the centre lies on a border of two, and the southern counts.
     """
     items = json.loads(collection.read_text())["features"]
-    datatakes = defaultdict(dict)
+    datatakes: defaultdict[Any, dict[Any, Any]] = defaultdict(dict)
     for item in items:
         name = item["properties"]["s2:datatake_id"].rsplit("_N", 1)[0]
         datatakes[name][item["properties"]["mgrs:grid_square"]] = item
@@ -156,7 +156,7 @@ def test_counts_are_the_mean_of_the_predictions_of_each_datatake(out: Any, indep
     for reflectance, observed in independent.values():
         padded = np.pad(reflectance, ((0, 0), (8, 8), (8, 8)), constant_values=np.nan)
         count, _ = predict_block(net, padded)
-        total = total + np.where(observed, count[0].astype(float), 0)
+        total = total + np.where(observed, count[0].astype(float), 0)  # type: ignore[assignment]
         n = n + observed
     with np.errstate(invalid="ignore"):
         mean = np.where(n > 0, total / n, np.nan)

@@ -20,7 +20,7 @@ from subpixmap.verbs.run import plan, run
 from tests.helpers import mapping_data, scenes_data, stac_server
 
 # No offset: what lies on dark ground is as dark as it should be.
-WHERE = {"bands": mapping_data.BANDS, "size_px": 256, "baseline": "02.14"}
+WHERE: dict[str, Any] = {"bands": mapping_data.BANDS, "size_px": 256, "baseline": "02.14"}
 
 
 @pytest.fixture

@@ -36,7 +36,9 @@ METHODS = {"densitynet", "strided", "random_forest", "ridge", "mean"}
 def some_folder(folder: Path, cities: tuple[str, ...], *, n: int = 4, seed: int = 0) -> Path:
     """A folder of the format of trees_california: trees are spots, bright in the near infrared."""
     rng = np.random.default_rng(seed)
-    rows, points, images = [], [], []
+    rows: list[Any] = []
+    points: list[Any] = []
+    images: list[Any] = []
     for city in cities:
         for i in range(n):
             crop = len(rows)
@@ -59,7 +61,7 @@ def inner(seen: np.ndarray) -> np.ndarray:
 
 def call(module: Any, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr("sys.argv", [module.__name__, *map(str, arguments)])
-    return module.main()
+    return int(module.main())
 
 
 def test_degrading_is_a_gaussian_blur_of_the_mirrored_image_at_pixel_centres() -> None:
@@ -262,7 +264,7 @@ def test_the_trees_under_sentinel_2_come_from_a_catalogue(
     monkeypatch.setattr(trees_s2, "LEAST_CLEAR", 0.0)
     out = tmp_path / "out"
     arguments = ("--data", data, "--source", server.url, "--collection", collection, "--out", out)
-    arguments += ("--years", 2020, 2021, "--dates", 2, "--steps", 2, "--members", 1, "--evidence", "simulated")
+    arguments += ("--years", 2020, 2021, "--dates", 2, "--steps", 2, "--members", 1, "--evidence", "simulated")  # type: ignore[assignment]
     assert call(trees_s2, monkeypatch, *arguments) == 0
     model = load_model(out / "trees-california-s2.safetensors")
     assert (model.card.evidence, model.card.bands) == ("simulated", trees.BANDS)
@@ -298,7 +300,7 @@ def test_the_trees_under_sentinel_2_come_from_a_catalogue(
     assert len(server.searches) == searches  # kept: the catalogue is asked once
 
 
-def read_band(item: dict, band: str, bounds: tuple[float, ...]) -> np.ndarray:
+def read_band(item: dict[str, Any], band: str, bounds: tuple[float, ...]) -> np.ndarray:
     key = {"B08": "nir"}[band] if "nir" in item["assets"] else band
     with rasterio.open(item["assets"][key]["href"]) as file:
         col, row = round((bounds[0] - file.transform.c) / 10), round((file.transform.f - bounds[3]) / 10)

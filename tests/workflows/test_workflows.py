@@ -34,7 +34,7 @@ def test_shell_scripts_parse(path: Any) -> None:
 
 
 def test_gpus_give_each_command_its_options() -> None:
-    command = ["bash", WORKFLOWS / "gpus.sh", "here", "run", "--region", "a b"]
+    command: list[Any] = ["bash", WORKFLOWS / "gpus.sh", "here", "run", "--region", "a b"]
     done = subprocess.run(command, env={"PYTHON": "echo", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
     assert done.stdout.strip() == "-m subpixmap run --region a b --device cuda --block 4096"
     usage = subprocess.run(["bash", WORKFLOWS / "gpus.sh"], capture_output=True, text=True)
@@ -43,7 +43,7 @@ def test_gpus_give_each_command_its_options() -> None:
 
 
 def test_slurm_tells_what_is_missing() -> None:
-    script = [sys.executable, WORKFLOWS / "slurm.py"]
+    script: list[Any] = [sys.executable, WORKFLOWS / "slurm.py"]
     done = subprocess.run([*script, "--dry-run"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "subpixmap" in done.stderr
