@@ -199,17 +199,17 @@ def _sample(
     """(pixel, feature) and (pixel, object) of labelled and valid pixels, a few from each of many scenes."""
     scenes = rng.permutation(len(training) * training.valid.shape[1])
     each = max(-(-samples // len(scenes)), 64)
-    xs, ys, found = [], [], 0
+    xs, ys, drawn = [], [], 0
     for place, scene in zip(*np.divmod(scenes, training.valid.shape[1]), strict=True):
         known = np.flatnonzero(training.valid[place, scene] & training.labelled[place])
-        if found >= samples or not known.size:
+        if drawn >= samples or not known.size:
             continue
-        at = rng.permutation(known)[: min(each, samples - found)]
+        at = rng.permutation(known)[: min(each, samples - drawn)]
         x = features(training.reflectance[place, scene][None], filling, training.halo)[0]
         xs.append(x.reshape(-1, x.shape[-1])[at])
         ys.append(training.count[place, scene].reshape(len(training.objects), -1).T[at])
-        found += at.size
-    if not found:
+        drawn += at.size
+    if not drawn:
         raise InputError("the training patches have no labelled and valid pixel")
     return np.concatenate(xs), np.concatenate(ys)
 

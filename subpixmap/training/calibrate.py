@@ -133,11 +133,11 @@ def _with_trimmed(model: Model, trimmed: FloatArray, mean: FloatArray, reference
 
 def _both_means(model: Model, patches: Patches) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Means without extremes where there are enough values for it, of all values, and true: (place, object, y, x)."""
-    found = [
+    places = [
         (dates.result(min_obs=TRIM_FROM)["count"], dates.result(min_obs=1, trim=False)["count"], reference)
         for dates, reference in accumulate_model(model, patches)
     ]
-    trimmed, mean, truth = (np.stack(part) for part in zip(*found, strict=True))
+    trimmed, mean, truth = (np.stack(part) for part in zip(*places, strict=True))
     return trimmed, mean, truth
 
 
@@ -149,11 +149,11 @@ def _basis(raw: FloatArray, reference: FloatArray, groups: NDArray[np.integer], 
         drawn = np.concatenate([np.flatnonzero(groups == kind) for kind in rng.choice(kinds, len(kinds))])
         with contextlib.suppress(InputError):  # a draw without objects
             slopes.append(fit_calibration(raw[drawn], reference[drawn])[1])
-    told: dict[str, Any] = {
+    basis: dict[str, Any] = {
         "objects": round(float(np.nansum(reference)), 1),
         "ha": int(np.isfinite(known).sum()),
         "empty_ha": int((known == 0).sum()),
     }
     if slopes:
-        told["slope_95"] = [round(float(q), 4) for q in np.quantile(slopes, [0.025, 0.975])]
-    return told
+        basis["slope_95"] = [round(float(q), 4) for q in np.quantile(slopes, [0.025, 0.975])]
+    return basis

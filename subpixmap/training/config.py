@@ -85,7 +85,7 @@ class TrainConfig:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What a card keeps of it: all but how often it is told and saved."""
+        """What a card keeps of it: all but how often progress is shown and saved."""
         return {key: value for key, value in asdict(self).items() if key not in ("log_every", "save_every")}
 
     def at(self, step: int) -> TrainConfig:

@@ -98,11 +98,11 @@ def accumulate_dates(
 def _means(
     places: Iterable[tuple[Accumulator, FloatArray]], trimmed_fits: FloatArray | None
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    found = []
+    means = []
     for dates, reference in places:
         mean = dates.result(min_obs=1, trimmed_fits=trimmed_fits)
-        found.append((mean["count"], mean["presence"], reference))
-    count, presence, reference = (np.stack(part) for part in zip(*found, strict=True))
+        means.append((mean["count"], mean["presence"], reference))
+    count, presence, reference = (np.stack(part) for part in zip(*means, strict=True))
     return count, presence, reference
 
 
@@ -201,7 +201,7 @@ def errors_by_object(
     for i, name in enumerate(objects):
         p, r = count[:, i], reference[:, i]
         present = None if presence is None else (presence[:, i] > threshold) & np.isfinite(r)
-        told: dict[str, Any] = {
+        errors: dict[str, Any] = {
             "total": metrics.total_error(p, r),
             "intervals_95": metrics.intervals(p, r, together),
             "empty_land": metrics.empty_land(p, r),
@@ -209,12 +209,12 @@ def errors_by_object(
             "by_density": metrics.errors_by_density(p, r),
         }
         for support, side in fits.items():
-            told[support] = density_errors(block_means(p, side)[0], block_means(r, side)[0])
-        told["unit"] = density_errors(*(_by_group(a, p, r, together) for a in (p, r)))
+            errors[support] = density_errors(block_means(p, side)[0], block_means(r, side)[0])
+        errors["unit"] = density_errors(*(_by_group(a, p, r, together) for a in (p, r)))
         if present is not None:
-            told["presence"] = presence_errors(present, (r > present_above) & np.isfinite(r))
-            told["gated_total"] = metrics.total_error(np.where(present | ~np.isfinite(p), p, 0), r)
-        result[name] = told
+            errors["presence"] = presence_errors(present, (r > present_above) & np.isfinite(r))
+            errors["gated_total"] = metrics.total_error(np.where(present | ~np.isfinite(p), p, 0), r)
+        result[name] = errors
     return result
 
 

@@ -79,13 +79,13 @@ def presence_errors(predicted: NDArray[np.bool_], reference: NDArray[np.bool_]) 
 
 
 def empty_land(predicted: FloatArray, reference: FloatArray) -> dict[str, float]:
-    """What is found per hectare on hectares where nothing stands: blocks of (place, y, x)."""
-    found = 100 * block_means(predicted, 10)[0][block_means(reference, 10)[0] == 0]
-    found = found[np.isfinite(found)]
+    """Objects predicted per hectare on hectares that hold none: blocks of (place, y, x)."""
+    per_ha = 100 * block_means(predicted, 10)[0][block_means(reference, 10)[0] == 0]
+    per_ha = per_ha[np.isfinite(per_ha)]
     return {
-        "n_ha": int(found.size),
-        "mean_per_ha": float(found.mean()) if found.size else float("nan"),
-        "p99_per_ha": float(np.quantile(found, 0.99)) if found.size else float("nan"),
+        "n_ha": int(per_ha.size),
+        "mean_per_ha": float(per_ha.mean()) if per_ha.size else float("nan"),
+        "p99_per_ha": float(np.quantile(per_ha, 0.99)) if per_ha.size else float("nan"),
     }
 
 
@@ -130,13 +130,13 @@ def background(
     near = ndimage.maximum_filter(np.nan_to_num(reference) > 0, size=(1, *(2 * _CLEAR_OF_OBJECTS - 1,) * 2))
     land = np.isfinite(reference) & np.isfinite(predicted) & ~near
     kinds = {"all": land} | ({} if cover is None else {name: land & (cover == i) for i, name in enumerate(covers)})
-    told = {}
+    by_cover = {}
     for name, here in kinds.items():
         if (km2 := float(here.sum()) / 1e4) > 0:
-            told[name] = {"km2": km2, "per_km2": float(predicted[here].sum(dtype=float) / km2)}
+            by_cover[name] = {"km2": km2, "per_km2": float(predicted[here].sum(dtype=float) / km2)}
             if present is not None:
-                told[name]["per_km2_gated"] = float(predicted[here & present].sum(dtype=float) / km2)
-    return told
+                by_cover[name]["per_km2_gated"] = float(predicted[here & present].sum(dtype=float) / km2)
+    return by_cover
 
 
 def leakage(objects: Sequence[str], predicted: FloatArray, reference: FloatArray) -> dict[str, dict[str, Any]]:
@@ -152,20 +152,20 @@ def leakage(objects: Sequence[str], predicted: FloatArray, reference: FloatArray
     Returns
     -------
     dict
-        "oil_palm as coconut" -> hectares with at least 20 oil palms and no coconut palm, coconuts found per hectare
+        "oil_palm as coconut" -> hectares with at least 20 oil palms and no coconut palm, coconuts predicted per hectare
         there, and their share of the oil palms.
     """
     p, r = 100 * block_means(predicted, 10)[0], 100 * block_means(reference, 10)[0]
-    told = {}
+    by_pair = {}
     for i, counted in enumerate(objects):
         for j, standing in enumerate(objects):
             here = (r[:, j] >= _DENSE) & (r[:, i] == 0) & np.isfinite(p[:, i])
             if i != j and here.any():
-                found, there = float(p[:, i][here].mean()), float(r[:, j][here].mean())
-                told[f"{standing} as {counted}"] = {
-                    "n_ha": int(here.sum()), "per_ha": found, "share_pct": 100 * found / there,
+                per_ha, there = float(p[:, i][here].mean()), float(r[:, j][here].mean())
+                by_pair[f"{standing} as {counted}"] = {
+                    "n_ha": int(here.sum()), "per_ha": per_ha, "share_pct": 100 * per_ha / there,
                 }  # fmt: skip
-    return told
+    return by_pair
 
 
 def mixes(predicted: FloatArray, reference: FloatArray) -> dict[str, float]:
@@ -232,7 +232,7 @@ def intervals(
             "bias": signed / number,
             "r2": 1 - square / (truth2 - truth**2 / number),
         }
-    return {name: found for name, values in draws.items() if (found := _interval(values)) is not None}
+    return {name: interval for name, values in draws.items() if (interval := _interval(values)) is not None}
 
 
 def _interval(values: FloatArray) -> Interval | None:

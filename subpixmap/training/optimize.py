@@ -59,12 +59,12 @@ def make_optimizers(net: nn.Module, config: TrainConfig) -> list[torch.optim.Opt
             ]
         )
     ]
-    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.rate)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.rate)]
     if kernels:
         muon = KernelMuon(kernels, lr=config.muon_rate)
         muon.param_groups[0]["peak"] = config.muon_rate
-        found.append(muon)
-    return found
+        optimizers.append(muon)
+    return optimizers
 
 
 def _matrix(kernel: Tensor) -> Tensor:
