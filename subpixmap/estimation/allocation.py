@@ -1,0 +1,112 @@
+"""How many cells of each stratum are labelled, and how many a target needs.
+
+In: cells and expected residual spread of the strata. Out: numbers of cells. The spread is that of what the map gets
+wrong (from a pilot sample, or a stated prior), never that of the map itself: a map that misses objects in its zero
+stratum is smooth there, and an allocation by it would look away.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subpixmap.errors import InputError
+
+ZERO_SHARE = 1 / 3
+"""Of the sample, at least, where the map predicts nothing: there it hides its omissions."""
+ZERO_LEAST = ((150, 50), (80, 40))
+"""Size of a sample from which the zero strata get at least so many cells."""
+LEAST = 4
+"""Cells of any stratum, at least (all, if it has fewer)."""
+
+Array = NDArray[np.float64]
+
+
+def allocate(size: NDArray[np.int64], spread: Array, zero: NDArray[np.bool_], n: int) -> NDArray[np.int64]:
+    """Cells of each stratum: by size times residual spread (Neyman), with floors.
+
+    Parameters
+    ----------
+    size
+        (stratum,) cells of the frame.
+    spread
+        (stratum,) expected standard deviation of count - map in a cell.
+    zero
+        (stratum,) whether the map predicts nothing there.
+    n
+        Cells in all.
+
+    Raises
+    ------
+    InputError
+        There are fewer cells, or too few for a minimum in every stratum.
+    """
+    size = np.asarray(size, np.int64)
+    share = np.asarray(size * np.maximum(spread, 1e-12), np.float64)
+    if n > size.sum():
+        raise InputError(f"--n {n}: the frame holds {size.sum()} cells; draw fewer, or use a smaller --cell")
+    least = np.minimum(LEAST, size)
+    if n < least.sum():
+        raise InputError(
+            f"--n {n}: {(size > 0).sum()} strata need {least.sum()} cells; draw more, or use a larger --cell"
+        )
+    wanted = _proportional(share, size, least, n)
+    floor = min(zero_floor(n), int(size[zero].sum()), n - int(least[~zero].sum()))
+    if zero.any() and wanted[zero].sum() < floor:
+        wanted[zero] = _proportional(share[zero], size[zero], least[zero], floor)
+        wanted[~zero] = _proportional(share[~zero], size[~zero], least[~zero], n - floor)
+    return wanted
+
+
+def zero_floor(n: int) -> int:
+    """Cells of a sample of n that lie where the map predicts nothing, at least."""
+    return max(int(np.ceil(ZERO_SHARE * n)), next((least for size, least in ZERO_LEAST if n >= size), 0))
+
+
+def needed(size: NDArray[np.int64], spread: Array, zero: NDArray[np.bool_], *, error: float) -> int:
+    """Smallest sample whose expected standard error is at most `error` objects.
+
+    Raises
+    ------
+    InputError
+        No sample of the frame reaches it.
+    """
+    low, high = int(np.minimum(LEAST, size).sum()), int(size.sum())
+    if not error > 0 or expected_error(size, spread, allocate(size, spread, zero, high)) > error:
+        raise InputError("no sample of the frame reaches the target")
+    while low < high:
+        middle = (low + high) // 2
+        if expected_error(size, spread, allocate(size, spread, zero, middle)) <= error:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def expected_error(size: NDArray[np.int64], spread: Array, n: NDArray[np.int64]) -> float:
+    """Expected standard error of the total, objects."""
+    size = np.asarray(size, float)
+    variance = np.where(n > 0, size * (size - n) / np.maximum(n, 1) * np.asarray(spread) ** 2, 0.0)
+    return float(np.sqrt(variance.sum()))
+
+
+def _proportional(share: Array, most: NDArray[np.int64], least: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Whole numbers near `share` that sum to n and lie between `least` and `most`."""
+    low, high = 0.0, float(n) / max(float(share[share > 0].min(initial=np.inf)), 1e-300)
+    for _ in range(200):  # the factor of the shares, by halving
+        factor = (low + high) / 2
+        if np.clip(share * factor, least, most).sum() < n:
+            low = factor
+        else:
+            high = factor
+    exact = np.clip(share * high, least, most)
+    whole = np.floor(exact + 1e-9).astype(np.int64)
+    for at in np.argsort(whole - exact, kind="stable").tolist() * 2:
+        if whole.sum() >= n:
+            break
+        if whole[at] < most[at]:
+            whole[at] += 1
+    while whole.sum() > n:  # rounding of a floor
+        at = int(np.argmax(whole - least))
+        whole[at] -= 1
+    return whole

@@ -1,0 +1,56 @@
+"""A total and its spread -> an interval that covers, or none.
+
+In: value, variance, degrees of freedom, skewness. Out: lower and upper end; NaN where no interval may be printed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from subpixmap.estimation.estimators import Spread
+from subpixmap.estimation.layout import Array
+
+MIN_CELLS = 30
+"""Labelled cells of a unit below which no interval is printed."""
+MIN_DF = 2.0
+"""Degrees of freedom below which no interval is printed: the variance rests on a few cells."""
+MOST_SKEW = 1.0
+"""Skewness that an interval is corrected for; a sample says little of more."""
+
+
+def interval(value: Array, spread: Spread, *, level: float = 0.95, least: Array | float = 0.0) -> tuple[Array, Array]:
+    """Ends of the interval of a total.
+
+    Student's t with the degrees of freedom of the variance, after Hall's (1992) transformation, which removes the
+    skewness of the estimator: a few rare, crowded cells make the upper side longer.
+
+    Parameters
+    ----------
+    value, spread
+        (...) the total and its error.
+    level
+        Confidence.
+    least
+        (...) objects that were labelled in the domain: the total cannot be smaller.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        (...) lower and upper ends; NaN where the variance is zero or rests on too little.
+    """
+    usable = (spread.variance > 0) & (spread.df >= MIN_DF)
+    se = np.sqrt(np.where(usable, spread.variance, np.nan))
+    t = stats.t.ppf(0.5 + level / 2, np.where(usable, spread.df, 1.0))
+    skew = np.clip(spread.skew, -MOST_SKEW, MOST_SKEW)
+    low, high = value - se * _untransformed(t, skew), value - se * _untransformed(-t, skew)
+    return np.maximum(low, least), np.maximum(high, least)
+
+
+def _untransformed(x: Array, skew: NDArray[np.float64]) -> Array:
+    """The studentised error of which Hall's cubic transformation is x."""
+    small = np.abs(skew) < 1e-6
+    a = np.where(small, 1.0, skew)
+    cubic: Array = 3 / a * (np.cbrt(1 + a * (x - a / 6)) - 1)
+    return np.where(small, x, cubic)
