@@ -30,6 +30,7 @@ from scipy import ndimage
 from subpixmap.errors import InputError, SubpixmapError
 from subpixmap.grid import Lattice, Window
 from subpixmap.model.checkpoint import Card, Model, load_model, save_model
+from subpixmap.model.net import halo_of
 from subpixmap.reference.countmap import count_map
 from subpixmap.reference.patches import Patches
 from subpixmap.simulate.spectra import BAND_FACTS
@@ -49,7 +50,7 @@ SIDE, FINE, COARSE, N = 153.6, 2.4, 9.6, 16  # metres of a crop and of its pixel
 LEVEL = ((0.45, 0.11), (0.47, 0.105), (0.455, 0.117), (0.477, 0.095))
 """Mean and standard deviation of every band to which each city and year is brought, about those of the four cities."""
 WIDTH, MID, BLOCKS = 128, 32, 6
-HALO = BLOCKS + 2
+HALO = halo_of(BLOCKS)
 RECIPE = TrainConfig(
     steps=4500,
     muon_rate=0.0,  # as the shipped one was trained; a third of the steps with it come out almost as good

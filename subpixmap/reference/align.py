@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from subpixmap.reference.imagery import Sky, see
+from subpixmap.reference.imagery import Imagery, read_scenes
 from subpixmap.reference.reference import UNLABELLED, Area, Reference
 
 SHIFT_M = 5.0
@@ -38,7 +38,7 @@ class Shift:
     explained: float
     """Share of the count map's variance that the bands explain there, 0-1."""
     gain: float
-    """How much more than at shifts that are certainly wrong."""
+    """How much more that is than at shifts of 3 pixels or more from it."""
     spread: float
     """Between acquisitions, metres (standard deviation of the longer axis); NaN of one."""
     objects: int
@@ -46,28 +46,28 @@ class Shift:
 
     @property
     def certain(self) -> bool:
-        """Whether there is a shift to speak of: else it is not known."""
+        """Whether the shift can be trusted."""
         return self.gain >= _LEAST_GAIN and self.spread <= SHIFT_M and self.objects >= _LEAST_OBJECTS
 
 
-def estimate_shifts(reference: Reference, sky: Sky, *, max_scenes: int = 4) -> dict[str, Shift]:
+def estimate_shifts(reference: Reference, imagery: Imagery, *, max_scenes: int = 4) -> dict[str, Shift]:
     """The shift of every area, its median over the clearest acquisitions; areas too small to say are left out."""
-    found: dict[str, Shift] = {}
+    shifts: dict[str, Shift] = {}
     for area in reference.areas:
-        scenes = see(area, sky, max_scenes=max_scenes)
-        known = area.labelled > UNLABELLED
+        scenes = read_scenes(area, imagery, max_scenes=max_scenes)
+        labelled = area.labelled > UNLABELLED
         each = [
             shift
             for image, valid in zip(scenes.reflectance, scenes.valid, strict=True)
-            if (shift := image_shift(area.count.sum(axis=0), image.astype(np.float32), valid & known)) is not None
+            if (shift := image_shift(area.count.sum(axis=0), image.astype(np.float32), valid & labelled)) is not None
         ]
-        if each and area.name not in found:
-            found[area.name] = _median(area, each)
-    return found
+        if each and area.name not in shifts:
+            shifts[area.name] = _median(area, each)
+    return shifts
 
 
 def image_shift(
-    count: NDArray[np.floating], image: NDArray[np.floating], known: NDArray[np.bool_]
+    count: NDArray[np.floating], image: NDArray[np.floating], usable: NDArray[np.bool_]
 ) -> tuple[float, float, float, float] | None:
     """Shift of a count map that a scene explains best.
 
@@ -77,21 +77,22 @@ def image_shift(
         (y, x), objects per pixel.
     image
         (band, y, x) on the same pixels.
-    known
+    usable
         (y, x): labelled and clear.
 
     Returns
     -------
     tuple or None
-        pixels to the right, pixels down, explained share, gain over wrong shifts; None where too little is known.
+        pixels to the right, pixels down, explained share, gain over wrong shifts; None where too few
+        pixels are usable, or none holds an object.
     """
-    inner = ndimage.minimum_filter(known, size=2 * _REACH + 1, mode="constant", cval=False)
-    if inner.sum() < _LEAST_PX or not count[known].any():
+    inner = ndimage.minimum_filter(usable, size=2 * _REACH + 1, mode="constant", cval=False)
+    if inner.sum() < _LEAST_PX or not count[usable].any():
         return None
-    bands = np.stack([_detail(np.where(known, band, band[known].mean()), known)[inner] for band in image], axis=1)
+    bands = np.stack([_detail(np.where(usable, band, band[usable].mean()), usable)[inner] for band in image], axis=1)
     bands -= bands.mean(axis=0)
     basis, _ = np.linalg.qr(bands / np.maximum(bands.std(axis=0), 1e-9))
-    detail = _detail(np.where(known, count, 0), known)
+    detail = _detail(np.where(usable, count, 0), usable)
     steps = range(-_REACH, _REACH + 1)
     share = np.array([[_explained(detail, inner, basis, dr, dc) for dc in steps] for dr in steps])
     row, col = np.unravel_index(int(share.argmax()), share.shape)
@@ -99,17 +100,17 @@ def image_shift(
     far = np.hypot(*np.meshgrid(np.arange(share.shape[0]) - row, np.arange(share.shape[1]) - col, indexing="ij")) >= 3
     gain = best - float(np.median(share[far]))
     if min(row, col) == 0 or max(row, col) == 2 * _REACH:
-        return 0.0, 0.0, best, 0.0  # the best lies at the end of what was tried: nothing is known
+        return 0.0, 0.0, best, 0.0  # the best lies at the edge of what was tried: it says nothing
     down = row - _REACH + _peak(share[row - 1 : row + 2, col])
     right = col - _REACH + _peak(share[row, col - 1 : col + 2])
     return float(right), float(down), best, gain
 
 
-def _detail(values: NDArray[np.floating], known: NDArray[np.bool_]) -> NDArray[np.floating]:
-    """What is finer than the smoothing and no finer than a pixel, over known pixels."""
-    weight = ndimage.uniform_filter(known.astype(float), _SMOOTH, mode="constant")
-    mean = ndimage.uniform_filter(np.where(known, values, 0).astype(float), _SMOOTH, mode="constant")
-    detail = np.where(known, values - mean / np.maximum(weight, 1e-9), 0)
+def _detail(values: NDArray[np.floating], usable: NDArray[np.bool_]) -> NDArray[np.floating]:
+    """What is finer than the smoothing and no finer than a pixel, over usable pixels."""
+    weight = ndimage.uniform_filter(usable.astype(float), _SMOOTH, mode="constant")
+    mean = ndimage.uniform_filter(np.where(usable, values, 0).astype(float), _SMOOTH, mode="constant")
+    detail = np.where(usable, values - mean / np.maximum(weight, 1e-9), 0)
     return np.asarray(ndimage.gaussian_filter(detail, _SOFT, mode="constant"))
 
 

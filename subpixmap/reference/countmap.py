@@ -132,7 +132,8 @@ def _shares(k: int, sigma: float) -> NDArray[np.float64]:
     shares = np.zeros((k, 2 * reach + 1))
     for i in range(k):
         np.add.at(shares[i], (i + offset) // k + reach, kernel)
-    return shares / shares.sum(axis=1, keepdims=True)
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares
 
 
 @lru_cache(maxsize=16)

@@ -16,6 +16,7 @@ import numpy as np
 import rasterio
 import shapely
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.files import file_sha256, write_json
@@ -28,11 +29,11 @@ _FIELDS = ("objects", "measure", "resolution", "border", "box", "present_above",
 
 
 def write_reference(folder: str | Path, reference: Reference) -> Path:
-    """Write a reference; `reference.json` comes last, so that half a folder is none."""
+    """Write a reference; `reference.json` comes last, so that a half-written folder is not taken for a whole one."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "reference.json").unlink(missing_ok=True)
-    told = [_write_area(folder, area, reference) for area in reference.areas]
+    areas = [_write_area(folder, area, reference) for area in reference.areas]
     outlines = {area.name: area.outline for area in reference.areas}
     features = [
         {"type": "Feature", "properties": {"name": name}, "geometry": shapely.geometry.mapping(outline)}
@@ -43,7 +44,7 @@ def write_reference(folder: str | Path, reference: Reference) -> Path:
         "format": _FORMAT,
         "image_date": [day.isoformat() for day in reference.image_date],
         **{name: getattr(reference, name) for name in _FIELDS},
-        "areas": told,
+        "areas": areas,
         "summary": summary(reference),
     }
     write_json(folder / "reference.json", content)
@@ -67,15 +68,15 @@ def read_reference(folder: str | Path) -> Reference:
             f"{folder} holds no reference data (reference.json is missing): make it with subpixmap reference"
         )
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         features = json.loads((folder / "areas.geojson").read_text(encoding="utf-8"))["features"]
         outlines = {f["properties"]["name"]: shapely.geometry.shape(f["geometry"]) for f in features}
-        areas = tuple(_read_area(folder, one, outlines[one["name"]], tuple(told["objects"])) for one in told["areas"])
-        first, last = (date.fromisoformat(day) for day in told["image_date"])
-        return Reference(**{name: told[name] for name in _FIELDS}, image_date=(first, last), areas=areas)
+        areas = tuple(_read_area(folder, entry, outlines[entry["name"]]) for entry in content["areas"])
+        first, last = (date.fromisoformat(day) for day in content["image_date"])
+        return Reference(**{name: content[name] for name in _FIELDS}, image_date=(first, last), areas=areas)
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path} is damaged or of another version ({error}): make the reference again") from error
 
 
@@ -113,7 +114,7 @@ def _write_area(folder: Path, area: Area, reference: Reference) -> dict[str, Any
     files = {}
     for layer, (values, bands, nodata) in layers.items():
         name = f"{area.key}_{layer}.tif"
-        _write_raster(folder / name, values, area.lattice, area.window, bands, nodata)
+        _write_raster(folder / name, values, area, bands, nodata)
         files[layer] = {"file": name, "sha256": file_sha256(folder / name)}
     lattice, window = area.lattice, area.window
     return {
@@ -125,36 +126,34 @@ def _write_area(folder: Path, area: Area, reference: Reference) -> dict[str, Any
     }
 
 
-def _read_area(folder: Path, told: Mapping[str, Any], outline: Any, objects: tuple[str, ...]) -> Area:
+def _read_area(folder: Path, entry: Mapping[str, Any], outline: BaseGeometry) -> Area:
     read = {}
     for layer in _LAYERS:
-        path = folder / told["files"][layer]["file"]
-        if not path.is_file() or file_sha256(path) != told["files"][layer]["sha256"]:
+        path = folder / entry["files"][layer]["file"]
+        if not path.is_file() or file_sha256(path) != entry["files"][layer]["sha256"]:
             raise VerificationFailed(f"{path} is missing or not what reference.json says: make the reference again")
         if layer != "presence":
             with rasterio.open(path) as raster:
                 read[layer] = raster.read()
-    epsg, *rest = told["lattice"]
-    points = np.array(told["points"], np.int64)
-    lattice, window = Lattice(int(epsg), *rest), Window(*told["window"])
-    return Area(told["name"], lattice, window, outline, read["count"], read["labelled"][0], points)
+    epsg, *rest = entry["lattice"]
+    points = np.array(entry["points"], np.int64)
+    lattice, window = Lattice(int(epsg), *rest), Window(*entry["window"])
+    return Area(entry["name"], lattice, window, outline, read["count"], read["labelled"][0], points)
 
 
-def _write_raster(
-    path: Path, values: NDArray[Any], lattice: Lattice, window: Window, bands: Sequence[str], nodata: int | None
-) -> None:
+def _write_raster(path: Path, values: NDArray[Any], area: Area, bands: Sequence[str], nodata: int | None) -> None:
     """A compressed GeoTIFF with named bands; north up, on the lattice."""
     options = {"predictor": 3} if values.dtype.kind == "f" else {}
     with rasterio.open(
         path,
         "w",
         driver="GTiff",
-        height=window.height,
-        width=window.width,
+        height=area.window.height,
+        width=area.window.width,
         count=len(values),
         dtype=values.dtype,
-        crs=f"EPSG:{lattice.epsg}",
-        transform=lattice.transform(window),
+        crs=f"EPSG:{area.lattice.epsg}",
+        transform=area.lattice.transform(area.window),
         nodata=nodata,
         compress="deflate",
         **options,

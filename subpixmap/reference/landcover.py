@@ -13,7 +13,7 @@ from rasterio.vrt import WarpedVRT
 
 from subpixmap.errors import InputError
 from subpixmap.reference.patches import Patches
-from subpixmap.reference.splits import Tile
+from subpixmap.reference.splits import AreaTile
 
 WORLDCOVER = {
     10: "tree cover",
@@ -32,7 +32,7 @@ WORLDCOVER = {
 UNKNOWN = "not mapped"
 
 
-def with_cover(patches: Patches, tiles: Sequence[Tile], path: str | Path) -> Patches:
+def with_cover(patches: Patches, tiles: Sequence[AreaTile], path: str | Path) -> Patches:
     """Patches with the land cover of a raster; nearest class, no resampling of counts.
 
     Parameters
@@ -54,14 +54,14 @@ def with_cover(patches: Patches, tiles: Sequence[Tile], path: str | Path) -> Pat
             codes = np.stack([_codes(raster, tile) for tile in tiles])
     except rasterio.errors.RasterioError as error:
         raise InputError(f"{path} cannot be read as a raster of land cover: {error}") from error
-    found = np.unique(codes)
-    if not found.any():
+    classes = np.unique(codes)
+    if not classes.any():
         raise InputError(f"{path} does not reach the labelled areas")
-    names = tuple(UNKNOWN if code == 0 else WORLDCOVER.get(int(code), f"class {code}") for code in found)
-    return replace(patches, cover=np.searchsorted(found, codes).astype(np.uint8), covers=names)
+    names = tuple(UNKNOWN if code == 0 else WORLDCOVER.get(int(code), f"class {code}") for code in classes)
+    return replace(patches, cover=np.searchsorted(classes, codes).astype(np.uint8), covers=names)
 
 
-def _codes(raster: rasterio.DatasetReader, tile: Tile) -> np.ndarray:
+def _codes(raster: rasterio.DatasetReader, tile: AreaTile) -> np.ndarray:
     """(y, x) class at the centre of every pixel of a tile; 0 where the raster has none."""
     lattice, window = tile.area.lattice, tile.window
     with WarpedVRT(

@@ -66,7 +66,7 @@ class Patches:
     @property
     def halo(self) -> int:
         """Pixels of context on every side."""
-        return (self.reflectance.shape[-1] - self.count.shape[-1]) // 2
+        return int(self.reflectance.shape[-1] - self.count.shape[-1]) // 2
 
     @property
     def size(self) -> int:

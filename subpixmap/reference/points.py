@@ -1,7 +1,7 @@
 """A file of points or boxes -> a checked table of object centres in EPSG:4326.
 
-What a reference cannot be made of is refused here, with the file, the number of rows and what to do: no coordinate
-reference system, no objects, empty geometries, lines, doubles.
+Bad points are refused here, with the file, the number of rows and what to do: no coordinate reference system, no
+objects, empty geometries, lines, doubles.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyogrio
 import pyproj
 import shapely
 
@@ -23,6 +25,11 @@ _PAIRS = (("x", "y"), ("lon", "lat"), ("longitude", "latitude"), ("easting", "no
 _BOX = ("xmin", "ymin", "xmax", "ymax")
 _DOUBLE_M = 0.1
 """Two points of an object nearer than this are one that was given twice."""
+# What pandas, pyarrow, GDAL and GEOS raise on a file that is damaged or of another format.
+_UNREADABLE = (OSError, ValueError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError,
+               pyarrow.ArrowException, shapely.errors.ShapelyError)  # fmt: skip
+# What pandas raises on an expression: unknown columns, bad grammar, kinds that cannot be compared, no truth value.
+_BAD_CONDITION = (NameError, SyntaxError, LookupError, TypeError, ValueError, AttributeError, NotImplementedError)
 
 
 def read_points(
@@ -57,7 +64,7 @@ def read_points(
     Raises
     ------
     InputError
-        No such file, no CRS, no names, coordinates that are no places, rows without a centre, doubles.
+        No such file, no CRS, no names, coordinates that are not on Earth, rows without a centre, doubles.
     """
     path = Path(path)
     table = _read(path)
@@ -82,25 +89,32 @@ def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
-        if path.suffix.lower() in (".csv", ".txt"):
-            return pd.read_csv(path)
-        if path.suffix.lower() in (".parquet", ".geoparquet"):
-            try:
-                return gpd.read_parquet(path)
-            except ValueError:  # no geometry: a plain table of coordinates
-                return pd.read_parquet(path)
-        return gpd.read_file(path)
-    except Exception as error:  # each driver has its own; what the user needs is the file and the reason
+        return _open(path)
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path.name} cannot be read as a file of points: {reason}") from error
+
+
+def _open(path: Path) -> pd.DataFrame:
+    table: pd.DataFrame
+    if path.suffix.lower() in (".csv", ".txt"):
+        table = pd.read_csv(path)
+    elif path.suffix.lower() in (".parquet", ".geoparquet"):
+        try:
+            table = gpd.read_parquet(path)
+        except ValueError:  # no geometry: a plain table of coordinates
+            table = pd.read_parquet(path)
+    else:
+        table = gpd.read_file(path)
+    return table
 
 
 def _query(table: pd.DataFrame, where: str, name: str) -> pd.DataFrame:
     try:
         return table.query(where, engine="python")
-    except Exception as error:  # whatever an expression can do wrong
+    except _BAD_CONDITION as error:
         columns = ", ".join(str(column) for column in table.columns)
-        raise InputError(f"--where {where!r} is no condition on {name} ({error}); its columns: {columns}") from error
+        raise InputError(f"--where {where!r} is not a condition on {name} ({error}); its columns: {columns}") from error
 
 
 def _with_crs(table: pd.DataFrame, crs: str | None, name: str) -> gpd.GeoDataFrame:
@@ -110,7 +124,7 @@ def _with_crs(table: pd.DataFrame, crs: str | None, name: str) -> gpd.GeoDataFra
     try:
         given = pyproj.CRS.from_user_input(crs) if crs else None
     except pyproj.exceptions.CRSError as error:
-        raise InputError(f"--crs {crs!r} is no coordinate reference system; give one such as EPSG:32650") from error
+        raise InputError(f"--crs {crs!r} is not a coordinate reference system; give one such as EPSG:32650") from error
     if table.crs is None and given is None:
         raise InputError(
             f"{name} has no coordinate reference system ({len(table)} rows): say which with --crs, such as EPSG:4326"
@@ -148,7 +162,7 @@ def _centres(table: gpd.GeoDataFrame, name: str) -> gpd.GeoSeries:
         raise InputError(f"{name}: {int(other.sum())} rows are {kinds}; want points, or boxes around objects")
     bounds = shapes.bounds
     if (bad := ~np.isfinite(bounds).all(axis=1)).any():
-        raise InputError(f"{name}: {int(bad.sum())} rows have coordinates that are no numbers (first: {bad.idxmax()})")
+        raise InputError(f"{name}: {int(bad.sum())} rows have coordinates that are not numbers (first: {bad.idxmax()})")
     middle = shapely.points((bounds.minx + bounds.maxx) / 2, (bounds.miny + bounds.maxy) / 2)
     return gpd.GeoSeries(middle, index=shapes.index, crs=table.crs)
 
@@ -175,7 +189,7 @@ def _in_degrees(points: gpd.GeoDataFrame, name: str) -> gpd.GeoDataFrame:
     if bad.any():
         at = points.geometry.iloc[int(bad.to_numpy().argmax())]
         raise InputError(
-            f"{name}: {int(bad.sum())} of {len(points)} points are no places on Earth in {points.crs.to_string()[:40]} "
+            f"{name}: {int(bad.sum())} of {len(points)} points are not on Earth in {points.crs.to_string()[:40]} "
             f"(first: {at.x:g}, {at.y:g}); is the coordinate reference system right?"
         )
     return moved
@@ -185,7 +199,7 @@ def _refuse_doubles(points: gpd.GeoDataFrame, name: str) -> None:
     """Points of an object within 10 cm of one another, counted in the zone that owns them."""
     lon, lat = points.geometry.x.to_numpy(), points.geometry.y.to_numpy()
     zones = utm_epsg(lon, lat)
-    found = []
+    doubles = []
     for epsg in np.unique(zones):
         here = zones == epsg
         east, north = transformer(4326, int(epsg)).transform(lon[here], lat[here])
@@ -193,10 +207,11 @@ def _refuse_doubles(points: gpd.GeoDataFrame, name: str) -> None:
             pairs = _near_pairs(xy.to_numpy())
             if pairs:
                 first = points[here].iloc[xy.index[pairs[0]]].geometry
-                found.append(f"{pairs[1]} of {item} (first at {first.x:.6f}, {first.y:.6f})")
-    if found:
+                doubles.append(f"{pairs[1]} of {item} (first at {first.x:.6f}, {first.y:.6f})")
+    if doubles:
         raise InputError(
-            f"{name}: points lie within {_DOUBLE_M} m of another of the same object: {'; '.join(found)}; remove doubles"
+            f"{name}: points lie within {_DOUBLE_M} m of another of the same object: {'; '.join(doubles)}; "
+            "remove doubles"
         )
 
 

@@ -7,6 +7,7 @@ holds, for each area, GeoTIFFs that QGIS and rasterio read, and `reference.json`
 from __future__ import annotations
 
 import calendar
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Area:
     @property
     def key(self) -> str:
         """Name of its files; unique in a reference."""
-        return f"{re.sub(r'[^A-Za-z0-9.-]+', '-', self.name).strip('-') or 'area'}_{self.lattice.epsg}"
+        return f"{_file_name(self.name)}_{self.lattice.epsg}"
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -108,17 +109,17 @@ class Reference:
         return {name: int(n) for name, n in zip(self.objects, totals, strict=True)}
 
     def warnings(self) -> list[str]:
-        """What a user should know before training with it."""
-        told = []
+        """What a user should know before a training with it."""
+        texts = []
         if (share := self.empty_share) < EMPTY_SHARE:
-            told.append(
+            texts.append(
                 f"{100 * share:.0f} % of the labelled land holds no object (at 1 ha); label at least "
                 f"{100 * EMPTY_SHARE:.0f} %: false objects on empty land cannot be seen otherwise"
             )
         if len(self.names) < 2:
-            told.append("there is one labelled area only: a model cannot be tested in a place it has not seen")
-        told += [f"the areas hold no {name}" for name, number in self.points.items() if not number]
-        return told
+            texts.append("there is one labelled area only: a model cannot be tested in a place it has not seen")
+        texts += [f"the areas hold no {name}" for name, number in self.points.items() if not number]
+        return texts
 
 
 def make_reference(
@@ -217,15 +218,15 @@ def parse_image_date(text: str) -> tuple[date, date]:
             return date(year, first, int(day)), date(year, first, int(day))
         return date(year, first, 1), date(year, last, calendar.monthrange(year, last)[1])
     except ValueError:
-        raise InputError(f"--image-date {text!r} is no date such as 2021-03-14, 2021-03 or 2021") from None
+        raise InputError(f"--image-date {text!r} is not a date such as 2021-03-14, 2021-03 or 2021") from None
 
 
 def empty_share(areas: Sequence[Area], side: int) -> float:
     """Share of the labelled blocks of `side` pixels in which nothing stands."""
     blocks = []
     for area in areas:
-        known = np.where(area.labelled > UNLABELLED, area.count.sum(axis=0), np.nan)
-        blocks.append(block_means(known, side)[0].ravel())
+        counts = np.where(area.labelled > UNLABELLED, area.count.sum(axis=0), np.nan)
+        blocks.append(block_means(counts, side)[0].ravel())
     means = np.concatenate(blocks)
     means = means[np.isfinite(means)]
     return float((means == 0).mean()) if means.size else float("nan")
@@ -305,13 +306,19 @@ def _zones_of(outline: BaseGeometry) -> list[int]:
 
 
 def _unique(names: Sequence[object]) -> list[str]:
-    """Names of areas; those that return get a number."""
-    seen: dict[str, int] = {}
-    told = []
+    """Names of areas; one whose files would bear the name of an earlier one's gets a number."""
+    taken: set[str] = set()
+    unique = []
     for name in map(str, names):
-        seen[name] = seen.get(name, 0) + 1
-        told.append(name if seen[name] == 1 else f"{name} {seen[name]}")
-    return told
+        candidates = (name if number == 1 else f"{name} {number}" for number in itertools.count(1))
+        unique.append(next(one for one in candidates if _file_name(one) not in taken))
+        taken.add(_file_name(unique[-1]))
+    return unique
+
+
+def _file_name(name: str) -> str:
+    """The name of an area as its files bear it."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-") or "area"
 
 
 def _lonlat(bounds: NDArray[np.floating]) -> str:

@@ -1,9 +1,9 @@
-"""Tiles of a reference + acquisitions over them -> patches, a set for each split."""
+"""How a reference becomes samples: tiles of three splits + acquisitions over them -> patches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import date
 from typing import Any
 
@@ -12,11 +12,95 @@ from numpy.typing import NDArray
 
 from subpixmap.errors import InputError
 from subpixmap.grid import Window
-from subpixmap.reference.imagery import Scenes, Sky, see
+from subpixmap.periods import parse_years
+from subpixmap.reference.imagery import Imagery, Scenes, find_imagery, read_scenes
 from subpixmap.reference.patches import Patches
+from subpixmap.reference.question import Locks
 from subpixmap.reference.reference import Area, Reference
-from subpixmap.reference.splits import Tile
+from subpixmap.reference.splits import AreaTile, split_tiles
 from subpixmap.scenes.radiometry import MaskRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """How a reference becomes samples; kept in the card, so that the same test land is found again."""
+
+    within_days: int = 180
+    """Days around the image date within which an acquisition may lie."""
+    months: tuple[int, ...] = ()
+    """Of the year; empty means all."""
+    max_scenes: int = 8
+    """Acquisitions of an area."""
+    split_by: str = "auto"
+    """"area", "tile" or "auto"."""
+    tile: int = 0
+    """Side of a tile, pixels; 0 leaves it to the size of the areas."""
+    test: tuple[str, ...] = ()
+    """Areas for the test; drawn when neither these nor those for calibration are named."""
+    calibration: tuple[str, ...] = ()
+    test_years: str = ""
+    """Such as "2022-2023": the test sees acquisitions of these years only, training and calibration none of them."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.within_days < 0 or self.max_scenes < 1:
+            raise InputError("--within-days must be at least 0 and --max-scenes at least 1")
+        if self.test_years:
+            parse_years(self.test_years)
+
+    def tiles(self, reference: Reference, halo: int) -> list[AreaTile]:
+        """The reference cut into tiles of the three splits."""
+        return split_tiles(
+            reference,
+            halo=halo,
+            by=self.split_by,
+            size=self.tile or None,
+            test=self.test,
+            calibration=self.calibration,
+            seed=self.seed,
+        )
+
+    def imagery(
+        self,
+        reference: Reference,
+        source: str | Sequence[str],
+        *,
+        bands: Sequence[str] | None,
+        halo: int,
+        collection: str | None,
+        locks: Locks | None,
+    ) -> Imagery:
+        """The imagery over the reference that may be used (see `find_imagery`)."""
+        return find_imagery(
+            reference,
+            source,
+            bands=bands,
+            within_days=self.within_days,
+            months=self.months or None,
+            halo=halo,
+            collection=collection,
+            locks=locks,
+        )
+
+    def allows(self, split: str, day: date) -> bool:
+        """Whether an acquisition of that day may serve a split."""
+        if not self.test_years:
+            return True
+        first, last = parse_years(self.test_years)
+        return (first <= day.year <= last) == (split == "test")
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for a card."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def stated(cls, stated: Mapping[str, Any]) -> Scheme:
+        """What a card states; a field that this version does not have is left out."""
+        names = {field.name for field in fields(cls)}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in stated.items() if key in names
+        }
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -24,7 +108,7 @@ class Sample:
     """Patches of one split, and where their pixels come from."""
 
     patches: Patches
-    tiles: tuple[Tile, ...]
+    tiles: tuple[AreaTile, ...]
     """Of the places, in their order: area by area."""
     days: tuple[date, ...]
     """Of the acquisitions, over all areas."""
@@ -34,14 +118,13 @@ class Sample:
 
 def read_sample(
     reference: Reference,
-    tiles: Sequence[Tile],
-    sky: Sky,
+    tiles: Sequence[AreaTile],
+    imagery: Imagery,
     *,
     halo: int,
     max_scenes: int = 8,
     mask: MaskRule | None = None,
     when: Callable[[date], bool] = lambda day: True,
-    progress: Callable[[int], None] = lambda areas: None,
 ) -> Sample:
     """Read patches under tiles.
 
@@ -49,14 +132,12 @@ def read_sample(
     ----------
     reference, tiles
         From `split_tiles`; usually those of one split.
-    sky
-        From `find_sky`.
+    imagery
+        From `find_imagery`.
     halo
         Context of the network, pixels.
     max_scenes, mask, when
-        As in `see`.
-    progress
-        Called with the number of areas that are read.
+        As in `read_scenes`.
 
     Returns
     -------
@@ -66,15 +147,14 @@ def read_sample(
     """
     if not tiles:
         raise InputError("there are no tiles to read")
-    groups: dict[str, list[Tile]] = {}
+    groups: dict[str, list[AreaTile]] = {}
     for tile in tiles:
         groups.setdefault(tile.area.key, []).append(tile)
     seen: dict[str, tuple[Scenes, Window]] = {}
-    for number, (key, group) in enumerate(groups.items(), 1):
+    for key, group in groups.items():
         window = _around([tile.window for tile in group]).padded(halo)
-        scenes = see(group[0].area, sky, window=window, max_scenes=max_scenes, mask=mask, when=when)
+        scenes = read_scenes(group[0].area, imagery, window=window, max_scenes=max_scenes, mask=mask, when=when)
         seen[key] = scenes, window
-        progress(number)
     most = max(len(scenes.acquisitions) for scenes, _ in seen.values())
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in ("reflectance", "valid", "count", "labelled")}
     ordered = tuple(tile for group in groups.values() for tile in group)
@@ -88,7 +168,7 @@ def read_sample(
     arrays: dict[str, Any] = {name: np.stack(parts) for name, parts in columns.items()}
     patches = Patches(
         **arrays,
-        bands=sky.bands,
+        bands=imagery.bands,
         objects=tuple(reference.objects),
         names=tuple(tile.unit for tile in ordered),
     )
@@ -104,7 +184,7 @@ def _around(windows: Sequence[Window]) -> Window:
 
 
 def _filled(values: NDArray[Any], most: int, empty: float) -> NDArray[Any]:
-    """The first axis filled up to a length."""
+    """The first axis filled up to a length with an empty value."""
     missing = np.full((most - len(values), *values.shape[1:]), empty, values.dtype)
     return np.concatenate([values, missing])
 

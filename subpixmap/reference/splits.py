@@ -33,7 +33,7 @@ _ENOUGH = 9  # tiles with objects, to split within areas
 
 
 @dataclass(frozen=True)
-class Tile:
+class AreaTile:
     """A square of an area's pixels: a place of the patches made of it."""
 
     area: Area
@@ -59,7 +59,7 @@ def split_tiles(
     test: Sequence[str] = (),
     calibration: Sequence[str] = (),
     seed: int = 0,
-) -> list[Tile]:
+) -> list[AreaTile]:
     """Cut a reference into tiles, each of one split.
 
     Parameters
@@ -94,7 +94,7 @@ def split_tiles(
         for side in [size] if size else _SIZES:
             tiles = _require_some(_tiles(reference, side, unit), reference)
             splits = named or _draw(tiles, seed)
-            tiles = [Tile(t.area, t.window, t.unit, splits.get(t.unit, "training"), t.used) for t in tiles]
+            tiles = [AreaTile(t.area, t.window, t.unit, splits.get(t.unit, "training"), t.used) for t in tiles]
             tiles = _apart(tiles, halo)
             problem = _lacking(tiles, reference)
             if not problem and (unit == "area" or size or side == _SIZES[-1] or _with_objects(tiles) >= _ENOUGH):
@@ -107,13 +107,13 @@ def split_tiles(
     )
 
 
-def all_tiles(reference: Reference, *, size: int | None = None) -> list[Tile]:
+def all_tiles(reference: Reference, *, size: int | None = None) -> list[AreaTile]:
     """Every tile of a reference, of no split: for a model that was taught elsewhere; each area is a unit."""
     tiles = _require_some(_tiles(reference, size or _SIZES[0], "area"), reference)
-    return [Tile(t.area, t.window, t.unit, "test", t.used) for t in tiles]
+    return [AreaTile(t.area, t.window, t.unit, "test", t.used) for t in tiles]
 
 
-def require_apart(tiles: Sequence[Tile], halo: int) -> None:
+def require_apart(tiles: Sequence[AreaTile], halo: int) -> None:
     """Prove that no input pixel serves two splits.
 
     Raises
@@ -141,7 +141,7 @@ def cut(values: NDArray[Any], has: Window, want: Window) -> NDArray[Any]:
     return out
 
 
-def _tiles(reference: Reference, size: int, unit: str) -> list[Tile]:
+def _tiles(reference: Reference, size: int, unit: str) -> list[AreaTile]:
     """All tiles that hold used pixels; of no split yet. They begin at the corner of their area's window."""
     tiles = []
     for area in reference.areas:
@@ -156,11 +156,11 @@ def _tiles(reference: Reference, size: int, unit: str) -> list[Tile]:
                 inside = cut(used, area.window, window).astype(bool)
                 if inside.mean() >= _LEAST_USED:
                     name = area.name if unit == "area" else f"{area.name}/{row - top},{col - left}"
-                    tiles.append(Tile(area, window, name, "training", inside))
+                    tiles.append(AreaTile(area, window, name, "training", inside))
     return tiles
 
 
-def _require_some(tiles: list[Tile], reference: Reference) -> list[Tile]:
+def _require_some(tiles: list[AreaTile], reference: Reference) -> list[AreaTile]:
     if not tiles:
         raise InputError(
             f"no labelled pixel is left inside the border strip of {reference.border} px: label larger areas, or make "
@@ -169,7 +169,7 @@ def _require_some(tiles: list[Tile], reference: Reference) -> list[Tile]:
     return tiles
 
 
-def _draw(tiles: Sequence[Tile], seed: int) -> dict[str, str]:
+def _draw(tiles: Sequence[AreaTile], seed: int) -> dict[str, str]:
     """Unit -> split: of many draws of three to one to one, that which shares out every object and empty land best."""
     units = list(dict.fromkeys(tile.unit for tile in tiles))
     at = {unit: i for i, unit in enumerate(units)}
@@ -190,15 +190,15 @@ def _draw(tiles: Sequence[Tile], seed: int) -> dict[str, str]:
     return {unit: SPLITS[k] for unit, k in zip(units, best.tolist(), strict=True)}
 
 
-def _apart(tiles: Sequence[Tile], halo: int) -> list[Tile]:
+def _apart(tiles: Sequence[AreaTile], halo: int) -> list[AreaTile]:
     """Training keeps clear of calibration and test, calibration of test, by twice the radius: both sides look out."""
     return [
-        Tile(tile.area, tile.window, tile.unit, tile.split, tile.used & ~_near_others(tile, tiles, halo))
+        AreaTile(tile.area, tile.window, tile.unit, tile.split, tile.used & ~_near_others(tile, tiles, halo))
         for tile in tiles
     ]
 
 
-def _near_others(tile: Tile, tiles: Sequence[Tile], halo: int) -> NDArray[np.bool_]:
+def _near_others(tile: AreaTile, tiles: Sequence[AreaTile], halo: int) -> NDArray[np.bool_]:
     """Pixels of a tile whose context overlaps that of a used pixel of a split that goes before its own."""
     lattice = tile.area.lattice
     frame = tile.window.padded(2 * halo + 2)
@@ -220,7 +220,7 @@ def _near_others(tile: Tile, tiles: Sequence[Tile], halo: int) -> NDArray[np.boo
     return np.asarray(grown[tile.window.slices(frame)])
 
 
-def _close(tile: Tile, other: Tile) -> bool:
+def _close(tile: AreaTile, other: AreaTile) -> bool:
     """Whether two tiles may lie near one another: their areas do, and in one zone they do themselves."""
     if tile.area.lattice.epsg == other.area.lattice.epsg:
         a, b = tile.window, other.window
@@ -236,11 +236,11 @@ def _between(
     return transformer(4326, two).transform(*transformer(one, 4326).transform(x, y))
 
 
-def _with_objects(tiles: Sequence[Tile]) -> int:
+def _with_objects(tiles: Sequence[AreaTile]) -> int:
     return sum(1 for tile in tiles if float((tile.count * tile.used).sum()) >= 1)
 
 
-def _lacking(tiles: Sequence[Tile], reference: Reference) -> str:
+def _lacking(tiles: Sequence[AreaTile], reference: Reference) -> str:
     """Why the splits do not serve; empty if they do."""
     none = np.zeros(len(reference.objects))
     totals = {

@@ -7,6 +7,7 @@ are compared.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from subpixmap.errors import InputError
+from subpixmap.model.checkpoint import Model
 from subpixmap.model.net import StridedNet
 from subpixmap.reference.patches import Patches
 from subpixmap.training.config import TrainConfig
@@ -84,6 +86,22 @@ def fit_baseline(
     if name == "strided":
         return _fit_strided(training, config or TrainConfig(steps=2000, seed=seed), progress)
     raise InputError(f"no baseline {name!r}: there are {', '.join(BASELINES)}")
+
+
+def require_baselines(names: Sequence[str]) -> None:
+    """Refuse names of baselines that there are none of, before anything is read."""
+    if unknown := set(names) - set(BASELINES):
+        raise InputError(f"--baselines: no {', '.join(sorted(unknown))}; there are {', '.join(BASELINES)}")
+
+
+def fit_baselines(
+    names: Sequence[str], training: Patches, model: Model, config: TrainConfig | None = None
+) -> dict[str, Any]:
+    """Baselines by name, fitted to training patches with the model's bands and objects."""
+    if not names:
+        return {}
+    plain = training.select_bands(model.card.bands).select_objects(model.card.object_names)
+    return {name: fit_baseline(name, plain, config=config) for name in names}
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ class KernelMuon(torch.optim.Muon):
         """Move the kernels by their gradients."""
         for kernel, matrix in zip(self.kernels, self.param_groups[0]["params"], strict=True):
             matrix.grad = None if kernel.grad is None else _matrix(kernel.grad)
-        super().step(closure)
+        step: Any = super().step
+        step(closure)
 
 
 def make_optimizers(net: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:

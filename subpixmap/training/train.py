@@ -180,7 +180,7 @@ def take_step(run: TrainingState[N], batch: Batch, scale: Tensor, config: TrainC
         output = run.net(batch.reflectance)
     losses = loss_terms(output.float(), batch, scale, config)
     run.net.zero_grad(set_to_none=True)
-    losses["loss"].backward()
+    torch.autograd.backward(losses["loss"])
     nn.utils.clip_grad_norm_(run.net.parameters(), 1.0)
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:

@@ -19,11 +19,15 @@ from subpixmap.verbs.request import Labelling, Shape
 
 if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Model
+    from subpixmap.reference.imagery import Imagery
     from subpixmap.reference.reference import Reference
     from subpixmap.training.config import TrainConfig
     from subpixmap.training.from_reference import Scheme
 
 log = logging.getLogger("subpixmap")
+
+ITEMS = "items.parquet"
+"""What a catalogue answered, in the folder of a reference; beside a checkpoint it has the checkpoint's name before."""
 
 
 def reference(
@@ -41,7 +45,9 @@ def reference(
 ) -> Reference:
     """Points in labelled areas -> count maps in a folder; with a source, their shift against Sentinel-2."""
     from subpixmap.reference.folder import summary, write_reference
+    from subpixmap.reference.imagery import find_imagery
     from subpixmap.reference.points import read_points
+    from subpixmap.reference.question import Locks
     from subpixmap.reference.reference import make_reference
     from subpixmap.region.units import read_area
 
@@ -60,7 +66,15 @@ def reference(
     }
     made = make_reference(table, areas, image_date, **options)
     if source:
-        shifts = _shifts(made, source, collection=collection, within_days=within_days, correct=correct_shift)
+        imagery = find_imagery(
+            made,
+            list(source),
+            within_days=within_days,
+            halo=0,
+            collection=collection,
+            locks=Locks(write=out / ITEMS),
+        )
+        shifts = _shifts(made, imagery, correct=correct_shift)
         moves = {name: (shift["east"], shift["north"]) for name, shift in shifts.items() if shift["corrected"]}
         made = make_reference(table, areas, image_date, **options, shifts=moves) if moves else made
         made = replace(made, shifts=shifts)
@@ -93,6 +107,7 @@ def train(
 ) -> Model:
     """Train, calibrate and evaluate a checkpoint on reference data; leaves the checkpoint, its card and its metrics."""
     from subpixmap.reference.folder import read_reference, reference_sha256
+    from subpixmap.reference.question import Locks
     from subpixmap.training.from_reference import Scheme, learn_from
     from subpixmap.training.state import remove_states
 
@@ -114,6 +129,7 @@ def train(
         blocks=shape.blocks,
         baselines=baselines,
         collection=collection,
+        locks=Locks(write=output.with_suffix(f".{ITEMS}"), read=(folder / ITEMS,)),
         command=f"subpixmap train --reference {folder.name} --source {' --source '.join(map(_short, source))}",
         state=output.with_suffix(".state"),
         curves=output.with_suffix(".curves.csv"),
@@ -199,6 +215,7 @@ def evaluate(
     """Measure a checkpoint on reference data or on simulated places; a table, and metrics.json with figures."""
     from subpixmap.model.checkpoint import load_model
     from subpixmap.reference.folder import read_reference, reference_sha256
+    from subpixmap.reference.question import Locks
     from subpixmap.training.evaluate import table
     from subpixmap.training.from_reference import evaluate_on
 
@@ -230,6 +247,7 @@ def evaluate(
             baselines=baselines,
             land_cover=land_cover,
             collection=collection,
+            locks=Locks(read=(folder / ITEMS, Path(model_name).with_suffix(f".{ITEMS}"))),
             force=force,
             progress=progress,
         )
@@ -299,16 +317,12 @@ def _evaluate_simulated(
     return facts | {"world": world, "seed": seed, "standing": list(objects)} | errors
 
 
-def _shifts(
-    made: Reference, source: Sequence[str], *, collection: str | None, within_days: int, correct: bool
-) -> dict[str, dict[str, Any]]:
+def _shifts(made: Reference, imagery: Imagery, *, correct: bool) -> dict[str, dict[str, Any]]:
     """Estimated shifts by area, as the folder keeps them; warns of those that matter."""
     from subpixmap.reference.align import SHIFT_M, estimate_shifts
-    from subpixmap.reference.imagery import find_sky
 
-    sky = find_sky(made, list(source), within_days=within_days, halo=0, collection=collection)
     shifts: dict[str, dict[str, Any]] = {}
-    for name, shift in estimate_shifts(made, sky).items():
+    for name, shift in estimate_shifts(made, imagery).items():
         large = shift.certain and max(abs(shift.east), abs(shift.north)) > SHIFT_M
         shifts[name] = asdict(shift) | {"certain": shift.certain, "corrected": bool(large and correct)}
         if math.isnan(shift.spread):

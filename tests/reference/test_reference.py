@@ -1,5 +1,6 @@
 """From files of points and areas to reference data on disk, and what is refused on the way."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from subpixmap.grid import transformer, utm_epsg
 from subpixmap.reference.align import estimate_shifts
 from subpixmap.reference.countmap import count_map
 from subpixmap.reference.folder import read_reference, write_reference
-from subpixmap.reference.imagery import days_off, find_sky, see
+from subpixmap.reference.imagery import days_off, find_imagery, read_scenes
 from subpixmap.reference.points import read_points
-from subpixmap.reference.reference import LABELLED, USED, Reference, make_reference, parse_image_date
+from subpixmap.reference.question import Question
+from subpixmap.reference.reference import LABELLED, USED, Area, Reference, make_reference, parse_image_date
 from subpixmap.region.units import read_area
 from tests.helpers.reference_data import EPSG, Painted, paint
 
@@ -90,6 +92,47 @@ def test_a_folder_is_what_was_written_and_a_gis_reads_it(made: Reference, tmp_pa
         read_reference(tmp_path)
 
 
+def test_every_field_of_a_reference_comes_back(made: Reference, tmp_path: Path) -> None:
+    names = ("a b", "a-b", "a b", "a b 2", "\u00e9", "")
+    areas = gpd.GeoDataFrame(
+        {"unit_name": names}, geometry=[area.outline for area in made.areas][: len(names)], crs=4326
+    )
+    lon, lat = np.transpose([area.outline.centroid.coords[0] for area in made.areas])
+    points = gpd.GeoDataFrame({"object": ["car"] * 9}, geometry=shapely.points(lon, lat), crs=4326)
+    written = make_reference(
+        points, areas, "2021", definitions={"car": "parked"}, measure="occupancy", border=2, box=20.0,
+        present_above=0.125, max_per_pixel=7.5, source={"points": "p.gpkg", "rows": 9, "where": ""},
+    )  # fmt: skip
+    written = dataclasses.replace(written, shifts={"a b": {"east": 1.5, "spread": None, "corrected": True}})
+    read = read_reference(write_reference(tmp_path, written))
+    for field in dataclasses.fields(Reference):
+        if field.name != "areas":
+            assert getattr(read, field.name) == getattr(written, field.name), field.name
+    assert len(read.areas) == len({area.key for area in read.areas}) == len(names)
+    for one, other in zip(read.areas, written.areas, strict=True):
+        for field in dataclasses.fields(Area):
+            a, b = getattr(one, field.name), getattr(other, field.name)
+            assert np.array_equal(a, b) and a.dtype == b.dtype if isinstance(b, np.ndarray) else a == b, field.name
+
+
+def test_a_lock_answers_less_than_it_was_asked(made: Reference) -> None:
+    def about(**changes: object) -> Question:
+        options = {"within_days": 90, "halo": 0, "months": (3, 4, 5), "bands": (), "collection": None, **changes}
+        return Question.about(changes.pop("reference", made), options.pop("source", "earth-search"), **options)
+
+    wide = about()
+    asked, bands = wide.with_margin(), ("B02", "B04", "B08")
+    assert Question.from_json(json.loads(json.dumps(asked.as_json()))) == asked
+    assert wide.answered_by(asked, bands)
+    for less in ({"within_days": 10}, {"halo": 12}, {"months": (4,)}, {"bands": ("B04",)}):
+        assert about(**less).answered_by(asked, bands), less
+    for more in ({"within_days": 91}, {"halo": 65}, {"months": (4, 6)}, {"bands": ("B11",)}, {"collection": "c1"},
+                 {"source": "cdse"}):  # fmt: skip
+        assert not about(**more).answered_by(asked, bands), more
+    few = about(bands=("B04",)).with_margin()
+    assert not wide.answered_by(few, ("B04",))  # which bands all items share was not asked
+
+
 def test_warnings(painted: Painted, made: Reference) -> None:
     assert made.empty_share > 0.2
     assert not made.warnings()
@@ -159,6 +202,18 @@ def test_bad_points_are_refused_by_name_and_number(painted: Painted, tmp_path: P
         read_points(tmp_path / "broken.gpkg")
 
 
+@pytest.mark.parametrize("broken", ["_open", "_query"])
+def test_a_fault_of_ours_is_not_called_bad_data(broken: str, painted: Painted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*_: object, **__: object) -> None:
+        raise AssertionError("ours")
+
+    monkeypatch.setattr(gpd, "read_parquet", fault) if broken == "_open" else monkeypatch.setattr(
+        pd.DataFrame, "query", fault
+    )
+    with pytest.raises(AssertionError, match="ours"):
+        read_points(painted.points, where="object == 'coconut'")
+
+
 def test_bad_areas_and_crowds_are_refused(painted: Painted) -> None:
     areas, points = read_area(painted.labelled), read_points(painted.points)
     with pytest.raises(InputError):
@@ -174,12 +229,12 @@ def test_bad_areas_and_crowds_are_refused(painted: Painted) -> None:
 def test_imagery_is_asked_for_before_it_is_read(painted: Painted, made: Reference) -> None:
     source = str(painted.source)
     with pytest.raises(InputError, match=r"9 of 9.*area 0"):
-        find_sky(reference_of(painted, border=3), source, within_days=0, months=(7,))
+        find_imagery(reference_of(painted, border=3), source, within_days=0, months=(7,))
     with pytest.raises(InputError, match="B11"):
-        find_sky(made, source, bands=("B02", "B11"))
-    sky = find_sky(made, source, halo=3)
-    assert sky.bands == ("B02", "B04", "B08")
-    scenes = see(made.areas[0], sky, max_scenes=2)
+        find_imagery(made, source, bands=("B02", "B11"))
+    imagery = find_imagery(made, source, halo=3)
+    assert imagery.bands == ("B02", "B04", "B08")
+    scenes = read_scenes(made.areas[0], imagery, max_scenes=2)
     assert scenes.reflectance.shape == (2, 3, *made.areas[0].window.shape)
     assert scenes.valid[:, made.areas[0].labelled > 0].all()
     assert days_off(made, scenes.days) <= 55
@@ -190,18 +245,18 @@ def test_imagery_is_asked_for_before_it_is_read(painted: Painted, made: Referenc
     other = painted.source.with_name("moved.json")
     other.write_text(json.dumps(moved))
     with pytest.raises(InputError, match=r"area \d.*\(5, 0\)"):
-        find_sky(made, str(other))
+        find_imagery(made, str(other))
 
 
 def test_a_shift_of_the_labels_is_found_and_corrected(tmp_path: Path) -> None:
     painted = paint(tmp_path, shift=(8.0, -13.0))
     wrong = reference_of(painted, border=0)
-    sky = find_sky(wrong, str(painted.source), halo=0)
-    found = {name: one for name, one in estimate_shifts(wrong, sky).items() if one.certain}
+    imagery = find_imagery(wrong, str(painted.source), halo=0)
+    found = {name: one for name, one in estimate_shifts(wrong, imagery).items() if one.certain}
     assert len(found) >= 3
     for one in found.values():
         assert (one.east, one.north) == (pytest.approx(8.0, abs=1.5), pytest.approx(-13.0, abs=1.5))
     right = reference_of(painted, border=0, shifts={name: (one.east, one.north) for name, one in found.items()})
-    for name, one in estimate_shifts(right, sky).items():
+    for name, one in estimate_shifts(right, imagery).items():
         if name in found:
             assert max(abs(one.east), abs(one.north)) < 2

@@ -7,12 +7,12 @@ import pytest
 from scipy.spatial import cKDTree
 
 from subpixmap.errors import InputError, VerificationFailed
-from subpixmap.reference.imagery import find_sky
+from subpixmap.reference.imagery import find_imagery
 from subpixmap.reference.patches import Patches
 from subpixmap.reference.points import read_points
 from subpixmap.reference.reference import Reference, make_reference
 from subpixmap.reference.samples import read_sample
-from subpixmap.reference.splits import SPLITS, Tile, require_apart, split_tiles
+from subpixmap.reference.splits import SPLITS, AreaTile, require_apart, split_tiles
 from subpixmap.region.units import read_area
 from tests.helpers.reference_data import Painted, paint
 
@@ -29,7 +29,7 @@ def made(noise: Painted) -> Reference:
     return make_reference(read_points(noise.points), read_area(noise.labelled), "2021-03", border=HALO)
 
 
-def footprint(tiles: list[Tile], split: str) -> set[tuple[int, int, int]]:
+def footprint(tiles: list[AreaTile], split: str) -> set[tuple[int, int, int]]:
     """Every input pixel that the used pixels of a split see, one by one."""
     reach = range(-HALO, HALO + 1)
     seen = set()
@@ -100,10 +100,10 @@ def r2(found: np.ndarray, truth: np.ndarray) -> float:
 
 @pytest.mark.parametrize("by", ["area", "tile"])
 def test_a_model_that_only_remembers_scores_nothing(noise: Painted, made: Reference, by: str) -> None:
-    sky = find_sky(made, str(noise.source), halo=HALO)
+    imagery = find_imagery(made, str(noise.source), halo=HALO)
     tiles = split_tiles(made, halo=HALO, by=by, size=20 if by == "tile" else 40)
     samples = {
-        split: read_sample(made, [t for t in tiles if t.split == split], sky, halo=HALO).patches for split in SPLITS
+        split: read_sample(made, [t for t in tiles if t.split == split], imagery, halo=HALO).patches for split in SPLITS
     }
     inputs, counts = remembered(samples["training"])
     memory = cKDTree(inputs)
@@ -118,11 +118,11 @@ def test_a_model_that_only_remembers_scores_nothing(noise: Painted, made: Refere
 
 
 def test_dates_can_be_held_out(noise: Painted, made: Reference) -> None:
-    sky = find_sky(made, str(noise.source), halo=HALO)
+    imagery = find_imagery(made, str(noise.source), halo=HALO)
     tiles = [tile for tile in split_tiles(made, halo=HALO, size=40) if tile.split == "test"]
-    late = read_sample(made, tiles, sky, halo=HALO, when=lambda day: day.month == 4)
+    late = read_sample(made, tiles, imagery, halo=HALO, when=lambda day: day.month == 4)
     assert {day.month for day in late.days} == {4}
     assert late.patches.reflectance.shape[1] == 1
     assert set(late.patches.names) == {tile.unit for tile in tiles}
     with pytest.raises(InputError, match=r"area \d"):
-        read_sample(made, tiles, sky, halo=HALO, when=lambda day: day.month == 9)
+        read_sample(made, tiles, imagery, halo=HALO, when=lambda day: day.month == 9)

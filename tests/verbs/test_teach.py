@@ -11,17 +11,23 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import torch
 
 from subpixmap.errors import InputError, Refused
-from subpixmap.model.checkpoint import load_model
+from subpixmap.model.checkpoint import Card, load_model
 from subpixmap.reference.folder import read_reference, reference_sha256
+from subpixmap.reference.imagery import find_imagery
 from subpixmap.reference.points import read_points
+from subpixmap.reference.question import Locks
 from subpixmap.reference.reference import Reference, make_reference
+from subpixmap.reference.samples import Scheme
 from subpixmap.region.units import read_area
+from subpixmap.training import from_reference
 from subpixmap.training.config import TrainConfig
-from subpixmap.training.from_reference import Scheme, evaluate_on, learn_from
+from subpixmap.training.from_reference import evaluate_on, learn_from
 from subpixmap.verbs.teach import evidence_of
 from tests.helpers.reference_data import EPSG, Painted, paint
+from tests.helpers.stac_server import serve
 
 SMALL = TrainConfig(
     steps=60, batch=4, crop=16, rate=0.01, head_rate=0.5, warmup=5, average=0.9, threads=1, save_every=60
@@ -67,6 +73,25 @@ def test_it_learns_what_the_scenes_show_and_says_so_in_its_card(taught: Any, mad
     names = [name for split in splits.values() for name in split["units"]]
     assert sorted(names) == sorted(made.names)
     assert any("not estimates" in text for text in card.limits)
+
+
+def test_the_card_that_is_written_is_the_card_that_is_read(
+    painted: Painted, made: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Card] = []
+
+    def spy(path, net, card):
+        written.append(card)
+        return save_model(path, net, card)
+
+    save_model = from_reference.save_model
+    monkeypatch.setattr(from_reference, "save_model", spy)
+    scheme = Scheme(tile=40, months=(1, 3, 4), max_scenes=2)
+    config = dataclasses.replace(SMALL, steps=30, members=2, turns=True)
+    model, _ = learn_from(made, str(painted.source), tmp_path / "m.safetensors", scheme=scheme, config=config,
+                          progress=None, **SHAPE)  # fmt: skip
+    assert [model.card] == written
+    assert Scheme.stated(model.card.training["scheme"]) == scheme
 
 
 def test_calibration_is_judged_before_and_after_on_other_mixes(taught: Any) -> None:
@@ -161,6 +186,48 @@ def test_learn_in_one_command(
     told = capsys.readouterr().out
     for word in ("evidence", "simulated", "coconut total", "limits", "not estimates"):
         assert word in told
+
+
+def test_learn_asks_the_catalogue_once_and_a_rerun_reads_its_lock(painted: Painted, subpixmap, tmp_path: Path) -> None:
+    small = ("--width", 8, "--mid", 4, "--blocks", 1, "--border", 3, "--steps", 30, "--tile", 40, "--quiet")
+    where = ("--labelled", painted.labelled, "--image-date", "2021-03", *small)
+    path = tmp_path / "palms.safetensors"
+    with serve(json.loads(painted.source.read_text())["features"]) as server:
+        server.files = painted.source.parent
+        for item in server.items:
+            for asset in item["assets"].values():
+                asset["href"] = asset["href"].replace(str(server.files), server.url)
+        source = ("--source", server.url, "--collection", server.items[0]["collection"], "--evidence", "simulated")
+        assert subpixmap("learn", painted.points, *where, *source, "-o", path) == 0
+        months = [question["datetime"] for question in server.searches]
+        assert len(months) == len(set(months)) == 13  # 180 days around March, each month once
+        asked, learned = len(months), path.read_bytes()
+        assert subpixmap("learn", painted.points, *where, *source, "-o", path) == 0
+        metrics = tmp_path / "again.json"
+        folder = path.with_suffix(".reference")
+        assert subpixmap("evaluate", path, "--reference", folder, *source[:4], "-o", metrics, "--quiet") == 0
+        assert len(server.searches) == asked
+        assert path.read_bytes() == learned
+    fresh = tmp_path / "fresh.safetensors"
+    assert subpixmap("learn", painted.points, *where, "--source", painted.source, "-o", fresh) == 0
+    one, other = (load_model(name) for name in (path, fresh))
+    assert one.card.calibration == other.card.calibration
+    assert all(torch.equal(a, b) for a, b in zip(*(m.net.state_dict().values() for m in (one, other)), strict=True))
+
+
+def test_a_lock_is_read_instead_of_a_changed_catalogue(painted: Painted, made: Reference, tmp_path: Path) -> None:
+    lock = tmp_path / "palms.items.parquet"
+    first = find_imagery(made, str(painted.source), halo=3, locks=Locks(write=lock))
+    content = json.loads(painted.source.read_text())
+    before = painted.source.read_bytes()
+    painted.source.write_text(json.dumps(content | {"features": content["features"][:1]}))
+    try:
+        again = find_imagery(made, str(painted.source), halo=3, locks=Locks(read=(tmp_path / "none", lock)))
+        anew = find_imagery(made, str(painted.source), halo=3)
+    finally:
+        painted.source.write_bytes(before)
+    assert again == first
+    assert {len(items) for items in anew.items.values()} == {1}
 
 
 def test_bad_input_ends_with_exit_code_2(

@@ -1,0 +1,88 @@
+"""What a card says of a training on reference data: which land, which acquisitions, and where the error holds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from subpixmap.model.checkpoint import Card
+from subpixmap.reference.patches import Patches
+from subpixmap.reference.reference import Reference
+from subpixmap.reference.samples import Sample, Scheme
+from subpixmap.reference.splits import SPLITS, AreaTile
+from subpixmap.training.config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+def labelled_objects(patches: Patches) -> NDArray[np.float64]:
+    """(object,): objects on the labelled land of patches."""
+    return np.asarray((patches.count[:, 0] * patches.labelled[:, None]).sum(axis=(0, 2, 3), dtype=float))
+
+
+def training_facts(
+    reference: Reference,
+    tiles: Sequence[AreaTile],
+    samples: Mapping[str, Sample],
+    scheme: Scheme,
+    config: TrainConfig,
+    *,
+    sha256: str,
+    command: str,
+) -> dict[str, Any]:
+    """The card's account of its training."""
+    km2 = reference.resolution**2 / 1e6
+    objects = {split: [round(float(n), 1) for n in labelled_objects(samples[split].patches)] for split in SPLITS}
+    splits: dict[str, dict[str, Any]] = {
+        split: {
+            "units": sorted({tile.unit for tile in tiles if tile.split == split}),
+            "km2": round(float(samples[split].patches.labelled.sum() * km2), 4),
+            "objects": dict(zip(reference.objects, objects[split], strict=True)),
+            "acquisitions": {area: list(names) for area, names in samples[split].acquisitions.items()},
+        }
+        for split in SPLITS
+    }
+    source = dict(reference.source or {})
+    first, last = reference.image_date
+    return {
+        "data": f"{source.get('points', 'reference data')}, {len(reference.names)} labelled areas, "
+        f"{sum(one['km2'] for one in splits.values()):.2f} km2 used, imagery of {first} to {last}",
+        "command": command,
+        "reference": source,
+        "reference_sha256": sha256,
+        "areas": {area.name: [round(v, 5) for v in area.bounds] for area in reference.areas},
+        "splits": splits,
+        "scheme": scheme.as_json(),
+        "present_above": reference.present_above,
+        "recipe": config.recipe,
+    }
+
+
+def limits(tiles: Sequence[AreaTile], evidence: str) -> tuple[str, ...]:
+    """What a card must say about where its error holds."""
+    areas = {split: {tile.area.name for tile in tiles if tile.split == split} for split in SPLITS}
+    texts = []
+    if evidence != "sentinel-2":
+        texts.append(f"Taught and measured on {evidence} imagery: on real Sentinel-2 its numbers are not estimates.")
+    if areas["test"] & areas["training"]:
+        texts.append("Tested beside its training land, in the same areas: expect larger errors in other regions.")
+    else:
+        texts.append(f"Tested in {len(areas['test'])} areas it was not taught in; other regions are untested.")
+    texts.append(f"Taught in {len(areas['training'])} areas; other planting systems, seasons and soils are untested.")
+    return tuple(texts)
+
+
+def warn_of_training_land(card: Card, reference: Reference) -> None:
+    """Warn if a model is measured on land that it was taught on."""
+    taught = [shapely.box(*bounds) for bounds in dict(card.training.get("areas", {})).values()]
+    again = [area.name for area in reference.areas if np.any(shapely.intersects(area.outline, taught))]
+    if again:
+        log.warning(
+            "%d areas (%s) touch land that model %s was taught on: these errors are no test of it",
+            len(again), ", ".join(again[:5]), card.name,
+        )  # fmt: skip
