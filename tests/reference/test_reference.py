@@ -116,7 +116,7 @@ def test_every_field_of_a_reference_comes_back(made: Reference, tmp_path: Path) 
 
 
 def test_a_lock_answers_less_than_it_was_asked(made: Reference) -> None:
-    def about(**changes: object) -> Question:
+    def about(**changes: Any) -> Question:
         options = {"within_days": 90, "halo": 0, "months": (3, 4, 5), "bands": (), "collection": None, **changes}
         return Question.about(changes.pop("reference", made), options.pop("source", "earth-search"), **options)
 

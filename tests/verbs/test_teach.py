@@ -80,7 +80,7 @@ def test_the_card_that_is_written_is_the_card_that_is_read(
 ) -> None:
     written: list[Card] = []
 
-    def spy(path, net, card):
+    def spy(path: Any, net: Any, card: Any) -> Any:
         written.append(card)
         return save_model(path, net, card)
 
@@ -188,7 +188,9 @@ def test_learn_in_one_command(
         assert word in told
 
 
-def test_learn_asks_the_catalogue_once_and_a_rerun_reads_its_lock(painted: Painted, subpixmap, tmp_path: Path) -> None:
+def test_learn_asks_the_catalogue_once_and_a_rerun_reads_its_lock(
+    painted: Painted, subpixmap: Callable[..., int], tmp_path: Path
+) -> None:
     small = ("--width", 8, "--mid", 4, "--blocks", 1, "--border", 3, "--steps", 30, "--tile", 40, "--quiet")
     where = ("--labelled", painted.labelled, "--image-date", "2021-03", *small)
     path = tmp_path / "palms.safetensors"
