@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,8 +19,9 @@ from rasterio.env import getenv, hasenv
 
 from subpixmap.errors import InputError
 from subpixmap.scenes.hrefs import host_of, is_private, is_remote, leads_to_private, redact, without_secrets
-from subpixmap.scenes.http import require_public_answer
+from subpixmap.scenes.http import first_answer
 from subpixmap.scenes.items import Asset
+from subpixmap.scenes.pins import Pin
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -39,8 +40,6 @@ GDAL_OPTIONS: dict[str, Any] = {
 GDAL_CACHE_BYTES = 256_000_000
 """Decoded blocks that a process keeps while it reads; by default GDAL takes 5 % of the machine for each process."""
 
-_STORES = re.compile(r"(.+\.)?s3([.-][a-z]{2}(-[a-z]+)+-\d)?\.amazonaws\.com|[a-z0-9]+\.blob\.core\.windows\.net")
-
 _CDSE = {"AWS_S3_ENDPOINT": "eodata.dataspace.copernicus.eu", "AWS_VIRTUAL_HOSTING": "FALSE", "AWS_HTTPS": "YES"}
 
 
@@ -57,34 +56,41 @@ def gdal_path(href: str, *, renew: bool = False) -> str:
     return f"/vsicurl/{href}"
 
 
-def require_harmless(asset: Asset, path: str) -> None:
-    """Check a remote file again when it is opened: by now its name or a redirect may lead to a private host.
+def pin_of(asset: Asset, path: str | None = None) -> Pin | None:
+    """The version of a file as it is now, asked for with one request; None for stores with keys.
 
-    GDAL follows redirects to any host and has no option against it. So we send one request of our own for each file,
-    except to object stores, which redirect only within themselves. A server that answers GDAL differently is not
-    noticed.
+    The request also guards what GDAL opens: by now the host's name or a redirect may lead to a private host, and GDAL
+    follows redirects to any host and has no option against it. Object stores redirect only within themselves. A server
+    that answers GDAL differently is not noticed.
 
     Parameters
     ----------
     asset
-        The file to open.
+        The file.
     path
-        Its `gdal_path`.
+        Its `gdal_path`; by default a new one.
 
     Raises
     ------
     InputError
         The host's name or a redirect leads to a private address.
     OSError
-        The server does not answer, or answers with an error.
+        The file is not there, or its server does not answer, answers with an error, or does not send the bytes that
+        were asked for.
     """
+    if not is_remote(asset.href):
+        found = os.stat(asset.href)
+        seconds, nanoseconds = divmod(found.st_mtime_ns, 10**9)
+        return Pin(
+            found.st_size, modified=f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09}Z"
+        )
     host = host_of(asset.href)
-    if urlsplit(asset.href).scheme not in ("http", "https") or asset.own_network or is_private(host):
-        return  # local files, stores with keys, and private hosts, which only a catalogue of the user's own can name
-    if leads_to_private(host):
+    if urlsplit(asset.href).scheme not in ("http", "https"):
+        return None
+    trusted = asset.own_network or is_private(host)  # only a catalogue of the user's own can name these
+    if not trusted and leads_to_private(host):
         raise InputError(f"{redact(asset.href)} is not opened: {host} leads to a private address by now")
-    if not _STORES.fullmatch(host):
-        require_public_answer(path.removeprefix("/vsicurl/"))
+    return first_answer((path or gdal_path(asset.href)).removeprefix("/vsicurl/"), trusted=trusted)
 
 
 def gdal_env(href: str, *, renew: bool = False) -> AbstractContextManager[Any]:

@@ -10,6 +10,7 @@ from subpixmap.scenes.darkness import check_darkness
 from subpixmap.scenes.dialect import SceneKey, scene_key_of
 from subpixmap.scenes.items import Item, lock_items, several_problems, sort_items
 from subpixmap.scenes.radiometry import OffsetRule
+from subpixmap.scenes.reader import pin
 
 
 def lock_sources(
@@ -40,7 +41,7 @@ def lock_sources(
     Returns
     -------
     list of Item
-        In canonical order.
+        In canonical order, with the versions of their files (see `reader.pin`).
 
     Raises
     ------
@@ -72,4 +73,4 @@ def lock_sources(
         for name, (key, reason) in problems.items():
             stands_in = f"; {taken[key][1].id} of {taken[key][0]} stands in for it" if key in taken else ""
             refused[name] = reason + stands_in
-    return sort_items(item for _, item in taken.values())
+    return sort_items(pin(item for _, item in taken.values()))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
 from subpixmap.errors import Incomplete, InputError
 from subpixmap.scenes.hrefs import redact, require_public, without_secrets
+from subpixmap.scenes.pins import Pin
 
 if TYPE_CHECKING:
     from requests import Session
@@ -99,22 +101,37 @@ def get_json(session: Session, url: str) -> dict[str, Any]:
     return content
 
 
-def require_public_answer(url: str) -> None:
-    """Request the first byte of a public URL, so that a redirect to a private host is refused before it is followed.
+def first_answer(url: str, *, trusted: bool = False) -> Pin:
+    """Request two bytes of a file: the version that its server states, and whether it sends what is asked for.
+
+    Parameters
+    ----------
+    url
+        The file, signed.
+    trusted
+        Whether redirects may lead to a private host; otherwise they are refused before they are followed.
 
     Raises
     ------
     InputError
         A redirect leads to a private host.
-    requests.RequestException
-        No answer, or an error of the server; it is an `OSError`.
+    OSError
+        No answer, an error of the server, or other bytes than those that were asked for.
     """
     import requests
 
-    sessions: dict[str, Session] = _threads.__dict__.setdefault("sessions", {})
-    origin = "/".join(url.split("/", 3)[:3])
-    if origin not in sessions:  # the connection is kept for the next file of this host
-        sessions[origin] = guarded(requests.Session(), url, retries=0)
-    with sessions[origin].get(url, headers={"Range": "bytes=0-0"}, timeout=TIMEOUT_S, stream=True) as answer:
+    sessions: dict[tuple[str, bool], Session] = _threads.__dict__.setdefault("sessions", {})
+    key = "/".join(url.split("/", 3)[:3]), trusted
+    if key not in sessions:  # the connection is kept for the next file of this host
+        sessions[key] = requests.Session() if trusted else guarded(requests.Session(), url, retries=0)
+    wanted = {"Range": "bytes=1-2", "Accept-Encoding": "identity"}
+    with sessions[key].get(url, headers=wanted, timeout=TIMEOUT_S, stream=True) as answer:
         answer.raise_for_status()
-        answer.raw.read(1)
+        content, stated = answer.raw.read(3), answer.headers.get("Content-Range", "")
+        size = re.fullmatch(r"bytes 1-2/(\d+)", stated.strip())
+        if answer.status_code != 206 or size is None or len(content) != 2:
+            raise OSError(
+                f"the server does not send the part that is asked for: for bytes 1-2 it answers HTTP "
+                f"{answer.status_code} with Content-Range {stated[:80]!r}"
+            )
+        return Pin(int(size[1]), answer.headers.get("ETag"), answer.headers.get("Last-Modified"))

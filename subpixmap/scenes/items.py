@@ -23,6 +23,7 @@ from subpixmap.files import path_of, write_atomic
 from subpixmap.grid import transformer
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
+from subpixmap.scenes.pins import Pin
 from subpixmap.scenes.radiometry import OffsetRule, decide_offset
 
 DarkCheck = Literal["agrees", "contradicts", "cannot say", "not checked"]
@@ -44,6 +45,8 @@ class Asset:
     """(rows, columns)."""
     own_network: bool = False
     """Whether its host has a public name but a private address; only a catalogue of the user's own may name one."""
+    pin: Pin | None = None
+    """The version that was seen when the lock was made; not part of `items_sha256`."""
 
     @property
     def resolution(self) -> float:
@@ -298,6 +301,7 @@ def _to_stac(item: Item) -> dict[str, Any]:
     assets = {
         band: {"href": asset.href, "proj:transform": list(asset.transform), "proj:shape": list(asset.shape)}
         | ({"subpixmap:own_network": True} if asset.own_network else {})
+        | {f"subpixmap:pin_{name}": value for name, value in (asset.pin.to_json() if asset.pin else {}).items()}
         for band, asset in item.assets.items()
     }
     return {
@@ -322,6 +326,7 @@ def _from_stac(raw: dict[str, Any]) -> Item:
             tuple(float(v) for v in asset["proj:transform"]),  # type: ignore[arg-type]
             (int(asset["proj:shape"][0]), int(asset["proj:shape"][1])),
             asset.get("subpixmap:own_network") is True,
+            _pin(asset),
         )
         for band, asset in raw["assets"].items()
         if asset
@@ -329,6 +334,11 @@ def _from_stac(raw: dict[str, Any]) -> Item:
     own = {key.removeprefix("subpixmap:"): value for key, value in props.items() if key.startswith("subpixmap:")}
     own = {"cloud_cover": None, "orbit": None, "dark_reflectance": None} | own
     return Item(id=raw["id"], datetime=when, assets=assets, **own)
+
+
+def _pin(asset: Mapping[str, Any]) -> Pin | None:
+    pin = Pin.from_json({key.removeprefix("subpixmap:pin_"): value for key, value in asset.items()})
+    return None if pin == Pin() else pin
 
 
 def several_problems(problems: Sequence[str], *, advice: str = "") -> InputError:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -20,12 +21,15 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from subpixmap.errors import Incomplete, InputError
-from subpixmap.scenes.access import gdal_env, gdal_path, require_harmless
+from subpixmap.scenes.access import gdal_env, gdal_path, pin_of
 from subpixmap.scenes.hrefs import driver, is_remote, redact, without_secrets
-from subpixmap.scenes.items import Asset
+from subpixmap.scenes.items import Asset, Item
+from subpixmap.scenes.pins import Changed, Pin, require_unchanged
 
 OPEN_FILES = 256
 """Files kept open by one thread."""
+SEEN_FILES = 100_000
+"""Files whose version a process remembers."""
 ATTEMPTS = 3
 """Attempts to read a remote window, each from a newly opened file with a new signature."""
 BACKOFF_S = 0.5
@@ -36,6 +40,8 @@ MAX_BLOCK = 4096**2
 """Most pixels of a block, which is decoded as a whole."""
 
 _threads = threading.local()
+_seen: dict[str, Pin | None] = {}  # href -> its version when this process first opened it
+_exchanged: set[str] = set()  # hrefs of which GDAL may have parts of another version in its cache
 
 
 class ReadFailed(Incomplete):
@@ -51,6 +57,8 @@ def read_window(asset: Asset, window: RasterWindow, epsg: int) -> NDArray[Any]:
         After all attempts; the message names the file.
     InputError
         The header of the file contradicts its item.
+    Changed
+        The file is not the one that was pinned, or was exchanged while it was read.
     """
     return _attempt(asset, epsg, lambda dataset: dataset.read(1, window=window))
 
@@ -60,6 +68,14 @@ def read_overview(asset: Asset, shape: tuple[int, int], epsg: int) -> NDArray[An
     return _attempt(asset, epsg, lambda dataset: dataset.read(1, out_shape=shape))
 
 
+class _Open(NamedTuple):
+    dataset: rasterio.DatasetReader
+    path: str
+    """Its `gdal_path`, perhaps signed."""
+    version: Pin | None
+    """When it was opened."""
+
+
 def _attempt(asset: Asset, epsg: int, read: Callable[[rasterio.DatasetReader], NDArray[Any]]) -> NDArray[Any]:
     """Read from the open raster; a remote one that fails is opened anew and really requested again."""
     attempts = ATTEMPTS if is_remote(asset.href) else 1
@@ -67,7 +83,10 @@ def _attempt(asset: Asset, epsg: int, read: Callable[[rasterio.DatasetReader], N
         renew = attempt > 0  # GDAL remembers failures: otherwise nothing would be requested again
         try:
             with gdal_env(asset.href, renew=renew):
-                return read(_dataset(asset, epsg, renew))
+                opened = _opened(asset, epsg, renew)
+                values = read(opened.dataset)
+            _require_version(asset, opened.version, pin_of(asset, opened.path))  # so all that was read is of one
+            return values
         except (RasterioError, OSError) as error:
             _forget(asset)
             if attempt + 1 == attempts:
@@ -77,27 +96,48 @@ def _attempt(asset: Asset, epsg: int, read: Callable[[rasterio.DatasetReader], N
     raise AssertionError("unreachable")
 
 
-def _dataset(asset: Asset, epsg: int, renew: bool) -> rasterio.DatasetReader:
+def _opened(asset: Asset, epsg: int, renew: bool) -> _Open:
     """The raster, opened once by each thread; when there are too many, the least recently used one is closed."""
     if not hasattr(_threads, "pool"):
         _threads.pool = OrderedDict()
-    pool: OrderedDict[Asset, rasterio.DatasetReader] = _threads.pool
+    pool: OrderedDict[Asset, _Open] = _threads.pool
     if asset in pool:
         pool.move_to_end(asset)
         return pool[asset]
     while len(pool) >= OPEN_FILES:
-        pool.popitem(last=False)[1].close()
+        pool.popitem(last=False)[1].dataset.close()
     driver(asset.href)  # refuses what must not be opened, before any request
     path = gdal_path(asset.href, renew=renew)
-    require_harmless(asset, path)
-    dataset = open_raster(asset.href, path)
+    version = pin_of(asset, path)
+    _require_version(asset, asset.pin, version)
+    before = _seen.setdefault(asset.href, version)
+    if asset.pin is None:
+        _require_version(asset, before, version)
+    elif before is not None and version is not None and before.difference(version):
+        _exchanged.add(asset.href)  # the pin is of a later lock than what this process has read
+        _seen[asset.href] = version
+    while len(_seen) > SEEN_FILES:
+        _seen.pop(next(iter(_seen)))
+    with gdal_env(asset.href, renew=renew or asset.href in _exchanged):
+        dataset = open_raster(asset.href, path)
     try:
         check_header(dataset, asset, epsg)
     except InputError:
         dataset.close()
         raise
-    pool[asset] = dataset
-    return dataset
+    pool[asset] = _Open(dataset, path, version)
+    return pool[asset]
+
+
+def _require_version(asset: Asset, before: Pin | None, now: Pin | None) -> None:
+    """Refuse a file that was exchanged; the next attempt, which a person starts, begins with the version of then."""
+    try:
+        require_unchanged(asset.href, before, now)
+    except Changed:
+        _forget(asset)
+        _seen.pop(asset.href, None)
+        _exchanged.add(asset.href)
+        raise
 
 
 def open_raster(href: str, path: str | None = None) -> rasterio.DatasetReader:
@@ -105,10 +145,36 @@ def open_raster(href: str, path: str | None = None) -> rasterio.DatasetReader:
     return rasterio.open(path or href, driver=driver(href), sharing=False)
 
 
+def seen(asset: Asset) -> Pin | None:
+    """The version of a file that this process has read; None if it has not read it, or cannot know."""
+    return _seen.get(asset.href)
+
+
+def pin(items: Iterable[Item]) -> list[Item]:
+    """Items whose assets hold the versions of now, as far as they are known without a request.
+
+    These are the files of this machine, and those of servers that this process has read. The others are pinned when
+    they are first opened.
+    """
+    return [
+        replace(item, assets={band: replace(asset, pin=_version_of_now(asset)) for band, asset in item.assets.items()})
+        for item in items
+    ]
+
+
+def _version_of_now(asset: Asset) -> Pin | None:
+    if is_remote(asset.href):
+        return seen(asset)
+    try:
+        return pin_of(asset)
+    except OSError:
+        return None  # a missing file is an error when it is read
+
+
 def _forget(asset: Asset) -> None:
-    dataset = getattr(_threads, "pool", {}).pop(asset, None)
-    if dataset is not None:
-        dataset.close()
+    opened = getattr(_threads, "pool", {}).pop(asset, None)
+    if opened is not None:
+        opened.dataset.close()
 
 
 def check_header(dataset: rasterio.DatasetReader, asset: Asset, epsg: int) -> None:

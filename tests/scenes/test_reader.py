@@ -60,7 +60,11 @@ def test_gdal_options_hold_only_while_reading(
     inside: list[dict[str, Any]] = []
     before = dict(os.environ), hasenv()
     monkeypatch.setattr(
-        reader, "_dataset", lambda *_: SimpleNamespace(read=lambda *_, **__: inside.append(getenv().copy()))
+        reader,
+        "_opened",
+        lambda *_: SimpleNamespace(
+            dataset=SimpleNamespace(read=lambda *_, **__: inside.append(getenv().copy())), path=None, version=None
+        ),
     )
     reader.read_window(asset, RasterWindow(0, 0, 10, 10), 32651)
     assert inside[0].get("GDAL_CACHEMAX") == (None if users_own else access.GDAL_CACHE_BYTES)

@@ -1,0 +1,60 @@
+"""What a file was when it was first seen: size, ETag and time of change. Imagery that changed is refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from subpixmap.errors import Refused
+from subpixmap.scenes.hrefs import redact
+
+
+class Changed(Refused):
+    """A file is not the one that was seen before: numbers of both do not belong together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A version of a file; what is None is not known."""
+
+    size: int | None = None
+    """Bytes."""
+    etag: str | None = None
+    """As its server states it."""
+    modified: str | None = None
+    """Time of change: as its server states it, or ISO 8601 with nanoseconds for a file of this machine."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that are known, as plain values; `from_json` reads them back."""
+        return {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Pin:
+        """The pin of `to_json`."""
+        return cls(**{name: raw.get(name) for name in _FIELDS})
+
+    def difference(self, now: Pin) -> str:
+        """What differs between two versions, in words; empty if nothing that both know does."""
+        for name, words in (("size", "size"), ("etag", "ETag"), ("modified", "time of change")):
+            before, after = getattr(self, name), getattr(now, name)
+            if None not in (before, after) and before != after:
+                return f"its {words} was {before} and is {after}"
+        return ""
+
+
+_FIELDS = tuple(field.name for field in fields(Pin))
+
+
+def require_unchanged(href: str, before: Pin | None, now: Pin | None) -> None:
+    """Refuse a file that differs from its pin; without a pin there is nothing to compare.
+
+    Raises
+    ------
+    Changed
+        The message names the file, what differs, and what to do.
+    """
+    if before is not None and now is not None and (why := before.difference(now)):
+        raise Changed(
+            f"{redact(href)} has changed since it was pinned: {why}; restore the file, or map its period again with "
+            "--refresh"
+        )

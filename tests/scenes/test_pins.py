@@ -1,0 +1,158 @@
+"""Versions of files: imagery that is exchanged after planning or under the reader is refused by name."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+from rasterio.windows import Window as RasterWindow
+
+from subpixmap.periods import make_periods
+from subpixmap.scenes import access, reader
+from subpixmap.scenes.fallback import lock_sources
+from subpixmap.scenes.items import Asset, items_sha256, read_lock, write_lock
+from subpixmap.scenes.pins import Changed, Pin
+from subpixmap.scenes.source import find_by_source
+from tests.helpers import scenes_data, stac_server
+
+TRANSFORM = (10.0, 0.0, 300000.0, 0.0, -10.0, 1200000.0)
+VALUES = np.arange(1, 90001, dtype=np.uint32).astype(np.uint16).reshape(300, 300)
+WHOLE = RasterWindow(0, 0, 300, 300)
+
+
+def write_uncompressed(path: Path, values: np.ndarray) -> None:
+    """A file in which no wrong byte shows: other pixels have the same places and sizes."""
+    with rasterio.open(
+        path, "w", driver="GTiff", height=300, width=300, count=1, dtype="uint16", crs="EPSG:32651", nodata=0,
+        transform=Affine(*TRANSFORM), tiled=True, blockxsize=128, blockysize=128,
+    ) as dataset:  # fmt: skip
+        dataset.write(values, 1)
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(reader, "BACKOFF_S", 0.01)
+    monkeypatch.setitem(access.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", 0)
+    write_uncompressed(tmp_path / "B04.tif", VALUES)
+    with stac_server.serve() as server:
+        server.files = tmp_path
+        yield server, Asset(f"{server.url}/B04.tif", TRANSFORM, (300, 300))
+
+
+def test_what_differs_is_named_and_what_is_unknown_is_not_compared() -> None:
+    before = Pin(10, '"a"', "Mon")
+    assert before.difference(Pin(10, '"a"', "Mon")) == ""
+    assert before.difference(Pin()) == ""
+    assert "size" in before.difference(Pin(11, '"a"', "Mon"))
+    assert "ETag" in before.difference(Pin(10, '"b"', "Mon"))
+    assert "time" in before.difference(Pin(10, None, "Tue"))
+    assert Pin.from_json(before.to_json()) == before
+    assert Pin().to_json() == {}
+
+
+def test_a_lock_pins_local_files_and_refuses_them_when_they_are_rewritten(tmp_path: Path) -> None:
+    raw = scenes_data.make_item(tmp_path, size_px=300, bands={"B04": 10})
+    source = scenes_data.write_collection(tmp_path / "items.json", [raw])
+    periods = make_periods(2021)
+    by_source = find_by_source(str(source), shapely.box(-180, -90, 180, 90), periods)
+    items = lock_sources(by_source, periods, ["B04"], look=False)
+    asset = items[0].assets["B04"]
+    assert asset.pin is not None
+    assert asset.pin.size == os.stat(asset.href).st_size
+    write_lock(tmp_path / "items.parquet", items)
+    assert read_lock(tmp_path / "items.parquet") == items
+    reader.read_window(asset, WHOLE, 32651)
+    with rasterio.open(asset.href) as dataset:
+        brighter = dataset.read(1) + np.uint16(1000)
+    scenes_data.write_raster(Path(asset.href), brighter, TRANSFORM)
+    with pytest.raises(Changed, match=r"B04\.tif.*--refresh") as error:
+        reader.read_window(asset, WHOLE, 32651)
+    assert error.value.exit_code == 4
+    again = lock_sources(by_source, periods, ["B04"], look=False)
+    assert again != items
+    assert items_sha256(again) == items_sha256(items)  # a pin is not what is read, but which version of it
+    np.testing.assert_array_equal(reader.read_window(again[0].assets["B04"], WHOLE, 32651), brighter)
+
+
+def test_a_server_states_the_version(remote: Any) -> None:
+    server, asset = remote
+    size = (server.files / "B04.tif").stat().st_size
+    assert access.pin_of(asset) == Pin(size)
+    reader.read_window(asset, WHOLE, 32651)
+    assert reader.seen(asset) == Pin(size)
+    server.fault = with_headers({"ETag": '"x"', "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"})
+    assert access.pin_of(asset) == Pin(size, '"x"', "Mon, 01 Jan 2024 00:00:00 GMT")
+
+
+def with_headers(more: dict[str, str]) -> Any:
+    """The server's own answers with further headers."""
+
+    def answer(server: Any, method: str, path: str, body: Any) -> Any:
+        wanted = server.headers[-1].get("Range")
+        status, headers, content = server.part(path, (server.files / path.lstrip("/")).read_bytes(), wanted)
+        return status, headers | more, content
+
+    return answer
+
+
+@pytest.mark.parametrize("after", [2, 3, 4])
+def test_content_that_is_exchanged_under_the_reader_is_refused(remote: Any, after: int) -> None:
+    """Same size, same places of the blocks: only the ETag tells."""
+    server, asset = remote
+    first = (server.files / "B04.tif").read_bytes()
+    write_uncompressed(server.files / "B04.tif", VALUES + np.uint16(1000))
+    other = (server.files / "B04.tif").read_bytes()
+    assert len(first) == len(other)
+
+    def exchange(server: Any, method: str, path: str, body: Any) -> Any:
+        old = sum(server.requests.values()) <= after
+        status, headers, content = server.part(path, first if old else other, server.headers[-1].get("Range"))
+        return status, headers | {"ETag": '"old"' if old else '"new"'}, content
+
+    server.fault = exchange
+    with pytest.raises(Changed, match=r"B04\.tif"):
+        [reader.read_window(asset, WHOLE, 32651) for _ in range(2)]
+    # A new attempt begins with the version of then.
+    np.testing.assert_array_equal(reader.read_window(asset, WHOLE, 32651), VALUES + np.uint16(1000))
+
+
+def test_a_pinned_file_of_a_server_is_refused_before_it_is_opened(remote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, asset = remote
+    monkeypatch.setattr(rasterio, "open", None)
+    pinned = Asset(asset.href, asset.transform, asset.shape, pin=Pin(1))
+    with pytest.raises(Changed, match=r"B04\.tif.*size was 1"):
+        reader.read_window(pinned, WHOLE, 32651)
+
+
+def test_a_later_lock_is_read_from_the_server_and_not_from_a_cache(remote: Any) -> None:
+    """A worker that lives on has read the file of before."""
+    server, asset = remote
+    server.fault = with_headers({"ETag": '"old"'})
+    reader.read_window(asset, WHOLE, 32651)
+    write_uncompressed(server.files / "B04.tif", VALUES + np.uint16(1000))
+    server.fault = with_headers({"ETag": '"new"'})
+    refreshed = Asset(asset.href, asset.transform, asset.shape, pin=access.pin_of(asset))
+    np.testing.assert_array_equal(reader.read_window(refreshed, WHOLE, 32651), VALUES + np.uint16(1000))
+
+
+def whole_instead_of_part(server: Any, method: str, path: str, body: Any) -> Any:
+    return 200, {}, (server.files / path.lstrip("/")).read_bytes()
+
+
+def another_part(server: Any, method: str, path: str, body: Any) -> Any:
+    content = (server.files / path.lstrip("/")).read_bytes()
+    status, headers, part = server.part(path, content, server.headers[-1].get("Range"))
+    return status, headers | {"Content-Range": f"bytes 7-{6 + len(part)}/{len(content)}"}, part
+
+
+@pytest.mark.parametrize("fault", [whole_instead_of_part, another_part])
+def test_a_server_that_sends_other_bytes_than_were_asked_for_is_an_error(remote: Any, fault: Any) -> None:
+    server, asset = remote
+    server.fault = fault
+    with pytest.raises(reader.ReadFailed, match=r"B04\.tif.*part that is asked for"):
+        reader.read_window(asset, WHOLE, 32651)
