@@ -26,7 +26,7 @@ def cell_noise(observed_px: NDArray[Any], total: NDArray[Any], weights: Array) -
     Parameters
     ----------
     observed_px
-        (acquisition, cy, cx) pixels that each acquisition saw.
+        (acquisition, cy, cx) pixels that each acquisition saw; there may be no acquisition.
     total
         (acquisition, object, cy, cx) objects that it saw there.
     weights
@@ -40,9 +40,9 @@ def cell_noise(observed_px: NDArray[Any], total: NDArray[Any], weights: Array) -
     informed
         (unit,) observed pixels in cells that at least two acquisitions saw.
     """
-    n_acquisitions, n_objects = np.shape(total)[:2]
-    px = np.asarray(observed_px, float).reshape(n_acquisitions, 1, -1)
-    sums = np.asarray(total, float).reshape(n_acquisitions, n_objects, -1)
+    (n_acquisitions, n_objects), n_cells = np.shape(total)[:2], weights.shape[1]
+    px = np.asarray(observed_px, float).reshape(n_acquisitions, 1, n_cells)
+    sums = np.asarray(total, float).reshape(n_acquisitions, n_objects, n_cells)
     usable = (px > 0) & (px >= _LEAST * px.max(axis=0, initial=0))
     n = usable.sum(axis=0)  # (1, cell)
     density = np.divide(sums, px, out=np.zeros_like(sums), where=usable)

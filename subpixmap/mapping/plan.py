@@ -219,13 +219,10 @@ def _chosen(card: Card, objects: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def scene_periods(items: Iterable[Item]) -> tuple[Period, ...]:
-    """One period for each acquisition, named by its first ISO time."""
-    periods = []
-    for group in by_acquisition(items).values():
-        first = min(item.datetime for item in group)
-        day = datetime.fromisoformat(first).date()
-        periods.append(Period(first, day, day))
-    return tuple(sorted(periods, key=_in_time))
+    """One period for each acquisition, named by its first ISO time; acquisitions of one second share a period."""
+    times = {min(item.datetime for item in group) for group in by_acquisition(items).values()}
+    days = {first: datetime.fromisoformat(first).date() for first in times}
+    return tuple(sorted((Period(first, day, day) for first, day in days.items()), key=_in_time))
 
 
 def items_by_period(plan: Plan, items: Iterable[Item]) -> dict[str, list[Item]]:

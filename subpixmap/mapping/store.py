@@ -44,6 +44,15 @@ if TYPE_CHECKING:
 _SHARD_ERRORS = (ValueError, RuntimeError, struct.error)
 
 
+def require_map(out: Path) -> None:
+    """Raise Incomplete where there is no map: the folder is only planned, or the map was lost."""
+    if not (out / runpaths.MAP).exists():
+        raise Incomplete(
+            f"{out / runpaths.MAP} does not exist: nothing is mapped yet (start with `subpixmap map {out}`), or the map "
+            f"was lost (make it again with `subpixmap verify {out} --repair`)"
+        )
+
+
 def write_block(out: Path, block: Block, period: str, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write the shards of one block and period, and force them to disk.
 
@@ -140,6 +149,7 @@ class Shards:
 
 def open_shards(out: Path, epsg: int) -> Shards:
     """Open a zone of the map for `read_stored`."""
+    require_map(out)
     there = read_zone(out / runpaths.MAP, epsg)
     return Shards(out, epsg, Window(*there.extent), there.labels, there.shapes["count"][0])
 
@@ -225,6 +235,7 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
 
     folder = path_of(out)
     plan = read_plan(folder)
+    require_map(folder)
     done = read_records(folder, plan).keys()
     labels = [period.label for period in plan.periods]
     datasets = {}

@@ -186,7 +186,8 @@ def verify(out: Path, *, threads: int | None = None) -> Verification:
     for key in sorted(set(records) & set(planned)):
         if records[key].run_id != run_id:
             damaged.append(Damage(f"block {key[0]}, period {key[1]}", f"of another run, {records[key].run_id}", key))
-    readable, damaged_zones = _readable_zones(out, plan)
+    only_planned = not records and not (out / runpaths.MAP).exists()  # which is no damage
+    readable, damaged_zones = (set(), []) if only_planned else _readable_zones(out, plan)
     damaged += damaged_zones
     sound = [records[key] for key in sorted(set(records) & set(planned)) if records[key].run_id == run_id]
     sound = [record for record in sound if planned[record.key].lattice.epsg in readable]

@@ -95,14 +95,15 @@ def shared_steps(
     from scipy.stats import wilcoxon
 
     rows = pd.DataFrame(counts).drop(columns="geometry", errors="ignore")
-    rows = rows[rows["measure"] == "count"].assign(total=rows["map_total_full"].astype(float))
+    rows = rows[rows["measure"] == "count"]
+    rows = rows.assign(total=rows["map_total_full"].astype(float))
     if series is not None:
         rows = rows.merge(series, on=["unit_id", "object", "period"], validate="one_to_one")
         rows["total"] = rows["common_total"]
     steps = []
     for name, mine in rows.groupby("object", sort=False):
-        wide = mine.pivot(index="unit_id", columns="period_start", values="total").sort_index(axis=1)
-        spans = mine.drop_duplicates("period").sort_values("period_start").to_dict("records")
+        spans = mine.drop_duplicates("period").sort_values("period_start", kind="stable").to_dict("records")
+        wide = mine.pivot(index="unit_id", columns="period", values="total")[[span["period"] for span in spans]]
         for i, (before, after) in enumerate(pairwise(spans)):
             first, second = wide.iloc[:, i], wide.iloc[:, i + 1]
             both = first.notna() & second.notna() & (first + second > 0)

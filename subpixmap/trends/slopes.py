@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating]
 
 
+_MOST_SEASONS = 12  # a year: acquisitions of one month are of one season
+
+
 @dataclass(frozen=True)
 class Slope:
     """A monotonic trend of one series."""
@@ -25,7 +28,7 @@ class Slope:
     tau: float
     """Kendall's tau."""
     p_value: float
-    """Of the two-sided Mann-Kendall test."""
+    """Of the two-sided Mann-Kendall test; NaN, like slope and tau, where no two values can be compared."""
     p_method: str
     """`exact`; `asymptotic` where values are equal; `seasonal` for the seasonal test."""
 
@@ -68,7 +71,8 @@ def theil_sen(years: Array, values: Array, *, level: float = 0.95) -> Slope:
 def seasonal_slope(years: Array, values: Array, *, level: float = 0.95) -> Slope:
     """Seasonal Mann-Kendall test and slope of a series with several values a year; it has no interval.
 
-    Values are compared with those of the same season only.
+    Values are compared with those of the same season only: as many seasons a year as the closest values need, at most
+    twelve. Several values of one season and year (acquisitions) count as their mean.
 
     References
     ----------
@@ -76,11 +80,13 @@ def seasonal_slope(years: Array, values: Array, *, level: float = 0.95) -> Slope
     """
     from pymannkendall import seasonal_test
 
-    step = 1 / round(1 / float(np.min(np.diff(years))))  # of a quarter or a month
-    at = np.round((years - years[0]) / step).astype(int)
-    complete = np.full(at[-1] + 1, np.nan)  # seasons that were not observed stay empty
-    complete[at] = values
-    result = seasonal_test(complete, period=round(1 / step), alpha=1 - level)
+    seasons = round(1 / max(float(np.min(np.diff(years))), 1 / _MOST_SEASONS))  # of a quarter or a month
+    at = np.round((years - years[0]) / (1 / seasons)).astype(int)
+    total, n = np.bincount(at, values), np.bincount(at)
+    complete = np.divide(total, n, out=np.full(n.size, np.nan), where=n > 0)  # seasons not observed stay empty
+    if np.bincount(np.flatnonzero(n) % seasons).max() < 2:  # no season was observed in two years
+        return Slope(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, "seasonal")
+    result = seasonal_test(complete, period=seasons, alpha=1 - level)
     return Slope(
         float(result.slope), math.nan, math.nan, math.nan, float(result.Tau), float(result.p), "seasonal"
     )  # pymannkendall's slope is per year: the step between values of one season

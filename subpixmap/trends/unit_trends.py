@@ -145,11 +145,13 @@ def _unit_trend(group: pd.DataFrame, level: float) -> dict[str, Any]:
         common = first["basis"] == "common_pixels" and group["map_total_full"].notna().sum() >= 2
         reason = "no pixel was observed in all periods" if common else f"observed in {n} of {len(group)} periods"
         return row | {"note": f"{reason}: no trend"}
-    middles = [_middle(*span) for span in zip(observed["period_start"], observed["period_end"], strict=True)]
+    middles = np.array([_middle(*span) for span in zip(observed["period_start"], observed["period_end"], strict=True)])
     totals = observed["total"].to_numpy(float)
-    row |= _change(observed, totals, level) | _slope(np.array(middles), totals, level)
+    if middles[0] == middles[-1]:
+        return row | {"note": f"all that was observed is of {observed['period_start'].iloc[0]}: no trend"}
+    row |= _change(observed, totals, level) | _slope(middles, totals, level)
     row["persistent"] = _persistent(totals) if n >= 4 else None
-    row["background_slope_per_year"] = _background_slope(observed, np.array(middles))
+    row["background_slope_per_year"] = _background_slope(observed, middles)
     return row | {"note": _note(row, n, len(group), 1 - level)}
 
 
@@ -173,6 +175,7 @@ def _change(observed: pd.DataFrame, totals: NDArray[np.floating], level: float) 
 
 
 def _slope(middles: NDArray[np.floating], totals: NDArray[np.floating], level: float) -> dict[str, Any]:
+    middles, totals = _by_day(middles, totals)
     several_a_year = np.diff(middles).min() < 0.75 and middles[-1] - middles[0] >= 1
     slope = (seasonal_slope if several_a_year else theil_sen)(middles, totals, level=level)
     return {
@@ -191,7 +194,18 @@ def _background_slope(observed: pd.DataFrame, middles: NDArray[np.floating]) -> 
     from scipy.stats import theilslopes
 
     background = observed["background_per_ha"].to_numpy(float) * observed["area_ha"].to_numpy(float)
-    return float(theilslopes(background, middles)[0]) if np.isfinite(background).all() else math.nan
+    if not np.isfinite(background).all():
+        return math.nan
+    middles, background = _by_day(middles, background)
+    return float(theilslopes(background, middles)[0])
+
+
+def _by_day(
+    middles: NDArray[np.floating], values: NDArray[np.floating]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Different times in order, with their values; acquisitions of one day count as their mean."""
+    middles, at = np.unique(middles, return_inverse=True)
+    return middles, np.bincount(at, values) / np.bincount(at)
 
 
 def _persistent(totals: NDArray[np.floating]) -> bool:
@@ -205,6 +219,8 @@ def _note(row: Mapping[str, Any], n: int, periods: int, alpha: float) -> str | N
         notes.append(f"observed in {n} of {periods} periods")
     if row["basis"] == "common_pixels" and row["common_frac"] < _LEAST_COMMON:
         notes.append(f"only {row['common_frac']:.0%} of the unit was observed in all periods")
+    if math.isnan(row["slope_per_year"]):
+        notes.append("no season was observed in two years: no slope")
     if row["p_method"] != "seasonal" and smallest_p(n) > alpha:
         notes.append(
             f"{n} periods cannot show a significant trend (smallest possible p: {smallest_p(n):.2g}; 5 are needed)"

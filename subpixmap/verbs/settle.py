@@ -90,9 +90,13 @@ def ask_items(
     by_source = find_by_source(request.source, region.geometry, new, collection=request.collection) if new else {}
     found = preferred(by_source)
     if not found and not known:
-        raise InputError(f"no item of {', '.join(request.source)} touches region {region.name} in {request.years}")
+        when = f"--years {request.years}" + (f" with --months {request.months}" if request.months else "")
+        raise InputError(
+            f"no item of {', '.join(request.source)} touches region {region.name} in {when}; choose other years or "
+            "months, or another --source"
+        )
     model = models[0]
-    if len(models) > 1:
+    if len(models) > 1 and found:
         offered = set(common_bands(found, least=0.5))  # a single item that lacks a band is refused, not followed
         model = next((one for one in models if offered >= set(one.card.bands)), model)
     refused: dict[str, str] = {}
