@@ -48,8 +48,8 @@ def require_map(out: Path) -> None:
     """Raise Incomplete where there is no map: the folder is only planned, or the map was lost."""
     if not (out / runpaths.MAP).exists():
         raise Incomplete(
-            f"{out / runpaths.MAP} does not exist: nothing is mapped yet (start with `subpixmap map {out}`), or the map "
-            f"was lost (make it again with `subpixmap verify {out} --repair`)"
+            f"{out / runpaths.MAP} does not exist. Nothing is mapped yet (start with `subpixmap map {out}`), or the "
+            f"map was lost (make it again with `subpixmap verify {out} --repair`)"
         )
 
 

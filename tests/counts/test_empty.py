@@ -2,6 +2,7 @@
 
 import io
 from datetime import date, timedelta
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -36,14 +37,14 @@ OBJECTS = {"coconut": "count", "car": "occupancy", "olive": "count"}
 # Single parts --------------------------------------------------------------------------------------------------------
 
 
-def test_a_block_without_an_acquisition_has_no_noise():
+def test_a_block_without_an_acquisition_has_no_noise() -> None:
     weights = np.arange(8.0).reshape(2, 4)
     deviations, informed = cell_noise(np.zeros((0, 2, 2), np.int32), np.zeros((0, 3, 2, 2), np.float32), weights)
     assert deviations.shape == (0, 2, 3)
     assert informed.tolist() == [0, 0]
 
 
-def scenes(days, *, unit="a", measure="count", name="coconut", totals=None):
+def scenes(days: Any, *, unit: Any = "a", measure: Any = "count", name: Any = "coconut", totals: Any = None) -> Any:
     """Rows of counts of acquisitions on these days."""
     totals = np.arange(len(days), dtype=float) if totals is None else totals
     rows = [
@@ -55,13 +56,13 @@ def scenes(days, *, unit="a", measure="count", name="coconut", totals=None):
     return pd.DataFrame(rows)
 
 
-def comparable(table):
+def comparable(table: Any) -> Any:
     """A series that belongs to these rows."""
     known = {"common_frac": 1.0, "noise_se": np.nan, "n_acquisitions": 1, "background_per_ha": 0.0}
     return table[["unit_id", "object", "period"]].assign(common_total=table["map_total_full"], **known)
 
 
-def test_a_run_of_occupancy_alone_has_no_trend_and_no_shared_step():
+def test_a_run_of_occupancy_alone_has_no_trend_and_no_shared_step() -> None:
     table = scenes([date(2020, 3, 10), date(2020, 5, 22), date(2021, 1, 6)], measure="occupancy", name="car")
     assert shared_steps(table, comparable(table)).empty
     followed = trend(table, comparable(table))
@@ -71,7 +72,7 @@ def test_a_run_of_occupancy_alone_has_no_trend_and_no_shared_step():
     assert told[0].startswith("car: no trend")
 
 
-def test_acquisitions_of_one_day_are_steps_of_their_own_and_do_not_break_the_slope():
+def test_acquisitions_of_one_day_are_steps_of_their_own_and_do_not_break_the_slope() -> None:
     days = [date(2020, 3, 10), date(2020, 3, 10), date(2020, 6, 1), date(2021, 3, 12), date(2021, 3, 12)]
     table = scenes(days, totals=[1.0, 3, 7, 4, 6])
     steps = shared_steps(table)
@@ -86,13 +87,13 @@ def test_acquisitions_of_one_day_are_steps_of_their_own_and_do_not_break_the_slo
     assert few["slope_per_year"] == pytest.approx((7 - 2) * 366 / 83)
 
 
-def test_acquisitions_of_a_single_day_have_no_trend():
+def test_acquisitions_of_a_single_day_have_no_trend() -> None:
     row = trend(scenes([date(2020, 3, 10)] * 3)).iloc[0]
     assert row["note"] == "all that was observed is of 2020-03-10: no trend"
     assert pd.isna(row["change"])
 
 
-def test_seasons_that_never_come_back_have_no_slope():
+def test_seasons_that_never_come_back_have_no_slope() -> None:
     table = scenes([date(2020, 1, 15), date(2020, 5, 1), date(2021, 8, 20)])
     row = trend(table).iloc[0]
     assert row["note"] == "no season was observed in two years: no slope"
@@ -100,7 +101,7 @@ def test_seasons_that_never_come_back_have_no_slope():
     assert row["change"] == 2
 
 
-def test_seasons_of_months_and_quarters_are_what_they_were():
+def test_seasons_of_months_and_quarters_are_what_they_were() -> None:
     from pymannkendall import seasonal_test
 
     rng = np.random.default_rng(5)
@@ -112,19 +113,19 @@ def test_seasons_of_months_and_quarters_are_what_they_were():
         assert (found.per_year, found.tau, found.p_value) == (expected.slope, expected.Tau, expected.p)
 
 
-def item(name, tile, when):
+def item(name: Any, tile: Any, when: Any) -> Any:
     asset = Asset("/nowhere/B02.tif", (10.0, 0.0, 0.0, 0.0, -10.0, 0.0), (2, 2))
     return Item(name, tile, name, when, when[:4], 32651, "05.00", 0, "none", 1.0, 3, {"B02": asset, "SCL": asset})
 
 
-def test_acquisitions_of_one_second_share_a_period():
+def test_acquisitions_of_one_second_share_a_period() -> None:
     from types import SimpleNamespace
 
     when = "2025-02-01T02:00:00Z"
     items = [item("GS2A_1", "51PTS", when), item("GS2C_1", "51PTS", when), item("GS2B_2", "51PTS", "2025-02-03T02:00Z")]
     periods = scene_periods(items)
     assert [period.label for period in periods] == [when, "2025-02-03T02:00Z"]
-    plan = SimpleNamespace(periods=periods, recipe=SimpleNamespace(every="scene"))
+    plan: Any = SimpleNamespace(periods=periods, recipe=SimpleNamespace(every="scene"))
     assert [len(found) for found in items_by_period(plan, items).values()] == [2, 1]
 
 
@@ -134,7 +135,7 @@ def test_acquisitions_of_one_second_share_a_period():
 class Map:
     """Four blocks held in memory, with holes in space, time and objects."""
 
-    def __init__(self, seed, periods, objects, holes, undone, empty, alone):
+    def __init__(self, seed: Any, periods: Any, objects: Any, holes: Any, undone: Any, empty: Any, alone: Any) -> None:
         rng = np.random.default_rng(seed)
         side = 2 * SIZE
         shape = (len(periods), 2, len(objects), side, side)
@@ -156,20 +157,20 @@ class Map:
         self.labels, self.objects = [period.label for period in periods], objects
 
     @staticmethod
-    def slices(b):
+    def slices(b: Any) -> Any:
         row, col = divmod(b, 2)
         return slice(row * SIZE, (row + 1) * SIZE), slice(col * SIZE, (col + 1) * SIZE)
 
-    def blocks(self):
+    def blocks(self) -> Any:
         for b in range(4):
             block = Block(LATTICE, ROW + b // 2, COL + b % 2, SIZE)
             yield MapBlock(LATTICE, block.window, tuple(block.chunks()), self.record(b), self.read(b))
 
-    def record(self, b):
-        def cells(values):
+    def record(self, b: Any) -> Any:
+        def cells(values: Any) -> Any:
             return values.reshape(*values.shape[:-2], CELLS, 128, CELLS, 128).sum(axis=(-3, -1))
 
-        def record(label):
+        def record(label: Any) -> Any:
             p = self.labels.index(label)
             if (p, b) in self.undone:
                 return None
@@ -186,8 +187,8 @@ class Map:
 
         return record
 
-    def read(self, b):
-        def read(labels, wanted):
+    def read(self, b: Any) -> Any:
+        def read(labels: Any, wanted: Any) -> Any:
             for p in map(self.labels.index, labels):
                 count = self.count[p, :, *self.slices(b)]
                 found = {
@@ -200,7 +201,7 @@ class Map:
         return read
 
 
-def frame(boxes):
+def frame(boxes: Any) -> Any:
     """Units of whole pixels (row, col, height, width) of the map; the first is the parent of the second."""
     polygons = [shapely.box(*LATTICE.bounds(Window(ROW * SIZE + r, COL * SIZE + c, h, w))) for r, c, h, w in boxes]
     ids = [f"u{i}" for i in range(len(boxes))]
@@ -208,7 +209,7 @@ def frame(boxes):
     return gpd.GeoDataFrame({"unit_id": ids, "unit_name": ids, "parent_id": parents}, geometry=polygons, crs=32651)
 
 
-def facts_of(periods, objects):
+def facts_of(periods: Any, objects: Any) -> Any:
     return Facts(
         model=ModelInfo(
             name="m",
@@ -229,7 +230,7 @@ def facts_of(periods, objects):
     )
 
 
-def scene_days(n):
+def scene_days(n: Any) -> Any:
     days = [date(2020, 3, 10) + timedelta(days=97 * (i // 2)) for i in range(n)]  # two of each day
     return [Period(f"{day}T02:00:{i:02d}Z", day, day) for i, day in enumerate(days)]
 
@@ -269,14 +270,16 @@ NOTHING = [(p, b, 2) for p in range(6) for b in range(4)]
 @example(1, "scenes", ["car"], NOTHING, [], [], [], [(0, 0, 300, 300)])
 @example(2, "months", ["coconut", "olive"], NOTHING[:6], [], [0, 1], [0], [(0, 0, 300, 300), (9, 9, 20, 20)])
 @example(3, "years", ["coconut"], [], [(p, b) for p in range(3) for b in range(4)], [], [], [(5, 5, 9, 9)])
-def test_any_holes_are_counted_as_numpy_counts_them(seed, when, objects, holes, undone, empty, alone, boxes):
+def test_any_holes_are_counted_as_numpy_counts_them(
+    seed: Any, when: Any, objects: Any, holes: Any, undone: Any, empty: Any, alone: Any, boxes: Any
+) -> None:
     periods = PERIODS[when]
     found = Map(seed, periods, objects, holes, undone, empty, alone)
     counted = count_blocks(found.blocks(), frame(boxes), facts_of(periods, objects), size=SIZE)
     assert len(counted.table) == len(boxes) * len(objects) * len(periods) == len(counted.series)
     keys = ["unit_id", "object", "period"]
-    rows = pd.DataFrame(counted.table).set_index(keys)[["map_total", "observed_ha"]]
-    followed = counted.series.set_index(keys)["common_total"]
+    rows: Any = pd.DataFrame(counted.table).set_index(keys)[["map_total", "observed_ha"]]
+    followed: Any = counted.series.set_index(keys)["common_total"]
     common = np.isfinite(found.count).all(axis=(0, 1))
     for u, (r, c, h, w) in enumerate(boxes):
         at = np.s_[r : r + h, c : c + w]  # a unit may reach beyond the map
@@ -300,7 +303,7 @@ def test_any_holes_are_counted_as_numpy_counts_them(seed, when, objects, holes, 
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tmp_path_factory.mktemp("tables")
 
 
@@ -311,8 +314,8 @@ def folder(tmp_path_factory):
 @example(3, "a year", ["coconut"], NOTHING, [], [], [], [(0, 0, 300, 300)])
 @example(4, "scenes", ["olive", "car"], NOTHING[5:], [], [0], [1, 2, 3], [(0, 0, 500, 300)])
 def test_whatever_was_counted_is_followed_told_drawn_and_written(
-    folder, seed, when, objects, holes, undone, empty, alone, boxes
-):
+    folder: Any, seed: Any, when: Any, objects: Any, holes: Any, undone: Any, empty: Any, alone: Any, boxes: Any
+) -> None:
     periods, units = PERIODS[when], frame(boxes)
     found = Map(seed, periods, objects, holes, undone, empty, alone)
     counted = count_blocks(found.blocks(), units, facts_of(periods, objects), size=SIZE)
@@ -329,8 +332,8 @@ def test_whatever_was_counted_is_followed_told_drawn_and_written(
         assert len(pd.read_csv(io.BytesIO(to_csv(plain)))) == len(table)
     write_accounts(folder / "accounts.json", counted.accounts)
     for format in DRIVERS:
-        plain = {name: pd.DataFrame(table)[list(columns)] for name, (table, columns) in tables.items()}
-        for path in write_with_polygons(plain, units, folder / format, format):
+        plain_tables = {name: pd.DataFrame(table)[list(columns)] for name, (table, columns) in tables.items()}
+        for path in write_with_polygons(plain_tables, units, folder / format, format):
             assert path.stat().st_size
     plot_counts(counted.table)
     plot_trend(followed)

@@ -7,6 +7,8 @@ test` takes rows in which every pair of values occurs, `make chaos` every triple
 import os
 import re
 from itertools import combinations, product
+from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -38,7 +40,7 @@ FIRST = 2020
 ALL = int(os.environ.get("SUBPIXMAP_COMBINE", "3"))
 
 
-def fits(row):
+def fits(row: Any) -> Any:
     """Whether a combination can be run: the others are refused, each by a test of its own."""
     none = (row.get("years"), row.get("months")) == (1, "12-2")  # the first winter has no acquisition
     return row.get("min_obs", 1) <= row.get("max_scenes", 10) and not none
@@ -47,11 +49,11 @@ def fits(row):
 PAIRS = covering(AXES, allowed=fits)
 
 
-def told(row):
+def told(row: Any) -> Any:
     return "-".join(str(value) for value in row.values())
 
 
-def test_every_pair_of_values_occurs_and_few_rows_are_needed():
+def test_every_pair_of_values_occurs_and_few_rows_are_needed() -> None:
     for one, other in combinations(AXES, 2):
         for a, b in product(AXES[one], AXES[other]):
             if fits({one: a, other: b}):
@@ -65,7 +67,7 @@ def test_every_pair_of_values_occurs_and_few_rows_are_needed():
 
 
 @pytest.fixture(scope="session")
-def countries(tmp_path_factory):
+def countries(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Two countries of 1 km, in several blocks and in several zones, with other units than their own."""
     from subpixmap.simulate import simulate_country
 
@@ -84,7 +86,7 @@ def countries(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def models(stand_in, tmp_path_factory):
+def models(stand_in: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Two untrained models: of ten bands, and of four."""
     import torch
 
@@ -100,7 +102,7 @@ def models(stand_in, tmp_path_factory):
     return {"ten": stand_in, "four": path}
 
 
-def command(country, model, out, row, *, extra_years=0):
+def command(country: Any, model: Any, out: Any, row: Any, *, extra_years: Any = 0) -> Any:
     last = FIRST + row["years"] - 1 + extra_years
     options = {
         "--region": country / "region.geojson",
@@ -114,7 +116,7 @@ def command(country, model, out, row, *, extra_years=0):
     return ["run", *(part for key, value in options.items() if value is not None for part in (key, value))]
 
 
-def require_sums(out, n_units):
+def require_sums(out: Any, n_units: Any) -> Any:
     """Rows for everything; units and what is outside them are the map; the map is what the ledger holds."""
     plan = read_plan(out)
     counts = read_table(out / "counts.parquet", COUNTS)
@@ -130,7 +132,7 @@ def require_sums(out, n_units):
     return counts
 
 
-def require_whole(out):
+def require_whole(out: Any) -> None:
     """The unit that holds everything has the totals of the ledger and of the map's pixels."""
     counts, records, maps = require_sums(out, 4), read_records(out, read_plan(out)), open_map(out)
     whole = counts[counts["unit_id"] == "all"]["map_total"].fillna(0).astype(float)
@@ -141,7 +143,9 @@ def require_whole(out):
         assert (whole[name, period], pixels) == pytest.approx((ledger, ledger), rel=1e-9, abs=1e-6)
 
 
-def through(row, countries, models, out, subpixmap, capsys):
+def through(
+    row: Any, countries: Any, models: Any, out: Any, subpixmap: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One combination through every verb."""
     country, model = countries[row["zones"]], models[row["model"]]
     n_units = len(gpd.read_parquet(country / "admin.parquet"))
@@ -167,20 +171,34 @@ def through(row, countries, models, out, subpixmap, capsys):
 
 @pytest.mark.parametrize("row", PAIRS, ids=told)
 def test_every_pair_of_options_goes_through_every_verb(
-    row, countries, models, tmp_path, subpixmap, capsys, quick_processes
-):
+    row: Any,
+    countries: Any,
+    models: Any,
+    tmp_path: Path,
+    subpixmap: Any,
+    capsys: pytest.CaptureFixture[str],
+    quick_processes: Any,
+) -> None:
     through(row, countries, models, tmp_path / "run", subpixmap, capsys)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", covering(AXES, ALL, allowed=fits), ids=told)
 def test_every_triple_of_options_goes_through_every_verb(
-    row, countries, models, tmp_path, subpixmap, capsys, quick_processes
-):
+    row: Any,
+    countries: Any,
+    models: Any,
+    tmp_path: Path,
+    subpixmap: Any,
+    capsys: pytest.CaptureFixture[str],
+    quick_processes: Any,
+) -> None:
     through(row, countries, models, tmp_path / "run", subpixmap, capsys)
 
 
-def test_months_without_an_acquisition_are_refused_by_name(countries, models, tmp_path, subpixmap, capsys):
+def test_months_without_an_acquisition_are_refused_by_name(
+    countries: Any, models: Any, tmp_path: Path, subpixmap: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     row = {name: values[0] for name, values in AXES.items()} | {"months": "12-2"}
     for zones, country in countries.items():
         out = tmp_path / zones
@@ -193,7 +211,9 @@ def test_months_without_an_acquisition_are_refused_by_name(countries, models, tm
             assert re.search("holds no run|make it first", capsys.readouterr().err)
 
 
-def test_what_is_only_planned_is_told_and_not_taken_for_damage(countries, models, tmp_path, subpixmap, capsys):
+def test_what_is_only_planned_is_told_and_not_taken_for_damage(
+    countries: Any, models: Any, tmp_path: Path, subpixmap: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     row, out = {name: values[0] for name, values in AXES.items()}, tmp_path / "run"
     options = command(countries["two"], models["ten"], out, row)
     assert subpixmap("plan", *options[1:], "-q") == 0
@@ -214,7 +234,9 @@ def test_what_is_only_planned_is_told_and_not_taken_for_damage(countries, models
     assert "Incomplete run" in (out / "report.html").read_text()
 
 
-def test_another_model_is_refused_by_name_though_nothing_is_asked_for(countries, models, tmp_path, subpixmap, capsys):
+def test_another_model_is_refused_by_name_though_nothing_is_asked_for(
+    countries: Any, models: Any, tmp_path: Path, subpixmap: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     row = {name: values[0] for name, values in AXES.items()}
     first = command(countries["one"], models["ten"], tmp_path / "run", row)
     assert subpixmap("plan", *first[1:], "-q") == 0
@@ -224,7 +246,9 @@ def test_another_model_is_refused_by_name_though_nothing_is_asked_for(countries,
     assert "model_sha256 is" in capsys.readouterr().err
 
 
-def test_more_observations_than_scenes_are_refused(countries, models, tmp_path, subpixmap, capsys):
+def test_more_observations_than_scenes_are_refused(
+    countries: Any, models: Any, tmp_path: Path, subpixmap: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     row = {name: values[0] for name, values in AXES.items()} | {"min_obs": 2, "max_scenes": 1}
     assert subpixmap(*command(countries["one"], models["ten"], tmp_path / "run", row)) == 2
     error = capsys.readouterr().err
