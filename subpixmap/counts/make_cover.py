@@ -17,8 +17,9 @@ from shapely.geometry.base import BaseGeometry
 
 from subpixmap.counts.cover import EXTRA, NEAR, TILE, TILES, Cover
 from subpixmap.counts.fractions import Array, Fractions, polygon_fractions
-from subpixmap.counts.units import clipped, polygonal
+from subpixmap.counts.units import clipped
 from subpixmap.grid import CELL, CHUNK, Lattice, Window, owned
+from subpixmap.region.outline import polygonal
 
 Shape = tuple[BaseGeometry, tuple[int, ...]]
 """A polygon and the rows that it is counted in."""

@@ -18,6 +18,7 @@ from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError
 from subpixmap.grid import Lattice, Window, project, utm_epsg
+from subpixmap.region.outline import mended, polygonal, polygons, unfolded, wrap
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -154,14 +155,6 @@ def cells_of(
     return {cell: sorted(by_cell[cell]) for cell in sorted(by_cell)}
 
 
-def polygonal(geometry: BaseGeometry) -> BaseGeometry:
-    """The polygons of a geometry, without the points and lines that a repair or an overlay may leave."""
-    if geometry.geom_type in ("Polygon", "MultiPolygon"):
-        return geometry
-    parts = shapely.get_parts(shapely.get_parts(geometry))
-    return shapely.union_all([part for part in parts if part.geom_type == "Polygon"])
-
-
 def clipped(geometry: BaseGeometry, bounds: tuple[float, float, float, float]) -> BaseGeometry:
     """The part of a polygon inside (west, south, east, north); the polygon itself where it lies inside already."""
     west, south, east, north = geometry.bounds
@@ -200,12 +193,11 @@ def _refuse_wrong_axes(bounds: NDArray[np.floating]) -> None:
 def _clean(geometry: BaseGeometry | None) -> tuple[BaseGeometry, str | None]:
     if geometry is None or geometry.is_empty:
         return shapely.Polygon(), "no_polygon"
-    flat = shapely.force_2d(geometry)
-    valid = flat if flat.is_valid else shapely.make_valid(flat)
-    areal = polygonal(valid)
+    flat = unfolded(shapely.force_2d(geometry))
+    areal = wrap(polygons(flat))
     if areal.is_empty:
         return areal, "no_polygon"
-    return areal, None if areal is flat else "repaired_polygon"
+    return areal, None if flat.is_valid and flat.geom_type in ("Polygon", "MultiPolygon") else "repaired_polygon"
 
 
 def _unite(unit_id: str, parts: list[tuple[BaseGeometry, str | None]]) -> tuple[BaseGeometry, tuple[str, ...]]:
@@ -232,6 +224,8 @@ def _zones_of(polygon: BaseGeometry) -> tuple[int, ...]:
     if polygon.is_empty:
         return ()
     west, south, east, north = polygon.bounds
+    if east - west > 180 and polygon.geom_type == "MultiPolygon":  # on both sides of the date line
+        return tuple(sorted({epsg for part in polygon.geoms for epsg in _zones_of(part)}))
     lon = np.append(np.arange(west - _EDGE, east + _EDGE, 1.0), east + _EDGE)
     lat = np.append(np.arange(south - _EDGE, north + _EDGE, 1.0), north + _EDGE)
     xx, yy = np.meshgrid(lon, lat)
@@ -243,5 +237,4 @@ def _projected(polygon: BaseGeometry, epsg: int) -> BaseGeometry:
     west, _, east, _ = polygon.bounds
     if west < middle - _FAR or east > middle + _FAR:
         polygon = clipped(polygon, (middle - _FAR, -90.0, middle + _FAR, 90.0))
-    flat = project(polygon, 4326, epsg)
-    return flat if flat.is_valid else polygonal(shapely.make_valid(flat))
+    return mended(project(polygon, 4326, epsg))

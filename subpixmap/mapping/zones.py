@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.grid import CHUNK, Block, Lattice, Window, project, transformer, utm_epsg
+from subpixmap.region.outline import densify, mended, polygonal
 
 _CLIP_DEGREES = 10.0  # a region is cut this far from a zone's central meridian: beyond, UTM is meaningless
 
@@ -148,8 +149,8 @@ def _near_zone(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
     middle = (epsg % 100) * 6 - 183
     reach = shapely.box(middle - _CLIP_DEGREES, -90, middle + _CLIP_DEGREES, 90)
     if not reach.contains(geometry):
-        geometry = shapely.segmentize(shapely.intersection(geometry, reach), 0.1)
-    return project(geometry, 4326, epsg)
+        geometry = densify(polygonal(shapely.intersection(geometry, reach)), 0.1)
+    return mended(project(geometry, 4326, epsg))
 
 
 def chunk_bits(plan: BlockPlan) -> str:

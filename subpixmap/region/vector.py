@@ -7,6 +7,7 @@ coordinate reference system says is refused before anything else is read.
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import geopandas as gpd
@@ -15,9 +16,10 @@ import pyarrow as pa
 import pyogrio
 import pyproj
 import shapely
+from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError
-from subpixmap.region.outline import densify, polygons, unfold, wrap
+from subpixmap.region.outline import STEP, densify, jumps, mended, polygons, unfold, unfolded, wrap
 
 SUFFIXES = (
     ".geojson",
@@ -32,6 +34,11 @@ SUFFIXES = (
     ".zip",
     ".topojson",
 )
+
+_FAR = 1e7
+"""Metres; a longer edge that crosses the date line goes round the other side of the map, not across."""
+_TOLD = 1e-3
+"""Relative; a difference of area that a user is told."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,12 +82,8 @@ def read_polygons(path: str | Path, *, dense: bool = False) -> gpd.GeoDataFrame:
     if table.crs is None:
         raise InputError(f"{path.name} has no coordinate reference system; set one in the file and try again")
     _check_coordinates(table, path.name)
-    if dense:
-        step = 0.01 if table.crs.is_geographic else 1000.0 / table.crs.axis_info[0].unit_conversion_factor
-        table = table.set_geometry(gpd.GeoSeries([densify(g, step) if g else g for g in table.geometry], crs=table.crs))
-    table = table.to_crs(4326)
-    fixed = [polygons(unfold(wrap(geometry) if geometry else geometry)) for geometry in table.geometry]
-    table = table.set_geometry(gpd.GeoSeries(fixed, index=table.index, crs=4326)).reset_index(drop=True)
+    table = table.reset_index(drop=True)
+    table = table.set_geometry(_in_degrees(table.geometry, path.name, dense))
     if table.geometry.is_empty.all():
         raise InputError(f"{path.name} has no polygons ({len(table)} rows)")
     empty = table.index[table.geometry.is_empty]
@@ -102,6 +105,41 @@ def _open(path: Path) -> gpd.GeoDataFrame:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path.name} cannot be read as a file of polygons: {reason}") from error
     raise InputError(f"{path.name} has several layers ({', '.join(layers)}); keep the one with the polygons")
+
+
+def _in_degrees(drawn: gpd.GeoSeries, name: str, dense: bool) -> gpd.GeoSeries:
+    """Outlines as drawn -> valid polygons in EPSG:4326, cut at the date line.
+
+    1. Unfold at the date line and repair, before anything is added or moved: no later step would know what was meant.
+    2. Add vertices, in the file's own CRS.
+    3. Reproject. Rounding may make an outline cross itself; it is mended so that it keeps its land.
+    """
+    drawn = gpd.GeoSeries([g if g else shapely.Polygon() for g in drawn], crs=drawn.crs)
+    step, metre = STEP, 1.0
+    if not drawn.crs.is_geographic:
+        metre = 1 / drawn.crs.axis_info[0].unit_conversion_factor
+        step, lonlat = 1000 * metre, drawn.to_crs(4326)
+        if any(jumps(*shapes, far=_FAR * metre) for shapes in zip(lonlat, drawn, strict=True)):
+            drawn, step = lonlat, STEP  # the projection cuts an outline in two; only in degrees can it be unfolded
+    flat = [unfolded(g) if drawn.crs.is_geographic else g for g in drawn]
+    whole = [g if g.is_valid else polygons(g) for g in flat]
+    wide = [densify(g, step) if dense else g for g in whole]
+    moved = [unfolded(g) for g in gpd.GeoSeries(wide, crs=drawn.crs).to_crs(4326)]
+    cut = [polygons(unfold(wrap(mended(g)))) for g in moved]
+    told = [
+        f"row {row} ({_hectares(final):,.1f} ha now)"
+        for row, (as_drawn, repaired, before, final) in enumerate(zip(flat, whole, moved, cut, strict=True))
+        if not (math.isclose(as_drawn.area, repaired.area, rel_tol=_TOLD)
+                and math.isclose(before.area, final.area, rel_tol=_TOLD))
+    ]  # fmt: skip
+    if told:
+        shown = ", ".join(told[:3]) + (f" and {len(told) - 3} more" if len(told) > 3 else "")
+        _log.warning("%s: outlines cross themselves and enclose another area once repaired: %s", name, shown)
+    return gpd.GeoSeries(cut, crs=4326)
+
+
+def _hectares(shape: BaseGeometry) -> float:
+    return float(pyproj.Geod(ellps="WGS84").geometry_area_perimeter(shapely.orient_polygons(shape))[0]) / 1e4
 
 
 def _check_coordinates(table: gpd.GeoDataFrame, name: str) -> None:

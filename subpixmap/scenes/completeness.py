@@ -14,6 +14,7 @@ from shapely.geometry.base import BaseGeometry
 
 from subpixmap.grid import mgrs_square, project, transformer, utm_epsg
 from subpixmap.periods import Period
+from subpixmap.region.outline import densify, polygonal, unfold
 from subpixmap.scenes.items import Item
 from subpixmap.scenes.search import month_spans
 
@@ -124,7 +125,7 @@ def _reach(items: Sequence[Item]) -> BaseGeometry:
         project(shapely.segmentize(shapely.box(*bounds).buffer(20, join_style="mitre"), 20_000), epsg, 4326)
         for epsg, bounds in sorted(extents)
     ]
-    return shapely.union_all([box for box in boxes if box.bounds[2] - box.bounds[0] < 180])
+    return shapely.union_all([unfold(box) for box in boxes])
 
 
 def squares_of(geometry: BaseGeometry) -> list[str]:
@@ -144,7 +145,7 @@ def squares_of(geometry: BaseGeometry) -> list[str]:
 
 
 def _squares_of_zone(part: BaseGeometry, epsg: int) -> set[str]:
-    there = project(shapely.segmentize(part, 0.2), 4326, epsg)
+    there = project(densify(polygonal(part), 0.2), 4326, epsg)
     west, south, east, north = there.bounds
     names = set()
     for x in np.arange(west // _SQUARE, east // _SQUARE + 1) * _SQUARE:
