@@ -27,7 +27,6 @@ import sys, time
 from subpixmap.files import path_of
 from subpixmap.mapping.owner import run_lock
 from subpixmap.errors import Refused
-from subpixmap.files import path_of
 try:
     with run_lock(path_of(sys.argv[1])):
         print("held", flush=True)
