@@ -130,6 +130,21 @@ def cycles(modules: Mapping[str, Module]) -> list[list[str]]:
     return sorted(sorted(group) for group in groups)
 
 
+def arrows(modules: Mapping[str, Module], rooms: Iterable[str]) -> set[tuple[str, str]]:
+    """Which of some rooms imports which, without the imports that follow from others (the transitive reduction)."""
+    drawn = set(rooms)
+    graph: dict[str, set[str]] = {room: set() for room in drawn}
+    for name, imported in graph_of(modules).items():
+        if (mine := modules[name].room) in drawn:
+            graph[mine] |= {modules[other].room for other in imported} & drawn - {mine}
+    return {
+        (room, other)
+        for room, imported in graph.items()
+        for other in imported
+        if not any(other in _reachable(graph, between) for between in imported - {other})
+    }
+
+
 def large_rooms(modules: Mapping[str, Module], limit: int, limits: Mapping[str, int]) -> list[str]:
     """Rooms that hold too many modules; `__init__.py` is not counted."""
     rooms: dict[str, int] = {}
