@@ -148,6 +148,66 @@ TREND: dict[str, Column] = {
 }
 """trend.csv and trend.parquet: a row per unit and object."""
 
+SAMPLE_CELLS: dict[str, Column] = {
+    "cell_id": _text("name of the cell: zone, pixels along a side, row and column on the lattice"),
+    "longitude": _number("degrees", "of the cell's centre"),
+    "latitude": _number("degrees", "of the cell's centre"),
+    "units": _text("ids of the units that hold the centre, the highest first (JSON)"),
+    "stratum": Column("int64", "", "number of the stratum in design.json"),
+    "segment": Column("int64", "", "run of neighbouring cells of the stratum from which the cell was drawn"),
+    "segment_cells": Column("int64", "cells", "cells of the frame in the segment"),
+    "probability": _number("0-1", "inclusion probability of the cell"),
+    "period": COUNTS["period"],
+    "object": _UNIT["object"],
+    "mapped": _number("objects", "what the map says of the whole cell; 0 where it was hardly observed"),
+    "observed_frac": _number("0-1", "share of the cell that was observed"),
+}
+"""sample/cells.parquet: a row per drawn cell, period and object."""
+
+SAMPLE_FRAME: dict[str, Column] = {
+    "unit_id": _text("id of the unit, or REGION for all of the frame"),
+    "stratum": SAMPLE_CELLS["stratum"],
+    "period": COUNTS["period"],
+    "object": _UNIT["object"],
+    "cells": Column("int64", "cells", "cells whose centre lies in the unit"),
+    "mapped": _number("objects", "what the map says of these cells"),
+    "counted": _number("objects", "the part of that which map totals hold already"),
+}
+"""sample/frame.parquet: a row per unit, stratum, period and object."""
+
+LABELLED: dict[str, Column] = {
+    "cell_id": SAMPLE_CELLS["cell_id"],
+    "period": COUNTS["period"],
+    "object": _UNIT["object"],
+    "n_objects": _number("objects", "labelled in the cell, mean over the interpreters"),
+    "n_interpreters": Column("int64", "", "interpreters who labelled it"),
+    "image_date": _text("date of the image that was looked at"),
+    "note": _text("notes of the interpreters"),
+}
+"""sample/labelled.parquet: a row per labelled cell, period and object."""
+
+ESTIMATES: dict[str, Column] = {
+    **_UNIT,
+    "period": COUNTS["period"],
+    "from_period": _text("of a change: the period it starts from; blank for a total"),
+    "estimator": _text("map total, expansion, difference, regression, ratio or synthetic"),
+    "chosen": Column("boolean", "", "fills the columns of counts.csv (of a change: the one to quote)"),
+    "estimate": _number("objects", "total, or change of the total"),
+    "se": COUNTS["se"],
+    "cv": COUNTS["cv"],
+    "ci_low": COUNTS["ci_low"],
+    "ci_high": COUNTS["ci_high"],
+    "ci_level": COUNTS["ci_level"],
+    "df": _number("", "degrees of freedom of the standard error"),
+    "slope": _number("", "factor by which the estimator multiplies the map"),
+    "n_ref": Column("Int64", "cells", "labelled cells of the unit"),
+    "n_zero": Column("Int64", "cells", "of these, cells where the map predicts nothing"),
+    "suppressed": COUNTS["suppressed"],
+    "raked": Column("boolean", "", "scaled so that units sum to their parent"),
+    "note": _text("why there is no interval, or no estimate"),
+}
+"""estimates.csv: a row per unit, object, period and estimator."""
+
 # A spreadsheet runs a cell that starts with one of these as a formula. Such a text gets an apostrophe in front, which
 # spreadsheets do not show; `read_table` takes it off again. A text that has apostrophes there already gets one more.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")

@@ -7,6 +7,8 @@ stratum is smooth there, and an allocation by it would look away.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,8 +65,17 @@ def zero_floor(n: int) -> int:
     return max(int(np.ceil(ZERO_SHARE * n)), next((least for size, least in ZERO_LEAST if n >= size), 0))
 
 
-def needed(size: NDArray[np.int64], spread: Array, zero: NDArray[np.bool_], *, error: float) -> int:
-    """Smallest sample whose expected standard error is at most `error` objects.
+def needed(
+    size: NDArray[np.int64], spread: Array, zero: NDArray[np.bool_], *, targets: Sequence[tuple[Array, float]]
+) -> int:
+    """Smallest sample that reaches all targets.
+
+    Parameters
+    ----------
+    size, spread, zero
+        As in `allocate`.
+    targets
+        Of each object its expected spread by stratum, and the standard error that is wanted, objects.
 
     Raises
     ------
@@ -72,11 +83,16 @@ def needed(size: NDArray[np.int64], spread: Array, zero: NDArray[np.bool_], *, e
         No sample of the frame reaches it.
     """
     low, high = int(np.minimum(LEAST, size).sum()), int(size.sum())
-    if not error > 0 or expected_error(size, spread, allocate(size, spread, zero, high)) > error:
+
+    def reached(n: int) -> bool:
+        cells = allocate(size, spread, zero, n)
+        return all(expected_error(size, one, cells) <= error for one, error in targets)
+
+    if not all(error > 0 for _, error in targets) or not reached(high):
         raise InputError("no sample of the frame reaches the target")
     while low < high:
         middle = (low + high) // 2
-        if expected_error(size, spread, allocate(size, spread, zero, middle)) <= error:
+        if reached(middle):
             high = middle
         else:
             low = middle + 1

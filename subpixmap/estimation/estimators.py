@@ -163,4 +163,5 @@ def _skew(influence: Array, layout: Layout) -> Array:
     third = layout.by_stratum(off**3) * np.where(n >= 3, n / np.maximum((n - 1) * (n - 2), 1), 0.0)
     below = (size**2 * (1 - share) / np.maximum(n, 1) * second).sum(axis=-1) ** 1.5
     above = (size**3 * (1 - share) * (1 - 2 * share) / np.maximum(n, 1) ** 2 * third).sum(axis=-1)
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    skew: Array = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    return skew

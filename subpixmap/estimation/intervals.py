@@ -14,8 +14,10 @@ from subpixmap.estimation.layout import Array
 
 MIN_CELLS = 30
 """Labelled cells of a unit below which no interval is printed."""
+MIN_ZERO = 40
+"""Labelled cells where the map predicts nothing, below which no interval is printed of a unit that has such land."""
 MIN_DF = 2.0
-"""Degrees of freedom below which no interval is printed: the variance rests on a few cells."""
+"""Degrees of freedom below which no interval is printed: the variance rests on one or two cells."""
 MOST_SKEW = 1.0
 """Skewness that an interval is corrected for; a sample says little of more."""
 

@@ -54,11 +54,11 @@ def test_the_zero_strata_get_their_share(n: int) -> None:
 
 
 def test_target() -> None:
-    n = needed(SIZE, SPREAD, ZERO, error=400.0)
+    n = needed(SIZE, SPREAD, ZERO, targets=[(SPREAD, 400.0)])
     assert expected_error(SIZE, SPREAD, allocate(SIZE, SPREAD, ZERO, n)) <= 400
     assert expected_error(SIZE, SPREAD, allocate(SIZE, SPREAD, ZERO, n - 1)) > 400
     with pytest.raises(InputError, match="no sample of the frame"):
-        needed(SIZE, SPREAD, ZERO, error=0.0)
+        needed(SIZE, SPREAD, ZERO, targets=[(SPREAD, 0.0)])
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:

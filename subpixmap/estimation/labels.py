@@ -1,0 +1,297 @@
+"""A sheet that interpreters filled -> labelled cells, checked against the design.
+
+In: a file. Out: one count per cell, period and object, with what is blank and how far interpreters agree. Blank means
+not labelled, 0 means that nothing stands there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from subpixmap.errors import InputError, Refused
+from subpixmap.estimation.sheets import FIELDS, KEYS, DrawnSample, cell_outlines, lattices_of
+from subpixmap.tables import LABELLED, typed
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+_MOVED = 1e-5  # degrees, 1 m
+_DATE = re.compile(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?(?:T.*)?")
+_FAR_DAYS = 366
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What was imported."""
+
+    table: pd.DataFrame
+    """`tables.LABELLED`."""
+    blank: tuple[str, ...]
+    """Rows without a count: "cell, period, object"."""
+    filled: float
+    """Share of the rows with a count."""
+    agreement: dict[str, Any]
+    """Of interpreters who labelled the same cells; empty where each cell has one."""
+    remarks: tuple[str, ...]
+    """What a user should know."""
+
+
+def read_sheet(path: Path) -> pd.DataFrame:
+    """The rows of a labelled file: GeoPackage, GeoJSON, GeoParquet, or CSV.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or it is not in longitude and latitude (EPSG:4326).
+    """
+    import geopandas as gpd
+
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    texts: Any = dict.fromkeys([*KEYS, *FIELDS, "design"], str)
+    try:
+        if path.suffix.lower() == ".csv":
+            return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
+        table: pd.DataFrame = (
+            gpd.read_parquet(path) if path.suffix.lower() in (".parquet", ".geoparquet") else gpd.read_file(path)
+        )
+    except Exception as error:  # readers raise errors of many kinds
+        raise InputError(f"{path} cannot be read ({error}); want GeoPackage, GeoJSON, GeoParquet or CSV") from error
+    if isinstance(table, gpd.GeoDataFrame) and (table.crs is None or not table.crs.equals("EPSG:4326")):
+        raise InputError(f"{path} is in {table.crs}; the sheet is in EPSG:4326: export it in the same CRS")
+    return table
+
+
+def check_labels(
+    sheet: pd.DataFrame | gpd.GeoDataFrame,
+    sample: DrawnSample,
+    *,
+    periods: dict[str, tuple[date, date]],
+    taught: Sequence[BaseGeometry] = (),
+) -> Labels:
+    """Labelled cells of a sheet.
+
+    Parameters
+    ----------
+    sheet
+        What `read_sheet` read.
+    sample
+        The design that the sheet was made from.
+    periods
+        Label -> first and last day.
+    taught
+        Land that the model was trained or calibrated on, EPSG:4326.
+
+    Raises
+    ------
+    InputError
+        Rows are missing, repeated, moved or changed, or a value cannot be used.
+    Refused
+        The sheet is of another design, or cells lie on land that the model was taught on.
+    """
+    if missing := [name for name in [*KEYS, "n_objects"] if name not in sheet.columns]:
+        raise InputError(f"the sheet lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
+    _require_design(sheet, sample)
+    rows = _keyed(sheet)
+    _require_rows(rows, sample)
+    _require_places(rows, sample)
+    _require_foreign_land(sample, taught)
+    rows["n_objects"] = _counts(rows)
+    days = _days(rows)
+    known = rows["n_objects"].notna()
+    blank = tuple(", ".join(one) for one in rows.loc[~known, ["cell_id", "period", "object"]].drop_duplicates().values)
+    agreement = _agreement(rows[known])
+    remarks = [
+        *([f"{(~known).sum()} of {len(rows)} rows are blank: {_some(blank)}"] if blank else []),
+        *_date_remarks(rows[known], days, periods),
+        *([_agreement_remark(agreement)] if agreement else []),
+    ]
+    return Labels(_joined(rows[known]), blank, float(known.mean()), agreement, tuple(remarks))
+
+
+def _require_design(sheet: pd.DataFrame, sample: DrawnSample) -> None:
+    if "design" in sheet.columns:
+        others = sorted(set(sheet["design"].dropna().astype(str)) - {sample.id})
+        if others:
+            raise Refused(
+                f"the sheet was made from design {others[0]}, this folder holds design {sample.id}: a sample of "
+                "another map or design says nothing here"
+            )
+    known = set(sample.cells["cell_id"])
+    if len(sheet) and not set(sheet["cell_id"].astype(str)) & known:
+        raise Refused(
+            f"none of the cells of the sheet ({sheet['cell_id'].iloc[0]}, ...) is of the sample of this folder"
+        )
+
+
+def _keyed(sheet: pd.DataFrame) -> pd.DataFrame:
+    """The rows with their keys as text."""
+    rows = pd.DataFrame(sheet).copy()
+    for name in KEYS:
+        if (empty := rows[name].isna()).any():
+            raise InputError(f"{empty.sum()} rows have no {name}, the first is row {int(empty.argmax()) + 1}")
+        rows[name] = [str(int(one)) if isinstance(one, float) and one.is_integer() else str(one) for one in rows[name]]
+    for name in FIELDS:
+        if name not in rows.columns:
+            rows[name] = None
+    return rows.reset_index(drop=True)
+
+
+def _require_rows(rows: pd.DataFrame, sample: DrawnSample) -> None:
+    """Every row of the design once, and no other."""
+    repeated = rows[rows.duplicated(KEYS, keep=False)]
+    if len(repeated):
+        raise InputError(f"{len(repeated)} rows stand twice, such as {_row(repeated.iloc[0])}; keep one of each")
+    people = [str(k + 1) for k in range(int(sample.record["interpreters"]))]
+    wanted = sample.cells[KEYS[:3]].merge(pd.DataFrame({"interpreter": people}), how="cross").astype(str)
+    both = wanted.merge(rows[KEYS], how="outer", indicator=True)
+    if len(foreign := both[both["_merge"] == "right_only"]):
+        raise InputError(
+            f"{len(foreign)} rows are not of the sample, such as {_row(foreign.iloc[0])}; a key was changed"
+        )
+    if len(lost := both[both["_merge"] == "left_only"]):
+        raise InputError(
+            f"{len(lost)} rows of the sample are missing, such as {_row(lost.iloc[0])}; leave a cell that was not "
+            "labelled in the sheet, with a blank count"
+        )
+
+
+def _require_places(rows: pd.DataFrame, sample: DrawnSample) -> None:
+    """Outlines and probabilities as they were drawn."""
+    first = sample.cells.drop_duplicates("cell_id").set_index("cell_id")
+    chance = first["probability"].reindex(rows["cell_id"]).to_numpy()
+    if "probability" in rows.columns:
+        given = pd.to_numeric(rows["probability"], errors="coerce").to_numpy(float)
+        if (wrong := ~np.isclose(given, chance, rtol=1e-6)).any():
+            raise InputError(f"the probability of {_row(rows[wrong].iloc[0])} was changed; it belongs to the design")
+    if "geometry" not in rows.columns:
+        return
+    ids = rows["cell_id"].drop_duplicates().to_numpy()
+    outlines = dict(zip(ids, cell_outlines(ids, lattices_of(sample.record)), strict=True))
+    there = np.array([one if one is not None else shapely.Polygon() for one in rows["geometry"]], object)
+    want = np.array([outlines[one] for one in rows["cell_id"]], object)
+    with np.errstate(invalid="ignore"):
+        off = np.abs(shapely.bounds(there) - shapely.bounds(want)).max(axis=1)
+    if (moved := ~(off <= _MOVED)).any():
+        raise InputError(
+            f"{moved.sum()} rows have moved or changed outlines, such as {_row(rows[moved].iloc[0])}; import the sheet "
+            "with the outlines as they were"
+        )
+
+
+def _require_foreign_land(sample: DrawnSample, taught: Sequence[BaseGeometry]) -> None:
+    """No cell may lie on land that the model was taught on: there it is better than elsewhere."""
+    if not len(taught):
+        return
+    ids = sample.cells["cell_id"].drop_duplicates().to_numpy()
+    tree = shapely.STRtree(cell_outlines(ids, lattices_of(sample.record)))
+    hit = np.unique(tree.query(np.array(taught, object), predicate="intersects")[1])
+    if hit.size:
+        raise Refused(
+            f"{hit.size} cells of the sample lie on land that the model was trained or calibrated on: "
+            f"{_some(ids[hit])}; design a sample anew (it leaves such land out)"
+        )
+
+
+def _counts(rows: pd.DataFrame) -> pd.Series:
+    values = pd.to_numeric(rows["n_objects"], errors="coerce").astype(float)
+    given = rows["n_objects"].notna() & (rows["n_objects"].astype(str).str.strip() != "")
+    wrong = given & ~(np.isfinite(values) & (values >= 0))
+    if wrong.any():
+        first = rows[wrong].iloc[0]
+        raise InputError(f"n_objects of {_row(first)} is {first['n_objects']!r}: want a number, 0 or more, or blank")
+    return values.where(given)
+
+
+def _days(rows: pd.DataFrame) -> list[date | None]:
+    return [_day(value, rows.iloc[i]) for i, value in enumerate(rows["image_date"])]
+
+
+def _day(value: Any, row: pd.Series) -> date | None:
+    if value is None or value is pd.NaT or value != value or not str(value).strip():
+        return None
+    text = str(value).strip().replace(" ", "T").replace("/", "-")
+    found = _DATE.fullmatch(text)
+    try:
+        if found is None:
+            raise ValueError
+        year, month, day = (int(part) if part else None for part in found.groups())
+        return date(year or 0, month or 7, day or 1)
+    except ValueError:
+        raise InputError(
+            f"image_date of {_row(row)} is {value!r}: want 2021, 2021-03 or 2021-03-15, or leave it blank"
+        ) from None
+
+
+def _date_remarks(rows: pd.DataFrame, days: Sequence[date | None], periods: dict[str, tuple[date, date]]) -> list[str]:
+    far = 0
+    for at, period in zip(rows.index, rows["period"], strict=True):
+        day = days[at]
+        if day is not None and period in periods:
+            first, last = periods[period]
+            far += (first - day).days > _FAR_DAYS or (day - last).days > _FAR_DAYS
+    dated = sum(days[at] is not None for at in rows.index)
+    remarks = [f"{far} counts come from images more than a year outside their period"] if far else []
+    if len(rows) and dated < len(rows):
+        remarks.append(f"{len(rows) - dated} of {len(rows)} counts have no image date")
+    return remarks
+
+
+def _agreement(rows: pd.DataFrame) -> dict[str, Any]:
+    """How far interpreters agree on cells that two or more of them labelled."""
+    groups = rows.groupby(["cell_id", "period", "object"])["n_objects"]
+    many = groups.filter(lambda counts: len(counts) > 1)
+    if not len(many):
+        return {}
+    of = groups.agg(["min", "max", "mean", "size"])
+    of = of[of["size"] > 1]
+    by_person = rows.loc[many.index].groupby("interpreter")["n_objects"].sum()
+    return {
+        "cells": len(of),
+        "equal": round(float((of["min"] == of["max"]).mean()), 4),
+        "mean_range": round(float((of["max"] - of["min"]).mean()), 4),
+        "mean_count": round(float(of["mean"].mean()), 4),
+        "totals": {str(name): round(float(total), 2) for name, total in by_person.items()},
+    }
+
+
+def _agreement_remark(agreement: dict[str, Any]) -> str:
+    totals = agreement["totals"].values()
+    return (
+        f"interpreters agree exactly on {agreement['equal']:.0%} of {agreement['cells']} cells labelled twice; they "
+        f"differ by {agreement['mean_range']:.2g} objects on average, their totals are "
+        f"{' and '.join(f'{total:g}' for total in totals)}"
+    )
+
+
+def _joined(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell, period and object: the mean of the interpreters."""
+    groups = rows.groupby(["cell_id", "period", "object"], sort=True)
+    table = groups["n_objects"].agg(["mean", "size"]).rename(columns={"mean": "n_objects", "size": "n_interpreters"})
+    for name in ("image_date", "note"):
+        table[name] = groups[name].agg(lambda texts: "; ".join(str(one) for one in texts if _given(one)))
+    return typed(table.reset_index(), LABELLED)
+
+
+def _given(value: Any) -> bool:
+    return value is not None and value == value and value is not pd.NaT and bool(str(value).strip())
+
+
+def _row(row: pd.Series) -> str:
+    return f"cell {row['cell_id']}, period {row['period']}, object {row['object']}, interpreter {row['interpreter']}"
+
+
+def _some(names: Sequence[Any]) -> str:
+    shown = "; ".join(str(one) for one in list(names)[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,0 +1,300 @@
+"""Labelled cells and map totals -> estimates of every unit, object and period, and the one to publish.
+
+In: the sample, its labels, the counts of the map. Out: the long table `tables.ESTIMATES`. Which estimator is published
+is decided by numbers of cells alone, never by the results:
+
+- the whole region, and units with 30 labelled cells or more: `regression` where 50 or more labelled cells lie on the
+  observed map, else `difference`;
+- other units: `synthetic`, without an interval.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from subpixmap.errors import InputError
+from subpixmap.estimation.estimators import ESTIMATORS, Spread, Total, spread_of
+from subpixmap.estimation.intervals import MIN_CELLS, MIN_ZERO, interval
+from subpixmap.estimation.labelled import REGION, LabelledCells, labelled_cells
+from subpixmap.estimation.layout import Array, Layout
+from subpixmap.estimation.sheets import DrawnSample
+from subpixmap.estimation.small_area import departure, raked, synthetic_error
+from subpixmap.tables import ESTIMATES, typed
+
+MIN_REGRESSION = 50
+"""Labelled cells on the observed map from which the slope is fitted rather than taken to be 1."""
+_ZERO_MATTERS = 0.1  # share of a unit's cells in which the map predicts nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What is printed, and what is held back."""
+
+    level: float = 0.95
+    """Confidence of the intervals."""
+    estimator: str | None = None
+    """The one to publish; by the rule of this module when None."""
+    min_cells: int = MIN_CELLS
+    """Labelled cells of a unit below which its estimate is synthetic and has no interval."""
+    max_cv: float = 0.33
+    """Estimates with a larger se / estimate are suppressed."""
+    rake: bool = False
+    """Scale units so that they sum to their parent."""
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.level < 1:
+            raise InputError(f"--level {self.level:g}: the confidence of an interval lies between 0.5 and 1")
+        if self.estimator is not None and self.estimator not in ESTIMATORS:
+            raise InputError(f"--estimator {self.estimator!r} is unknown; there are {', '.join(ESTIMATORS)}")
+        if self.min_cells < 10:
+            raise InputError(f"--min-cells {self.min_cells}: an interval needs 10 labelled cells or more")
+        if not self.max_cv > 0:
+            raise InputError(f"--max-cv {self.max_cv:g}: a positive share, such as 0.33")
+
+
+def estimate_all(
+    sample: DrawnSample,
+    labelled: pd.DataFrame,
+    counts: pd.DataFrame,
+    *,
+    rules: Rules = Rules(),
+    changes: Sequence[tuple[str, str]] | None = None,
+) -> pd.DataFrame:
+    """Estimates of all units by all estimators.
+
+    Parameters
+    ----------
+    sample, labelled
+        The sample, and its labelled cells (`tables.LABELLED`).
+    counts
+        Rows of the map's counts (`tables.COUNTS`).
+    rules
+        What is printed.
+    changes
+        Pairs of periods between which the change is estimated; all neighbours that were labelled when None.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `tables.ESTIMATES`.
+
+    Raises
+    ------
+    InputError
+        A stratum has too few labelled cells, or a change is asked for of a period without labels.
+    """
+    there = labelled[["object", "period"]].drop_duplicates()
+    order = list(dict.fromkeys(counts["period"]))
+    parts: list[pd.DataFrame] = []
+    for name in dict.fromkeys(counts["object"]):
+        periods = [one for one in order if one in set(there.loc[there["object"] == name, "period"])]
+        parts += [_totals(sample, labelled, counts, name, period, rules) for period in periods]
+        pairs = list(itertools.pairwise(periods)) if changes is None else changes
+        for first, last in pairs:
+            if missing := [one for one in (first, last) if one not in periods]:
+                raise InputError(
+                    f"the change of {name} from {first} to {last}: the sample has no labels of {missing[0]}; a sample "
+                    "of one period says nothing of another"
+                )
+            parts.append(_change(sample, labelled, counts, name, (first, last), rules))
+    if not parts:
+        raise InputError("no labelled cell is of an object and period of the counts")
+    table = pd.concat(parts, ignore_index=True)
+    names = counts.drop_duplicates("unit_id").set_index("unit_id")[["unit_name", "parent_id"]]
+    table = table.join(names, on="unit_id")
+    return typed(table, ESTIMATES)
+
+
+# One object and period ------------------------------------------------------------------------------------------------
+
+
+def _totals(
+    sample: DrawnSample, labelled: pd.DataFrame, counts: pd.DataFrame, name: str, period: str, rules: Rules
+) -> pd.DataFrame:
+    """Rows of every unit and estimator."""
+    one = labelled_cells(sample, labelled, counts, name, [period])[0]
+    wanted = chosen_estimator(one.layout, rules)
+    rows, found = [], {}
+    for estimator in ESTIMATORS:
+        total = one.total(estimator)
+        spread = spread_of(total.influence, one.layout)
+        found[estimator] = total, spread
+        rows.append(_rows(one, estimator, total.value, spread, rules, least=one.least).assign(slope=total.slope))
+    rows.insert(0, _map_rows(one))
+    table = pd.concat(rows, ignore_index=True).assign(object=name, period=period, from_period=None, raked=False)
+    synthetic = _synthetic(one, *found[wanted], wanted, rules).assign(object=name, period=period, from_period=None)
+    table = pd.concat([table, synthetic], ignore_index=True)
+    few = dict(zip(one.units, one.labelled < rules.min_cells, strict=True)) | {REGION: False}
+    table["chosen"] = table["estimator"] == np.where(table["unit_id"].map(few), "synthetic", wanted)
+    return _raked(table, counts) if rules.rake else table
+
+
+def chosen_estimator(layout: Layout, rules: Rules) -> str:
+    """The estimator that is published."""
+    if rules.estimator is not None:
+        return rules.estimator
+    return "regression" if layout.on_map.sum() >= MIN_REGRESSION else "difference"
+
+
+# Rows -----------------------------------------------------------------------------------------------------------------
+
+
+def _rows(
+    one: LabelledCells, estimator: str, value: Array, spread: Spread, rules: Rules, *, least: Array | float
+) -> pd.DataFrame:
+    """Rows of one estimator, with an interval where one may be printed."""
+    low, high = interval(value, spread, level=rules.level, least=least)
+    note = _why_no_interval(one, spread, rules)
+    printed = note == ""
+    se = np.where(spread.variance > 0, np.sqrt(spread.variance), np.nan)
+    cv = np.divide(se, np.abs(value), out=np.full(len(value), np.nan), where=np.abs(value) > 0)
+    return pd.DataFrame(
+        {
+            "unit_id": one.units,
+            "estimator": estimator,
+            "estimate": np.where(one.labelled > 0, value, np.nan),
+            "se": np.where(one.labelled > 1, se, np.nan),
+            "cv": np.where(one.labelled > 1, cv, np.nan),
+            "ci_low": np.where(printed, low, np.nan),
+            "ci_high": np.where(printed, high, np.nan),
+            "ci_level": np.where(printed, rules.level, np.nan),
+            "df": spread.df,
+            "slope": np.nan,
+            "n_ref": one.labelled,
+            "n_zero": one.labelled_zero,
+            "suppressed": ~(cv <= rules.max_cv),
+            "note": [text or None for text in note],
+        }
+    )
+
+
+def _why_no_interval(one: LabelledCells, spread: Spread, rules: Rules) -> NDArray[np.object_]:
+    """(unit,) empty where an interval may be printed."""
+    note = np.full(len(one.units), "", object)
+    matters = one.zero_cells > _ZERO_MATTERS * one.domains.cells.sum(axis=-1)
+    checks = [
+        (~(spread.variance > 0) | (spread.df < 2), "the labelled cells show no spread"),
+        (
+            matters & (one.labelled_zero < np.minimum(MIN_ZERO, one.zero_cells)),
+            f"fewer than {MIN_ZERO} labelled cells where the map predicts nothing",
+        ),
+        (one.labelled < rules.min_cells, f"fewer than {rules.min_cells} labelled cells"),
+    ]
+    for applies, text in checks:
+        note[applies] = text
+    return note
+
+
+def _map_rows(one: LabelledCells) -> pd.DataFrame:
+    """The map alone: no error is known."""
+    blank = dict.fromkeys(("se", "cv", "ci_low", "ci_high", "ci_level", "df"), np.nan)
+    return pd.DataFrame(
+        {
+            "unit_id": one.units,
+            "estimator": "map total",
+            "estimate": one.domains.map_total,
+            **blank,
+            "slope": 1.0,
+            "n_ref": one.labelled,
+            "n_zero": one.labelled_zero,
+            "suppressed": False,
+            "note": "a map total is not an estimate",
+        }
+    )
+
+
+def _synthetic(one: LabelledCells, total: Total, spread: Spread, wanted: str, rules: Rules) -> pd.DataFrame:
+    """What the whole sample says of each unit."""
+    value = total.predicted if wanted != "expansion" else (one.domains.cells * _means(one)).sum(axis=-1)
+    shared = float(np.sqrt(spread.variance[0]) / max(abs(float(total.value[0])), 1e-9))
+    between = departure(total.value[1:], spread.variance[1:], value[1:], one.labelled[1:])
+    error = synthetic_error(value, shared, between)
+    cv = error / np.maximum(np.abs(value), 1e-9)
+    note = f"synthetic: the {wanted} of the whole sample, carried over to the unit"
+    if np.isnan(between):
+        note += "; how far units depart from it is not known"
+    rows = pd.DataFrame(
+        {
+            "unit_id": one.units,
+            "estimator": "synthetic",
+            "estimate": np.maximum(value, 0.0),
+            "se": error,
+            "cv": cv,
+            **dict.fromkeys(("ci_low", "ci_high", "ci_level", "df"), np.nan),
+            "slope": total.slope,
+            "n_ref": one.labelled,
+            "n_zero": one.labelled_zero,
+            "suppressed": ~(cv <= rules.max_cv),
+            "raked": False,
+            "note": note,
+        }
+    )
+    return rows[rows["unit_id"] != REGION]
+
+
+def _means(one: LabelledCells) -> Array:
+    return one.layout.means(one.cells["n_objects"].to_numpy(float))
+
+
+def _raked(table: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
+    """Published estimates scaled from the top down, so that units sum to their parent."""
+    parents = counts.drop_duplicates("unit_id").set_index("unit_id")["parent_id"]
+    own = table[table["chosen"]].drop_duplicates("unit_id")
+    ids = own["unit_id"].tolist()
+    place = {one: i for i, one in enumerate(ids)}
+    top = place.get(REGION, -1)
+    parent = np.array([-1 if one == REGION else place.get(parents.get(one), top) for one in ids])
+    values = own["estimate"].to_numpy(float).copy()
+    whole = np.ones(len(ids))
+    for _ in range(len(ids)):  # once a level
+        factor = raked(values, parent, values)
+        if np.allclose(factor, 1, rtol=1e-12):
+            break
+        values, whole = values * factor, whole * factor
+    scale = table["unit_id"].map(dict(zip(ids, whole, strict=True))).where(table["chosen"], 1.0).fillna(1.0)
+    for name in ("estimate", "se", "ci_low", "ci_high"):
+        table[name] = table[name] * scale
+    table["raked"] = (scale - 1).abs() > 1e-12
+    return table
+
+
+# Change ---------------------------------------------------------------------------------------------------------------
+
+
+def _change(
+    sample: DrawnSample,
+    labelled: pd.DataFrame,
+    counts: pd.DataFrame,
+    name: str,
+    periods: tuple[str, str],
+    rules: Rules,
+) -> pd.DataFrame:
+    """Rows of the change between two periods, from cells that are labelled in both: what a cell shares falls out."""
+    first, last = labelled_cells(sample, labelled, counts, name, periods)
+    wanted, rows = chosen_estimator(last.layout, rules), []
+    for estimator in ESTIMATORS:
+        before, after = first.total(estimator), last.total(estimator)
+        spread = spread_of(after.influence - before.influence, last.layout)
+        rows.append(_rows(last, estimator, after.value - before.value, spread, rules, least=-np.inf))
+    table = pd.concat(rows, ignore_index=True)
+    # A change may be zero: its error is not judged by its size.
+    total = last.total(wanted).value
+    large = dict(zip(last.units, total, strict=True))
+    table["suppressed"] = ~(table["se"] <= rules.max_cv * table["unit_id"].map(large).abs())
+    enough = set(last.units[last.labelled >= rules.min_cells]) | {REGION}
+    table["chosen"] = (table["estimator"] == wanted) & table["unit_id"].isin(enough)
+    return table.assign(object=name, period=periods[1], from_period=periods[0], raked=False)
+
+
+def published(table: pd.DataFrame) -> Iterator[tuple[tuple[Any, Any, Any], dict[Any, Any]]]:
+    """(unit, object, period) and the columns of counts.csv, of every published total."""
+    own = table[table["chosen"].fillna(False) & table["from_period"].isna()]
+    for row in own.to_dict("records"):
+        yield (row["unit_id"], row["object"], row["period"]), row
