@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import calendar
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from itertools import pairwise
 from typing import Literal
 
 from subpixmap.errors import InputError
@@ -25,7 +27,7 @@ class Period:
     end: date
     """Last day, included."""
     months: tuple[int, ...] = ALL_MONTHS
-    """Months of the year that count (the same season every year)."""
+    """Months of the year that count (the same season every year), in the season's order: 11, 12, 1, 2."""
 
     def __post_init__(self) -> None:
         if self.end < self.start:
@@ -51,36 +53,87 @@ def parse_years(text: str | int) -> tuple[int, int]:
 
 
 def parse_months(text: str | None) -> tuple[int, ...]:
-    """`3-5`, `11-2` or `1,6,7` -> months; None means all."""
+    """`3-5`, `11-2` or `1,6,7` -> months as `season` orders them; None means all."""
     if text is None:
         return ALL_MONTHS
     months: list[int] = []
+    crosses = False
     for part in str(text).split(","):
         match = re.fullmatch(r"\s*(\d{1,2})(?:\s*-\s*(\d{1,2}))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not (1 <= first <= 12 and 1 <= last <= 12):
             raise InputError(f"--months {text!r} is not a list of months such as 3-5 or 1,6,7")
         months += range(first, last + 1) if first <= last else [*range(first, 13), *range(1, last + 1)]
-    return tuple(sorted(set(months)))
+        crosses = crosses or first > last
+    ordered = season(months)
+    if crosses and not over_new_year(ordered):
+        raise InputError(
+            f"--months {text}: of a season that crosses the year, the months follow one another, such as 11-2; "
+            "run other months into another --out"
+        )
+    return ordered
+
+
+def season(months: Iterable[int]) -> tuple[int, ...]:
+    """Months in the order of a season, each once: 11, 12, 1, 2 for a winter; otherwise in the order of the year.
+
+    A season crosses the year if its months follow one another as they are given: 11, 12, 1, 2 is one winter, and
+    1, 2, 11, 12 are four months of one calendar year.
+    """
+    given = tuple(dict.fromkeys(months))
+    follow = all(after == before % 12 + 1 for before, after in pairwise(given))
+    return given if follow else tuple(sorted(given))
+
+
+def over_new_year(months: tuple[int, ...]) -> bool:
+    """Whether a season goes on in the next year."""
+    return bool(months) and months[0] > months[-1]
 
 
 def make_periods(years: str | int, every: Every = "year", months: tuple[int, ...] = ALL_MONTHS) -> list[Period]:
     """Periods of a run, in order; a period without any of the months is left out.
 
-    With `every="scene"` the years are returned: each acquisition becomes a period of its own once the items are known.
+    A season that crosses the year belongs together: the years are those in which it begins, a yearly period is named by
+    that year and lasts from the first day of the season to its last. With `every="scene"` the yearly periods are
+    returned: each acquisition becomes a period of its own once the items are known.
     """
     steps = {"year": 12, "scene": 12, "quarter": 3, "month": 1}
     if every not in steps:
         raise InputError(f"--every {every!r} is unknown; choose year, quarter, month or scene")
     first, last = parse_years(years)
-    step, periods = steps[every], []
-    for year in range(first, last + 1):
-        for month in range(1, 13, step):
-            inside = tuple(m for m in months if month <= m < month + step)
-            if not inside:
-                continue
-            end = month + step - 1
-            label = {12: f"{year}", 3: f"{year}-Q{month // 3 + 1}", 1: f"{year}-{month:02d}"}[step]
-            last_day = calendar.monthrange(year, end)[1]
-            periods.append(Period(label, date(year, month, 1), date(year, end, last_day), inside))
+    months = season(months)
+    if not over_new_year(months):
+        found = [_calendar(year, every, steps[every], months) for year in range(first, last + 1)]
+        return [period for one in found for period in one]
+    if steps[every] == 12:
+        return [
+            Period(f"{year}", date(year, months[0], 1), _last_day(year + 1, months[-1]), months)
+            for year in range(first, last + 1)
+        ]
+    turn = months.index(1)
+    periods = [
+        period
+        for year in range(first, last + 1)
+        for later, part in enumerate((months[:turn], months[turn:]))
+        for period in _calendar(year + later, every, steps[every], part)
+    ]
+    if (months[0] - 1) // steps[every] == (months[-1] - 1) // steps[every]:
+        raise InputError(
+            f"--months {months[0]}-{months[-1]} --every {every}: a season would end in the {every} in which the next "
+            "begins; choose --every year or month"
+        )
     return periods
+
+
+def _calendar(year: int, every: Every, step: int, months: tuple[int, ...]) -> list[Period]:
+    """Periods of a calendar year."""
+    periods = []
+    for month in range(1, 13, step):
+        if inside := tuple(m for m in months if month <= m < month + step):
+            label = {12: f"{year}", 3: f"{year}-Q{month // 3 + 1}", 1: f"{year}-{month:02d}"}[step]
+            periods.append(Period(label, date(year, month, 1), _last_day(year, month + step - 1), inside))
+    return periods
+
+
+def _last_day(year: int, month: int) -> date:
+    return date(year, month, calendar.monthrange(year, month)[1])

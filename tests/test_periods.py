@@ -1,6 +1,9 @@
 from datetime import UTC, date, datetime
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from subpixmap.errors import InputError
 from subpixmap.periods import Period, make_periods, parse_months
@@ -18,10 +21,59 @@ def test_years_quarters_and_months() -> None:
 
 def test_a_season_leaves_out_periods_without_its_months() -> None:
     assert [p.label for p in make_periods(2021, "quarter", parse_months("3-5"))] == ["2021-Q1", "2021-Q2"]
-    (year,) = make_periods(2021, months=parse_months("11-2"))
-    assert year.months == (1, 2, 11, 12)
+    (year,) = make_periods(2021, months=parse_months("1,2,11,12"))
+    assert (year.start, year.end, year.months) == (date(2021, 1, 1), date(2021, 12, 31), (1, 2, 11, 12))
     assert year.holds(datetime(2021, 12, 31, 23, 59, tzinfo=UTC))
     assert not year.holds(datetime(2021, 6, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("text", ["11-2", "11,12,1,2", "11-12,1-2", " 11 - 2 "])
+def test_a_season_that_crosses_the_year_belongs_together(text: str) -> None:
+    """One winter, named by its first year, with the days that it really spans."""
+    first, second = make_periods("2019-2020", months=parse_months(text))
+    assert (first.label, first.start, first.end) == ("2019", date(2019, 11, 1), date(2020, 2, 29))
+    assert (second.label, second.start, second.end) == ("2020", date(2020, 11, 1), date(2021, 2, 28))
+    assert first.holds(datetime(2020, 1, 5, tzinfo=UTC))
+    assert not first.holds(datetime(2019, 1, 5, tzinfo=UTC))
+    assert second.holds(datetime(2021, 2, 28, 23, tzinfo=UTC))
+
+
+def test_quarters_and_months_of_such_a_season_are_those_of_its_years() -> None:
+    winters = parse_months("11-2")
+    quarters = make_periods("2019-2020", "quarter", winters)
+    assert [(p.label, p.months) for p in quarters] == [
+        ("2019-Q4", (11, 12)), ("2020-Q1", (1, 2)), ("2020-Q4", (11, 12)), ("2021-Q1", (1, 2))]  # fmt: skip
+    months = make_periods(2019, "month", winters)
+    assert [p.label for p in months] == ["2019-11", "2019-12", "2020-01", "2020-02"]
+    with pytest.raises(InputError, match="quarter"):
+        make_periods(2019, "quarter", parse_months("11-10"))
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from(["year", "month", "scene"]), st.dates(
+    date(2017, 1, 1), date(2023, 12, 31)))  # fmt: skip
+def test_each_day_of_a_season_lies_in_one_period_of_the_year_it_began(
+    first: int, last: int, every: Any, day: date
+) -> None:
+    months = parse_months(f"{first}-{last}")
+    inside = first <= day.month <= last if first <= last else day.month >= first or day.month <= last
+    began = day.year - 1 if first > last and day.month <= last else day.year
+    holding = [p for p in make_periods("2018-2021", every, months) if p.holds(datetime(day.year, day.month, day.day))]
+    assert len(holding) == (inside and 2018 <= began <= 2021)
+    if holding and every != "month":
+        assert holding[0].label == str(began)
+
+
+@pytest.mark.parametrize("text", ["11-2,6", "6,11-2", "11-1,3"])
+def test_other_months_beside_such_a_season_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match=f"--months {text}"):
+        parse_months(text)
+
+
+def test_months_in_any_other_order_are_those_of_a_calendar_year() -> None:
+    assert parse_months("6,1,3") == (1, 3, 6)
+    assert parse_months("12,1") == (12, 1)
+    assert parse_months("1,12") == (1, 12)
+    assert parse_months("1-12") == tuple(range(1, 13))
 
 
 def test_periods_cover_each_day_once() -> None:

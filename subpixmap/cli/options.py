@@ -109,7 +109,12 @@ def _remember_verbose(context: typer.Context, value: bool) -> bool:
 Folder = Annotated[Path, typer.Argument(callback=_folder, help="run folder, or s3://bucket/folder")]
 Years = Annotated[str, Option(help="first-last, or one year")]
 Objects = Annotated[list[str] | None, Option("--object", help="object to count; may be repeated  [default: all]")]
-Months = Annotated[str | None, Option(help="the same months of every year, for example 3-5  [default: all]")]
+Months = Annotated[
+    str | None,
+    Option(
+        help="the same months of every year, such as 3-5; 11-2 is one winter, named by its first year  [default: all]"
+    ),
+]
 _SOURCE = "catalogue: name, URL or path; if repeated, the next ones fill gaps of the first"
 Source = Annotated[list[str] | None, Option(help=_SOURCE)]
 SourceOrDefault = Annotated[

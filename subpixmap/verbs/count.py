@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subpixmap.errors import Incomplete
+from subpixmap.periods import over_new_year
 from subpixmap.verbs import console
 from subpixmap.verbs.choices import TREND_CHOICES, read_choices, write_choices
 
@@ -121,7 +122,9 @@ def report(out: Path, *, quiet: bool = False) -> Path:
     from subpixmap.report.page import write_report
     from subpixmap.simulate.recognise import truth_of
 
-    path = write_report(out, truth=truth_of(read_plan(out).sources))
+    plan = read_plan(out)
+    by_year = not over_new_year(plan.recipe.months)  # as the truth of a simulated country is
+    path = write_report(out, truth=truth_of(plan.sources) if by_year else None)
     write_manifest(out)
     console.say_files([path], quiet=quiet)
     return path

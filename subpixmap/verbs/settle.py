@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from subpixmap import runpaths
-from subpixmap.errors import InputError
-from subpixmap.periods import Period, parse_months, parse_years
+from subpixmap.errors import InputError, Refused
+from subpixmap.periods import Period, over_new_year, parse_months, parse_years
 from subpixmap.simulate import demo
 from subpixmap.verbs.job import Job
 from subpixmap.verbs.request import DEFAULT_SOURCE, Request
 
 if TYPE_CHECKING:
+    from subpixmap.mapping.plan import Plan
     from subpixmap.model.checkpoint import Model
     from subpixmap.region import Region
     from subpixmap.scenes.items import Item
@@ -81,6 +82,7 @@ def ask_items(
     new, known, noted = request.periods(), [], {}
     if (request.folder / runpaths.PLAN).is_file():
         planned = read_plan(request.folder)
+        _require_season(request, planned)
         models = [model for model in models if model.sha256 == planned.recipe.model_sha256] or models
         have = [p for p in planned.periods if p.label not in request.refresh]
         new = [p for p in new if not any(p.start <= q.start <= p.end for q in have)]
@@ -111,6 +113,17 @@ def ask_items(
     asked_again = {str(item.get("id")) for items in by_source.values() for item in items}
     noted = {name: why for name, why in noted.items() if name not in asked_again}
     return model, known + locked, tuple(p.label for p in new), dict(sorted((noted | refused).items()))
+
+
+def _require_season(request: Request, planned: Plan) -> None:
+    """Refuse `--months 11-2` in a folder of earlier versions, which took both ends of a calendar year for a season."""
+    old, new = planned.recipe.months, parse_months(request.months)
+    if over_new_year(new) and old == tuple(sorted(new)):
+        months = ",".join(map(str, old))
+        raise Refused(
+            f"{request.folder} holds calendar years with the months {months}, and --months {request.months} is a season "
+            f"from one year to the next: write --months {months} to go on with the folder, or use another --out"
+        )
 
 
 def known_periods(request: Request) -> list[Period]:

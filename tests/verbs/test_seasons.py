@@ -1,0 +1,70 @@
+"""A season that crosses the year: one period from one year to the next; folders of earlier versions keep theirs."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from subpixmap.errors import Refused
+from subpixmap.mapping.plan import read_plan
+from subpixmap.model.checkpoint import save_model
+from subpixmap.scenes.items import read_lock
+from subpixmap.verbs.request import Request
+from subpixmap.verbs.run import run
+from tests.helpers import mapping_data, scenes_data
+
+WHERE: dict[str, Any] = {"bands": mapping_data.BANDS, "size_px": 256, "baseline": "02.14"}
+DAYS = ("20200105", "20201205", "20210110", "20210703", "20211112", "20220214", "20221220")
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run over a tile of 2.5 km that was seen in three winters and one summer."""
+    folder = tmp_path_factory.mktemp("winters")
+    model = mapping_data.tiny_model()
+    save_model(folder / "tiny.safetensors", model.net, model.card)
+    items = [scenes_data.make_item(folder, start=f"{day}T021051", **WHERE) for day in DAYS]
+    west, south, *_ = items[0]["bbox"]
+    return {
+        "region": f"{west + 0.01},{south + 0.01},{west + 0.012},{south + 0.012}",
+        "model": str(folder / "tiny.safetensors"),
+        "source": (str(scenes_data.write_collection(folder / "items.json", items)),),
+        "workers": 0,
+        "block": 256,
+        "quiet": True,
+    }
+
+
+def days(out: Path) -> dict[str, list[str]]:
+    """Period -> days of its items."""
+    found: dict[str, list[str]] = {}
+    for item in sorted(read_lock(out / "items.parquet"), key=lambda item: item.datetime):
+        found.setdefault(item.period, []).append(item.datetime[:10])
+    return found
+
+
+def test_winters_are_not_mixed_and_extend_to_what_is_mapped_at_once(options: dict[str, Any], tmp_path: Path) -> None:
+    run(Request(**options, out=tmp_path / "grown", years="2020", months="11-2"))
+    run(Request(**options, out=tmp_path / "grown", years="2020-2021", months="11-2"))
+    run(Request(**options, out=tmp_path / "once", years="2020-2021", months="11-2"))
+    assert days(tmp_path / "once") == {"2020": ["2020-12-05", "2021-01-10"], "2021": ["2021-11-12", "2022-02-14"]}
+    once, grown = (pd.read_csv(tmp_path / name / "counts.csv") for name in ("once", "grown"))
+    pd.testing.assert_frame_equal(once, grown)
+    spans = once.drop_duplicates("period")[["period", "period_start", "period_end"]].to_numpy().tolist()
+    assert spans == [[2020, "2020-11-01", "2021-02-28"], [2021, "2021-11-01", "2022-02-28"]]
+    assert read_plan(tmp_path / "once").recipe.months == (11, 12, 1, 2)
+
+
+def test_a_folder_of_calendar_years_keeps_them(options: dict[str, Any], tmp_path: Path) -> None:
+    """What `--months 11-2` meant before: the recipe and periods of such folders are those of `--months 1,2,11,12`."""
+    old = dict(options, out=tmp_path / "old")
+    run(Request(**old, years="2020", months="1,2,11,12"))
+    assert days(tmp_path / "old") == {"2020": ["2020-01-05", "2020-12-05"]}
+    before = (tmp_path / "old" / "plan.json").read_bytes()
+    with pytest.raises(Refused, match="--months 1,2,11,12") as caught:
+        run(Request(**old, years="2020-2021", months="11-2"))
+    assert caught.value.exit_code == 4
+    assert (tmp_path / "old" / "plan.json").read_bytes() == before
+    run(Request(**old, years="2020-2021", months="1,2,11,12"))
+    assert days(tmp_path / "old")["2021"] == ["2021-01-10", "2021-11-12"]
