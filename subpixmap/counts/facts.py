@@ -9,6 +9,7 @@ from subpixmap.errors import InputError
 from subpixmap.mapping.plan import ModelInfo
 from subpixmap.periods import Period
 from subpixmap.runfolder import RunFolder
+from subpixmap.scenes.lattices import coarse_bands, largest_pixels
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Facts:
     """In the order of the map."""
     resolution: float
     """Metres."""
+    unlike_card: bool
+    """The input was unlike the model's card, and forced: another resolution, or files with larger pixels."""
     items_sha256: Mapping[str, str]
     """Period label -> hash of its locked items."""
     run_id: str
@@ -38,11 +41,6 @@ class Facts:
     def px_ha(self) -> float:
         """Hectares of a pixel."""
         return self.resolution**2 / 1e4
-
-    @property
-    def unlike_card(self) -> bool:
-        """The input was unlike the model's card, and forced."""
-        return self.resolution != self.model.resolution
 
     def of_part(self, objects: Sequence[str], periods: Sequence[str]) -> Facts:
         """The facts of some objects and periods (labels), in that order.
@@ -73,6 +71,7 @@ def read_facts(
         objects=plan.objects,
         periods=plan.periods,
         resolution=plan.recipe.resolution,
+        unlike_card=is_unlike_card(folder),
         items_sha256=folder.items_sha256,
         run_id=plan.run_id,
         software_version=plan.versions["subpixmap"],
@@ -81,3 +80,10 @@ def read_facts(
         max_obs=plan.recipe.max_scenes,
         assign_nearest=assign_nearest,
     )
+
+
+def is_unlike_card(folder: RunFolder) -> bool:
+    """Whether the resolution of a run, or the pixels of its files, are not those of its model's card."""
+    recipe, trained_at = folder.plan.recipe, folder.plan.model.resolution
+    coarse = coarse_bands(largest_pixels(folder.items, recipe.bands), trained_at)
+    return recipe.resolution != trained_at or bool(coarse)

@@ -7,7 +7,7 @@ picks its kernels, and with them its rounding, by shape. A pixel is therefore th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from subpixmap.errors import InputError, Refused, VerificationFailed
 from subpixmap.model.checkpoint import Card, Model
 from subpixmap.model.mean import fits_in_order
+from subpixmap.scenes.lattices import coarse_bands
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -92,22 +93,51 @@ def _calibrated(card: Card, raw: NDArray[np.float32]) -> NDArray[np.float32]:
     return count
 
 
-def check_input(card: Card, *, bands: tuple[str, ...], resolution: float, force: bool = False) -> None:
+def check_input(
+    card: Card,
+    *,
+    bands: tuple[str, ...],
+    resolution: float,
+    pixels: Mapping[str, float] | None = None,
+    force: bool = False,
+) -> None:
     """Refuse input that the card was not made for.
+
+    Parameters
+    ----------
+    card
+        Of the model.
+    bands
+        That the input has.
+    resolution
+        Of the lattice, metres.
+    pixels
+        Band -> size of its largest pixels as delivered, metres (see `largest_pixels`); not checked when not given.
+    force
+        Accept another resolution and larger pixels.
 
     Raises
     ------
     InputError
         A band is missing.
     Refused
-        Another resolution, unless `force`.
+        Another resolution, or pixels larger than those of the sensor and the card, unless `force`.
     """
     if missing := [band for band in card.bands if band not in bands]:
         raise InputError(f"model {card.name!r} needs bands {', '.join(missing)}; the input has {', '.join(bands)}")
-    if not force and abs(resolution - card.resolution) > 1e-6 * card.resolution:
+    if force:
+        return
+    if abs(resolution - card.resolution) > 1e-6 * card.resolution:
         raise Refused(
             f"model {card.name!r} was trained at {card.resolution:g} m, the input has {resolution:g} m; "
             "its numbers would not be estimates (--force runs it nevertheless)"
+        )
+    if coarse := coarse_bands({band: (pixels or {}).get(band, 0.0) for band in card.bands}, card.resolution):
+        sizes = ", ".join(f"{band} {size:g} m" for band, size in coarse.items())
+        raise Refused(
+            f"model {card.name!r} was trained at {card.resolution:g} m, the files of the input have larger pixels "
+            f"({sizes}); its numbers would not be estimates: give a --source with full resolution "
+            "(--force runs it nevertheless)"
         )
 
 
@@ -121,7 +151,7 @@ def predict(cube: xr.Dataset, model: Model, *, force: bool = False) -> xr.Datase
     model
         From `checkpoint.load_model`.
     force
-        Predict although the resolution is not the card's.
+        Predict although the resolution, or the size of the files' pixels, is not the card's.
 
     Returns
     -------
@@ -140,7 +170,8 @@ def predict(cube: xr.Dataset, model: Model, *, force: bool = False) -> xr.Datase
 
     card, halo = model.card, model.halo
     names = tuple(str(band) for band in cube["band"].values)
-    check_input(card, bands=names, resolution=_resolution(cube), force=force)
+    pixels = dict(zip(names, cube["pixel_m"].values.tolist(), strict=True)) if "pixel_m" in cube.coords else None
+    check_input(card, bands=names, resolution=_resolution(cube), pixels=pixels, force=force)
     reflectance = cube["reflectance"].sel(band=list(card.bands)).transpose("time", "band", "y", "x").astype(np.float32)
     valid = cube["valid"].transpose("time", "y", "x") & reflectance.notnull().all("band")
 

@@ -13,7 +13,7 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.errors import InputError
+from subpixmap.errors import InputError, Refused
 from subpixmap.grid import Window
 from subpixmap.periods import ALL_MONTHS
 from subpixmap.reference.question import Locks, Question, ask, day_of, items_over, keep_answer, read_answer
@@ -21,7 +21,7 @@ from subpixmap.reference.reference import UNLABELLED, Area, Reference
 from subpixmap.scenes.choice import choose
 from subpixmap.scenes.cube import read_reflectance, read_valid
 from subpixmap.scenes.items import Item, by_acquisition
-from subpixmap.scenes.lattices import lattices
+from subpixmap.scenes.lattices import coarse_bands, largest_pixels, lattices
 from subpixmap.scenes.radiometry import MaskRule
 
 FAR_DAYS = 60
@@ -84,6 +84,8 @@ def find_imagery(
     ------
     InputError
         Areas that no item touches, items without a band, or on another lattice: all are named.
+    Refused
+        Files with larger pixels than the reference and the sensor have.
     """
     question = Question.about(
         reference,
@@ -97,9 +99,11 @@ def find_imagery(
     locks = locks or Locks()
     if (answer := read_answer(question, locks)) is not None:
         items, names = answer
+        _require_full_resolution(reference, items, names)
         return Imagery(_by_area(reference, question, items), names)
     wide = question.with_margin()
     items, names = ask(wide, reference, source)
+    _require_full_resolution(reference, items, names)
     _by_area(reference, question, items)  # refuses what it can before the first pixel is read
     items = keep_answer(wide, reference, items, names, locks.write)
     return Imagery(_by_area(reference, question, items), names)
@@ -161,6 +165,16 @@ def days_off(reference: Reference, days: Sequence[date]) -> float:
     first, last = reference.image_date
     off = [max((first - day).days, (day - last).days, 0) for day in days]
     return float(np.median(off)) if off else float("nan")
+
+
+def _require_full_resolution(reference: Reference, items: Sequence[Item], bands: Sequence[str]) -> None:
+    """Refuse files whose pixels are larger than the reference's and the sensor's: they show less than it says."""
+    if coarse := coarse_bands(largest_pixels(items, bands), reference.resolution):
+        sizes = ", ".join(f"{band} {size:g} m" for band, size in coarse.items())
+        raise Refused(
+            f"the reference has pixels of {reference.resolution:g} m, the files of the source larger ones ({sizes}): "
+            "give a --source with full resolution"
+        )
 
 
 def _by_area(reference: Reference, question: Question, items: Sequence[Item]) -> dict[str, tuple[Item, ...]]:

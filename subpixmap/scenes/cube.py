@@ -23,7 +23,7 @@ from subpixmap.periods import ALL_MONTHS, Every, make_periods
 from subpixmap.scenes.dialect import BANDS, SCL, asset_names
 from subpixmap.scenes.fallback import lock_sources
 from subpixmap.scenes.items import Asset, Item, by_acquisition
-from subpixmap.scenes.lattices import lattices, snap
+from subpixmap.scenes.lattices import largest_pixels, lattices, snap
 from subpixmap.scenes.radiometry import MaskRule, OffsetRule, scl_valid, to_reflectance
 from subpixmap.scenes.reader import AlignedReader, Rasters
 from subpixmap.scenes.source import find_by_source, preferred
@@ -293,8 +293,8 @@ def lazy_cube(
     -------
     xarray.Dataset
         `reflectance` (time, band, y, x) float32, NaN where there is no data, and `valid` (time, y, x) bool, with the
-        coordinates time, band, y, x (pixel centres, metres), acquisition and period (time); one step for each
-        acquisition.
+        coordinates time, band, y, x (pixel centres, metres), acquisition and period (time), and pixel_m (band), the
+        size of the files' own pixels in metres; one step for each acquisition.
 
     Raises
     ------
@@ -324,6 +324,7 @@ def lazy_cube(
     rule = mask or MaskRule()
     valid = map_blocks(partial(lazy, rule), chunks=(steps, *sides), dtype=bool, meta=np.empty((0,) * 3, bool))
     x, y = lattice.coords(window)
+    sizes = largest_pixels(items, bands)
     first = [group[0] for group in groups.values()]
     cube = xr.Dataset(
         {"reflectance": (("time", "band", "y", "x"), reflectance), "valid": (("time", "y", "x"), valid)},
@@ -334,6 +335,7 @@ def lazy_cube(
             "x": x,
             "acquisition": ("time", list(groups)),
             "period": ("time", [item.period for item in first]),
+            "pixel_m": ("band", [sizes[band] for band in bands]),
         },
         attrs={"epsg": lattice.epsg, "resolution": lattice.resolution},
     )

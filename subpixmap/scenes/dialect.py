@@ -19,6 +19,9 @@ from subpixmap.errors import InputError
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 """Reflectance bands, in the order of wavelength number that all arrays use."""
 
+PIXEL_M = {band: 10.0 if band in ("B02", "B03", "B04", "B08") else 20.0 for band in BANDS}
+"""Pixel size of each band as the sensor delivers it, metres."""
+
 SCL = "SCL"
 
 # First match wins: the native resolution comes before a coarser copy, which some catalogues offer as well.

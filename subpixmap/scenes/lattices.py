@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from affine import Affine
 
 from subpixmap.grid import Lattice
+from subpixmap.scenes.dialect import PIXEL_M
 from subpixmap.scenes.items import Asset, Item, several_problems
 
 _TILE_STEP = 60.0  # metres: corners of Sentinel-2 tiles are multiples of it
@@ -56,6 +57,24 @@ def lattices(items: Iterable[Item], resolution: float = 10.0) -> dict[int, Latti
             )
         chosen[epsg] = min(alike, key=lambda one: (one.x_phase, one.y_phase))
     return chosen
+
+
+def largest_pixels(items: Iterable[Item], bands: Sequence[str]) -> dict[str, float]:
+    """The largest pixel that any item has of each band, metres."""
+    found: dict[str, float] = {}
+    for item in items:
+        for band in bands:
+            if band in item.assets:
+                found[band] = max(found.get(band, 0.0), item.assets[band].resolution)
+    return found
+
+
+def coarse_bands(largest: Mapping[str, float], resolution: float) -> dict[str, float]:
+    """Bands whose pixels are larger than the sensor's own and than `resolution`, such as overviews; metres by band.
+
+    They are repeated to fill the lattice: a count would see texture that is not there.
+    """
+    return {b: size for b, size in largest.items() if size > max(PIXEL_M[b], resolution) * (1 + 1e-9)}
 
 
 def _tile_steps_apart(one: Lattice, other: Lattice) -> bool:

@@ -29,6 +29,7 @@ def settle(request: Request) -> Job:
     from subpixmap.model.predict import check_input
     from subpixmap.region import resolve_region
     from subpixmap.scenes.completeness import completeness
+    from subpixmap.scenes.lattices import largest_pixels
     from subpixmap.scenes.source import anchored
 
     new_units = request.names_units
@@ -45,6 +46,9 @@ def settle(request: Request) -> Job:
         parent_column=request.parent_column,
     )
     model, items, asked, refused = ask_items(request, region, models)
+    bands = model.card.bands
+    pixels = largest_pixels(items, bands)
+    check_input(model.card, bands=bands, resolution=request.resolution, pixels=pixels, force=request.force)
     made = make_plan(
         region,
         request.periods(),

@@ -31,6 +31,7 @@ def facts(periods: Any = YEARS, objects: Any = ("coconut",), evidence: str = "si
         objects=tuple(objects),
         periods=tuple(periods),
         resolution=10.0,
+        unlike_card=False,
         items_sha256={period.label: f"items {period.label}" for period in periods},
         run_id="0123456789abcdef",
         software_version="0.1.0",

@@ -189,6 +189,15 @@ def test_tables_and_page_say_that_these_are_no_estimates(out: Any) -> None:
         assert (out / name).is_file()
 
 
+def test_pixels_of_120_m_do_not_pass_as_10_m(
+    command: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    at = command.index("--resolution")
+    assert call(monkeypatch, *command[:at], *command[at + 2 :], "--out", tmp_path / "out") == 4
+    assert "B02 120 m" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "map.zarr").exists()
+
+
 def unit_sum(zone: Any) -> Any:
     """Coverage-weighted sum over the box, with exactextract on the whole raster in one go."""
     from exactextract import exact_extract

@@ -11,6 +11,7 @@ import pytest
 
 from subpixmap.errors import InputError, Refused
 from subpixmap.model.checkpoint import save_model
+from subpixmap.model.predict import predict
 from subpixmap.scenes import reader
 from subpixmap.scenes.cube import open_cube
 from subpixmap.scenes.items import read_lock, read_notes
@@ -265,3 +266,32 @@ def test_a_cube_takes_from_the_next_source_too(two_servers: Any) -> None:
     assert first.requests["/search"] == 2 * second.requests["/search"] > 0
     expected = open_cube(box, 2021, source=second.url, **where)
     np.testing.assert_array_equal(cube.reflectance.values, expected.reflectance.values)
+
+
+def test_files_with_larger_pixels_are_unlike_the_card(place: Any, tmp_path: Path) -> None:
+    """Overviews of 120 m fill a lattice of 10 m, but they are not what the model has learned from."""
+    _, request = place
+    coarse = scenes_data.make_item(
+        tmp_path / "coarse",
+        start="20210305T021051",
+        baseline="02.14",
+        size_px=264,
+        bands=dict.fromkeys(mapping_data.BANDS, 120),
+    )
+    with pytest.raises(Refused, match=r"B02 120 m.*--source") as error:
+        plan(request([coarse], years="2021"))
+    assert error.value.exit_code == 4
+    out = run(request([coarse], years="2021", force=True))
+    assert all("unlike_card" in flag for flag in pd.read_csv(tmp_path / "out" / "counts.csv").flag)
+    assert out is not None
+
+
+def test_a_cube_of_larger_pixels_is_unlike_the_card(tmp_path: Path) -> None:
+    model = mapping_data.tiny_model()
+    coarse = scenes_data.make_item(tmp_path, bands=dict.fromkeys(mapping_data.BANDS, 120), size_px=264)
+    source = scenes_data.write_collection(tmp_path / "items.json", [coarse])
+    cube = open_cube(coarse["bbox"], 2021, source=str(source))
+    assert cube.pixel_m.values.tolist() == [120.0] * 3
+    with pytest.raises(Refused, match="B02 120 m"):
+        predict(cube, model)
+    assert predict(cube, model, force=True).sizes["object"] == 2
