@@ -22,7 +22,7 @@ from subpixmap.grid import Lattice, Window, project, utm_epsg
 from subpixmap.periods import ALL_MONTHS, Every, make_periods
 from subpixmap.scenes.dialect import BANDS, SCL, asset_names
 from subpixmap.scenes.fallback import lock_sources
-from subpixmap.scenes.items import Asset, Item, by_acquisition
+from subpixmap.scenes.items import Asset, Item, by_acquisition, mosaic_order
 from subpixmap.scenes.lattices import largest_pixels, lattices, snap
 from subpixmap.scenes.radiometry import MaskRule, OffsetRule, scl_valid, to_reflectance
 from subpixmap.scenes.reader import AlignedReader, Rasters
@@ -43,7 +43,7 @@ def read_reflectance(
     Parameters
     ----------
     items
-        Tiles of one acquisition. Where they overlap, the first tile with data counts, in the order of tile names.
+        Tiles of one acquisition. Where they overlap, the first with data counts (see `mosaic_order`).
     lattice, window
         Lattice of the items' UTM zone, and the window to read.
     bands
@@ -108,7 +108,7 @@ def _mosaic(
     _require_one_acquisition(items, lattice, bands)
     out = np.empty((len(bands), *window.shape), empty.dtype)
     holes: dict[int, Any] = dict.fromkeys(range(len(bands)))  # bands with empty pixels -> where (None: everywhere)
-    tiles = [item for item in sorted(items, key=lambda item: item.tile) if _overlap(item, lattice, window)]
+    tiles = [item for item in mosaic_order(items) if _overlap(item, lattice, window)]
     for number, item in enumerate(tiles, 1):
         for native, around, indices, dn in _read_native(item, lattice, window, bands, list(holes)):
             whole = native == lattice  # nothing to repeat: without holes the values go straight to their place

@@ -50,7 +50,7 @@ def lock_sources(
     ReadFailed
         An overview of the last source could not be read.
     """
-    taken: dict[SceneKey | None, tuple[str, Item]] = {}
+    taken: dict[SceneKey | None, tuple[str, list[Item]]] = {}
     problems: dict[str, tuple[SceneKey | None, str]] = {}
     for number, (source, raws) in enumerate(by_source.items(), 1):
         keys = {str(raw.get("id")): scene_key_of(raw) for raw in raws}
@@ -65,12 +65,15 @@ def lock_sources(
                 raise several_problems(left, advice="--allow-partial continues without them" if have else "")
         if look and offset_rule == "auto":
             items = check_darkness(items, refused=None if strict else why)
-        taken |= {item.scene_key: (source, item) for item in items}
+            contradicted = {keys[name] for name in why}  # a part of a scene does not stand for the scene
+            items = [item for item in items if item.scene_key not in contradicted]
+        for item in items:
+            taken.setdefault(item.scene_key, (source, []))[1].append(item)
         problems |= {name: (keys[name], reason) for name, reason in why.items()}
     if problems and not taken:
         raise several_problems([reason for _, reason in problems.values()])
     if refused is not None:
         for name, (key, reason) in problems.items():
-            stands_in = f"; {taken[key][1].id} of {taken[key][0]} stands in for it" if key in taken else ""
+            stands_in = f"; {taken[key][1][0].id} of {taken[key][0]} stands in for it" if key in taken else ""
             refused[name] = reason + stands_in
-    return sort_items(pin(item for _, item in taken.values()))
+    return sort_items(pin(item for _, items in taken.values() for item in items))

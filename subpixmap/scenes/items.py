@@ -1,7 +1,8 @@
 """STAC items of a catalogue -> the lock: a sorted list without duplicates, frozen in items.parquet (stac-geoparquet).
 
-The catalogue is asked once for a period. An item is one (acquisition, tile); the newest processing baseline wins. The
-same answer in another order gives the same list and the same bytes. Until the lock an item is the catalogue's dict;
+The catalogue is asked once for a period. An item is one (acquisition, tile); the newest processing baseline wins. A
+scene that was cut into several products keeps them all. The same answer in another order gives the same list and the
+same bytes. Until the lock an item is the catalogue's dict;
 `lock_items` makes an `Item` of it, which all later stages use. The file is its only other form.
 """
 
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.files import path_of, write_atomic
@@ -125,20 +126,21 @@ def lock_items(
     offset_rule
         See `decide_offset`.
     refused
-        If given, items that cannot be used are left out and written here, {id: reason}. An older version of the same
-        tile does not stand in for a refused one. By default they raise.
+        If given, items that cannot be used are left out and written here, {id: reason}. Neither an older version of
+        the same tile nor another part of it stands in for a refused one. By default they raise.
 
     Returns
     -------
     list of Item
-        One for each acquisition and tile, sorted by period, time, acquisition and tile.
+        One for each acquisition and tile, or several of one baseline, which belong together (a scene that is cut where
+        its datastrip ends); sorted by period, time, acquisition and tile.
 
     Raises
     ------
     InputError
         Items lack bands or contradict themselves; the first are named, with how many there are.
     """
-    newest: dict[dialect.SceneKey, tuple[tuple[str, str], dict[str, Any], Period]] = {}
+    products: dict[dialect.SceneKey, list[_Product]] = {}
     problems: dict[str, str] = {}
     for raw in raw_items:
         try:
@@ -147,23 +149,54 @@ def lock_items(
             if period is None:
                 continue
             key = dialect.scene_key(dialect.acquisition(raw), dialect.tile(raw))
-            rank = dialect.baseline(raw) or "", dialect.item_id(raw)
+            product = _Product(dialect.baseline(raw) or "", dialect.item_id(raw), raw, period)
         except InputError as error:
             problems[str(raw.get("id"))] = str(error)
             continue
-        if key not in newest or rank > newest[key][0]:
-            newest[key] = rank, raw, period
+        products.setdefault(key, []).append(product)
     items = []
-    for _, raw, period in newest.values():
-        try:
-            items.append(_freeze(raw, period, bands, offset_rule))
-        except InputError as error:
-            problems[dialect.item_id(raw)] = str(error)
+    for versions in products.values():
+        frozen = []
+        for product in _newest(versions):
+            try:
+                frozen.append(_freeze(product.raw, product.period, bands, offset_rule))
+            except InputError as error:
+                problems[product.id] = str(error)
+                frozen = []
+                break  # a part of a scene does not stand for the scene
+        items += frozen
     if refused is not None:
         refused.update(problems)
     elif problems:
         raise several_problems(list(problems.values()))
     return sort_items(items)
+
+
+class _Product(NamedTuple):
+    """One product of a scene; where several have data, the greatest counts."""
+
+    baseline: str
+    id: str
+    raw: dict[str, Any]
+    period: Period
+
+    @property
+    def name(self) -> str:
+        """The product's own name, which catalogues share, or the item's."""
+        return str(dialect.properties(self.raw).get("s2:product_uri") or self.id).removesuffix(".SAFE")
+
+
+def _newest(products: Sequence[_Product]) -> list[_Product]:
+    """The products of the newest baseline, each once: where a datastrip ends, a scene is cut into two products.
+
+    They are read in this order, and a later one only where the earlier ones have no data: the same scene twice costs
+    nothing.
+    """
+    newest = max(product.baseline for product in products)
+    by_name: dict[str, _Product] = {}
+    for product in sorted((one for one in products if one.baseline == newest), key=lambda one: one.id, reverse=True):
+        by_name.setdefault(product.name, product)
+    return list(by_name.values())
 
 
 def _freeze(raw: dict[str, Any], period: Period, bands: Sequence[str], rule: OffsetRule) -> Item:
@@ -202,15 +235,25 @@ def _asset(raw: dict[str, Any], band: str, asset: dict[str, Any]) -> Asset:
 
 def sort_items(items: Iterable[Item]) -> list[Item]:
     """The canonical order."""
-    return sorted(items, key=lambda item: (item.period, item.datetime, item.acquisition, item.tile, item.id))
+    return sorted(items, key=lambda item: (item.period, item.datetime, item.acquisition, item.tile, *_name(item)))
 
 
 def by_acquisition(items: Iterable[Item]) -> dict[str, list[Item]]:
-    """Group items by acquisition; acquisitions in order of time, the tiles of each in order of name."""
+    """Group items by acquisition; acquisitions in order of time, the items of each in the order of a mosaic."""
     groups: dict[str, list[Item]] = {}
     for item in sort_items(items):
         groups.setdefault(item.acquisition, []).append(item)
-    return {name: sorted(group, key=lambda item: item.tile) for name, group in groups.items()}
+    return {name: mosaic_order(group) for name, group in groups.items()}
+
+
+def mosaic_order(items: Iterable[Item]) -> list[Item]:
+    """Items of one acquisition: where several have data, the first counts. By tile; of one tile the newest first."""
+    return sorted(sorted(items, key=lambda item: (item.baseline, *_name(item)), reverse=True), key=lambda i: i.tile)
+
+
+def _name(item: Item) -> tuple[str, str]:
+    """Its id and a file: the parts of a scene that was cut may share one id."""
+    return item.id, next(iter(item.assets.values())).href
 
 
 def items_sha256(items: Iterable[Item]) -> str:

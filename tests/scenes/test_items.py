@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.periods import make_periods
+from subpixmap.scenes.cube import read_reflectance, read_valid
 from subpixmap.scenes.items import (
     Asset,
     DarkCheck,
@@ -26,6 +27,7 @@ from subpixmap.scenes.items import (
     write_lock,
 )
 from subpixmap.scenes.lattices import lattices
+from subpixmap.scenes.radiometry import MaskRule
 from subpixmap.scenes.source import find_items
 from tests.helpers import scenes_data
 
@@ -100,6 +102,44 @@ def test_the_newest_baseline_wins_and_an_older_copy_changes_nothing(found: Any, 
     older = scenes_data.make_item(tmp_path / "old", size_px=20, bands=SMALL, baseline="02.14")
     assert lock_items([older, *found], PERIODS, list(SMALL)) == lock_items(found, PERIODS, list(SMALL))
     assert lock_items([older], PERIODS, list(SMALL))[0].offset_dn == 0
+
+
+@pytest.mark.parametrize("ids", ["their own ids", "one id"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_scene_that_was_cut_into_two_products_is_put_together(tmp_path: Path, ids: str, order: int) -> None:
+    """Where a datastrip ends, the ground segment cuts a tile: same datatake, tile and baseline, other product."""
+    parts = []
+    for number, hole in enumerate((slice(0, 90), slice(100, 200))):
+        part = scenes_data.make_item(tmp_path / str(number), size_px=200, bands=SMALL, seed=number, hole=hole)
+        part["properties"]["s2:product_uri"] = part["properties"]["s2:product_uri"].replace(
+            "T050000", f"T05000{number}"
+        )
+        part["id"] += f"_{number}" if ids == "their own ids" else ""
+        parts.append(part)
+    items = lock_items([*parts[::order], *parts], PERIODS, list(SMALL))
+    assert len(items) == 2  # each product once
+    assert items == lock_items(parts, PERIODS, list(SMALL))
+    (group,) = by_acquisition(items).values()
+    (lattice,) = lattices(items).values()
+    window = lattice.window(items[0].bounds)
+    seen = read_reflectance(group, lattice, window, list(SMALL))
+    assert np.isfinite(seen).all()
+    halves = [read_reflectance([item], lattice, window, list(SMALL)) for item in group]
+    np.testing.assert_array_equal(seen, np.where(np.isnan(halves[0]), halves[1], halves[0]))
+    np.testing.assert_array_equal(read_reflectance(group[::-1], lattice, window, list(SMALL)), seen)
+    nothing_spread = MaskRule(drop=(0,), dilate=())
+    assert read_valid(group, lattice, window, nothing_spread).all()
+    assert not read_valid(group[:1], lattice, window, nothing_spread).all()
+
+
+def test_a_part_of_a_scene_does_not_stand_for_the_scene(tmp_path: Path) -> None:
+    good, bad = (scenes_data.make_item(tmp_path / n, size_px=20, bands=SMALL) for n in "ab")
+    bad["properties"]["s2:product_uri"] = bad["properties"]["s2:product_uri"].replace("T050000", "T050001")
+    bad["id"] += "_1"
+    del bad["assets"]["blue"]
+    refused: dict[str, str] = {}
+    assert lock_items([good, bad], PERIODS, list(SMALL), refused=refused) == []
+    assert list(refused) == [bad["id"]]
 
 
 def test_the_hash_does_not_depend_on_the_folder(found: Any, tmp_path: Path) -> None:
