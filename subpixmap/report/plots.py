@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from subpixmap.errors import InputError
-from subpixmap.report.figures import ACCENT, MUTED, SERIES, plot_units, style
+from subpixmap.report.colours import ACCENT, MUTED, SERIES, style
+from subpixmap.report.figures import plot_units
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,7 +17,7 @@ from subpixmap.counts.blocks import MapBlock
 from subpixmap.counts.count import count_blocks
 from subpixmap.counts.facts import Facts
 from subpixmap.counts.noise import cell_noise
-from subpixmap.export.tables import DRIVERS, write_with_polygons
+from subpixmap.export.polygons import DRIVERS, write_with_polygons
 from subpixmap.grid import Block, Lattice, Window
 from subpixmap.mapping.plan import ModelInfo, items_by_period, scene_periods
 from subpixmap.periods import Period, make_periods

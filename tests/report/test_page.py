@@ -15,7 +15,7 @@ import xarray as xr
 
 from subpixmap.grid import Lattice, Window, project
 from subpixmap.mapping.plan import ModelInfo
-from subpixmap.report import figures
+from subpixmap.report import colours, figures
 from subpixmap.report import html_images as picture
 from subpixmap.report.contents import Contents
 from subpixmap.report.downsample import block_means, make_display_grid, read_layers
@@ -396,16 +396,16 @@ def decode(uri: str) -> np.ndarray:
 def test_picture_shows_three_states() -> None:
     values = np.array([[np.nan, np.nan, 0.0, 5.0, 50.0]])
     inside = np.array([[True, False, True, True, True]])
-    pixels = decode(picture.png_uri(values, inside, figures.DENSITY, 10.0))[0]
+    pixels = decode(picture.png_uri(values, inside, colours.DENSITY, 10.0))[0]
     assert pixels[0, 3] == 255
     assert tuple(pixels[0, :3]) in picture._HATCH  # not observed
     assert pixels[1, 3] == 0  # outside
-    expected = [tuple(np.rint(np.array(figures.DENSITY(v)[:3]) * 255).astype(int)) for v in (0.0, 1.0)]
+    expected = [tuple(np.rint(np.array(colours.DENSITY(v)[:3]) * 255).astype(int)) for v in (0.0, 1.0)]
     assert tuple(pixels[2, :3]) == expected[0]
     assert tuple(pixels[4, :3]) == expected[1]  # clipped for display
 
 
-@pytest.mark.parametrize("cmap", [figures.DENSITY, figures.CLEAR_OBSERVATIONS])
+@pytest.mark.parametrize("cmap", [colours.DENSITY, colours.CLEAR_OBSERVATIONS])
 def test_colours_get_steadily_darker(cmap: Any) -> None:
     linear = cmap(np.linspace(0, 1, 200))[:, :3] ** 2.2
     assert (np.diff(linear @ [0.2126, 0.7152, 0.0722]) < 0).all()
