@@ -125,8 +125,8 @@ def _require_season(request: Request, planned: Plan) -> None:
     if over_new_year(new) and old == tuple(sorted(new)):
         months = ",".join(map(str, old))
         raise Refused(
-            f"{request.folder} holds calendar years with the months {months}, and --months {request.months} is a season "
-            f"from one year to the next: write --months {months} to go on with the folder, or use another --out"
+            f"{request.folder} holds calendar years with the months {months}, but --months {request.months} is a season "
+            f"that crosses the year. Write --months {months} to continue the folder, or use another --out"
         )
 
 
