@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import typer
 
 from subpixmap.cli import look, run, teach
-from subpixmap.cli.options import Session, in_groups
+from subpixmap.cli.options import Command, Session, in_groups
 from subpixmap.errors import SubpixmapError
 
 app = typer.Typer(
@@ -51,7 +51,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
 """Every command, in the order of --help, with an example that begins with its name."""
 
 for _command, _example in EXAMPLES.items():
-    app.command(_example.split()[0], epilog=f"Example: subpixmap {_example}")(in_groups(_command))
+    app.command(_example.split()[0], epilog=f"Example: subpixmap {_example}", cls=Command)(in_groups(_command))
 
 
 class Interrupted(BaseException):

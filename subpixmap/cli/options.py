@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from typer import Option
+from typer.core import TyperCommand
 
 from subpixmap.errors import InputError
 from subpixmap.files import path_of
 from subpixmap.training.config import TrainConfig
-from subpixmap.verbs.request import Labelling, Request, Shape
+from subpixmap.verbs.request import DEFAULT_SOURCE, Labelling, Request, Shape
 
 if TYPE_CHECKING:
     from subpixmap.training.from_reference import Scheme
@@ -71,6 +72,25 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
     ]
 
 
+class Command(TyperCommand):
+    """A command that refuses an option which is typed twice but may stand once: the parser would keep the last one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse; `args` is used up by it."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        once = [one for one in order if one.param_type_name == "option" and not (one.multiple or _is_switch(one))]
+        if twice := [one.opts[0] for one in dict.fromkeys(once) if once.count(one) > 1]:
+            raise InputError(
+                f"{', '.join(twice)} may be given once, and was given twice or more: say which one is meant"
+            )
+        return super().parse_args(ctx, args)
+
+
+def _is_switch(option: Any) -> bool:
+    """Whether it can only be on: said twice, it means the same."""
+    return bool(option.is_flag and not option.secondary_opts)
+
+
 def refuse_given(context: typer.Context, *names: str, because: str) -> None:
     """Refuse options that were typed but that this use of the command does not need."""
     typed = [
@@ -118,7 +138,7 @@ Months = Annotated[
 _SOURCE = "catalogue: name, URL or path; if repeated, the next ones fill gaps of the first"
 Source = Annotated[list[str] | None, Option(help=_SOURCE)]
 SourceOrDefault = Annotated[
-    list[str] | None, Option("--source", help=f"{_SOURCE}  [default: {' '.join(Request.source)}]")
+    list[str] | None, Option("--source", help=f"{_SOURCE}  [default: {' '.join(DEFAULT_SOURCE)}]")
 ]
 Collection = Annotated[str | None, Option(help="STAC collection, for a catalogue given by URL")]
 Resolution = Annotated[float, Option(help="pixel size of the grid, metres")]
@@ -197,7 +217,7 @@ class RunOptions:
         values = dict(vars(self))
         for name in ("objects", "refresh"):
             values[name] = words(values[name])
-        values["source"] = tuple(self.source or Request.source)
+        values["source"] = tuple(self.source or ())
         return Request(**values)
 
 

@@ -19,7 +19,7 @@ from subpixmap.cli.options import (
 )
 from subpixmap.errors import InputError
 from subpixmap.training.config import SIMULATED, TrainConfig
-from subpixmap.verbs.request import Labelling, Request
+from subpixmap.verbs.request import DEFAULT_SOURCE, Labelling
 
 NEEDS_IMAGERY = "of use with imagery only; give --source"
 OF_A_REFERENCE = "belongs to --reference, not to --simulated"
@@ -176,7 +176,7 @@ def learn(
         points,
         labelled,
         image_date,
-        tuple(source or Request.source),
+        tuple(source or DEFAULT_SOURCE),
         output,
         labelling=labelling.labelling(),
         correct_shift=correct_shift,

@@ -49,5 +49,10 @@ def footprints_by_period_and_zone(
     for period in (one.label for one in plan.periods):
         locked = by_period[period]
         for epsg in plan.zones:
-            usable = (i for i in locked if i.epsg == epsg and (limit is None or (i.cloud_cover or 0) <= limit))
+            usable = (item for item in locked if item.epsg == epsg and is_usable(item, limit))
             yield period, epsg, locked, Footprints.of(usable)
+
+
+def is_usable(item: Item, max_cloud: float | None) -> bool:
+    """Whether an item has no more clouds than the limit, percent; one that does not state them has none."""
+    return max_cloud is None or (item.cloud_cover or 0) <= max_cloud

@@ -168,6 +168,8 @@ def make_reference(
     if labelled.empty or labelled.geometry.is_empty.all():
         raise InputError("no labelled area: give polygons within which every object is in the points")
     objects = tuple(dict.fromkeys(points["object"]))
+    if unknown := set(definitions or {}) - set(objects):
+        raise InputError(f"--definition of {', '.join(sorted(unknown))}: the points hold {', '.join(objects)}")
     lon, lat = points.geometry.x.to_numpy(), points.geometry.y.to_numpy()
     zones = utm_epsg(lon, lat)
     kinds = points["object"].map({name: i for i, name in enumerate(objects)}).to_numpy()

@@ -87,6 +87,8 @@ def split_tiles(
     named = {**dict.fromkeys(test, "test"), **dict.fromkeys(calibration, "calibration")}
     if unknown := set(named) - set(reference.names):
         raise InputError(f"no labelled area {', '.join(sorted(unknown))}; there are {', '.join(reference.names)}")
+    if named and by == "tile":
+        raise InputError("--split-by tile, but --test and --calibrate name whole areas: give the one or the others")
     if both := set(test) & set(calibration):
         raise InputError(f"area {', '.join(sorted(both))} cannot serve for test and for calibration")
     problems = []

@@ -21,7 +21,7 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap.errors import InputError
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
-from subpixmap.scenes.hrefs import host_of, is_private, leads_to_private, require_public, resolve
+from subpixmap.scenes.hrefs import host_of, is_private, leads_to_private, redact, require_public, resolve
 from subpixmap.scenes.search import search
 from subpixmap.scenes.static import read_local, read_static
 
@@ -93,6 +93,11 @@ def find_by_source(
     sources = [source] if isinstance(source, str) else list(dict.fromkeys(source))
     for name in sources:
         _require_source(name)
+    if collection and not any(map(_is_api, sources)):
+        raise InputError(
+            f"--collection {collection}: {', '.join(map(redact, sources))} is not an API, and all its items are taken: "
+            "leave the option out"
+        )
     shapely.prepare(geometry)
     return {
         name: [item for item in _ask(name, geometry, periods, collection) if _wanted(item, geometry, periods)]
@@ -123,6 +128,11 @@ def _require_source(source: str) -> None:
         f"source {source!r} is neither a file, a URL nor one of {', '.join(CATALOGUES)}; "
         "give one of these, or the path of an ItemCollection or catalog.json"
     )
+
+
+def _is_api(source: str) -> bool:
+    is_file = urlsplit(source).path.endswith((".json", ".geojson"))
+    return source in CATALOGUES or not (Path(source).exists() or is_file)
 
 
 def _ask(

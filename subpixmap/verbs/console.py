@@ -45,6 +45,7 @@ def plan_table(job: Job, found: Needs, *, seconds: float, measured: Probe | None
     }
     if plan.recipe.every != "scene":
         rows["acquisitions"] += f" ({', '.join(f'{label}: {n}' for label, n in by_period.items())})"
+    rows |= _cloudy(job)
     rows |= job.lacks.lines() if job.lacks else {}
     if job.refused:
         shown = list(job.refused.values())[: None if verbose else 3]
@@ -68,6 +69,24 @@ def plan_table(job: Job, found: Needs, *, seconds: float, measured: Probe | None
     lines = [(name, line) for name, text in rows.items() for line in text.split("\n")]
     named = [name if i == 0 or lines[i - 1][0] != name else "" for i, (name, _) in enumerate(lines)]
     return "\n".join(f"{name:<14}{line}" for name, (_, line) in zip(named, lines, strict=True))
+
+
+def _cloudy(job: Job) -> dict[str, str]:
+    """A line on what --max-cloud leaves out, and on items that do not state their clouds."""
+    from subpixmap.mapping.footprints import is_usable
+    from subpixmap.mapping.plan import items_by_period
+
+    limit = job.plan.recipe.max_cloud
+    if limit is None:
+        return {}
+    out = {label: [is_usable(item, limit) for item in items].count(False)
+           for label, items in items_by_period(job.plan, job.items).items()}  # fmt: skip
+    empty = [label for label, items in items_by_period(job.plan, job.items).items() if 0 < len(items) == out[label]]
+    text = f"--max-cloud {limit:g} leaves out {sum(out.values())} of {len(job.items)} items"
+    text += f", all of {', '.join(empty)}" if empty else ""
+    if unknown := sum(item.cloud_cover is None for item in job.items):
+        text += f"; {unknown} do not state their clouds and stay"
+    return {"clouds": text}
 
 
 def require_consent(found: Needs, *, seconds: float, yes: bool) -> None:

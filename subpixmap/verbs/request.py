@@ -36,8 +36,8 @@ class Request:
     """Run folder; `runs/<region>` by default."""
     objects: tuple[str, ...] = ()
     """Objects to count; empty means all of the checkpoint."""
-    source: tuple[str, ...] = DEFAULT_SOURCE
-    """Catalogues in order of preference."""
+    source: tuple[str, ...] = ()
+    """Catalogues in order of preference; empty means `DEFAULT_SOURCE`, or the demo's own."""
     collection: str | None = None
     offset_rule: OffsetRule = "auto"
     """Whether 1000 is subtracted from the digital numbers: decided for each item, or always, or never."""
@@ -91,6 +91,9 @@ class Request:
             f"--refresh {' '.join(self.refresh)}: the periods of this run are {', '.join(labels)}": (
                 set(self.refresh) <= set(labels)
             ),
+            "--region demo is a simulated country with imagery of its own: leave out --source and --collection": (
+                not self.is_demo or not (self.source or self.collection)
+            ),
             "--refresh: with --every scene every acquisition is a period; use another --out": (
                 not self.refresh or self.every != "scene"
             ),
@@ -99,6 +102,16 @@ class Request:
         }
         if wrong := [text for text, fine in checks.items() if not fine]:
             raise InputError("; ".join(wrong))
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the region is the built-in simulated country."""
+        return self.region.strip().lower() == "demo"
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Catalogues that are asked."""
+        return self.source or DEFAULT_SOURCE
 
     def periods(self) -> list[Period]:
         """Periods that are mapped."""
@@ -110,8 +123,7 @@ class Request:
         return bool(self.admin or self.id_column or self.name_column or self.parent_column)
 
     def _has_file_of_units(self) -> bool:
-        demo = self.region.strip().lower() == "demo"
-        return demo or self.admin is not None or bool(Path(self.region).suffix) or Path(self.region).is_file()
+        return self.is_demo or self.admin is not None or bool(Path(self.region).suffix) or Path(self.region).is_file()
 
     @property
     def folder(self) -> Path:

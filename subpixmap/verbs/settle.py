@@ -11,7 +11,7 @@ from subpixmap.errors import InputError, Refused
 from subpixmap.periods import Period, over_new_year, parse_months, parse_years
 from subpixmap.simulate import demo
 from subpixmap.verbs.job import Job
-from subpixmap.verbs.request import DEFAULT_SOURCE, Request
+from subpixmap.verbs.request import Request
 
 if TYPE_CHECKING:
     from subpixmap.mapping.plan import Plan
@@ -33,7 +33,7 @@ def settle(request: Request) -> Job:
     from subpixmap.scenes.source import anchored
 
     new_units = request.names_units
-    if request.region.strip().lower() == "demo":
+    if request.is_demo:
         request = _demo(request)
     models = _load_models(request)
     for model in models:
@@ -62,10 +62,11 @@ def settle(request: Request) -> Job:
         every=request.every,
         months=parse_months(request.months),
         objects=request.objects or None,
-        sources=[anchored(source) for source in request.source] if asked else (),
+        sources=[anchored(source) for source in request.sources] if asked else (),
         device=_device(request.device),
         forced=request.force,
     )
+    _require_clear(request, made, items)
     lacks = completeness(items, region.geometry, known_periods(request))
     return Job(request.folder, made, items, model, region, new_units, asked, refused, lacks)
 
@@ -92,13 +93,14 @@ def ask_items(
         new = [p for p in new if not any(p.start <= q.start <= p.end for q in have)]
         labels = {p.label for p in new}
         known = [item for item in read_lock(request.folder / runpaths.ITEMS) if item.period not in labels]
+        _require_offsets(request, known)
         noted = read_notes(request.folder / runpaths.ITEMS).get("refused", {})
-    by_source = find_by_source(request.source, region.geometry, new, collection=request.collection) if new else {}
+    by_source = find_by_source(request.sources, region.geometry, new, collection=request.collection) if new else {}
     found = preferred(by_source)
     if not found and not known:
         when = f"--years {request.years}" + (f" with --months {request.months}" if request.months else "")
         raise InputError(
-            f"no item of {', '.join(request.source)} touches region {region.name} in {when}; choose other years or "
+            f"no item of {', '.join(request.sources)} touches region {region.name} in {when}; choose other years or "
             "months, or another --source"
         )
     model = models[0]
@@ -125,8 +127,32 @@ def _require_season(request: Request, planned: Plan) -> None:
     if over_new_year(new) and old == tuple(sorted(new)):
         months = ",".join(map(str, old))
         raise Refused(
-            f"{request.folder} holds calendar years with the months {months}, but --months {request.months} is a season "
-            f"that crosses the year. Write --months {months} to continue the folder, or use another --out"
+            f"{request.folder} holds calendar years with the months {months}, but --months {request.months} is a "
+            f"season that crosses the year. Write --months {months} to continue the folder, or use another --out"
+        )
+
+
+def _require_offsets(request: Request, known: Sequence[Item]) -> None:
+    """Refuse an offset rule that the locked items contradict: it is for items that the catalogue is asked for."""
+    wanted = {"subtract": -1000, "none": 0}.get(request.offset_rule)
+    if other := [item for item in known if wanted is not None and item.offset_dn != wanted]:
+        first = other[0]
+        raise Refused(
+            f"--offset-rule {request.offset_rule}: {len(other)} items of {request.folder} are locked with another "
+            f"offset ({first.id}: {first.offset_dn}, {first.offset_reason}); leave the option out, or decide anew by "
+            f"--refresh {first.period}"
+        )
+
+
+def _require_clear(request: Request, made: Plan, items: Sequence[Item]) -> None:
+    """Refuse a limit of clouds that leaves no item at all; periods that it empties are shown with the plan."""
+    from subpixmap.mapping.footprints import is_usable
+
+    if items and not any(is_usable(item, made.recipe.max_cloud) for item in items):
+        least = min(items, key=lambda item: item.cloud_cover or 0)
+        raise InputError(
+            f"--max-cloud {request.max_cloud:g} leaves none of {len(items)} items: the clearest, {least.id}, has "
+            f"{least.cloud_cover:g} % of clouds; raise it, or leave it out (clouds are masked pixel by pixel)"
         )
 
 
@@ -147,7 +173,7 @@ def _demo(request: Request) -> Request:
         request,
         region=str(country / "region.geojson"),
         out=request.folder,
-        source=(str(country / "catalog.json"),) if request.source == DEFAULT_SOURCE else request.source,
+        source=(str(country / "catalog.json"),),
         admin=request.admin or country / "admin.parquet",
     )
 

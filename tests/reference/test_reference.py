@@ -103,6 +103,8 @@ def test_every_field_of_a_reference_comes_back(made: Reference, tmp_path: Path) 
         points, areas, "2021", definitions={"car": "parked"}, measure="occupancy", border=2, box=20.0,
         present_above=0.125, max_per_pixel=7.5, source={"points": "p.gpkg", "rows": 9, "where": ""},
     )  # fmt: skip
+    with pytest.raises(InputError, match="--definition of palm"):
+        make_reference(points, areas, "2021", definitions={"palm": "a crown"})
     written = dataclasses.replace(written, shifts={"a b": {"east": 1.5, "spread": None, "corrected": True}})
     read = read_reference(write_reference(tmp_path, written))
     for field in dataclasses.fields(Reference):

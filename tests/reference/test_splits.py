@@ -74,6 +74,8 @@ def test_areas_may_be_named(made: Reference) -> None:
         split_tiles(made, halo=HALO, test=("area 1",), calibration=("area 1",))
     with pytest.raises(InputError, match=r"test.*coconut"):
         split_tiles(made, halo=HALO, test=("area 2",), calibration=("area 1",))
+    with pytest.raises(InputError, match="--split-by tile"):
+        split_tiles(made, halo=HALO, by="tile", test=("area 8",), calibration=("area 5",))
     with pytest.raises(InputError):
         split_tiles(dataclasses.replace(made, areas=made.areas[:1]), halo=HALO)
 

@@ -1,0 +1,278 @@
+"""Every option of every command, typed with a value that is not its default: it reaches the verb, or it is refused.
+
+The table names all options; one that is declared and stands in no row fails the test. What the verbs do with what
+reaches them is tested with the verbs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import typer.main
+
+from subpixmap.cli.main import app
+from subpixmap.verbs import count, look, run, simulate, teach
+
+RUN = "run --region 1,2,3,4 --years 2020"
+LABELLED = "points.gpkg --labelled areas.gpkg --image-date 2021"
+MOVES = {
+    "--every": "month",
+    "--months": "3-5",
+    "--out": "folder",
+    "--object": "car",
+    "--source": "cdse",
+    "--collection": "c",
+    "--offset-rule": "none",
+    "--refresh": "2020",
+    "--model": "demo-s2",
+    "--admin": "u.gpkg",
+    "--resolution": "20",
+    "--block": "256",
+    "--max-scenes": "5",
+    "--min-obs": "2",
+    "--max-cloud": "0",
+    "--scheduler": "tcp://a",
+    "--workers": "0",
+    "--probe": "",
+    "--device": "cuda",
+    "--allow-partial": "",
+    "--force": "",
+    "--yes": "",
+    "--quiet": "",
+}
+COLUMNS = {"--id-column": "a", "--name-column": "b", "--parent-column": "c"}
+LABELS = {
+    "--crs": "EPSG:32650",
+    "--object": "car",
+    "--object-column": "kind",
+    "--where": "x>1",
+    "--definition": "car=vehicle",
+    "--measure": "occupancy",
+    "--border": "3",
+    "--box": "20",
+    "--max-per-pixel": "5",
+    "--correct-shift": "",
+}
+SAMPLES = {
+    "--within-days": "10",
+    "--months": "3-5",
+    "--max-scenes": "5",
+    "--split-by": "tile",
+    "--tile": "32",
+    "--test": "a",
+    "--calibrate": "b",
+    "--test-years": "2020",
+    "--seed": "5",
+}
+TRAINS = {
+    "--steps": "7",
+    "--members": "3",
+    "--turns": "",
+    "--patience": "9",
+    "--mixed": "",
+    "--compile": "",
+    "--device": "cuda",
+}
+MAKES = {
+    "--bands": "B02,B08",
+    "--baselines": "mean",
+    "--evidence": "simulated",
+    "--width": "16",
+    "--mid": "8",
+    "--blocks": "3",
+}
+QUIET = {"--quiet": ""}
+IMAGERY = {"--source": "cdse", "--collection": "c"}
+
+# Command line -> options that reach the verb in it, with a value that is not the default.
+OBEYED: dict[str, dict[str, str]] = {
+    RUN: {**MOVES, "--region": "5,6,7,8", "--years": "2021", "--dry-run": ""},
+    f"{RUN} --admin u.gpkg": COLUMNS,
+    "plan --region 1,2,3,4 --years 2020": {**MOVES, "--region": "5,6,7,8", "--years": "2021"},
+    "plan --region 1,2,3,4 --years 2020 --admin u.gpkg": COLUMNS,
+    "map out": {"--model": "a", "--scheduler": "tcp://a", "--workers": "0", "--allow-partial": "", **QUIET},
+    "count out": {
+        "--admin": "u.gpkg",
+        "--assign-nearest": "",
+        "--scheduler": "tcp://a",
+        "--workers": "0",
+        "--allow-partial": "",
+        **QUIET,
+    },
+    "count out --admin u.gpkg": COLUMNS,
+    "trend out": {"--level": "0.9", "--unchanged": "a", "--background": "", **QUIET},
+    "report out": QUIET,
+    "export out --format csv": {"--to": "there", **QUIET},
+    "export out": {"--format": "cog"},
+    "verify out": {"--repair": "", **QUIET},
+    "verify out --repair": {"--model": "a", "--workers": "0"},
+    "simulate country": {
+        "--seed": "8",
+        "--size-km": "3",
+        "--years": "2020",
+        "--objects": "car",
+        "--acquisitions": "2",
+        "--center": "1,2",
+        "--world": "shifted",
+        "--dialect": "planetary-computer",
+        **QUIET,
+    },
+    f"reference {LABELLED} -o ref": {
+        **{name: value for name, value in LABELS.items() if name != "--correct-shift"},
+        "--resolution": "20",
+        "--source": "cdse",
+        **QUIET,
+    },
+    f"reference {LABELLED} -o ref --source cdse": {"--collection": "c", "--within-days": "10", "--correct-shift": ""},
+    "reference p.gpkg -o ref": {"--labelled": "a.gpkg --image-date 2021", "--image-date": "2021 --labelled a.gpkg"},
+    f"reference {LABELLED}": {"--output": "other"},
+    "train --reference ref --source cdse -o m.safetensors": {
+        **SAMPLES,
+        **TRAINS,
+        **MAKES,
+        "--collection": "c",
+        **QUIET,
+    },
+    "train -o m.safetensors": {
+        "--reference": "ref --source cdse",
+        "--source": "cdse --reference ref",
+        "--simulated": "demo-s2",
+    },
+    "train --simulated demo-s2 -o m.safetensors": {
+        "--cache": "c",
+        "--workers": "1",
+        "--seed": "5",
+        **TRAINS,
+        "--mixed": "--no-mixed",
+        "--compile": "--no-compile",
+        **QUIET,
+    },
+    "train --simulated demo-s2": {"--output": "n.safetensors"},
+    "evaluate demo-s2": {
+        "--reference": "ref",
+        "--source": "cdse",
+        "--collection": "c",
+        "--split": "all",
+        "--land-cover": "l.tif",
+        "--force": "",
+        "--baselines": "mean",
+        "--output": "m.json",
+        **QUIET,
+    },
+    "evaluate demo-s2 --simulated 4": {
+        "--simulated": "5",
+        "--world": "shifted",
+        "--places": "9",
+        "--objects": "car",
+        "--cache": "c",
+        "--workers": "1",
+    },
+    f"learn {LABELLED} -o m.safetensors": {**LABELS, **SAMPLES, **TRAINS, **MAKES, **IMAGERY, **QUIET},
+    "learn p.gpkg -o m.safetensors": {
+        "--labelled": "a.gpkg --image-date 2021",
+        "--image-date": "2021 --labelled a.gpkg",
+    },
+    f"learn {LABELLED}": {"--output": "n.safetensors"},
+}
+
+# Command line -> options that are refused in it, by name: they would do nothing there.
+REFUSED: dict[str, dict[str, str]] = {
+    RUN: {**COLUMNS, "--years": "2021 --years 2022", "--resolution": "20 --resolution 30"},
+    "run --region demo --years 2020": {"--source": "earth-search", "--collection": "c"},
+    "plan --region Demo --years 2020": {"--source": "earth-search", "--collection": "c"},
+    f"{RUN} --scheduler tcp://a": {"--workers": "2"},
+    "map out --scheduler tcp://a": {"--workers": "2"},
+    "count out": {**COLUMNS, "--assign-nearest": "--no-assign-nearest"},
+    "count out --scheduler tcp://a": {"--workers": "2"},
+    "trend out": {"--level": "0.9 --level 0.8"},
+    "verify out": {"--model": "a", "--workers": "0"},
+    f"reference {LABELLED} -o ref": {"--collection": "c", "--within-days": "10", "--correct-shift": ""},
+    "train --reference ref --source cdse -o m.safetensors": {"--cache": "c", "--workers": "1"},
+    "train --simulated demo-s2 -o m.safetensors": {
+        **{name: value for name, value in SAMPLES.items() if name != "--seed"},
+        **MAKES,
+        **IMAGERY,
+    },
+    "evaluate demo-s2 --reference ref --source cdse": {
+        "--world": "shifted",
+        "--places": "9",
+        "--objects": "car",
+        "--cache": "c",
+        "--workers": "1",
+    },
+    "evaluate demo-s2 --simulated 4": {**IMAGERY, "--split": "all", "--land-cover": "l.tif", "--force": ""},
+}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What reaches the verbs, as text."""
+    found: list[str] = []
+
+    def listen(name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: found.append(f"{name} {args} {sorted(kwargs.items(), key=str)}")
+
+    for module, names in {
+        run: ("run", "plan", "map_planned"),
+        count: ("count", "trend", "report", "export"),
+        look: ("status", "verify", "models", "regions"),
+        simulate: ("simulate",),
+        teach: ("reference", "train", "train_simulated", "evaluate", "learn"),
+    }.items():
+        for name in names:
+            monkeypatch.setattr(module, name, listen(name))
+    return found
+
+
+def typed(line: str, option: str, value: str) -> list[str]:
+    """The command line with an option; one that stands in it already is replaced."""
+    words = line.split()
+    if value.startswith("--no-"):
+        return [*words, value]
+    if option in words and option not in value:
+        at = words.index(option)
+        del words[at : at + 2]
+    return [*words, option, *value.split(" ")] if value else [*words, option]
+
+
+def rows(table: dict[str, dict[str, str]]) -> list[Any]:
+    return [pytest.param(line, options, id=line.replace(" ", "_")) for line, options in table.items()]
+
+
+@pytest.mark.parametrize(("line", "options"), rows(OBEYED))
+def test_an_option_reaches_the_verb(
+    line: str, options: dict[str, str], subpixmap: Callable[..., int], asked: list[str]
+) -> None:
+    subpixmap(*line.split())
+    without = asked.pop() if asked else ""
+    for option, value in options.items():
+        assert subpixmap(*typed(line, option, value)) == 0, option
+        assert asked.pop() != without, f"{option} is lost"
+
+
+@pytest.mark.parametrize(("line", "options"), rows(REFUSED))
+def test_an_option_of_no_use_is_refused_by_name(
+    line: str,
+    options: dict[str, str],
+    subpixmap: Callable[..., int],
+    asked: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for option, value in options.items():
+        words = [*line.split(), option, *value.split()]
+        assert subpixmap(*words) == 2, option
+        assert option in capsys.readouterr().err
+        assert not asked
+
+
+def test_no_option_is_missing_in_the_table() -> None:
+    """`--verbose` is of `main`; -h is of the parser."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    declared = {
+        (name, max((text for text in one.opts if text.startswith("--")), key=len))
+        for name, command in commands.items()
+        for one in command.params
+        if one.param_type_name == "option"
+    }
+    tried = {(line.split()[0], option) for line, options in OBEYED.items() for option in options}
+    assert {one for one in declared if one[1] not in ("--verbose", "--help")} == tried
