@@ -24,7 +24,7 @@ from subpixmap.training.config import TrainConfig
 from subpixmap.verbs.request import DEFAULT_SOURCE, Labelling, Request, Shape
 
 if TYPE_CHECKING:
-    from subpixmap.training.from_reference import Scheme
+    from subpixmap.reference.samples import Scheme
 
 
 @dataclass
@@ -289,7 +289,7 @@ class SamplingOptions:
     def scheme(self) -> Scheme:
         """What the verbs `train` and `learn` take."""
         from subpixmap.periods import parse_months
-        from subpixmap.training.from_reference import Scheme
+        from subpixmap.reference.samples import Scheme
 
         values = dict(vars(self), test=tuple(self.test or ()), calibration=tuple(self.calibrate or ()))
         values["months"] = parse_months(self.months) if self.months else ()

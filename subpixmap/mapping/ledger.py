@@ -111,7 +111,8 @@ def array_sha256(values: NDArray[Any]) -> str:
 def cell_sums(values: NDArray[Any]) -> NDArray[Any]:
     """Sum (..., y, x) over cells of 128 px, in the dtype of a sum of its values."""
     rows, cols = values.shape[-2] // CELL, values.shape[-1] // CELL
-    return values.reshape(*values.shape[:-2], rows, CELL, cols, CELL).sum(axis=(-3, -1))
+    sums: NDArray[Any] = values.reshape(*values.shape[:-2], rows, CELL, cols, CELL).sum(axis=(-3, -1))
+    return sums
 
 
 def record_path(out: Path, block_id: str, period: str) -> Path:

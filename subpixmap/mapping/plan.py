@@ -334,7 +334,7 @@ def _damaged(path: Path, reason: object) -> VerificationFailed:
 
 
 def _to_json(plan: Plan) -> dict[str, Any]:
-    raw = {
+    raw: dict[str, Any] = {
         "format": FORMAT,
         "run_id": plan.run_id,
         "recipe": plan.recipe.to_json(),

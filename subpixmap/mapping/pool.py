@@ -140,8 +140,8 @@ class _OnDask:
 
     def __init__(self, run: Callable[[Any, Model], Any], client: Client, sha256: str, limit_s: float | None) -> None:
         self.run, self.client, self.sha256, self.limit_s = run, client, sha256, limit_s
-        self.finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        self.tasks: dict[Any, tuple[Any, Future]] = {}
+        self.finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        self.tasks: dict[Any, tuple[Any, Future[Any]]] = {}
         self.slots_then, self.asked_at = IN_FLIGHT, -math.inf
         self.absence = Absence(client)
         self.address = f"{client.scheduler.address}, dashboard {client.dashboard_link}"  # type: ignore[union-attr]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
@@ -291,7 +291,7 @@ def _timed(read: Callable[[], Array]) -> tuple[Array, float]:
     return read(), time.perf_counter() - began
 
 
-def _waited(future: Any, seconds: dict[str, float]) -> Array:
+def _waited(future: Future[tuple[Array, float]], seconds: dict[str, float]) -> Array:
     began = time.perf_counter()
     values, spent = future.result()
     seconds["wait"] += time.perf_counter() - began

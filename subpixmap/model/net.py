@@ -43,7 +43,8 @@ class Bottleneck(nn.Module):
         y = self.bn1(self.conv1(x)).relu_()
         y = self.bn2(self.conv2(y)).relu_()
         y = self.bn3(self.conv3(y))
-        return y.add_(self.bn_skip(self.conv_skip(_crop(x)))).relu_()
+        out: Tensor = y.add_(self.bn_skip(self.conv_skip(_crop(x)))).relu_()
+        return out
 
 
 class DensityNet(nn.Module):
@@ -103,7 +104,8 @@ class DensityNet(nn.Module):
         x = self.bn(self.stem(x.contiguous(memory_format=torch.channels_last))).relu_()
         for block in self.blocks:
             x = block(x)
-        return self.heads(x).unflatten(1, (2, self.n_objects))
+        out: Tensor = self.heads(x).unflatten(1, (2, self.n_objects))
+        return out
 
 
 class Averaged(nn.Module):
@@ -197,7 +199,8 @@ class StridedNet(nn.Module):
         x = self.coarse(self.down(x.contiguous(memory_format=torch.channels_last)))
         x = self.heads(self.joined(torch.cat([branch(x) for branch in self.pyramid], dim=1)))
         x = F.interpolate(x, size=whole, mode="bilinear", align_corners=False)
-        return x[:, :, h : rows - h, h : cols - h].unflatten(1, (2, self.n_objects))
+        out: Tensor = x[:, :, h : rows - h, h : cols - h].unflatten(1, (2, self.n_objects))
+        return out
 
 
 class Residual(nn.Module):
@@ -210,7 +213,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, width, y, x) -> the same shape."""
-        return (x + self.bn2(self.conv2(self.conv1(x)))).relu()
+        out: Tensor = (x + self.bn2(self.conv2(self.conv1(x)))).relu()
+        return out
 
 
 def turned(x: Tensor, turn: int, mirror: bool) -> Tensor:

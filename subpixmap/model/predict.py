@@ -87,7 +87,7 @@ def predict_patch(model: Model, reflectance: NDArray[np.float32]) -> tuple[NDArr
 def _calibrated(card: Card, raw: NDArray[np.float32]) -> NDArray[np.float32]:
     """(object, y, x): from the network's density to counts."""
     background, slope = fits_in_order(card.calibration, card.objects).T[:, :, None, None]
-    count = (raw - background) * slope
+    count: NDArray[np.float32] = (raw - background) * slope
     if not np.isfinite(count).all():
         raise VerificationFailed(f"model {card.name!r} gave values that are not finite; its weights are damaged")
     return count

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Model
     from subpixmap.reference.imagery import Imagery
     from subpixmap.reference.reference import Reference
+    from subpixmap.reference.samples import Scheme
     from subpixmap.training.config import TrainConfig
-    from subpixmap.training.from_reference import Scheme
 
 log = logging.getLogger("subpixmap")
 
@@ -108,7 +108,7 @@ def train(
     """Train, calibrate and evaluate a checkpoint on reference data; leaves the checkpoint, its card and its metrics."""
     from subpixmap.reference.folder import read_reference, reference_sha256
     from subpixmap.reference.question import Locks
-    from subpixmap.training.from_reference import Scheme, learn_from
+    from subpixmap.training.from_reference import learn_from
     from subpixmap.training.state import remove_states
 
     _require(output, config)
@@ -180,7 +180,7 @@ def learn(
     `checkpoint` are further keywords of `train`. The reference is left in a folder beside the checkpoint, so that
     `evaluate` finds the same test land again.
     """
-    from subpixmap.training.from_reference import Scheme
+    from subpixmap.reference.samples import Scheme
 
     _require(output, config)
     scheme = scheme or Scheme()
@@ -294,8 +294,8 @@ def _evaluate_simulated(
     workers: int,
 ) -> dict[str, Any]:
     from subpixmap.reference.supports import SUPPORTS
+    from subpixmap.training.baselines import fit_baselines, require_baselines
     from subpixmap.training.evaluate import evaluate as evaluate_patches
-    from subpixmap.training.from_reference import fit_baselines, require_baselines
     from subpixmap.training.from_simulator import DEFINITIONS, SEEDS, simulated_patches
 
     require_baselines(baselines)

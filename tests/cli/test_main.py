@@ -373,7 +373,9 @@ def test_status_and_verify(
     out = tmp_path / "copy"
     shutil.copytree(finished.out, out)
     assert subpixmap("status", out) == 0
-    done, total = re.match(r"(\d+) of (\d+)", capsys.readouterr().out).groups()
+    stated = re.match(r"(\d+) of (\d+)", capsys.readouterr().out)
+    assert stated is not None
+    done, total = stated.groups()
     assert done == total != "0"
     assert subpixmap("verify", out) == 0
     shard = next(path for path in sorted((out / "map.zarr").rglob("c/*")) if path.is_file())

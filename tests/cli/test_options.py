@@ -14,8 +14,9 @@ from subpixmap.cli import options
 from subpixmap.cli.main import EXAMPLES
 from subpixmap.reference.points import read_points
 from subpixmap.reference.reference import make_reference
+from subpixmap.reference.samples import Scheme
 from subpixmap.training.config import SIMULATED, TrainConfig
-from subpixmap.training.from_reference import Scheme, learn_from
+from subpixmap.training.from_reference import learn_from
 from subpixmap.verbs import teach
 from subpixmap.verbs.request import Labelling, Request, Shape
 

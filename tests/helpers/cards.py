@@ -35,6 +35,8 @@ def lively(net: Any, seed: int = 0) -> Any:
     gen = torch.Generator().manual_seed(seed)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.uniform_(-0.3, 0.3, generator=gen)
             module.running_var.uniform_(0.5, 2.0, generator=gen)
             module.weight.data.uniform_(0.5, 1.5, generator=gen)

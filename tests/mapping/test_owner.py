@@ -32,7 +32,9 @@ def test_a_second_run_is_refused_and_a_dead_owner_is_not_waited_for(tmp_path: Pa
     process.stdout.close()
     assert (tmp_path / LOCK).exists()
     with run_lock(tmp_path):
-        assert read_owner(tmp_path / LOCK).pid == os.getpid()
+        owner = read_owner(tmp_path / LOCK)
+        assert owner is not None
+        assert owner.pid == os.getpid()
     assert list(tmp_path.iterdir()) == []
 
 

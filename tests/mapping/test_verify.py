@@ -166,6 +166,7 @@ def test_status_tells_what_is_done_and_what_failed(copy: Any) -> None:
         now_s = time.time()  # said outright: a file system's own clock may lag behind the lock's by some milliseconds
         os.utime(record_path(copy, key[0], "2021"), (now_s, now_s))
         live = status(copy)
+        assert live.owner is not None
         assert live.owner.pid == os.getpid()
         assert live.rate > 0
         assert live.seconds_left < float("inf")
@@ -178,4 +179,5 @@ def test_status_of_a_run_that_has_just_started(country: Tiny, tmp_path: Path) ->
     with run_lock(tmp_path):
         now = status(tmp_path)
     assert (now.done, now.rate, now.seconds_left) == (0, 0.0, float("inf"))
+    assert now.owner is not None
     assert now.owner.pid == os.getpid()

@@ -29,6 +29,7 @@ def test_receptive_radius_is_the_halo(blocks: int) -> None:
     x = torch.rand(1, 3, side, side, requires_grad=True)
     out = net(x)
     out[0, :, :, 10, 10].sum().backward()
+    assert x.grad is not None
     reached = x.grad.abs().sum(dim=(0, 1)) > 0
     rows = torch.nonzero(reached.any(dim=1)).ravel()
     assert (rows.min().item(), rows.max().item()) == (10, 10 + 2 * net.halo)

@@ -257,7 +257,7 @@ def test_a_shift_of_the_labels_is_found_and_corrected(tmp_path: Path) -> None:
     found = {name: one for name, one in estimate_shifts(wrong, imagery).items() if one.certain}
     assert len(found) >= 3
     for one in found.values():
-        assert (one.east, one.north) == (pytest.approx(8.0, abs=1.5), pytest.approx(-13.0, abs=1.5))
+        assert (one.east, one.north) == pytest.approx((8.0, -13.0), abs=1.5)
     right = reference_of(painted, border=0, shifts={name: (one.east, one.north) for name, one in found.items()})
     for name, one in estimate_shifts(right, imagery).items():
         if name in found:

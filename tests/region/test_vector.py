@@ -145,7 +145,7 @@ def test_densified_outline_keeps_both_halves_and_holes() -> None:
     assert densify(pierced, 0.1).area == pytest.approx(0.64)
     assert densify(pierced, 0.1).equals_exact(shapely.segmentize(pierced, 0.1), 0)
     assert mended(BOW).area <= BOW.area + 5e-5
-    assert unfold(shapely.box(-180, -90, 180, 90)).area == pytest.approx(64_800)
+    assert shapely.area(unfold(shapely.box(-180, -90, 180, 90))) == pytest.approx(64_800)
 
 
 @pytest.mark.parametrize("name", ["fiji", "philippines/palawan", "portugal"])

@@ -301,6 +301,7 @@ def test_unobserved_is_blank_and_never_zero(small: Contents) -> None:
 
 def test_truth_is_compared_over_the_top_units(run: Contents, small: Contents, page: str) -> None:
     table = region_truth(run)
+    assert table is not None
     assert set(table.object) == {"coconut"}
     assert (table.error.abs() < 0.1).all()
     assert "Mapped against truth" in page

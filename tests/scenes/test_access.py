@@ -21,6 +21,7 @@ from subpixmap.periods import make_periods
 from subpixmap.scenes import access, hrefs, http, reader
 from subpixmap.scenes.hrefs import is_private, redact, resolve, without_secrets
 from subpixmap.scenes.items import Asset, lock_items, read_lock, write_lock
+from subpixmap.scenes.pins import Pin
 from subpixmap.scenes.source import find_items
 from tests.helpers import scenes_data, stac_server
 
@@ -320,8 +321,8 @@ def test_a_name_that_has_become_private_is_refused_when_it_is_opened(monkeypatch
         with pytest.raises(InputError, match=r"B04\.tif"):
             reader.read_window(Asset(href, TRANSFORM, (300, 300)), WHOLE, 32651)
     own = Asset("https://data.example.org/B04.tif", TRANSFORM, (300, 300), own_network=True)
-    monkeypatch.setattr(access, "first_answer", lambda url, trusted: (url, trusted))
-    assert access.pin_of(own) == (own.href, True)
+    monkeypatch.setattr(access, "first_answer", lambda url, trusted: Pin(etag=f"{url} {trusted}"))
+    assert access.pin_of(own) == Pin(etag=f"{own.href} True")
     hrefs.addresses.cache_clear()
 
 

@@ -50,7 +50,7 @@ def test_the_lock_holds_what_the_product_says(pristine: Any, monkeypatch: pytest
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a folder of this machine needs no network"))
     said = ElementTree.parse(pristine / "MTD_MSIL2A.xml").getroot()
     (added,) = {int(node.text or "") for node in said.iter("BOA_ADD_OFFSET")}
-    (taken,) = (node.get("datatakeIdentifier") for node in said.iter("Datatake"))
+    (taken,) = (node.get("datatakeIdentifier", "") for node in said.iter("Datatake"))
     for source in (pristine.parent, pristine):
         (item,) = lock(source)
         assert item.id == pristine.stem

@@ -26,7 +26,9 @@ def test_the_order_of_the_sources_does_not_matter(country: Any, tmp_path: Path) 
     sources = (str(real), str(country / "catalog.json"), "earth-search")
     for ordered in permutations(sources):
         assert is_simulated(ordered)
-        assert truth_of(ordered).to_dict("list") == {
+        truth = truth_of(ordered)
+        assert truth is not None
+        assert truth.to_dict("list") == {
             "unit_id": ["01"], "object": ["coconut"], "period": ["2020"], "count": [5]
         }  # fmt: skip
     assert countries_of([str(country), str(country / "catalog.json")]) == [country]

@@ -58,7 +58,8 @@ def test_errors_of_known_numbers() -> None:
     assert errors["intercept"] == pytest.approx(-0.25)
     assert errors["r2"] == pytest.approx(1 - 21 / 5)
     perfect = density_errors(reference, reference)
-    assert (perfect["mae"], perfect["r2"], perfect["slope"]) == (0, 1, pytest.approx(1))
+    assert (perfect["mae"], perfect["r2"]) == (0, 1)
+    assert perfect["slope"] == pytest.approx(1)
     assert density_errors(reference[4:], reference[4:]) == {"n": 0}
 
 
@@ -130,7 +131,9 @@ def test_means_without_extremes_are_brought_back_to_means() -> None:
     assert background == pytest.approx(0, abs=1e-3)
     assert slope == pytest.approx(2 / (2 - 0.29), rel=0.05)  # what the exponential distribution's order statistics say
     assert ((trimmed - background) * slope)[20:].sum() == pytest.approx(mean[20:].sum())
-    assert fit_trimmed(trimmed[:20], mean[:20], reference[:20]) == (pytest.approx(0, abs=1e-3), 1.0)
+    background, slope = fit_trimmed(trimmed[:20], mean[:20], reference[:20])
+    assert background == pytest.approx(0, abs=1e-3)
+    assert slope == 1.0
     assert fit_trimmed(np.full_like(mean, np.nan), mean, reference) == (0.0, 1.0)
 
 

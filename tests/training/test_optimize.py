@@ -50,7 +50,7 @@ def test_every_parameter_is_moved_by_one_optimizer(config: TrainConfig) -> None:
     moved = [p.data_ptr() for o in optimizers for g in o.param_groups for p in g["params"]]
     assert sorted(moved) == sorted(p.data_ptr() for p in net.parameters())
     assert len(optimizers) == (2 if config.muon_rate else 1)
-    heads = {net.heads.weight.data_ptr(), net.heads.bias.data_ptr()}
+    heads = {p.data_ptr() for p in net.heads.parameters()}
     of_heads = [g for g in optimizers[0].param_groups if {p.data_ptr() for p in g["params"]} & heads]
     assert {g["peak"] for g in of_heads} == {config.rate * config.head_rate}
 

@@ -314,7 +314,7 @@ def test_full_crops_are_drawn_more_often_and_weigh_less() -> None:
     patches = dataclasses.replace(patches, labelled=labelled)
     config = dataclasses.replace(SMALL, crop=20, importance=3.0)
     odds = CropOdds.of(patches, np.ones(len(OBJECTS), np.float32), config)
-    probability = np.diff(odds.cumulative, prepend=0).reshape(odds.importance.shape)
+    probability = np.diff(odds.cumulative, prepend=0).reshape(*odds.importance.shape)
     assert probability.shape == (4, 4, 4)  # every 8 pixels from 0 to 28
     assert np.allclose(probability * odds.importance, 1 / probability.size, rtol=1e-6)  # no loss is changed on average
     assert np.allclose(probability[3], probability[2])

@@ -14,7 +14,7 @@ import rasterio
 import torch
 
 from subpixmap.errors import InputError, Refused
-from subpixmap.model.checkpoint import Card, load_model
+from subpixmap.model.checkpoint import Card, load_model, save_model
 from subpixmap.reference.folder import read_reference, reference_sha256
 from subpixmap.reference.imagery import find_imagery
 from subpixmap.reference.points import read_points
@@ -84,7 +84,6 @@ def test_the_card_that_is_written_is_the_card_that_is_read(
         written.append(card)
         return save_model(path, net, card)
 
-    save_model = from_reference.save_model
     monkeypatch.setattr(from_reference, "save_model", spy)
     scheme = Scheme(tile=40, months=(1, 3, 4), max_scenes=2)
     config = dataclasses.replace(SMALL, steps=30, members=2, turns=True)
