@@ -223,6 +223,7 @@ def facts_of(periods: Any, objects: Any) -> Any:
         objects=tuple(objects),
         periods=tuple(periods),
         resolution=10.0,
+        unlike_card=False,
         items_sha256={},
         run_id="r",
         software_version="0",
