@@ -28,7 +28,7 @@ from subpixmap.mapping.zones import BlockPlan, Zone, chunk_bits, chunks_of_bits,
 from subpixmap.periods import ALL_MONTHS, Every, Period
 from subpixmap.scenes.items import Item, by_acquisition
 from subpixmap.scenes.lattices import lattices
-from subpixmap.scenes.radiometry import MaskRule
+from subpixmap.scenes.radiometry import MaskRule, Missing
 
 if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Card, Model
@@ -137,6 +137,7 @@ def make_plan(
     sources: Sequence[str] = (),
     device: str = "cpu",
     forced: bool = False,
+    missing: Missing = "stated",
 ) -> Plan:
     """Plan a run from its items alone; no file is opened.
 
@@ -168,6 +169,8 @@ def make_plan(
         "cpu" or "cuda".
     forced
         Input unlike the model's card is accepted, for the record.
+    missing
+        Which pixels of the files are missing (see `read_window`).
 
     Raises
     ------
@@ -193,6 +196,7 @@ def make_plan(
         max_cloud=None if max_cloud is None else float(max_cloud),
         mask=mask or MaskRule.stated(card.mask, chosen),
         numerics=numerics(device),
+        missing=missing,
     )
     return Plan(
         recipe=recipe,

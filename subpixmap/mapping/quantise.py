@@ -48,7 +48,8 @@ def encode(values: NDArray[Any]) -> NDArray[np.int16]:
         if (most := max(steps.max(), -steps.min())) > _MOST:
             raise InputError(
                 f"{most * STEP:.4g} objects are predicted in one pixel, and the map holds at most {_MOST * STEP:.2f}: "
-                "use a smaller --resolution, or look at the model"
+                "the model has never seen such input. Compare the digital numbers of its scenes with the headers of "
+                "the files (nodata, offset, scale); if larger pixels were forced, use a smaller --resolution"
             )
         sums = np.rint(np.cumsum(steps))
         target[:] = np.where(missing, FILL, np.diff(sums, prepend=0).reshape(source.shape))

@@ -17,7 +17,7 @@ from subpixmap.grid import CHUNK, Lattice
 from subpixmap.mapping.quantise import STEP
 from subpixmap.model.mean import TRIM_FROM
 from subpixmap.periods import Every
-from subpixmap.scenes.radiometry import MaskRule
+from subpixmap.scenes.radiometry import MaskRule, Missing
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Recipe:
     mask: MaskRule
     numerics: Mapping[str, Any] = field(default_factory=dict)
     """What decides the last bits: device, threads, tile, dtype, version of torch, step of the stored values."""
+    missing: Missing = "zero"
+    """Which pixels of the files are missing; run folders of before the field have "zero"."""
 
     def __post_init__(self) -> None:
         require_block(self.block)
@@ -65,6 +67,8 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """As plain values; the order of keys carries no meaning."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        if self.missing == "zero":
+            del plain["missing"]  # so that older folders keep their run_id
         return plain
 
     @classmethod

@@ -152,7 +152,8 @@ def _choose(task: Task, wanted: NDArray[np.bool_], seconds: dict[str, float]) ->
     packed = {}
     n_wanted = max(int(wanted.sum()), 1)
     where = task.plan.block.lattice, task.plan.window
-    calls = [partial(read_valid, group, *where, task.recipe.mask) for group in groups.values()]
+    read = partial(read_valid, missing=task.recipe.missing)
+    calls = [partial(read, group, *where, task.recipe.mask) for group in groups.values()]
     for name, unmasked in zip(groups, _in_order(calls, task.readers, seconds), strict=True):
         valid = unmasked & wanted
         clear[name] = float(valid.sum() / n_wanted)
@@ -167,7 +168,8 @@ def _read_ahead(
 ) -> Iterator[tuple[Chosen, NDArray[np.float32]]]:
     """Each acquisition's reflectance with its halo; the next ones are read while this one is predicted."""
     where = task.plan.block.lattice, task.plan.window.padded(task.halo)
-    calls = [partial(read_reflectance, one.items, *where, task.recipe.bands) for one in chosen]
+    read = partial(read_reflectance, missing=task.recipe.missing)
+    calls = [partial(read, one.items, *where, task.recipe.bands) for one in chosen]
     coming = _in_order(calls, task.readers, seconds)
     for one in chosen:
         reflectance = next(coming)

@@ -24,7 +24,7 @@ from subpixmap.scenes.dialect import BANDS, SCL, asset_names
 from subpixmap.scenes.fallback import lock_sources
 from subpixmap.scenes.items import Asset, Item, by_acquisition, mosaic_order
 from subpixmap.scenes.lattices import largest_pixels, lattices, snap
-from subpixmap.scenes.radiometry import MaskRule, OffsetRule, scl_valid, to_reflectance
+from subpixmap.scenes.radiometry import MaskRule, Missing, OffsetRule, scl_valid, to_reflectance
 from subpixmap.scenes.reader import AlignedReader, Rasters
 from subpixmap.scenes.source import find_by_source, preferred
 
@@ -36,7 +36,7 @@ MAX_CHUNKS = 20_000
 
 
 def read_reflectance(
-    items: Sequence[Item], lattice: Lattice, window: Window, bands: Sequence[str]
+    items: Sequence[Item], lattice: Lattice, window: Window, bands: Sequence[str], *, missing: Missing = "stated"
 ) -> NDArray[np.float32]:
     """Reflectance of one acquisition in a window.
 
@@ -48,6 +48,8 @@ def read_reflectance(
         Lattice of the items' UTM zone, and the window to read.
     bands
         Canonical band names.
+    missing
+        Which digital numbers are missing (see `read_window`).
 
     Returns
     -------
@@ -61,20 +63,20 @@ def read_reflectance(
     InputError
         The header of a file contradicts its item, or the items are not of one acquisition and zone.
     """
-    return _mosaic(
-        items, lattice, window, bands, np.float32(np.nan), lambda dn, item, out: to_reflectance(dn, item.offset_dn, out)
-    )
+
+    def convert(dn: NDArray[Any], item: Item, out: NDArray[Any] | None) -> NDArray[Any]:
+        return to_reflectance(dn, item.offset_dn, out)
+
+    return _mosaic(items, lattice, window, bands, np.float32(np.nan), convert, missing)
 
 
-def read_valid(items: Sequence[Item], lattice: Lattice, window: Window, rule: MaskRule) -> NDArray[np.bool_]:
+def read_valid(
+    items: Sequence[Item], lattice: Lattice, window: Window, rule: MaskRule, *, missing: Missing = "stated"
+) -> NDArray[np.bool_]:
     """Valid pixels of one acquisition in a window, from its scene classification.
 
-    The classification is masked and dilated at its own resolution, with a margin: any window gives the same mask.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool, (y, x); False where there is no data.
+    The classification is masked and dilated at its own resolution, with a margin: any window gives the same mask,
+    bool, (y, x); False where there is no data.
     """
     groups: dict[float, list[Item]] = {}
     for item in items:
@@ -88,9 +90,9 @@ def read_valid(items: Sequence[Item], lattice: Lattice, window: Window, rule: Ma
     asset = snap(items[0].assets[SCL], lattice)
     native = Lattice.of_transform(lattice.epsg, Affine(*asset.transform))
     around = native.window(lattice.bounds(window)).padded(rule.margin(native.resolution))
-    scl = _mosaic(items, native, around, [SCL], np.uint8(0), lambda dn, item, out: dn)[0]
-    valid: NDArray[np.bool_] = _to_lattice(scl_valid(scl, native.resolution, rule), native, around, lattice, window)
-    return valid
+    scl = _mosaic(items, native, around, [SCL], np.uint8(0), lambda dn, item, out: dn, missing)[0]
+    valid = scl_valid(scl, native.resolution, rule, missing=missing)
+    return _to_lattice(valid, native, around, lattice, window)
 
 
 def _mosaic(
@@ -100,6 +102,7 @@ def _mosaic(
     bands: Sequence[str],
     empty: np.generic,
     convert: Callable[[NDArray[Any], Item, NDArray[Any] | None], NDArray[Any]],
+    missing: Missing,
 ) -> NDArray[Any]:
     """Bands of one acquisition, (band, y, x); each pixel from the first tile with data, `empty` if there is none.
 
@@ -110,7 +113,7 @@ def _mosaic(
     holes: dict[int, Any] = dict.fromkeys(range(len(bands)))  # bands with empty pixels -> where (None: everywhere)
     tiles = [item for item in mosaic_order(items) if _overlap(item, lattice, window)]
     for number, item in enumerate(tiles, 1):
-        for native, around, indices, dn in _read_native(item, lattice, window, bands, list(holes)):
+        for native, around, indices, dn in _read_native(item, lattice, window, bands, list(holes), missing):
             whole = native == lattice  # nothing to repeat: without holes the values go straight to their place
             for index, part in zip(indices, dn, strict=True):
                 hole, here = holes[index], out[index]
@@ -151,7 +154,7 @@ def _overlap(item: Item, lattice: Lattice, window: Window) -> bool:
 
 
 def _read_native(
-    item: Item, lattice: Lattice, window: Window, bands: Sequence[str], wanted: Sequence[int]
+    item: Item, lattice: Lattice, window: Window, bands: Sequence[str], wanted: Sequence[int], missing: Missing
 ) -> Iterator[tuple[Lattice, Window, list[int], NDArray[Any]]]:
     """Read an item's bands, once for each native grid: (native lattice, its window, band indices, DN (band, y, x))."""
     grids: dict[Lattice, list[int]] = {}
@@ -161,11 +164,11 @@ def _read_native(
     for native, indices in grids.items():
         around = native.window(lattice.bounds(window))
         rasters = {bands[i]: (item.assets[bands[i]], placed[i]) for i in indices}
-        yield native, around, indices, _stack(item, rasters, native, around)
+        yield native, around, indices, _stack(item, rasters, native, around, missing)
 
 
 def _stack(
-    item: Item, rasters: Mapping[str, tuple[Asset, Asset]], lattice: Lattice, window: Window
+    item: Item, rasters: Mapping[str, tuple[Asset, Asset]], lattice: Lattice, window: Window, missing: Missing
 ) -> NDArray[np.unsignedinteger]:
     """The one call of stackstac: DN (band, y, x) of an item on a lattice on which its assets lie."""
     import stackstac
@@ -175,7 +178,9 @@ def _stack(
         for band, (asset, placed) in rasters.items()
     }
     plain = {"id": item.id, "properties": {"datetime": item.datetime}, "assets": assets, "type": "Feature"}
+    by_href = Rasters({pair[0].href: pair for pair in rasters.values()})
     dtype = np.uint8 if set(rasters) == {SCL} else np.uint16
+    offset_dn = None if item.offset_is_users or dtype is np.uint8 else item.offset_dn
     cube = stackstac.stack(
         plain,
         assets=list(rasters),
@@ -192,11 +197,10 @@ def _stack(
         properties=False,
         band_coords=False,
         errors_as_nodata=(),
-        reader=partial(AlignedReader, rasters=Rasters({pair[0].href: pair for pair in rasters.values()})),
+        reader=partial(AlignedReader, rasters=by_href, offset_dn=offset_dn, missing=missing),
     )
-    # The graph has one or two tasks: there is nothing to optimise.
     dn: NDArray[np.unsignedinteger] = cube.data.compute(scheduler="synchronous", optimize_graph=False)[0]
-    return dn
+    return dn  # the graph has one or two tasks: there is nothing to optimise
 
 
 def _to_lattice(

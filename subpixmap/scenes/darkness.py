@@ -98,4 +98,6 @@ def darkness(item: Item) -> Item:
 def _overview(item: Item, band: str) -> NDArray[np.unsignedinteger]:
     """A band at a small size that is about the same for all bands, nearest neighbour."""
     rows, cols = item.assets[SCL].shape
-    return read_overview(item.assets[band], (min(_OVERVIEW, rows), min(_OVERVIEW, cols)), item.epsg)
+    return read_overview(
+        item.assets[band], (min(_OVERVIEW, rows), min(_OVERVIEW, cols)), item.epsg, classes=band == SCL
+    )

@@ -22,6 +22,9 @@ BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 PIXEL_M = {band: 10.0 if band in ("B02", "B03", "B04", "B08") else 20.0 for band in BANDS}
 """Pixel size of each band as the sensor delivers it, metres."""
 
+SCALE = 1e-4
+"""Reflectance of one digital number."""
+
 SCL = "SCL"
 
 # First match wins: the native resolution comes before a coarser copy, which some catalogues offer as well.
@@ -51,6 +54,8 @@ ASSET_FIELDS = (
     "raster:bands",
     "bands",
     "raster:offset",
+    "raster:scale",
+    "nodata",
 )
 """The fields of an asset that are used."""
 
@@ -281,6 +286,27 @@ def raster(item: dict[str, Any], band: str, asset: dict[str, Any]) -> tuple[Tran
     return (a, b, c, d, e, f), (int(shape[0]), int(shape[1]))
 
 
+def stated_nodata(item: dict[str, Any], band: str, asset: dict[str, Any]) -> int | None:
+    """The digital number that an asset declares as missing (`nodata`); None if it declares none.
+
+    Raises
+    ------
+    InputError
+        It is not a whole number of two bytes, or the asset declares a scale other than 0.0001.
+    """
+    where = f"item {item_id(item)}, asset {band}"
+    first = _first_band(asset)
+    scale = first.get("scale", first.get("raster:scale", asset.get("raster:scale")))
+    if scale is not None and not (_numbers([scale]) and any(abs(scale - s) <= 1e-9 for s in (1, SCALE))):
+        raise InputError(f"{where} declares scale {scale!r}; a reflectance of {SCALE} a step is expected")
+    nodata = first.get("nodata", asset.get("nodata"))
+    if nodata is None:
+        return None
+    if not (_numbers([nodata]) and nodata == nodata // 1 and 0 <= nodata <= 65535):
+        raise InputError(f"{where} declares nodata {nodata!r}, which is not a digital number of two bytes")
+    return int(nodata)
+
+
 @dataclass(frozen=True)
 class OffsetEvidence:
     """What an item says about the offset of its digital numbers."""
@@ -330,10 +356,14 @@ def _declared_offset(item: dict[str, Any]) -> float | None:
 
 def _asset_offset(asset: dict[str, Any]) -> float | None:
     """Reflectance offset that an asset declares (STAC 1.0 `raster:bands`, 1.1 `bands` or `raster:offset`)."""
-    bands = asset.get("raster:bands") or asset.get("bands") or [{}]
-    first = bands[0] if isinstance(bands, list) and isinstance(bands[0], dict) else {}
+    first = _first_band(asset)
     offset = first.get("offset", first.get("raster:offset", asset.get("raster:offset")))
     return float(offset) if isinstance(offset, (int, float)) and not isinstance(offset, bool) else None
+
+
+def _first_band(asset: dict[str, Any]) -> dict[str, Any]:
+    bands = asset.get("raster:bands") or asset.get("bands") or [{}]
+    return bands[0] if isinstance(bands, list) and isinstance(bands[0], dict) else {}
 
 
 def _numbers(values: list[Any]) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.files import path_of, write_atomic
@@ -25,6 +25,7 @@ from subpixmap.grid import transformer
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
 from subpixmap.scenes.pins import Pin
+from subpixmap.scenes.products import Product, newest
 from subpixmap.scenes.radiometry import OffsetRule, decide_offset
 
 DarkCheck = Literal["agrees", "contradicts", "cannot say", "not checked"]
@@ -46,6 +47,8 @@ class Asset:
     """(rows, columns)."""
     own_network: bool = False
     """Whether its host has a public name but a private address; only a catalogue of the user's own may name one."""
+    nodata: int | None = None
+    """The digital number that its item declares as missing; None if it declares none."""
     pin: Pin | None = None
     """The version that was seen when the lock was made; not part of `items_sha256`."""
 
@@ -95,6 +98,11 @@ class Item:
     """Reflectance of that ground with the offset; None if it was not checked or there is too little of it."""
 
     @property
+    def offset_is_users(self) -> bool:
+        """Whether the user has decided the offset, against what item and file may say."""
+        return self.offset_reason.startswith("told by")
+
+    @property
     def scene_key(self) -> dialect.SceneKey:
         """The name of the scene that all catalogues share."""
         return dialect.scene_key(self.acquisition, self.tile)
@@ -140,7 +148,7 @@ def lock_items(
     InputError
         Items lack bands or contradict themselves; the first are named, with how many there are.
     """
-    products: dict[dialect.SceneKey, list[_Product]] = {}
+    products: dict[dialect.SceneKey, list[Product]] = {}
     problems: dict[str, str] = {}
     for raw in raw_items:
         try:
@@ -149,7 +157,7 @@ def lock_items(
             if period is None:
                 continue
             key = dialect.scene_key(dialect.acquisition(raw), dialect.tile(raw))
-            product = _Product(dialect.baseline(raw) or "", dialect.item_id(raw), raw, period)
+            product = Product(dialect.baseline(raw) or "", dialect.item_id(raw), raw, period)
         except InputError as error:
             problems[str(raw.get("id"))] = str(error)
             continue
@@ -157,7 +165,7 @@ def lock_items(
     items = []
     for versions in products.values():
         frozen = []
-        for product in _newest(versions):
+        for product in newest(versions):
             try:
                 frozen.append(_freeze(product.raw, product.period, bands, offset_rule))
             except InputError as error:
@@ -170,33 +178,6 @@ def lock_items(
     elif problems:
         raise several_problems(list(problems.values()))
     return sort_items(items)
-
-
-class _Product(NamedTuple):
-    """One product of a scene; where several have data, the greatest counts."""
-
-    baseline: str
-    id: str
-    raw: dict[str, Any]
-    period: Period
-
-    @property
-    def name(self) -> str:
-        """The product's own name, which catalogues share, or the item's."""
-        return str(dialect.properties(self.raw).get("s2:product_uri") or self.id).removesuffix(".SAFE")
-
-
-def _newest(products: Sequence[_Product]) -> list[_Product]:
-    """The products of the newest baseline, each once: where a datastrip ends, a scene is cut into two products.
-
-    They are read in this order, and a later one only where the earlier ones have no data: the same scene twice costs
-    nothing.
-    """
-    newest = max(product.baseline for product in products)
-    by_name: dict[str, _Product] = {}
-    for product in sorted((one for one in products if one.baseline == newest), key=lambda one: one.id, reverse=True):
-        by_name.setdefault(product.name, product)
-    return list(by_name.values())
 
 
 def _freeze(raw: dict[str, Any], period: Period, bands: Sequence[str], rule: OffsetRule) -> Item:
@@ -230,7 +211,12 @@ def _freeze(raw: dict[str, Any], period: Period, bands: Sequence[str], rule: Off
 
 
 def _asset(raw: dict[str, Any], band: str, asset: dict[str, Any]) -> Asset:
-    return Asset(asset["href"], *dialect.raster(raw, band, asset), own_network=asset.get("own_network") is True)
+    return Asset(
+        asset["href"],
+        *dialect.raster(raw, band, asset),
+        own_network=asset.get("own_network") is True,
+        nodata=dialect.stated_nodata(raw, band, asset),
+    )
 
 
 def sort_items(items: Iterable[Item]) -> list[Item]:
@@ -270,6 +256,8 @@ def items_sha256(items: Iterable[Item]) -> str:
         grids = {band: [asset.transform, asset.shape] for band, asset in item.assets.items()}
         record = {key: value for key, value in vars(item).items() if key not in _NOT_READ}
         record |= {"assets": hrefs, "grids": grids}
+        if nodata := {band: asset.nodata for band, asset in item.assets.items() if asset.nodata}:
+            record["nodata"] = nodata  # 0 is always missing
         digest.update(json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
         digest.update(b"\n")
     return digest.hexdigest()
@@ -344,6 +332,7 @@ def _to_stac(item: Item) -> dict[str, Any]:
     assets = {
         band: {"href": asset.href, "proj:transform": list(asset.transform), "proj:shape": list(asset.shape)}
         | ({"subpixmap:own_network": True} if asset.own_network else {})
+        | ({} if asset.nodata is None else {"subpixmap:nodata": asset.nodata})
         | {f"subpixmap:pin_{name}": value for name, value in (asset.pin.to_json() if asset.pin else {}).items()}
         for band, asset in item.assets.items()
     }
@@ -369,6 +358,7 @@ def _from_stac(raw: dict[str, Any]) -> Item:
             tuple(float(v) for v in asset["proj:transform"]),  # type: ignore[arg-type]
             (int(asset["proj:shape"][0]), int(asset["proj:shape"][1])),
             asset.get("subpixmap:own_network") is True,
+            _whole(asset.get("subpixmap:nodata")),
             _pin(asset),
         )
         for band, asset in raw["assets"].items()
@@ -377,6 +367,10 @@ def _from_stac(raw: dict[str, Any]) -> Item:
     own = {key.removeprefix("subpixmap:"): value for key, value in props.items() if key.startswith("subpixmap:")}
     own = {"cloud_cover": None, "orbit": None, "dark_reflectance": None} | own
     return Item(id=raw["id"], datetime=when, assets=assets, **own)
+
+
+def _whole(number: Any) -> int | None:
+    return None if number is None else int(number)
 
 
 def _pin(asset: Mapping[str, Any]) -> Pin | None:

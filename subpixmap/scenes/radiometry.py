@@ -19,8 +19,15 @@ from subpixmap.errors import InputError
 from subpixmap.scenes import dialect
 
 OffsetRule = Literal["auto", "subtract", "none"]
+Missing = Literal["stated", "zero"]
+"""Which digital numbers are missing: all that file, item and standard say, or 0 alone (run folders of before)."""
 _OFFSET_DN = -1000  # BOA_ADD_OFFSET of every band since baseline 04.00
 
+MOST_DN = 32_766
+"""Largest digital number of a measurement: a reflectance over 3, of which the sensor's full scale falls short wherever
+the sun stands high enough for Level-2A. Above lie ESA's mark of saturation and the fill values of other software."""
+MOST_CLASS = 11
+"""Largest scene class; what a number above it means is unknown, so such pixels are not valid."""
 DROPPED_CLASSES = (0, 1, 3, 8, 9, 10, 11)
 """Scene classes that are not valid: no data, saturated, shadow, cloud, cirrus and snow. Water (6) is valid."""
 DILATED_CLASSES = (3, 8, 9)
@@ -152,7 +159,9 @@ def to_reflectance(
     return out
 
 
-def scl_valid(scl: NDArray[np.unsignedinteger], resolution: float, rule: MaskRule) -> NDArray[np.bool_]:
+def scl_valid(
+    scl: NDArray[np.unsignedinteger], resolution: float, rule: MaskRule, *, missing: Missing = "stated"
+) -> NDArray[np.bool_]:
     """Valid pixels of a scene classification.
 
     Parameters
@@ -163,13 +172,16 @@ def scl_valid(scl: NDArray[np.unsignedinteger], resolution: float, rule: MaskRul
         Pixel size of `scl`, metres.
     rule
         Classes and distance. Pixels outside the array count as clear: add a margin of `rule.margin(resolution)`.
+    missing
+        With "zero", unknown classes are valid.
 
     Returns
     -------
     numpy.ndarray
         bool, (y, x).
     """
-    valid: NDArray[np.bool_] = _table(rule.drop)[scl]
+    unknown = range(MOST_CLASS + 1, 256) if missing == "stated" else ()
+    valid: NDArray[np.bool_] = _table((*rule.drop, *unknown))[scl]
     near = _table(rule.dilate)[scl]  # False on classes that spread
     if rule.margin(resolution) and not near.all():
         from scipy.ndimage import distance_transform_edt

@@ -9,22 +9,25 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from subpixmap.errors import Incomplete, InputError
+from subpixmap.errors import Incomplete, InputError, Refused, SubpixmapError
 from subpixmap.scenes.access import gdal_env, gdal_path, pin_of
+from subpixmap.scenes.dialect import SCALE
 from subpixmap.scenes.hrefs import driver, is_remote, redact, without_secrets
 from subpixmap.scenes.items import Asset, Item
 from subpixmap.scenes.pins import Changed, Pin, require_unchanged
+from subpixmap.scenes.radiometry import MOST_DN, Missing
 
 OPEN_FILES = 256
 """Files kept open by one thread."""
@@ -48,24 +51,17 @@ class ReadFailed(Incomplete):
     """A raster could not be read; it is never treated as no data."""
 
 
-def read_window(asset: Asset, window: RasterWindow, epsg: int) -> NDArray[Any]:
-    """Read a window inside a raster of one band, whose item declares it to be in `epsg`.
+@dataclass(frozen=True)
+class _Source:
+    """A raster with all that is declared of it; its header must agree."""
 
-    Raises
-    ------
-    ReadFailed
-        After all attempts; the message names the file.
-    InputError
-        The header of the file contradicts its item.
-    Changed
-        The file is not the one that was pinned, or was exchanged while it was read.
-    """
-    return _attempt(asset, epsg, lambda dataset: dataset.read(1, window=window))
-
-
-def read_overview(asset: Asset, shape: tuple[int, int], epsg: int) -> NDArray[Any]:
-    """Read the whole raster at a small size (rows, columns), nearest neighbour, from the file's own overviews."""
-    return _attempt(asset, epsg, lambda dataset: dataset.read(1, out_shape=shape))
+    asset: Asset
+    epsg: int
+    classes: bool
+    """Whether it holds scene classes; otherwise digital numbers of reflectance."""
+    offset_dn: int | None
+    """Number that is added to its digital numbers; None if its header has no say."""
+    missing: Missing
 
 
 class _Open(NamedTuple):
@@ -74,21 +70,70 @@ class _Open(NamedTuple):
     """Its `gdal_path`, perhaps signed."""
     version: Pin | None
     """When it was opened."""
+    nodata: int | None
+    """The digital number that is missing besides 0."""
+    masked: bool
+    """Whether it has a mask of its own."""
 
 
-def _attempt(asset: Asset, epsg: int, read: Callable[[rasterio.DatasetReader], NDArray[Any]]) -> NDArray[Any]:
+def read_window(
+    asset: Asset,
+    window: RasterWindow,
+    epsg: int,
+    *,
+    classes: bool = False,
+    offset_dn: int | None = None,
+    missing: Missing = "stated",
+) -> NDArray[Any]:
+    """Read a window inside a raster of one band; pixels that are missing become 0.
+
+    Parameters
+    ----------
+    asset, window
+        The raster, and what to read of it, pixels.
+    epsg
+        UTM zone that its item declares.
+    classes
+        Whether it holds scene classes; otherwise digital numbers of reflectance.
+    offset_dn
+        Offset that was decided for its item; if given, the header must not contradict it.
+    missing
+        "stated": what the header or the item calls nodata, what a mask of the file hides, and digital numbers beyond
+        `MOST_DN`. "zero": 0 alone, and a file that says otherwise is refused.
+
+    Raises
+    ------
+    ReadFailed
+        After all attempts; the message names the file.
+    InputError
+        The header of the file contradicts its item, or its numbers are not digital numbers of Sentinel-2.
+    Changed, Refused
+        The file is not the one that was pinned, or was exchanged while it was read; it has other missing numbers
+        than 0, where only 0 is to be missing.
+    """
+    source = _Source(asset, epsg, classes, offset_dn, missing)
+    return _attempt(source, window=window)
+
+
+def read_overview(asset: Asset, shape: tuple[int, int], epsg: int, *, classes: bool = False) -> NDArray[Any]:
+    """Read the whole raster at a small size (rows, columns), nearest neighbour, from the file's own overviews."""
+    return _attempt(_Source(asset, epsg, classes, None, "stated"), out_shape=shape)
+
+
+def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
     """Read from the open raster; a remote one that fails is opened anew and really requested again."""
+    asset = source.asset
     attempts = ATTEMPTS if is_remote(asset.href) else 1
     for attempt in range(attempts):
         renew = attempt > 0  # GDAL remembers failures: otherwise nothing would be requested again
         try:
             with gdal_env(asset.href, renew=renew):
-                opened = _opened(asset, epsg, renew)
-                values = read(opened.dataset)
-            _require_version(asset, opened.version, pin_of(asset, opened.path))  # so all that was read is of one
+                opened = _opened(source, renew)
+                values = _without_missing(opened, source, **where)
+            _require_version(source, opened.version, pin_of(asset, opened.path))  # so all that was read is of one
             return values
         except (RasterioError, OSError) as error:
-            _forget(asset)
+            _forget(source)
             if attempt + 1 == attempts:
                 reason = without_secrets(str(error))
                 raise ReadFailed(f"{redact(asset.href)} could not be read in {attempts} attempts: {reason}") from None
@@ -96,47 +141,69 @@ def _attempt(asset: Asset, epsg: int, read: Callable[[rasterio.DatasetReader], N
     raise AssertionError("unreachable")
 
 
-def _opened(asset: Asset, epsg: int, renew: bool) -> _Open:
+def _without_missing(opened: _Open, source: _Source, **where: Any) -> NDArray[Any]:
+    """The pixels, 0 where they are missing."""
+    values: NDArray[Any] = opened.dataset.read(1, **where)
+    if source.missing == "zero":
+        return values
+    if opened.nodata:
+        values[values == opened.nodata] = 0
+    if opened.masked:
+        values[opened.dataset.read_masks(1, **where) == 0] = 0
+    if values.dtype == np.uint16 and not source.classes and values.size and values.max() > MOST_DN:
+        values[values > MOST_DN] = 0
+    return values
+
+
+def _opened(source: _Source, renew: bool) -> _Open:
     """The raster, opened once by each thread; when there are too many, the least recently used one is closed."""
     if not hasattr(_threads, "pool"):
         _threads.pool = OrderedDict()
-    pool: OrderedDict[Asset, _Open] = _threads.pool
-    if asset in pool:
-        pool.move_to_end(asset)
-        return pool[asset]
+    pool: OrderedDict[_Source, _Open] = _threads.pool
+    if source in pool:
+        pool.move_to_end(source)
+        return pool[source]
     while len(pool) >= OPEN_FILES:
         pool.popitem(last=False)[1].dataset.close()
+    asset = source.asset
     driver(asset.href)  # refuses what must not be opened, before any request
     path = gdal_path(asset.href, renew=renew)
     version = pin_of(asset, path)
-    _require_version(asset, asset.pin, version)
+    _remember(source, version)
+    with gdal_env(asset.href, renew=renew or asset.href in _exchanged):
+        dataset = open_raster(asset.href, path)
+    try:
+        check_header(dataset, asset, source.epsg, classes=source.classes, offset_dn=source.offset_dn)
+        nodata, masked = _missing_of(dataset, source)
+    except SubpixmapError:
+        dataset.close()
+        raise
+    pool[source] = _Open(dataset, path, version, nodata, masked)
+    return pool[source]
+
+
+def _remember(source: _Source, version: Pin | None) -> None:
+    """Refuse a version that is neither the pinned one nor, without a pin, the first that this process has seen."""
+    asset = source.asset
+    _require_version(source, asset.pin, version)
     before = _seen.setdefault(asset.href, version)
     if asset.pin is None:
-        _require_version(asset, before, version)
+        _require_version(source, before, version)
     elif before is not None and version is not None and before.difference(version):
         _exchanged.add(asset.href)  # the pin is of a later lock than what this process has read
         _seen[asset.href] = version
     while len(_seen) > SEEN_FILES:
         _seen.pop(next(iter(_seen)))
-    with gdal_env(asset.href, renew=renew or asset.href in _exchanged):
-        dataset = open_raster(asset.href, path)
-    try:
-        check_header(dataset, asset, epsg)
-    except InputError:
-        dataset.close()
-        raise
-    pool[asset] = _Open(dataset, path, version)
-    return pool[asset]
 
 
-def _require_version(asset: Asset, before: Pin | None, now: Pin | None) -> None:
+def _require_version(source: _Source, before: Pin | None, now: Pin | None) -> None:
     """Refuse a file that was exchanged; the next attempt, which a person starts, begins with the version of then."""
     try:
-        require_unchanged(asset.href, before, now)
+        require_unchanged(source.asset.href, before, now)
     except Changed:
-        _forget(asset)
-        _seen.pop(asset.href, None)
-        _exchanged.add(asset.href)
+        _forget(source)
+        _seen.pop(source.asset.href, None)
+        _exchanged.add(source.asset.href)
         raise
 
 
@@ -171,13 +238,20 @@ def _version_of_now(asset: Asset) -> Pin | None:
         return None  # a missing file is an error when it is read
 
 
-def _forget(asset: Asset) -> None:
-    opened = getattr(_threads, "pool", {}).pop(asset, None)
+def _forget(source: _Source) -> None:
+    opened = getattr(_threads, "pool", {}).pop(source, None)
     if opened is not None:
         opened.dataset.close()
 
 
-def check_header(dataset: rasterio.DatasetReader, asset: Asset, epsg: int) -> None:
+def check_header(
+    dataset: rasterio.DatasetReader,
+    asset: Asset,
+    epsg: int,
+    *,
+    classes: bool = False,
+    offset_dn: int | None = None,
+) -> None:
     """Refuse an item that contradicts the file's own header, and an absurd header."""
     where = redact(asset.href)
     if max(dataset.shape) > MAX_SIDE or max(rows * cols for rows, cols in dataset.block_shapes) > MAX_BLOCK:
@@ -191,10 +265,46 @@ def check_header(dataset: rasterio.DatasetReader, asset: Asset, epsg: int) -> No
         )
     if dataset.crs is None or dataset.crs.to_epsg() != epsg:
         raise InputError(f"{where} lies in {dataset.crs or 'no coordinate system'}, but its item declares EPSG:{epsg}")
-    if dataset.count != 1 or dataset.dtypes[0] not in ("uint8", "uint16"):
+    kinds = ("uint8", "uint16") if classes else ("uint16",)
+    if dataset.count != 1 or dataset.dtypes[0] not in kinds:
         raise InputError(
-            f"{where} has {dataset.count} bands of {dataset.dtypes[0]}; one band of uint8 or uint16 is expected"
+            f"{where} has {dataset.count} bands of {dataset.dtypes[0]}; one band of {' or '.join(kinds)} is expected"
         )
+    _check_scale(dataset, where, classes, offset_dn)
+
+
+def _check_scale(dataset: rasterio.DatasetReader, where: str, classes: bool, offset_dn: int | None) -> None:
+    """Refuse a scale or offset in the header that is not that of digital numbers, or not that of the item."""
+    scale, offset = dataset.scales[0], dataset.offsets[0]
+    if abs(scale - 1) > 1e-9 and (classes or abs(scale - SCALE) > 1e-9):
+        raise InputError(
+            f"{where} has the scale {scale:g} in its header; "
+            + ("scene classes have none" if classes else f"a reflectance of {SCALE:g} a step is expected")
+        )
+    in_dn = offset / scale
+    if offset and (classes or abs(in_dn - round(in_dn)) > 1e-3 or round(in_dn) not in (0, -1000)):
+        raise InputError(f"{where} has the offset {offset:g} in its header, which Sentinel-2 does not have")
+    if offset and offset_dn is not None and round(in_dn) != offset_dn:
+        raise InputError(
+            f"{where} has the offset {offset:g} in its header ({round(in_dn)} digital numbers), but {offset_dn} was "
+            "decided for its item (see --offset-rule)"
+        )
+
+
+def _missing_of(dataset: rasterio.DatasetReader, source: _Source) -> tuple[int | None, bool]:
+    """The digital number besides 0 that file and item call missing, and whether the file has a mask of its own."""
+    where, stated, own = redact(source.asset.href), source.asset.nodata, dataset.nodata
+    if own is not None and stated is not None and own != stated:
+        raise InputError(f"{where} has nodata {own:g} in its header, but its item declares {stated}")
+    nodata = stated if own is None else own
+    masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0]
+    if source.missing == "zero" and (nodata or masked):
+        raise Refused(
+            f"{where} has {'a mask' if masked else f'nodata {nodata:g}'}, and in this run, begun with an earlier "
+            "version, only 0 is missing: map it into another --out"
+        )
+    # A number that two bytes cannot hold, such as -9999, is nowhere.
+    return (int(nodata) if nodata is not None and nodata == nodata // 1 and 0 <= nodata <= 65535 else None), masked
 
 
 class Rasters(dict[str, tuple[Asset, Asset]]):
@@ -215,10 +325,13 @@ class AlignedReader:
         spec: Any,
         dtype: np.dtype[Any],
         fill_value: float,
+        offset_dn: int | None = None,
+        missing: Missing = "stated",
         **_: Any,
     ) -> None:
         self.asset, placed = rasters[url]
         self.dtype, self.fill_value, self.epsg = dtype, fill_value, int(spec.epsg)
+        self.classes, self.offset_dn, self.missing = dtype == np.uint8, offset_dn, missing
         step = placed.resolution
         # Upper left corner of the raster in the grid that is assembled, pixels.
         self.col = round((placed.bounds[0] - spec.bounds[0]) / step)
@@ -232,11 +345,19 @@ class AlignedReader:
         bottom, right = min(row + height, self.asset.shape[0]), min(col + width, self.asset.shape[1])
         inside = RasterWindow(left, top, right - left, bottom - top)
         if (bottom - top, right - left) == (height, width):
-            return read_window(self.asset, inside, self.epsg).astype(self.dtype, copy=False)
+            return self._read(inside)
         out = np.full((height, width), self.fill_value, self.dtype)
         if bottom > top and right > left:
-            out[top - row : bottom - row, left - col : right - col] = read_window(self.asset, inside, self.epsg)
+            out[top - row : bottom - row, left - col : right - col] = self._read(inside)
         return out
+
+    def _read(self, inside: RasterWindow) -> NDArray[Any]:
+        values = read_window(
+            self.asset, inside, self.epsg, classes=self.classes, offset_dn=self.offset_dn, missing=self.missing
+        )
+        if self.classes:
+            values = np.minimum(values, 255)  # in two bytes 256 would turn into 0
+        return values.astype(self.dtype, copy=False)
 
     def close(self) -> None:
         """Files stay open for the thread's next window."""

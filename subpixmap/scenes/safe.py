@@ -99,6 +99,6 @@ def _check_image(folder: Path, item: dict[str, Any], band: str, asset: dict[str,
     declared = Asset(str(path), *dialect.raster(item, band, asset))
     try:
         with open_raster(str(path)) as dataset:
-            check_header(dataset, declared, dialect.epsg(item, asset))
+            check_header(dataset, declared, dialect.epsg(item, asset), classes=band == dialect.SCL)
     except RasterioIOError as error:
         raise InputError(f"{folder}: the image of {band} cannot be opened ({error}); download it again") from None

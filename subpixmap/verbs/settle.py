@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Model
     from subpixmap.region import Region
     from subpixmap.scenes.items import Item
+    from subpixmap.scenes.radiometry import Missing
 
 DEFAULT_MODELS = ("demo-s2", "demo-rgbn")
 """The first whose bands the items have is used."""
@@ -65,6 +66,7 @@ def settle(request: Request) -> Job:
         sources=[anchored(source) for source in request.sources] if asked else (),
         device=_device(request.device),
         forced=request.force,
+        missing=_missing(request),
     )
     _require_clear(request, made, items)
     lacks = completeness(items, region.geometry, known_periods(request))
@@ -119,6 +121,14 @@ def ask_items(
     asked_again = {str(item.get("id")) for items in by_source.values() for item in items}
     noted = {name: why for name, why in noted.items() if name not in asked_again}
     return model, known + locked, tuple(p.label for p in new), dict(sorted((noted | refused).items()))
+
+
+def _missing(request: Request) -> Missing:
+    """Which pixels of the files are missing: as in the folder, if there is one."""
+    from subpixmap.mapping.plan import read_plan
+
+    there = (request.folder / runpaths.PLAN).is_file()
+    return read_plan(request.folder).recipe.missing if there else "stated"
 
 
 def _require_season(request: Request, planned: Plan) -> None:

@@ -214,6 +214,7 @@ def test_the_run_id_is_of_the_recipe_alone(country: Tiny) -> None:
         "max_cloud": 50.0,
         "mask": MaskRule(dilate_m=0.0),
         "numerics": {"threads": 2},
+        "missing": "zero",
     }
     assert changes.keys() == {f.name for f in fields(Recipe)}
     for name, value in changes.items():
@@ -302,3 +303,14 @@ def test_objects_are_masked_as_the_card_says_and_never_mixed(tmp_path: Path) -> 
     assert Recipe.from_json(cars.to_json()) == cars
     with pytest.raises(InputError, match=r"mask.*'cars'"):
         replace(card, mask={"objects": {"cars": {}}})
+
+
+def test_a_recipe_of_before_keeps_its_meaning_and_its_id(country: Any) -> None:
+    """Then only 0 was missing; the field is new, and absent at that value."""
+    new = country.plan().recipe
+    assert new.missing == "stated"
+    assert Recipe.from_json(new.to_json()) == new
+    old = replace(new, missing="zero")
+    assert "missing" not in old.to_json()
+    assert Recipe.from_json(old.to_json()) == old
+    assert old.run_id != new.run_id

@@ -22,7 +22,7 @@ from tests.helpers import scenes_data
 
 @pytest.fixture
 def raster(tmp_path: Path) -> Any:
-    values = np.arange(1, 300 * 300 + 1, dtype=np.uint32).astype(np.uint16).reshape(300, 300)
+    values = (np.arange(300 * 300) % 30000 + 1).astype(np.uint16).reshape(300, 300)
     transform = (10.0, 0.0, 300000.0, 0.0, -10.0, 1200000.0)
     path = tmp_path / "B04.tif"
     scenes_data.write_raster(path, values, transform)
@@ -59,11 +59,17 @@ def test_gdal_options_hold_only_while_reading(
         monkeypatch.setenv("GDAL_CACHEMAX", users_own)
     inside: list[dict[str, Any]] = []
     before = dict(os.environ), hasenv()
+
+    def look(*_: Any, **__: Any) -> Any:
+        inside.append(getenv().copy())
+        return np.zeros(1)
+
     monkeypatch.setattr(
         reader,
         "_opened",
         lambda *_: SimpleNamespace(
-            dataset=SimpleNamespace(read=lambda *_, **__: inside.append(getenv().copy())), path=None, version=None
+            dataset=SimpleNamespace(read=look),
+            **{"path": None, "version": None, "nodata": None, "masked": False},
         ),
     )
     reader.read_window(asset, RasterWindow(0, 0, 10, 10), 32651)
