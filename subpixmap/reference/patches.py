@@ -76,8 +76,8 @@ class Patches:
     @property
     def groups(self) -> NDArray[np.int64]:
         """(place,): number of the name that a place shares with others."""
-        known = {name: i for i, name in enumerate(dict.fromkeys(self.names))}
-        return np.array([known[name] for name in self.names] if self.names else range(len(self)), np.int64)
+        number_of = {name: i for i, name in enumerate(dict.fromkeys(self.names))}
+        return np.array([number_of[name] for name in self.names] if self.names else range(len(self)), np.int64)
 
     def take(self, places: slice | ArrayLike) -> Patches:
         """Some of the places."""

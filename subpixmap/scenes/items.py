@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from subpixmap import runpaths
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.files import path_of, write_atomic
 from subpixmap.grid import transformer
@@ -287,7 +288,7 @@ def write_lock(path: str | os.PathLike[str], items: Iterable[Item], notes: Mappi
     table = pa.concat_tables(tables, promote_options="permissive")
     collection = {"type": "Collection", "stac_version": "1.0.0", "id": _COLLECTION, "links": [], **(notes or {})}
     with tempfile.TemporaryDirectory(prefix="subpixmap-lock-") as folder:
-        local = Path(folder) / "items.parquet"
+        local = Path(folder) / runpaths.ITEMS
         stac_arrow.to_parquet(table, local, collections={_COLLECTION: collection})
         write_atomic(path_of(path), local.read_bytes())
 

@@ -78,9 +78,9 @@ def fit_baseline(
         Another name; nothing labelled and valid; scikit-learn is missing.
     """
     if name == "mean":
-        known = (training.valid & training.labelled[:, None])[:, :, None]
-        counts = np.sum(training.count, axis=(0, 1, 3, 4), where=known, dtype=float)
-        return Mean(counts / max(int(known.sum()), 1), training.halo)
+        labelled = (training.valid & training.labelled[:, None])[:, :, None]
+        counts = np.sum(training.count, axis=(0, 1, 3, 4), where=labelled, dtype=float)
+        return Mean(counts / max(int(labelled.sum()), 1), training.halo)
     if name in ("ridge", "random_forest"):
         return _fit_pixelwise(name, training, samples=samples, trees=trees, seed=seed, workers=workers)
     if name == "strided":
@@ -219,10 +219,10 @@ def _sample(
     each = max(-(-samples // len(scenes)), 64)
     xs, ys, drawn = [], [], 0
     for place, scene in zip(*np.divmod(scenes, training.valid.shape[1]), strict=True):
-        known = np.flatnonzero(training.valid[place, scene] & training.labelled[place])
-        if drawn >= samples or not known.size:
+        usable = np.flatnonzero(training.valid[place, scene] & training.labelled[place])
+        if drawn >= samples or not usable.size:
             continue
-        at = rng.permutation(known)[: min(each, samples - drawn)]
+        at = rng.permutation(usable)[: min(each, samples - drawn)]
         x = features(training.reflectance[place, scene][None], filling, training.halo)[0]
         xs.append(x.reshape(-1, x.shape[-1])[at])
         ys.append(training.count[place, scene].reshape(len(training.objects), -1).T[at])
@@ -233,7 +233,7 @@ def _sample(
 
 
 def _fit_strided(training: Patches, config: TrainConfig, progress: TextIO | None) -> Strided:
-    known = input_statistics(training)
+    statistics = input_statistics(training)
     crop = min(config.crop, *training.count.shape[-2:])
     config = dataclasses.replace(config, crop=crop, block=min(config.block, crop), members=1, turns=False, patience=0)
 
@@ -242,8 +242,8 @@ def _fit_strided(training: Patches, config: TrainConfig, progress: TextIO | None
             len(training.bands),
             len(training.objects),
             halo=training.halo,
-            mean=known["input_mean"],
-            std=known["input_std"],
+            mean=statistics["input_mean"],
+            std=statistics["input_std"],
         )
 
     return Strided(fit(build, training, config, progress=progress))

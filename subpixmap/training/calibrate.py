@@ -78,8 +78,8 @@ def _fit(raw: FloatArray, wanted: FloatArray, reference: FloatArray, side: int) 
     """Mean excess of raw over what is wanted where the reference holds nothing; elsewhere the sums of raw above that
     background and of what is wanted."""
     (p, number), (w, _), (r, _) = (block_means(values, side) for values in (raw, wanted, reference))
-    known = np.isfinite(p) & np.isfinite(w) & np.isfinite(r)
-    empty, full = known & (r == 0), known & (r > 0)
+    compared = np.isfinite(p) & np.isfinite(w) & np.isfinite(r)
+    empty, full = compared & (r == 0), compared & (r > 0)
     background = float(np.average((p - w)[empty], weights=number[empty])) if empty.any() else 0.0
     return background, (number * (p - background))[full].sum(), (number * w)[full].sum()
 
@@ -143,7 +143,7 @@ def _both_means(model: Model, patches: Patches) -> tuple[FloatArray, FloatArray,
 
 def _basis(raw: FloatArray, reference: FloatArray, groups: NDArray[np.integer], *, draws: int = 100) -> dict[str, Any]:
     """Hectares that a calibration rests on, and how far its slope moves when places are drawn anew."""
-    known = block_means(reference, 10)[0]
+    hectares = block_means(reference, 10)[0]
     rng, kinds, slopes = np.random.default_rng(0), np.unique(groups), []
     for _ in range(draws if len(kinds) > 1 else 0):
         drawn = np.concatenate([np.flatnonzero(groups == kind) for kind in rng.choice(kinds, len(kinds))])
@@ -151,8 +151,8 @@ def _basis(raw: FloatArray, reference: FloatArray, groups: NDArray[np.integer], 
             slopes.append(fit_calibration(raw[drawn], reference[drawn])[1])
     basis: dict[str, Any] = {
         "objects": round(float(np.nansum(reference)), 1),
-        "ha": int(np.isfinite(known).sum()),
-        "empty_ha": int((known == 0).sum()),
+        "ha": int(np.isfinite(hectares).sum()),
+        "empty_ha": int((hectares == 0).sum()),
     }
     if slopes:
         basis["slope_95"] = [round(float(q), 4) for q in np.quantile(slopes, [0.025, 0.975])]

@@ -280,8 +280,8 @@ def _predicted(fitted: Any, patches: Patches, card: Card) -> FloatArray:
 
 def _by_group(values: FloatArray, p: FloatArray, r: FloatArray, groups: NDArray[np.integer]) -> FloatArray:
     """Mean of every group over what is observed in both."""
-    known = np.isfinite(p) & np.isfinite(r)
-    number = np.bincount(groups, known.sum(axis=(1, 2)))
-    total = np.bincount(groups, np.where(known, values, 0).sum(axis=(1, 2), dtype=float))
+    compared = np.isfinite(p) & np.isfinite(r)
+    number = np.bincount(groups, compared.sum(axis=(1, 2)))
+    total = np.bincount(groups, np.where(compared, values, 0).sum(axis=(1, 2), dtype=float))
     with np.errstate(invalid="ignore"):  # 0 / 0: a unit that nobody saw
         return np.asarray(total / number)

@@ -92,8 +92,8 @@ def empty_land(predicted: FloatArray, reference: FloatArray) -> dict[str, float]
 def errors_by_density(predicted: FloatArray, reference: FloatArray) -> list[dict[str, float]]:
     """Errors of hectares by class of reference density: shrinkage shows as bias that falls with density."""
     p, r = 100 * block_means(predicted, 10)[0], 100 * block_means(reference, 10)[0]
-    known = np.isfinite(p) & np.isfinite(r)
-    p, r = p[known], r[known]
+    compared = np.isfinite(p) & np.isfinite(r)
+    p, r = p[compared], r[compared]
     rows = []
     for low, high in zip(DENSITY_CLASSES, (*DENSITY_CLASSES[1:], np.inf), strict=True):
         here = (r >= low) & (r < high)
@@ -175,8 +175,8 @@ def mixes(predicted: FloatArray, reference: FloatArray) -> dict[str, float]:
     """
     p, number = block_means(predicted, 10)
     r, _ = block_means(reference, 10)
-    known = np.isfinite(p) & np.isfinite(r)
-    full = known & (r > 0)
+    compared = np.isfinite(p) & np.isfinite(r)
+    full = compared & (r > 0)
     if not full.any():
         return {"empty_per_ha": empty_land(predicted, reference)["mean_per_ha"]}
     middle = np.median(r[full])
@@ -215,10 +215,10 @@ def intervals(
     if len(kinds := np.unique(groups)) < _LEAST_GROUPS:
         return {}
     p, r = 100 * block_means(predicted, 10)[0], 100 * block_means(reference, 10)[0]
-    known = np.isfinite(p) & np.isfinite(r)
-    p, r = np.where(known, p, 0), np.where(known, r, 0)
+    compared = np.isfinite(p) & np.isfinite(r)
+    p, r = np.where(compared, p, 0), np.where(compared, r, 0)
     observed = np.isfinite(predicted) & np.isfinite(reference)
-    parts = [known, np.abs(p - r), p - r, (p - r) ** 2, r, r**2]
+    parts = [compared, np.abs(p - r), p - r, (p - r) ** 2, r, r**2]
     parts += [np.where(observed, predicted, 0), np.where(observed, reference, 0)]
     each = np.stack([part.sum(axis=(1, 2), dtype=float) for part in parts], axis=1)
     by_group = np.stack([each[groups == kind].sum(axis=0) for kind in kinds])

@@ -33,11 +33,11 @@ HOURS, GIGABYTES = 24.0, 200.0
 _RECORD = set(vars(logging.makeLogRecord({})))
 
 
-def plan_table(job: Job, found: Needs, *, seconds: float, measured: Probe | None = None, verbose: bool = False) -> str:
+def plan_table(job: Job, needed: Needs, *, seconds: float, measured: Probe | None = None, verbose: bool = False) -> str:
     """The plan as a short table; `seconds` on all workers, `verbose` for every tile and refused item."""
     plan, items = job.plan, job.items
     by_period = {p.label: len({i.acquisition for i in items if i.period == p.label}) for p in plan.periods}
-    km2 = found.chunks / len(plan.periods) * (CHUNK * plan.recipe.resolution / 1000) ** 2
+    km2 = needed.chunks / len(plan.periods) * (CHUNK * plan.recipe.resolution / 1000) ** 2
     rows = {
         "region": f"{plan.region_name}, {km2:,.0f} km2 to map, EPSG {', '.join(map(str, plan.zones))}",
         "model": f"{plan.model.name} ({', '.join(plan.objects)}); evidence: {plan.model.evidence}",
@@ -52,11 +52,11 @@ def plan_table(job: Job, found: Needs, *, seconds: float, measured: Probe | None
         more = [f"and {len(job.refused) - len(shown)} more (--verbose)"] if len(shown) < len(job.refused) else []
         rows["refused"] = "\n".join([f"{len(job.refused)} items are left out", *shown, *more])
     rows |= {
-        "work": f"{found.blocks} blocks x {len(plan.periods)} periods = {found.tasks} tasks of up to "
-        f"{found.acquisitions:.3g} acquisitions, at most {found.predicted_px / 1e6:,.0f} Mpx to predict",
-        "reading": f"up to {_bytes(found.bytes_to_read)}",
-        "memory": f"up to {_bytes(found.worker_memory)} a worker",
-        "map": f"about {_bytes(found.map_bytes)} on disk",
+        "work": f"{needed.blocks} blocks x {len(plan.periods)} periods = {needed.tasks} tasks of up to "
+        f"{needed.acquisitions:.3g} acquisitions, at most {needed.predicted_px / 1e6:,.0f} Mpx to predict",
+        "reading": f"up to {_bytes(needed.bytes_to_read)}",
+        "memory": f"up to {_bytes(needed.worker_memory)} a worker",
+        "map": f"about {_bytes(needed.map_bytes)} on disk",
         "time": f"at most {_duration(seconds)} of arithmetic",
         "run": plan.run_id,
     }
@@ -89,11 +89,11 @@ def _cloudy(job: Job) -> dict[str, str]:
     return {"clouds": text}
 
 
-def require_consent(found: Needs, *, seconds: float, yes: bool) -> None:
+def require_consent(needed: Needs, *, seconds: float, yes: bool) -> None:
     """Refuse a very large run that was not asked for by --yes."""
-    if not yes and (seconds > HOURS * 3600 or found.bytes_to_read > GIGABYTES * 1e9):
+    if not yes and (seconds > HOURS * 3600 or needed.bytes_to_read > GIGABYTES * 1e9):
         raise InputError(
-            f"this run would read up to {_bytes(found.bytes_to_read)} and compute for up to {_duration(seconds)}: "
+            f"this run would read up to {_bytes(needed.bytes_to_read)} and compute for up to {_duration(seconds)}: "
             "add --yes to start it, or look at it with `subpixmap plan`"
         )
 
@@ -121,9 +121,9 @@ def show_results(out: Path, *, quiet: bool) -> None:
     """The country's totals and the names of the files, on stdout."""
     if quiet:
         return
-    import pandas as pd
+    from subpixmap.runfolder import RunFolder
 
-    counts = pd.read_parquet(io.BytesIO((out / runpaths.COUNTS_PARQUET).read_bytes()))
+    counts = RunFolder.open(out).counts
     top = counts[counts["parent_id"].isna() | ~counts["parent_id"].isin(counts["unit_id"])]
     named_objects = top["object"] + " (" + top["measure"] + ")"
     totals = top.groupby(["period", named_objects], sort=False)["map_total_full"].sum(min_count=1)
@@ -184,7 +184,7 @@ def show_model(name: str, model: Model) -> None:
 
 def _errors(measured: Mapping[str, Any]) -> str:
     """Total error with its interval, and errors at 1 ha, of each object, as far as the card has them."""
-    told = []
+    texts = []
     for name, values in measured.items():
         if isinstance(values, dict) and "total" in values:
             error, hectare = values["total"].get("error_pct"), values.get("1 ha", {})
@@ -192,9 +192,9 @@ def _errors(measured: Mapping[str, Any]) -> str:
             if interval := values.get("intervals_95", {}).get("error_pct"):
                 text += f" (95 % over places {interval[0]:+.1f} to {interval[1]:+.1f})"
             facts = {"MAE": hectare.get("mae"), "R2": hectare.get("r2")}
-            known = ", ".join(f"{key} {value:.2f}" for key, value in facts.items() if value is not None)
-            told.append(text + (f", at 1 ha {known}" if known else ""))
-    return "; ".join(told) or "not stated"
+            errors = ", ".join(f"{key} {value:.2f}" for key, value in facts.items() if value is not None)
+            texts.append(text + (f", at 1 ha {errors}" if errors else ""))
+    return "; ".join(texts) or "not stated"
 
 
 @contextlib.contextmanager
@@ -204,10 +204,10 @@ def run_log(out: Path) -> Iterator[None]:
     path = out / runpaths.LOG
     handler = _Uploaded(path) if is_remote(path) else logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_JsonLines())
-    told = logging.StreamHandler()  # what somebody has to do something about now
-    told.addFilter(lambda record: getattr(record, "tell", False))
+    on_screen = logging.StreamHandler()  # what somebody has to do something about now
+    on_screen.addFilter(lambda record: getattr(record, "tell", False))
     log.addHandler(handler)
-    log.addHandler(told)
+    log.addHandler(on_screen)
     level = log.level
     log.setLevel(logging.INFO)  # not the attribute: what was asked before is remembered
     try:
@@ -217,7 +217,7 @@ def run_log(out: Path) -> Iterator[None]:
         raise
     finally:
         log.setLevel(level)
-        log.removeHandler(told)
+        log.removeHandler(on_screen)
         log.removeHandler(handler)
         handler.close()
 
@@ -247,7 +247,7 @@ class _Uploaded(logging.StreamHandler[io.StringIO]):
 
 class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        told = {
+        line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
@@ -255,7 +255,7 @@ class _JsonLines(logging.Formatter):
         extra = {
             key: value for key, value in vars(record).items() if key not in _RECORD | {"message", "asctime", "tell"}
         }
-        return _redacted(json.dumps(told | extra, ensure_ascii=False, default=str))
+        return _redacted(json.dumps(line | extra, ensure_ascii=False, default=str))
 
 
 def _redacted(text: str) -> str:

@@ -36,13 +36,13 @@ def run(request: Request) -> Job:
     """Plan, map, count, trend and report into one folder; resumes where it stopped, extends with more years."""
     from subpixmap.mapping.owner import run_lock
 
-    job, found, seconds = _settle_and_show(request)
-    _require_fit(job, found, scheduler=request.scheduler, workers=request.workers)
+    job, needed, seconds = _settle_and_show(request)
+    _require_fit(job, needed, scheduler=request.scheduler, workers=request.workers)
     with run_lock(job.out), console.run_log(job.out):
         job = freeze(job, map_again=True)
-        log.info("planned", extra={"run_id": job.plan.run_id, "items": len(job.items)} | asdict(found))
+        log.info("planned", extra={"run_id": job.plan.run_id, "items": len(job.items)} | asdict(needed))
         log_lock(job)
-        console.require_consent(found, seconds=seconds, yes=request.yes)
+        console.require_consent(needed, seconds=seconds, yes=request.yes)
         map_job(
             job,
             scheduler=request.scheduler,
@@ -68,9 +68,9 @@ def plan(request: Request) -> Job:
     """What a run would read, compute and need. Freezes its items and its plan; maps nothing."""
     from subpixmap.mapping.owner import run_lock
 
-    job, found, _ = _settle_and_show(request, to_stdout=True)
+    job, needed, _ = _settle_and_show(request, to_stdout=True)
     try:
-        _require_fit(job, found, scheduler=request.scheduler, workers=request.workers)
+        _require_fit(job, needed, scheduler=request.scheduler, workers=request.workers)
     except Refused as error:  # the plan may be for another machine
         console.show_remarks([f"a run would be refused on this machine: {error}"], quiet=request.quiet)
     with run_lock(job.out):
@@ -135,33 +135,33 @@ def _settle_and_show(request: Request, *, to_stdout: bool = False) -> tuple[Job,
     from subpixmap.mapping.probe import Probe, probe
 
     job = settle(request)
-    found = needs(job.plan, job.items)
-    seconds = _arithmetic(job, found, request.workers)
+    needed = needs(job.plan, job.items)
+    seconds = _arithmetic(job, needed, request.workers)
     measured: Probe | None = None
     if request.probe:
-        measured = probe(job.plan, job.items, job.model, found)
+        measured = probe(job.plan, job.items, job.model, needed)
         seconds = measured.expected_seconds / _processes(request.workers)
-        found = replace(found, map_bytes=measured.expected_bytes)
+        needed = replace(needed, map_bytes=measured.expected_bytes)
     if to_stdout or not request.quiet:
-        shown = console.plan_table(job, found, seconds=seconds, measured=measured, verbose=request.verbose)
+        shown = console.plan_table(job, needed, seconds=seconds, measured=measured, verbose=request.verbose)
         print(shown, file=sys.stdout if to_stdout else sys.stderr, flush=True)
-    expected = asdict(found) | {"seconds": seconds, "workers": _processes(request.workers)}
+    expected = asdict(needed) | {"seconds": seconds, "workers": _processes(request.workers)}
     if measured is not None:
         expected["probe"] = asdict(measured)
-    return replace(job, plan=replace(job.plan, expected=expected)), found, seconds
+    return replace(job, plan=replace(job.plan, expected=expected)), needed, seconds
 
 
-def _require_fit(job: Job, found: Needs, *, scheduler: str | None, workers: int | None) -> None:
+def _require_fit(job: Job, needed: Needs, *, scheduler: str | None, workers: int | None) -> None:
     """Refuse what does not fit on this machine; what the workers of a scheduler have is not known here."""
     from subpixmap.mapping.needs import require_fit
 
     if scheduler is None:
-        require_fit(job.plan, found, job.out, memory=memory(), workers=_processes(workers))
+        require_fit(job.plan, needed, job.out, memory=memory(), workers=_processes(workers))
 
 
-def _arithmetic(job: Job, found: Needs, workers: int | None) -> float:
+def _arithmetic(job: Job, needed: Needs, workers: int | None) -> float:
     """Seconds that the network needs on local cores."""
-    return found.predicted_px * job.model.card.flops_per_pixel / CPU_FLOPS / _processes(workers)
+    return needed.predicted_px * job.model.card.flops_per_pixel / CPU_FLOPS / _processes(workers)
 
 
 def _processes(workers: int | None) -> int:
