@@ -86,7 +86,7 @@ def ask_items(
     from subpixmap.scenes.items import read_lock, read_notes
     from subpixmap.scenes.source import find_by_source, preferred
 
-    new, known, noted = request.periods(), [], {}
+    new, kept, noted = request.periods(), [], {}
     if (request.folder / runpaths.PLAN).is_file():
         planned = read_plan(request.folder)
         _require_season(request, planned)
@@ -94,20 +94,20 @@ def ask_items(
         have = [p for p in planned.periods if p.label not in request.refresh]
         new = [p for p in new if not any(p.start <= q.start <= p.end for q in have)]
         labels = {p.label for p in new}
-        known = [item for item in read_lock(request.folder / runpaths.ITEMS) if item.period not in labels]
-        _require_offsets(request, known)
+        kept = [item for item in read_lock(request.folder / runpaths.ITEMS) if item.period not in labels]
+        _require_offsets(request, kept)
         noted = read_notes(request.folder / runpaths.ITEMS).get("refused", {})
     by_source = find_by_source(request.sources, region.geometry, new, collection=request.collection) if new else {}
-    found = preferred(by_source)
-    if not found and not known:
+    candidates = preferred(by_source)
+    if not candidates and not kept:
         when = f"--years {request.years}" + (f" with --months {request.months}" if request.months else "")
         raise InputError(
             f"no item of {', '.join(request.sources)} touches region {region.name} in {when}; choose other years or "
             "months, or another --source"
         )
     model = models[0]
-    if len(models) > 1 and found:
-        offered = set(common_bands(found, least=0.5))  # a single item that lacks a band is refused, not followed
+    if len(models) > 1 and candidates:
+        offered = set(common_bands(candidates, least=0.5))  # a single item that lacks a band is refused, not followed
         model = next((one for one in models if offered >= set(one.card.bands)), model)
     refused: dict[str, str] = {}
     locked = lock_sources(
@@ -120,7 +120,7 @@ def ask_items(
     )
     asked_again = {str(item.get("id")) for items in by_source.values() for item in items}
     noted = {name: why for name, why in noted.items() if name not in asked_again}
-    return model, known + locked, tuple(p.label for p in new), dict(sorted((noted | refused).items()))
+    return model, kept + locked, tuple(p.label for p in new), dict(sorted((noted | refused).items()))
 
 
 def _missing(request: Request) -> Missing:
@@ -142,10 +142,10 @@ def _require_season(request: Request, planned: Plan) -> None:
         )
 
 
-def _require_offsets(request: Request, known: Sequence[Item]) -> None:
+def _require_offsets(request: Request, kept: Sequence[Item]) -> None:
     """Refuse an offset rule that the locked items contradict: it is for items that the catalogue is asked for."""
     wanted = {"subtract": -1000, "none": 0}.get(request.offset_rule)
-    if other := [item for item in known if wanted is not None and item.offset_dn != wanted]:
+    if other := [item for item in kept if wanted is not None and item.offset_dn != wanted]:
         first = other[0]
         raise Refused(
             f"--offset-rule {request.offset_rule}: {len(other)} items of {request.folder} are locked with another "
@@ -170,10 +170,10 @@ def known_periods(request: Request) -> list[Period]:
     """Periods of the request, and those that its folder has."""
     from subpixmap.mapping.plan import read_plan
 
-    found = {period.label: period for period in request.periods()}
+    by_label = {period.label: period for period in request.periods()}
     if request.every != "scene" and (request.folder / runpaths.PLAN).is_file():
-        found |= {period.label: period for period in read_plan(request.folder).periods}
-    return list(found.values())
+        by_label |= {period.label: period for period in read_plan(request.folder).periods}
+    return list(by_label.values())
 
 
 def _demo(request: Request) -> Request:
@@ -195,8 +195,8 @@ def _load_models(request: Request) -> list[Model]:
     models = [load_model(name) for name in ([request.model] if request.model else DEFAULT_MODELS)]
     for name in request.objects:
         if not any(name in model.card.objects for model in models):
-            known = ", ".join(dict.fromkeys(n for model in models for n in model.card.objects))
-            raise InputError(f"--object {name!r} is unknown to model {models[0].card.name!r}; it counts {known}")
+            counted = ", ".join(dict.fromkeys(n for model in models for n in model.card.objects))
+            raise InputError(f"--object {name!r} is unknown to model {models[0].card.name!r}; it counts {counted}")
     return models
 
 
