@@ -21,6 +21,7 @@ from typing import Any, cast
 from subpixmap.errors import InputError, SubpixmapError
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?!/)")  # a pathlib.Path of a URL has lost one of the two slashes
+_DRAFT = re.compile(r"\..+\.(\d+|[0-9a-f]{16})\.partial|[^.]+\.[0-9a-f]{32}\.partial")  # ours; Zarr's
 _AT_ONCE = 256  # files asked for in one go
 
 
@@ -176,12 +177,17 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left half-written anywhere in a folder that nobody else writes to."""
-    if is_remote(folder):
+def sweep(folder: Path, *, below: bool = False) -> None:
+    """Remove what killed writers of ours left half-written in a folder that nobody else writes to.
+
+    Only files that `write_atomic`, `write_new` and Zarr name so; what else is called `.partial` belongs to somebody.
+    `below` looks into the folders inside as well.
+    """
+    if is_remote(folder) or not folder.is_dir():
         return
-    for partial in folder.rglob("*.partial"):
-        partial.unlink(missing_ok=True)
+    for path in folder.rglob("*.partial") if below else folder.glob("*.partial"):
+        if _DRAFT.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

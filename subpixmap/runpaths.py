@@ -59,6 +59,13 @@ CHOICES = "choices.json"
 EXPORT = "export"
 """Where `export` writes by default."""
 
+COUNTED = (COUNTS_CSV, COUNTS_PARQUET, SERIES_PARQUET, ACCOUNTS, CHOICES)
+"""What `count` writes, besides units that are given to it."""
+TRENDED = (TREND_CSV, TREND_PARQUET, CHOICES)
+"""What `trend` writes."""
+LISTED = (PLAN, ITEMS, UNITS, *COUNTED, TREND_CSV, TREND_PARQUET, CHANGES_CSV, ESTIMATES_CSV, TABLES, REPORT)
+"""Files that the manifest lists, besides those of SAMPLE and the metadata of MAP; other files are their owner's."""
+
 
 def record_name(block_id: str, period: str) -> str:
     """File of a block's ledger record, in LEDGER; the time of a scene loses its colons."""

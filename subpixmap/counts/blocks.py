@@ -8,16 +8,16 @@ is counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.errors import InputError, VerificationFailed
+from subpixmap.errors import InputError
 from subpixmap.grid import CHUNK, Block, Lattice, Window
-from subpixmap.mapping.ledger import Record, record_path
-from subpixmap.mapping.store import Shards, open_shards, read_stored
+from subpixmap.mapping.ledger import read_record, require_items
+from subpixmap.mapping.store import Proof, Shards, open_shards, read_stored
 from subpixmap.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class MapBlock:
     """Period labels and names of arrays, with the chunks that are wanted of each -> stacks of these chunks, in their
     order, one period after the other: `count` and `presence` (object, chunk, 256, 256), `n_obs` (chunk, 256, 256).
     Counts and presence are numbers with NaN where nothing was observed, or the whole steps that the map stores (see
-    `mapping.quantise`). Periods without a record are not asked for."""
+    `mapping.quantise`). Periods are asked for after their `record`, and those without one are not."""
     min_obs: int = 1
     """Clear observations that make a pixel observed."""
 
@@ -64,7 +64,7 @@ def read_blocks(folder: RunFolder) -> Iterator[MapBlock]:
     for epsg, zone in sorted(plan.zones.items()):
         shards = open_shards(folder.path, epsg)
         for one in zone.blocks:
-            stored = _StoredBlock(shards, plan.run_id, one.block)
+            stored = _StoredBlock(shards, plan.run_id, folder.items_sha256, one.block)
             yield MapBlock(
                 lattice=zone.lattice,
                 window=one.block.window,
@@ -81,24 +81,24 @@ class _StoredBlock:
 
     shards: Shards
     run_id: str
+    items_sha256: Mapping[str, str]
+    """Period label -> hash of its locked items."""
     block: Block
+    proofs: dict[str, Proof] = field(default_factory=dict)
+    """Period label -> what its record says of the arrays, kept from `record` to `read`."""
 
     def record(self, period: str) -> Cells | None:
         """The ledger's cells, or None where the block is not done. One record is read at a time: a country has many."""
-        path = record_path(self.shards.out, self.block.id, period)
-        if not path.is_file():
+        record = read_record(self.shards.out, self.block.id, period)
+        if record is None or record.run_id != self.run_id:
             return None
-        try:
-            record = Record.from_json(path.read_text(encoding="utf-8"))
-        except (ValueError, KeyError, TypeError) as error:
-            raise VerificationFailed(f"{path} is damaged ({error}); look with subpixmap verify") from error
-        if record.run_id != self.run_id or record.key != (self.block.id, period):
-            return None
+        require_items(record, self.items_sha256)
+        self.proofs[period] = Proof.of(record)
         return {**record.cells, "acquisitions": [used.id for used in record.acquisitions]}
 
     def read(self, periods: Sequence[str], wanted: Mapping[str, Sequence[Window]]) -> Iterator[Arrays]:
-        """The chunks of one period after the other, as they are stored."""
-        return read_stored(self.shards, self.block, periods, wanted)
+        """The chunks of one period after the other, as they are stored; a shard unlike its record is refused."""
+        return read_stored(self.shards, self.block, periods, wanted, self.proofs.__getitem__)
 
 
 def folder_of(maps: Maps) -> str:

@@ -1,7 +1,8 @@
 """What is done and proven: one record per block and period, written last. The record is the commit.
 
-A record holds the hash of what was stored (decoded, so any codec may read it), what went in, and sums on a grid of
-128 px. It carries its own hash. A block without a valid record is not done, whatever the arrays hold.
+A record holds the hash of what was stored (decoded, so any codec may read it, and of the files, which is quick to
+compare), what went in, and sums on a grid of 128 px. It carries its own hash. A block without a valid record is not
+done, whatever the arrays hold; one whose arrays are not those of its record is not counted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap import runpaths
+from subpixmap.errors import VerificationFailed
 from subpixmap.files import make_folder, read_many, write_atomic
 from subpixmap.grid import CELL
-from subpixmap.mapping.plan import Plan
+from subpixmap.mapping.plan import Plan, items_by_period
+from subpixmap.scenes.items import items_sha256, read_lock
+
+OTHER_ITEMS = "it was made from other items than items.parquet holds"
+"""Why a block does not count although its record is whole."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class Record:
     cx)."""
     numerics: Mapping[str, Any]
     """The recipe's numerics and the processor's capability: what decides the last bits."""
+    shard_sha256: Mapping[str, str] = field(default_factory=dict)
+    """Array name -> hash of its shard's file; empty in records of earlier versions."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -77,6 +85,8 @@ class Record:
         raw: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         raw["acquisitions"] = [vars(used) for used in self.acquisitions]
         raw["cells"] = {name: _pack(values) for name, values in self.cells.items()}
+        if not self.shard_sha256:
+            del raw["shard_sha256"]
         return _with_hash(raw)
 
     @classmethod
@@ -147,6 +157,54 @@ def read_failures(out: Path) -> list[Failure]:
         with contextlib.suppress(ValueError, TypeError):
             failures.append(Failure(**json.loads(data)))  # type: ignore[arg-type]
     return failures
+
+
+def read_record(out: Path, block_id: str, period: str) -> Record | None:
+    """The record of a block and period; None where there is none.
+
+    Raises
+    ------
+    VerificationFailed
+        It is damaged, or that of another block.
+    """
+    path = record_path(out, block_id, period)
+    if not path.is_file():
+        return None
+    try:
+        record = Record.from_json(path.read_text(encoding="utf-8"))
+        if record.key != (block_id, period):
+            raise ValueError(f"it is the record of {record.block_id}, {record.period}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise VerificationFailed(f"{path} is damaged ({error}); `subpixmap verify {out} --repair`") from error
+    return record
+
+
+def locked_sha256(out: Path, plan: Plan) -> dict[str, str]:
+    """Period label -> hash of its items in the lock."""
+    locked = items_by_period(plan, read_lock(out / runpaths.ITEMS))
+    return {label: items_sha256(items) for label, items in locked.items()}
+
+
+def require_items(record: Record, locked: Mapping[str, str]) -> None:
+    """Refuse a block that was made from other items than the lock's.
+
+    Parameters
+    ----------
+    record
+        The block's.
+    locked
+        Period label -> hash of its locked items.
+
+    Raises
+    ------
+    VerificationFailed
+        A late writer, or a copy from before the period was refreshed.
+    """
+    if record.items_sha256 != locked.get(record.period):
+        raise VerificationFailed(
+            f"block {record.block_id}, period {record.period}: {OTHER_ITEMS}; `subpixmap verify --repair` makes it "
+            "again"
+        )
 
 
 def read_records(out: Path, plan: Plan | None = None) -> dict[tuple[str, str], Record]:

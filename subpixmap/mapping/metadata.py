@@ -72,10 +72,14 @@ def rebuild_metadata(out: Path, plan: Plan) -> None:
 
 
 def metadata_files(out: Path) -> list[Path]:
-    """Files of the map that are not shards."""
+    """Files of the map that are not shards; what somebody else put into its folder is not listed."""
     path = out / runpaths.MAP
     inside = {file: file.relative_to(path).parts for file in files_under(path)}
-    return [file for file, parts in inside.items() if not (len(parts) > 2 and parts[1] in ARRAYS and parts[2] == "c")]
+    return [
+        file
+        for file, parts in inside.items()
+        if parts[-1] == "zarr.json" or (parts[1:2] and parts[1] in COORDINATES and parts[2:3] == ("c",))
+    ]
 
 
 def require_readable(out: Path, plan: Plan, epsg: int) -> None:

@@ -1,9 +1,12 @@
 """OUT/run.lock: one live run in a folder.
 
 The file names its owner and is touched every few seconds. A second run is refused while the owner lives. A dead owner
-on the same host is taken over at once; one on another host when its heartbeat has stopped. On a disk, the takers of
-one host wait for each other in the kernel; in an object store, who takes the folder first uploads a claim, as only one
-can.
+on the same system is taken over at once; one on another host, or in another container, when its heartbeat has stopped.
+On a disk, the takers of one host wait for each other in the kernel; in an object store, who takes the folder first
+uploads a claim, as only one can.
+
+No heartbeat proves that an owner is dead: it may only be held up. So the file holds a token, and whoever writes into
+the folder compares it before each commit. An owner that lost the folder stops there.
 """
 
 from __future__ import annotations
@@ -29,7 +32,11 @@ BEAT_S = 5.0
 STALE_S = 120.0
 """Without a heartbeat for so long, an owner on another host counts as dead."""
 
-_held: dict[Path, int] = {}  # folders this process holds, and the thread that does
+_held: dict[Path, tuple[int, Owner]] = {}  # folders this process holds: by which thread, and as whom
+
+
+class FolderLost(Refused):
+    """Another run took the folder; nothing more is written into it."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,10 @@ class Owner:
     born: str
     """When its process started, as the kernel says: process numbers are used again."""
     since: float
-    """When it took the folder, seconds since 1970."""
+    """When it took the folder, seconds since 1970, by the clock that dates the folder's files."""
     token: str
+    system: str = ""
+    """Where its process number holds: the boot of the host and the namespace of the process; empty if not known."""
 
     def __str__(self) -> str:
         taken = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
@@ -50,8 +59,13 @@ class Owner:
 
 
 @contextlib.contextmanager
-def run_lock(out: Path) -> Iterator[None]:
+def run_lock(out: Path) -> Iterator[Owner]:
     """Hold a folder while the body runs; the thread that holds it may take it again.
+
+    Yields
+    ------
+    Owner
+        Who holds it now; tasks carry its token.
 
     Raises
     ------
@@ -61,21 +75,25 @@ def run_lock(out: Path) -> Iterator[None]:
         Another live run holds it; names host, process and time.
     """
     folder = out.resolve()
-    if _held.get(folder) == threading.get_ident():
-        yield
+    thread, owner = _held.get(folder, (None, None))
+    if owner is not None and thread == threading.get_ident():
+        yield owner
         return
     try:
         make_folder(folder)
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise InputError(f"{folder} cannot be a run folder ({error.strerror}); choose another --out") from error
     path = folder / LOCK
-    mine = _take(path)
-    _held[folder] = threading.get_ident()
+    try:
+        mine = _take(path)
+    except PermissionError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); choose another --out") from error
+    _held[folder] = threading.get_ident(), mine
     stop = threading.Event()
     beats = threading.Thread(target=_beat, args=(path, mine, stop), name="subpixmap-heartbeat", daemon=True)
     beats.start()
     try:
-        yield
+        yield mine
     finally:
         stop.set()
         beats.join()
@@ -94,31 +112,78 @@ def read_owner(path: Path) -> Owner | None:
 
 
 def is_alive(owner: Owner, path: Path, now: float | None = None) -> bool:
-    """Whether the owner may still write: its process lives (same host), or its last heartbeat is recent."""
-    if owner.host == socket.gethostname():
+    """Whether the owner may still write: its process lives (same system), or its last heartbeat is recent.
+
+    `now` is the time by the clock that dates the file; it is asked for when not given.
+    """
+    if (owner.host, owner.system) == (socket.gethostname(), _system()):
         return _born(owner.pid) == owner.born
-    with contextlib.suppress(OSError):  # by the file system's clock, not by the other host's
-        return (time.time() if now is None else now) - path.stat().st_mtime < STALE_S
+    with contextlib.suppress(OSError):
+        beat = path.stat().st_mtime
+        return (_clock(path.parent) if now is None else now) - beat < STALE_S
     return False
+
+
+def live_owner(out: Path) -> Owner | None:
+    """The live run that holds a folder; None if there is none."""
+    path = out / LOCK
+    with contextlib.suppress(OSError):
+        owner = read_owner(path)
+        if owner is not None and is_alive(owner, path):
+            return owner
+    return None
+
+
+def is_held_here(out: Path) -> bool:
+    """Whether this process holds the folder."""
+    return out.resolve() in _held
+
+
+def require_held(out: Path, token: str | None = None) -> None:
+    """Stop an owner that lost the folder; to be called before every commit.
+
+    Parameters
+    ----------
+    out
+        The run's folder.
+    token
+        Of the owner for whom a task works, wherever it runs. By default that of this process; a process that does not
+        hold the folder is not judged.
+
+    Raises
+    ------
+    FolderLost
+        The lock names another owner, or is gone.
+    """
+    if token is None:
+        _, held = _held.get(out.resolve(), (None, None))
+        token = held.token if held else None
+    if not token:
+        return
+    owner = read_owner(out / LOCK)
+    if owner is None or owner.token != token:
+        who = f"was taken over by another run ({owner})" if owner else "is not held any more: its run.lock was removed"
+        raise FolderLost(f"{out} {who}; this run stops and writes nothing more, look with `subpixmap status {out}`")
 
 
 def _take(path: Path) -> Owner:
     """Make the file our own; of several that try at once, one succeeds."""
-    mine = Owner(socket.gethostname(), os.getpid(), _born(os.getpid()), time.time(), secrets.token_hex(8))
+    token = secrets.token_hex(8)
     try:
-        with _one_at_a_time(path.parent, mine.token) as now:
+        with _one_at_a_time(path.parent, token) as now:
             owner = read_owner(path)
             if owner is not None and is_alive(owner, path, now):
                 raise Refused(f"{path.parent} is held by a live run ({owner}); wait for it, or use another --out")
             path.unlink(missing_ok=True)
+            mine = Owner(socket.gethostname(), os.getpid(), _born(os.getpid()), now, token, _system())
             write_new(path, json.dumps(asdict(mine)).encode())
     except FileExistsError as error:
         raise Refused(f"{path.parent} is being taken by another run; wait for it, or use another --out") from error
     return mine
 
 
-def _one_at_a_time(folder: Path, token: str) -> contextlib.AbstractContextManager[float | None]:
-    """Held by one taker of the folder at a time; gives the time by the store's clock, where that is known."""
+def _one_at_a_time(folder: Path, token: str) -> contextlib.AbstractContextManager[float]:
+    """Held by one taker of the folder at a time; gives the time by the clock that dates the folder's files."""
     return _claimed(folder, token) if is_remote(folder) else _flocked(folder)
 
 
@@ -143,15 +208,37 @@ def _claimed(folder: Path, token: str) -> Iterator[float]:
 
 
 @contextlib.contextmanager
-def _flocked(folder: Path) -> Iterator[None]:
+def _flocked(folder: Path) -> Iterator[float]:
     """By one process of this host at a time, and let go by the kernel when it dies."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems lock no folders
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield _clock(folder)
     finally:
         os.close(handle)
+
+
+def _clock(folder: Path) -> float:
+    """The time by the clock that dates the folder's files: a file server's may differ from ours by minutes."""
+    probe = folder / f".{LOCK}.{secrets.token_hex(8)}.partial"
+    try:
+        with store_errors():
+            probe.write_bytes(b"")
+            return probe.stat().st_mtime
+    except OSError:  # a folder that may not be written: our own clock is all there is
+        return time.time()
+    finally:
+        with contextlib.suppress(OSError), store_errors():
+            probe.unlink(missing_ok=True)
+
+
+def _system() -> str:
+    """Where our process numbers hold: hosts of one name, and containers of one host, have their own."""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""
 
 
 def _beat(path: Path, mine: Owner, stop: threading.Event) -> None:

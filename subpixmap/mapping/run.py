@@ -20,14 +20,14 @@ from subpixmap.errors import Incomplete, InputError, Refused, VerificationFailed
 from subpixmap.files import is_remote, path_of, sweep
 from subpixmap.grid import CHUNK
 from subpixmap.mapping.footprints import footprints_by_period_and_zone
-from subpixmap.mapping.ledger import Failure, read_records, write_failure
+from subpixmap.mapping.ledger import OTHER_ITEMS, Failure, read_records, write_failure
 from subpixmap.mapping.metadata import create_map
-from subpixmap.mapping.owner import run_lock
-from subpixmap.mapping.plan import Plan, write_plan
+from subpixmap.mapping.owner import require_held, run_lock
+from subpixmap.mapping.plan import Plan, items_by_period, read_plan, write_plan
 from subpixmap.mapping.pool import Pool, WorkerDied, open_pool
 from subpixmap.mapping.recipe import numerics, require_same
 from subpixmap.mapping.task import Outcome, Task, map_block
-from subpixmap.scenes.items import Item, items_sha256
+from subpixmap.scenes.items import Item, items_sha256, read_lock, read_notes, write_lock
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -152,14 +152,16 @@ def map_region(
     require_same(plan.recipe, replace(plan.recipe, numerics=numerics(device)), out / runpaths.PLAN)
     started = time.monotonic()
     where = {"workers": workers, "scheduler": scheduler, "client": client, "memory_limit": memory_limit}
-    with run_lock(out), _lost_storage_is_resumable(out):
+    with run_lock(out) as owner, _lost_storage_is_resumable(out):
         # 2. hold the folder, and clear what killed runs left half-written
         sweep(out)
-        # 3. plan and map grow by new periods; another recipe is refused
+        sweep(out / runpaths.LEDGER)
+        # 3. plan and map grow by new periods, beside the lock; another recipe is refused
+        _lock_new_periods(out, plan, items)
         plan = write_plan(out, plan)
         create_map(out, plan)
         # 4. the ledger says what is left
-        tasks = pending_tasks(out, plan, items)
+        tasks = pending_tasks(out, plan, items, owner.token)
         summary = Summary(plan.n_tasks, plan.n_tasks - len(tasks), 0, (), 0, 0.0)
         if tasks:
             limit_s = limit_s or time_limit(plan, model)
@@ -171,14 +173,26 @@ def map_region(
     return summary
 
 
+def _lock_new_periods(out: Path, plan: Plan, items: Sequence[Item]) -> None:
+    """Write the lock of a folder that has none, or add the items of periods that are new to the folder."""
+    path = out / runpaths.ITEMS
+    if not path.is_file():
+        write_lock(path, items)
+    elif new := {p.label for p in plan.periods} - {p.label for p in read_plan(out).periods}:
+        known, by_period = read_lock(path), items_by_period(plan, items)
+        have = {one.id for one in known}
+        if added := [item for label in sorted(new) for item in by_period[label] if item.id not in have]:
+            write_lock(path, [*known, *added], read_notes(path))
+
+
 def time_limit(plan: Plan, model: Model) -> float:
     """Seconds after which a block counts as hung: an hour, and twenty times what a slow core would compute."""
     largest = max(len(one.chunks) for zone in plan.zones.values() for one in zone.blocks) * CHUNK**2
     return 3600.0 + 20 * largest * plan.recipe.max_scenes * model.card.flops_per_pixel / _SLOW_FLOPS
 
 
-def pending_tasks(out: Path, plan: Plan, items: Iterable[Item]) -> list[Task]:
-    """Tasks without a valid record, period by period, in row-major order.
+def pending_tasks(out: Path, plan: Plan, items: Iterable[Item], token: str = "") -> list[Task]:
+    """Tasks without a valid record, period by period, in row-major order; they commit for the owner of the token.
 
     Raises
     ------
@@ -198,13 +212,13 @@ def pending_tasks(out: Path, plan: Plan, items: Iterable[Item]) -> list[Task]:
             if (record := records.get((one.block.id, period))) is not None:
                 if record.items_sha256 != digest:
                     raise Refused(
-                        f"block {one.block.id}, period {period} was made from other items than items.parquet "
-                        "holds; restore the lock, or use another --out"
+                        f"block {one.block.id}, period {period}: {OTHER_ITEMS}; restore the lock, or let "
+                        f"`subpixmap verify {out} --repair` make the block again"
                     )
                 continue
             over = near.over(zone.lattice.bounds(one.window.padded(plan.model.halo + 1)))
             touching = tuple(near.items[i] for i in over)
-            tasks.append(Task(folder, one, period, plan.recipe, run_id, touching, digest, plan.model.halo))
+            tasks.append(Task(folder, one, period, plan.recipe, run_id, touching, digest, plan.model.halo, token))
     return tasks
 
 
@@ -262,6 +276,8 @@ class _Drive:
             done = {"observed_px": result.record.observed_px, "total": dict(result.record.total)}
             log.info("block done", extra={"block": task.key[0], "period": task.period} | cost | done)
             return
+        if isinstance(result, Refused):  # the folder is lost, or imagery changed: no block may go on
+            raise result
         if _stops_everything(result):  # every other block would fail as well
             raise Incomplete(f"{_reason(result)} ({task.label}); make room, then the same command resumes") from result
         self.tried[task.key] += result.deaths if isinstance(result, WorkerDied) else 1
@@ -274,6 +290,7 @@ class _Drive:
         if self.tried[task.key] >= self.attempts or isinstance(result, InputError | VerificationFailed):
             failure = Failure(*task.key, _reason(result))
             self.summary = replace(now, failed=(*now.failed, failure))
+            require_held(path_of(task.out), task.token)
             write_failure(path_of(task.out), failure)
             log.error("block given up", extra=facts)
             return

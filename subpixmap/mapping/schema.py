@@ -73,7 +73,7 @@ def zarr_store(path: Path) -> Any:
 def create_zones(path: Path, plan: Plan, order: Mapping[int, list[str]] | None = None) -> bool:
     """Create or lengthen the arrays of all zones; whether anything changed. `order`: periods that stay first."""
     root = zarr.open_group(zarr_store(path), mode="a", zarr_format=ZARR_FORMAT, use_consolidated=False)
-    sweep(path)
+    sweep(path, below=True)
     changed = False
     for epsg, zone in plan.zones.items():
         first = (order or {}).get(epsg, [])

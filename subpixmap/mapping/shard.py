@@ -39,17 +39,8 @@ class Shard:
     """The stored value of a chunk that was never written."""
 
 
-def read_shard(shard: Shard, chunks: Sequence[Window]) -> NDArray[Any]:
-    """(layer, y, x): the stored values of a whole shard; its fill value outside the given inner chunks.
-
-    Raises
-    ------
-    ValueError, RuntimeError, struct.error
-        The bytes are damaged; every chunk and the index carry a checksum.
-    OSError
-        The file cannot be read.
-    """
-    stored = read_chunks(shard, chunks)
+def spread(shard: Shard, chunks: Sequence[Window], stored: NDArray[Any]) -> NDArray[Any]:
+    """(layer, chunk, 256, 256) of the given inner chunks -> (layer, y, x) of the whole shard, filled elsewhere."""
     height, width = shard.window.shape
     whole = len(set(chunks)) == height * width // CHUNK**2
     shape = (shard.layers, height, width)
@@ -60,9 +51,15 @@ def read_shard(shard: Shard, chunks: Sequence[Window]) -> NDArray[Any]:
     return values
 
 
-def read_chunks(shard: Shard, chunks: Sequence[Window]) -> NDArray[Any]:
-    """(layer, chunk, 256, 256): the given inner chunks of a shard, one after the other. Errors as in `read_shard`."""
-    raw = memoryview(shard.path.read_bytes())
+def decode_chunks(shard: Shard, content: bytes, chunks: Sequence[Window]) -> NDArray[Any]:
+    """(layer, chunk, 256, 256): inner chunks of a shard's bytes, one after the other.
+
+    Raises
+    ------
+    ValueError, RuntimeError, struct.error
+        The bytes are damaged; every chunk and the index carry a checksum.
+    """
+    raw = memoryview(content)
     down, across = shard.window.height // CHUNK, shard.window.width // CHUNK
     index = _index(raw, shard.layers * down * across).reshape(shard.layers, down, across, 2)
     stored = np.empty((shard.layers, len(chunks), CHUNK, CHUNK), np.dtype(shard.dtype).newbyteorder("<"))

@@ -7,10 +7,11 @@ what is damaged can be told apart. What is *done* stands in the ledger, never in
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 
 from subpixmap import runpaths
 from subpixmap.errors import Incomplete, VerificationFailed
-from subpixmap.files import is_remote, path_of, store_errors, sync
+from subpixmap.files import file_sha256, is_remote, path_of, store_errors, sync
 from subpixmap.grid import Block, Window
+from subpixmap.mapping.ledger import Record, array_sha256, locked_sha256, read_record, read_records, require_items
 from subpixmap.mapping.metadata import read_zone
 from subpixmap.mapping.plan import read_plan
 from subpixmap.mapping.quantise import ZERO, decode, encode
@@ -34,7 +36,7 @@ from subpixmap.mapping.schema import (
     labels_of,
     zarr_store,
 )
-from subpixmap.mapping.shard import Shard, read_chunks, read_shard
+from subpixmap.mapping.shard import Shard, decode_chunks, spread
 from subpixmap.mapping.zones import Zone
 
 if TYPE_CHECKING:
@@ -53,7 +55,22 @@ def require_map(out: Path) -> None:
         )
 
 
-def write_block(out: Path, block: Block, period: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+@dataclass(frozen=True)
+class Proof:
+    """What a record says of the arrays of its block: hashes by array name."""
+
+    values: Mapping[str, str]
+    """Of the decoded values."""
+    files: Mapping[str, str]
+    """Of the shards' files; empty in records of earlier versions."""
+
+    @classmethod
+    def of(cls, record: Record) -> Proof:
+        """Of a record."""
+        return cls(record.sha256, record.shard_sha256)
+
+
+def write_block(out: Path, block: Block, period: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
     """Write the shards of one block and period, and force them to disk.
 
     Parameters
@@ -64,9 +81,14 @@ def write_block(out: Path, block: Block, period: str, arrays: Mapping[str, NDArr
         The place; label of the period.
     arrays
         `count`, `presence`, `sd_over_dates` (object, y, x) float32 and `n_obs` (y, x) uint16 of the whole block.
+
+    Returns
+    -------
+    dict
+        Array name -> hash of its shard's file, for the record.
     """
     group, at, rows, cols = _place(out, block, period)
-    folders = set()
+    folders, digests = set(), {}
     for name, values in arrays.items():
         array = group[name]
         assert isinstance(array, zarr.Array)
@@ -81,8 +103,10 @@ def write_block(out: Path, block: Block, period: str, arrays: Mapping[str, NDArr
             array[:, at, rows, cols] = encode(values) + np.int16(ZERO)
         sync(shard)
         folders |= {shard.parent, shard.parent.parent}
+        digests[name] = file_sha256(shard)
     for folder in folders:
         sync(folder)
+    return digests
 
 
 def read_block(
@@ -92,6 +116,7 @@ def read_block(
     names: Iterable[str] = ARRAYS,
     *,
     chunks: Sequence[Window] | None = None,
+    proof: Proof | None = None,
 ) -> dict[str, NDArray[Any]]:
     """The arrays of one block and period, as `write_block` takes them.
 
@@ -105,11 +130,13 @@ def read_block(
         Arrays that are read.
     chunks
         Inner chunks that are read, all by default; elsewhere the arrays hold NaN (`n_obs` 0).
+    proof
+        Of the block's record; without it any whole shard is taken.
 
     Raises
     ------
     VerificationFailed
-        A shard is missing or damaged.
+        A shard is missing, damaged or not that of the record.
     """
     group, at, rows, cols = _place(out, block, period)
     wanted = tuple(block.chunks()) if chunks is None else tuple(chunks)
@@ -120,7 +147,7 @@ def read_block(
         path = _shard_path(out, array, at, rows, cols)
         shard = Shard(path, block.window, layers, ARRAYS[name].dtype, ARRAYS[name].fill)
         with _shard_damage(shard, block, period):
-            stored = read_shard(shard, wanted)
+            stored = spread(shard, wanted, _read_proven(shard, name, block, wanted, proof))
         arrays[name] = stored[0] if name == N_OBS else decode(stored - np.int16(ZERO))
     return arrays
 
@@ -155,9 +182,13 @@ def open_shards(out: Path, epsg: int) -> Shards:
 
 
 def read_stored(
-    shards: Shards, block: Block, periods: Sequence[str], wanted: Mapping[str, Sequence[Window]]
+    shards: Shards,
+    block: Block,
+    periods: Sequence[str],
+    wanted: Mapping[str, Sequence[Window]],
+    proof: Callable[[str], Proof],
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Inner chunks of one block as they are stored, period by period.
+    """Inner chunks of one block as they are stored, period by period, each shard proven by the block's record.
 
     Parameters
     ----------
@@ -167,6 +198,8 @@ def read_stored(
         The place; labels of the periods.
     wanted
         Names of arrays, and the inner chunks that are read of each.
+    proof
+        Period label -> the hashes of its record.
 
     Yields
     ------
@@ -176,16 +209,33 @@ def read_stored(
     Raises
     ------
     VerificationFailed
-        A shard is missing or damaged.
+        A shard is missing or damaged, or is not the one that the record was written for.
     """
     for period in periods:
-        stored = {}
+        stored, hashes = {}, proof(period)
         for name, chunks in wanted.items():
             shard = shards.shard(name, block, period)
             with _shard_damage(shard, block, period):
-                values = read_chunks(shard, chunks)
+                values = _read_proven(shard, name, block, chunks, hashes)
             stored[name] = values[0] if name == N_OBS else np.subtract(values, np.int16(ZERO), out=values)
         yield stored
+
+
+def _read_proven(shard: Shard, name: str, block: Block, chunks: Sequence[Window], proof: Proof | None) -> NDArray[Any]:
+    """Inner chunks of a shard; ValueError where it is not the one of the record.
+
+    The file's hash is quick, a twentieth of the rest of reading. Where it differs or is not recorded, the values
+    decide: another codec may have stored the same ones, and records of earlier versions know these only.
+    """
+    content = shard.path.read_bytes()
+    if proof is None or (name in proof.files and hashlib.sha256(content).hexdigest() == proof.files[name]):
+        return decode_chunks(shard, content, chunks)
+    every = tuple(block.chunks())
+    stored = decode_chunks(shard, content, every)
+    whole = spread(shard, every, stored)
+    if array_sha256(whole[0] if name == N_OBS else decode(whole - np.int16(ZERO))) != proof.values.get(name):
+        raise ValueError("it is not the one that the ledger has a record of")
+    return stored[:, [every.index(chunk) for chunk in chunks]]
 
 
 @contextlib.contextmanager
@@ -227,16 +277,23 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
     dict
         EPSG code -> `count`, `presence`, `sd_over_dates` (object, period, y, x) and `n_obs` (period, y, x), periods in
         order of time; one dask chunk is one shard.
+
+    Raises
+    ------
+    VerificationFailed
+        A block was made from other items than the lock's; and when values are computed: a shard is not the one that its
+        record was written for.
     """
     import rioxarray  # noqa: F401  (registers .rio)
     import xarray as xr
 
-    from subpixmap.mapping.ledger import read_records
-
     folder = path_of(out)
     plan = read_plan(folder)
     require_map(folder)
-    done = read_records(folder, plan).keys()
+    done = read_records(folder, plan)
+    locked = locked_sha256(folder, plan) if done else {}
+    for record in done.values():
+        require_items(record, locked)
     labels = [period.label for period in plan.periods]
     datasets = {}
     for epsg, zone in plan.zones.items():
@@ -283,7 +340,12 @@ def _lazy(out: Path, zone: Zone, committed: xr.DataArray, like: xr.DataArray) ->
         if not wanted.all():
             return np.full((*lead, 1, side, side), empty, empty.dtype)
         block = Block(zone.lattice, rows[r], cols[c], side)
-        return read_block(out, block, labels[p], [name])[name][..., None, :, :]
+        record = read_record(out, block.id, labels[p])
+        if record is None:
+            raise Incomplete(
+                f"block {block.id}, period {labels[p]} was taken back since the map was opened: open it again"
+            )
+        return read_block(out, block, labels[p], [name], proof=Proof.of(record))[name][..., None, :, :]
 
     return da.map_blocks(
         load,

@@ -18,6 +18,7 @@ from subpixmap.files import path_of
 from subpixmap.grid import CELL, owned
 from subpixmap.machine import cores, peak_rss
 from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, write_record
+from subpixmap.mapping.owner import require_held
 from subpixmap.mapping.quantise import as_stored
 from subpixmap.mapping.recipe import Recipe
 from subpixmap.mapping.store import write_block
@@ -49,6 +50,8 @@ class Task:
     """Of all locked items of the period."""
     halo: int
     """Pixels."""
+    token: str = ""
+    """Of the owner of the folder; empty where nobody has to hold it."""
 
     @property
     def readers(self) -> int:
@@ -111,10 +114,12 @@ def map_block(task: Task, model: Model) -> Outcome:
     began = time.perf_counter()
     fits = fits_in_order(model.card.trimmed, task.recipe.objects)
     arrays = as_stored(_whole_block(task, mean.result(min_obs=task.recipe.min_obs, trimmed_fits=fits)))
-    # 4. data first, the record last: the record is the commit
+    # 4. data first, the record last: the record is the commit. Who lost the folder meanwhile writes neither.
     out = path_of(task.out)
-    write_block(out, task.plan.block, task.period, arrays)
-    record = _record(task, arrays, mean, used, cells, int(wanted.sum()))
+    require_held(out, task.token)
+    shards = write_block(out, task.plan.block, task.period, arrays)
+    record = _record(task, arrays, shards, mean, used, cells, int(wanted.sum()))
+    require_held(out, task.token)
     write_record(out, record)
     seconds["write"] += time.perf_counter() - began
     return Outcome(record, seconds, peak_rss())
@@ -221,6 +226,7 @@ def _whole_block(task: Task, results: dict[str, Array]) -> dict[str, Array]:
 def _record(
     task: Task,
     arrays: dict[str, Array],
+    shards: dict[str, str],
     mean: Accumulator,
     used: Sequence[Used],
     cells: Sequence[tuple[Array, Array]],
@@ -254,6 +260,7 @@ def _record(
             "acquisition_total": totals.astype(np.float32),
         },
         numerics=dict(task.recipe.numerics) | {"cpu": torch.backends.cpu.get_cpu_capability()},
+        shard_sha256=shards,
     )
 
 

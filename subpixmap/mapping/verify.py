@@ -1,40 +1,42 @@
 """How far a run is, and whether everything on disk is what it was when it was written.
 
-The ledger vouches for the arrays, every record and the plan for itself, and manifest.json, written last, for all other
-files. What is damaged is named, and blocks can be taken back so that the next run makes them again.
+The ledger vouches for the arrays, the lock for what they were made from, every record and the plan for itself, and
+manifest.json, written last, for all other files. What is damaged is named, and blocks can be taken back so that the
+next run makes them again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from subpixmap import runpaths
-from subpixmap.errors import SubpixmapError, VerificationFailed
-from subpixmap.files import file_sha256, modified, read_many, write_atomic
+from subpixmap.errors import Incomplete, SubpixmapError, VerificationFailed
+from subpixmap.files import files_under, modified
 from subpixmap.grid import Block
 from subpixmap.machine import cores
 from subpixmap.mapping.ledger import (
+    OTHER_ITEMS,
     Failure,
     Record,
     array_sha256,
+    locked_sha256,
     read_failures,
     read_ledger,
     record_path,
 )
-from subpixmap.mapping.metadata import metadata_files, rebuild_metadata, require_readable
-from subpixmap.mapping.owner import Owner, is_alive, read_owner
+from subpixmap.mapping.manifest import MAPPING, announce, compare_files, read_manifest
+from subpixmap.mapping.metadata import rebuild_metadata, require_readable
+from subpixmap.mapping.owner import Owner, is_held_here, live_owner
 from subpixmap.mapping.plan import Plan, read_plan
+from subpixmap.mapping.schema import ARRAYS, N_OBS
 from subpixmap.mapping.store import read_block
 
-_NOT_LISTED = {runpaths.MANIFEST, runpaths.LOCK, runpaths.LOG}
+_STRAY = "a shard where the plan has no block"
 _RATE_OVER = 200  # records: the pace of a run is that of its latest ones
 
 
@@ -57,6 +59,8 @@ class Status:
     """Blocks x periods a second of the live run, by its latest records; 0 if none lives."""
     seconds_left: float
     """At that rate; infinite if it is 0 and something is left."""
+    stale: tuple[str, ...] = ()
+    """Tables and page that no longer belong to what they were made of, and why."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +88,17 @@ class Verification:
     missing: int
     """Blocks x periods of the plan without a record: not done yet, which is not damage."""
     damaged: tuple[Damage, ...]
+    unfinished: str = ""
+    """What was interrupted before it was finished, which is not damage; empty if nothing was."""
 
     def require_sound(self) -> None:
-        """Raise VerificationFailed that names what is damaged."""
+        """Raise VerificationFailed that names what is damaged, or Incomplete where a run was interrupted."""
         if self.damaged:
             shown = "; ".join(str(one) for one in self.damaged[:3])
             more = f" (and {len(self.damaged) - 3} more)" if len(self.damaged) > 3 else ""
             raise VerificationFailed(f"{len(self.damaged)} artefacts are damaged: {shown}{more}")
+        if self.unfinished:
+            raise Incomplete(self.unfinished)
 
 
 def status(out: Path) -> Status:
@@ -107,11 +115,9 @@ def status(out: Path) -> Status:
     done = {key for key, record in records.items() if record.run_id == run_id and key in planned}
     per_period = plan.n_tasks // max(len(plan.periods), 1)
     by_period = {p.label: (sum(label == p.label for _, label in done), per_period) for p in plan.periods}
-    lock, owner = out / runpaths.LOCK, None
-    with contextlib.suppress(OSError):
-        owner = read_owner(lock)
-    if owner is not None and not is_alive(owner, lock):
-        owner = None
+    owner, manifest = live_owner(out), None
+    with contextlib.suppress(VerificationFailed):  # `verify` names a damaged one
+        manifest = read_manifest(out)
     rate = _rate(out, done, owner.since) if owner else 0.0
     left = plan.n_tasks - len(done)
     return Status(
@@ -123,6 +129,7 @@ def status(out: Path) -> Status:
         owner=owner,
         rate=rate,
         seconds_left=left / rate if rate else (float("inf") if left else 0.0),
+        stale=tuple(manifest.stale_remarks()) if manifest and not owner else (),
     )
 
 
@@ -135,23 +142,6 @@ def _rate(out: Path, done: Collection[tuple[str, str]], since: float) -> float:
         return 0.0
     first = since if len(times) < _RATE_OVER else times[0]
     return len(times) / max(time.time() - first, 1e-3)
-
-
-def write_manifest(out: Path) -> Path:
-    """Write OUT/manifest.json: the hash of every file that the ledger does not vouch for, and of the ledger as a whole.
-
-    It is written last; what is changed afterwards is damaged, until it is written again.
-    """
-    plan = read_plan(out)
-    raw: dict[str, Any] = {
-        "run_id": plan.run_id,
-        "model": {"name": plan.model.name, "sha256": plan.model.sha256},
-        "files": {name: file_sha256(path) for name, path in _listed(out)},
-        "ledger": _ledger_sha256(out),
-    }
-    path = out / runpaths.MANIFEST
-    write_atomic(path, _manifest_text(raw).encode())
-    return path
 
 
 def verify(out: Path, *, threads: int | None = None) -> Verification:
@@ -167,48 +157,65 @@ def verify(out: Path, *, threads: int | None = None) -> Verification:
     Returns
     -------
     Verification
-        `require_sound()` raises if something is damaged.
+        `require_sound()` raises if something is damaged or unfinished.
 
     Raises
     ------
+    Incomplete
+        A live run writes into the folder.
     InputError, VerificationFailed
         The folder holds no run, or its plan is damaged: then nothing else can be judged.
     """
+    _require_idle(out)
+    # 1. the files that are whole or not: ledger, and what the manifest lists
     plan = read_plan(out)
     records, bad_files = read_ledger(out)
     planned, run_id = _planned(plan), plan.run_id
     key_of = {record_path(out, *key): key for key in planned} if bad_files else {}
     damaged = [Damage(path.relative_to(out).as_posix(), reason, key_of.get(path)) for path, reason in bad_files.items()]
-    checked, damaged_files = _verify_files(out)
+    done = set(records) & set(planned)
+    checked, damaged_files, unfinished = _verify_files(out, complete=len(done) == len(planned))
     damaged += damaged_files
+    # 2. records of something else than the plan and the lock
     for key in sorted(set(records) - set(planned)):
         damaged.append(Damage(f"block {key[0]}, period {key[1]}", "the ledger has it, the plan has not"))
-    for key in sorted(set(records) & set(planned)):
+    for key in sorted(done):
         if records[key].run_id != run_id:
             damaged.append(Damage(f"block {key[0]}, period {key[1]}", f"of another run, {records[key].run_id}", key))
+    mine = [records[key] for key in sorted(done) if records[key].run_id == run_id]
+    if all(one.what != runpaths.ITEMS for one in damaged):
+        damaged += _made_from_other_items(out, plan, mine)
+    # 3. the map: metadata, shards that nobody planned, and every array against its record
     only_planned = not records and not (out / runpaths.MAP).exists()  # which is no damage
     readable, damaged_zones = (set(), []) if only_planned else _readable_zones(out, plan)
     damaged += damaged_zones
-    sound = [records[key] for key in sorted(set(records) & set(planned)) if records[key].run_id == run_id]
-    sound = [record for record in sound if planned[record.key].lattice.epsg in readable]
+    damaged += _stray_shards(out, plan)
+    sound = [record for record in mine if planned[record.key].lattice.epsg in readable]
     with ThreadPoolExecutor(threads or cores()) as pool:
         results = pool.map(lambda record: _verify_block(out, planned[record.key], record), sound)
         damaged += [one for one in results if one is not None]
-    return Verification(len(sound), checked, len(planned) - len(set(records) & set(planned)), tuple(damaged))
+    if damaged:
+        _require_idle(out)  # a run that began meanwhile has changed what was compared
+    return Verification(len(sound), checked, len(planned) - len(done), tuple(damaged), unfinished)
 
 
 def take_back(out: Path, damaged: Iterable[Damage]) -> list[tuple[str, str]]:
     """Prepare a repair: the next run makes damaged blocks again.
 
-    Removes the records of damaged blocks and writes damaged metadata of the map anew. A damaged plan or lock cannot be
-    made from anything else, and tables are written again by `count`.
+    Removes the records of damaged blocks and shards where no block lies, and writes damaged metadata of the map anew. A
+    damaged plan or lock cannot be made from anything else, and tables are written again by `count`.
 
     Returns
     -------
     list
         (block id, period label) of the blocks taken back.
     """
+    announce(out, MAPPING)
     damaged = list(damaged)
+    for one in damaged:
+        if one.reason == _STRAY:
+            (out / one.what).unlink(missing_ok=True)
+    damaged = [one for one in damaged if one.reason != _STRAY]
     if any(one.what.startswith(runpaths.MAP) for one in damaged):
         rebuild_metadata(out, read_plan(out))
         damaged += verify(out).damaged
@@ -242,52 +249,70 @@ def _readable_zones(out: Path, plan: Plan) -> tuple[set[int], list[Damage]]:
     return readable, damaged
 
 
-def _verify_files(out: Path) -> tuple[int, list[Damage]]:
-    """Files against the manifest; without one, a run is not finished, and there is nothing to compare with."""
-    path = out / runpaths.MANIFEST
-    if not path.is_file():
-        return 0, []
+def _verify_files(out: Path, *, complete: bool) -> tuple[int, list[Damage], str]:
+    """Files against the manifest, and what is unfinished; `complete`: every block of the plan has a record."""
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text)
-        raw = {key: value for key, value in content.items() if key != "sha256"} if isinstance(content, dict) else {}
-        if not raw or _manifest_text(raw) != text:
-            raise ValueError("its hash differs from its content")
-    except (OSError, ValueError) as error:
-        return 1, [Damage(runpaths.MANIFEST, str(error))]
-    now = dict(_listed(out))
-    damaged = [Damage(name, "is missing") for name in sorted(set(raw["files"]) - set(now))]
-    for name, digest in sorted(raw["files"].items()):
-        if name in now and file_sha256(now[name]) != digest:
-            damaged.append(Damage(name, "differs from what the manifest says"))
-    if raw["ledger"] != _ledger_sha256(out):
-        damaged.append(Damage("ledger", "records were removed, added or changed since the manifest was written"))
-    return len(raw["files"]) + 1, damaged
+        manifest = read_manifest(out)
+    except VerificationFailed as error:
+        return 1, [Damage(runpaths.MANIFEST, str(error))], ""
+    if manifest is None:
+        tables = [name for name in (*runpaths.COUNTED, *runpaths.TRENDED, runpaths.REPORT) if (out / name).is_file()]
+        if tables:
+            return 0, [Damage(runpaths.MANIFEST, f"is missing, and nothing else vouches for {', '.join(tables)}")], ""
+        ended = f"{out} is mapped, but the run was ended before it was finished: `subpixmap map {out}` finishes it"
+        return 0, [], ended if complete else ""
+    damaged = [Damage(name, reason) for name, reason in compare_files(out, manifest).items()]
+    damaged += [Damage(name, why) for name, why in manifest.stale().items()]
+    unfinished = ""
+    if manifest.writing:
+        unfinished = (
+            f"{out} is unfinished: a run was ended while it wrote {', '.join(manifest.writing)}; the same command "
+            "goes on"
+        )
+    return len(manifest.files) + 1, damaged, unfinished
 
 
-def _listed(out: Path) -> Iterator[tuple[str, Path]]:
-    """Files the manifest vouches for: those of the folder, and the map's metadata and coordinates."""
-    folder = out
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name not in _NOT_LISTED and not path.name.startswith("."):
-            yield path.name, path
-    for path in metadata_files(out):
-        yield path.relative_to(folder).as_posix(), path
+def _require_idle(out: Path) -> None:
+    """Raise Incomplete while a live run of somebody else writes into the folder."""
+    if not is_held_here(out) and (owner := live_owner(out)) is not None:
+        raise Incomplete(f"{out} is running ({owner}): verify it when the run has ended")
 
 
-def _ledger_sha256(out: Path) -> str:
-    digest = hashlib.sha256()
-    for path, data in read_many(sorted((out / runpaths.LEDGER).glob("*.json"))):
-        if isinstance(data, Exception):
-            raise data
-        digest.update(f"{path.name} {hashlib.sha256(data).hexdigest()}\n".encode())
-    return digest.hexdigest()
+def _made_from_other_items(out: Path, plan: Plan, records: Iterable[Record]) -> list[Damage]:
+    """Blocks whose record names other items than the lock."""
+    records = list(records)
+    if not records:
+        return []
+    try:
+        locked = locked_sha256(out, plan)
+    except VerificationFailed as error:
+        return [Damage(runpaths.ITEMS, str(error))]
+    return [
+        Damage(f"block {one.block_id}, period {one.period}", OTHER_ITEMS, one.key)
+        for one in records
+        if one.items_sha256 != locked.get(one.period)
+    ]
 
 
-def _manifest_text(raw: dict[str, Any]) -> str:
-    canonical = json.dumps(raw, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(canonical.encode()).hexdigest()
-    return json.dumps(raw | {"sha256": digest}, sort_keys=True, indent=1) + "\n"
+def _stray_shards(out: Path, plan: Plan) -> list[Damage]:
+    """Shards where no block of the plan lies, such as those of another map."""
+    side, path = plan.recipe.block, out / runpaths.MAP
+    places = {
+        (str(epsg), str(one.block.row - zone.extent.row // side), str(one.block.col - zone.extent.col // side))
+        for epsg, zone in plan.zones.items()
+        for one in zone.blocks
+    }
+    periods = {str(p) for p in range(len(plan.periods))}
+    stray = []
+    for file in files_under(path):
+        epsg, name, part, *place = (*file.relative_to(path).parts, "", "")
+        place = place[:-2]
+        if name not in ARRAYS or part != "c" or not all(one.isdigit() for one in place):
+            continue  # metadata, or somebody's own file
+        *lead, period, row, col = place if len(place) >= 3 else ("", "", "", "")
+        if (epsg, row, col) not in places or period not in periods or lead != ([] if name == N_OBS else ["0"]):
+            stray.append(Damage(file.relative_to(out).as_posix(), _STRAY))
+    return stray
 
 
 def _planned(plan: Plan) -> dict[tuple[str, str], Block]:

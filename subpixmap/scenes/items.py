@@ -303,11 +303,12 @@ def read_lock(path: str | os.PathLike[str]) -> list[Item]:
     """
     import pyarrow.parquet
     import stac_geoparquet.arrow as stac_arrow
+    from shapely.errors import ShapelyError
 
     try:
         table = pyarrow.parquet.read_table(io.BytesIO(path_of(path).read_bytes()))
         return [_from_stac(raw) for raw in stac_arrow.stac_table_to_items(table)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ShapelyError) as error:
         raise VerificationFailed(f"{path} cannot be read as a lock of items ({error})") from error
 
 

@@ -163,6 +163,8 @@ def show_status(found: Status) -> None:
         print(f"failed: block {failure.block_id}, period {failure.period}: {failure.reason}")
     for path in found.damaged:
         print(f"damaged: {path}; `subpixmap verify --repair` makes its block again")
+    for remark in found.stale:
+        print(f"stale: {remark}")
 
 
 def show_model(name: str, model: Model) -> None:

@@ -12,6 +12,7 @@ from subpixmap.errors import Incomplete
 from subpixmap.periods import over_new_year
 from subpixmap.verbs import console
 from subpixmap.verbs.choices import TREND_CHOICES, read_choices, write_choices
+from subpixmap.verbs.job import hold
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -45,34 +46,38 @@ def count(
     Units that are given replace those of the run for this and later counts. So does `assign_nearest` (count what lies
     outside all units, within 1 km of one, in the nearest); None is what was chosen before, at first False.
     """
+    from subpixmap import runpaths
     from subpixmap.counts.count import count_run, write_counts
-    from subpixmap.mapping.verify import write_manifest
+    from subpixmap.mapping.manifest import announce, write_manifest
     from subpixmap.region import given_units
-    from subpixmap.runfolder import RunFolder, RunUnits, write_units
+    from subpixmap.runfolder import RunUnits, write_units
 
-    folder = RunFolder.open(out)
-    _require_complete(folder, allow_partial)
-    choices = read_choices(out).with_count(assign_nearest=assign_nearest)
-    columns = {"id_column": id_column, "name_column": name_column, "parent_column": parent_column}
-    units = folder.units if admin is None else RunUnits(*given_units(admin, **columns))
-    with _counting(folder.plan, scheduler, workers) as client:
-        counted = count_run(
-            folder,
-            units.table,
-            boundary_source=units.boundary_source,
-            boundary_version=units.boundary_version,
-            assign_nearest=choices.assign_nearest,
-            client=client,
-        )
-    notes = [] if assign_nearest is not None else choices.notes("assign_nearest")
-    if admin is not None:
-        choices, forgotten = choices.for_units(set(units.table["unit_id"]))
-        notes += forgotten
-        write_units(folder.path, units)  # only now: a count that fails leaves the folder as it was
-    write_choices(out, choices)
-    paths = write_counts(folder.path, counted)
-    console.show_remarks([*notes, *counted.accounts.remarks], quiet=quiet)
-    write_manifest(folder.path)
+    with hold(out) as folder:
+        _require_complete(folder, allow_partial)
+        choices = read_choices(out).with_count(assign_nearest=assign_nearest)
+        columns = {"id_column": id_column, "name_column": name_column, "parent_column": parent_column}
+        units = folder.units if admin is None else RunUnits(*given_units(admin, **columns))
+        with _counting(folder.plan, scheduler, workers) as client:
+            counted = count_run(
+                folder,
+                units.table,
+                boundary_source=units.boundary_source,
+                boundary_version=units.boundary_version,
+                assign_nearest=choices.assign_nearest,
+                client=client,
+            )
+        notes = [] if assign_nearest is not None else choices.notes("assign_nearest")
+        # Only now: a count that fails leaves the folder as it was.
+        written = (*runpaths.COUNTED, *(() if admin is None else (runpaths.UNITS,)))
+        announce(folder.path, written)
+        if admin is not None:
+            choices, forgotten = choices.for_units(set(units.table["unit_id"]))
+            notes += forgotten
+            write_units(folder.path, units)
+        write_choices(out, choices)
+        paths = write_counts(folder.path, counted)
+        manifest = write_manifest(folder.path, written)
+    console.show_remarks([*notes, *counted.accounts.remarks, *manifest.stale_remarks()], quiet=quiet)
     log.info("counted", extra={"units": len(units.table), "rows": len(counted.table)})
     console.say_files(paths, quiet=quiet)
     return counted.table
@@ -93,39 +98,40 @@ def trend(
     present). None is what was chosen before; what is given also holds for later recounts.
     """
     from subpixmap import runpaths
-    from subpixmap.mapping.verify import write_manifest
-    from subpixmap.runfolder import RunFolder
+    from subpixmap.mapping.manifest import announce, write_manifest
     from subpixmap.tables import TREND, write_table
     from subpixmap.trends.remarks import trend_remarks
     from subpixmap.trends.run_trend import trend_of_run
 
-    choices = read_choices(out).with_trend(
-        level=level, unchanged=None if unchanged is None else tuple(unchanged), background=background
-    )
-    folder = RunFolder.open(out)
-    table = trend_of_run(folder, level=choices.level, unchanged=choices.unchanged, background=choices.background)
-    write_choices(out, choices)
-    paths = list(write_table(table, folder.path / runpaths.TREND_PARQUET, TREND))
+    with hold(out) as folder:
+        choices = read_choices(out).with_trend(
+            level=level, unchanged=None if unchanged is None else tuple(unchanged), background=background
+        )
+        table = trend_of_run(folder, level=choices.level, unchanged=choices.unchanged, background=choices.background)
+        announce(folder.path, runpaths.TRENDED)
+        write_choices(out, choices)
+        paths = list(write_table(table, folder.path / runpaths.TREND_PARQUET, TREND))
+        manifest = write_manifest(folder.path, runpaths.TRENDED)
     if not quiet:  # `run` shows them at its end, with those of the counts
         notes = [] if (level, unchanged, background) != (None, None, None) else choices.notes(*TREND_CHOICES)
         remarks = trend_remarks(table, folder.counts, folder.series, level=choices.level)
-        console.show_remarks([*notes, *remarks], quiet=quiet)
-    write_manifest(out)
+        console.show_remarks([*notes, *remarks, *manifest.stale_remarks()], quiet=quiet)
     console.say_files(paths, quiet=quiet)
     return table
 
 
 def report(out: Path, *, quiet: bool = False) -> Path:
     """Write report.html, then manifest.json over everything that was made."""
-    from subpixmap.mapping.plan import read_plan
-    from subpixmap.mapping.verify import write_manifest
+    from subpixmap import runpaths
+    from subpixmap.mapping.manifest import announce, write_manifest
     from subpixmap.report.page import write_report
     from subpixmap.simulate.recognise import truth_of
 
-    plan = read_plan(out)
-    by_year = not over_new_year(plan.recipe.months)  # as the truth of a simulated country is
-    path = write_report(out, truth=truth_of(plan.sources) if by_year else None)
-    write_manifest(out)
+    with hold(out) as folder:
+        announce(folder.path, (runpaths.REPORT,))
+        by_year = not over_new_year(folder.plan.recipe.months)  # as the truth of a simulated country is
+        path = write_report(out, truth=truth_of(folder.plan.sources) if by_year else None)
+        write_manifest(folder.path, (runpaths.REPORT,))
     console.say_files([path], quiet=quiet)
     return path
 
@@ -135,7 +141,11 @@ def export(out: Path, format: str, *, to: Path | None = None, quiet: bool = Fals
     from subpixmap.export.formats import export_run
     from subpixmap.runfolder import RunFolder
 
-    paths = export_run(RunFolder.open(out), format, to=to)
+    if to is None:
+        with hold(out) as folder:
+            paths = export_run(folder, format)
+    else:
+        paths = export_run(RunFolder.open(out), format, to=to)
     console.say_files(paths, quiet=quiet)
     return paths
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from subpixmap.mapping.plan import Plan
     from subpixmap.model.checkpoint import Model
     from subpixmap.region import Region
+    from subpixmap.runfolder import RunFolder
     from subpixmap.scenes.completeness import Completeness
     from subpixmap.scenes.items import Item
 
@@ -42,11 +44,24 @@ class Job:
     """What the lock lacks."""
 
 
+@contextlib.contextmanager
+def hold(out: Path) -> Iterator[RunFolder]:
+    """Hold a run folder while a verb writes into it; what is no run folder is refused before it is touched."""
+    from subpixmap.mapping.owner import run_lock
+    from subpixmap.mapping.plan import read_plan
+    from subpixmap.runfolder import RunFolder
+
+    read_plan(out)
+    with run_lock(out):
+        yield RunFolder.open(out)
+
+
 def freeze(job: Job, *, map_again: bool = False) -> Job:
     """Write items, units and plan into the run folder; another recipe there is refused before anything is written.
 
     Blocks of a refreshed period that were made from other items are taken back with `map_again`, and refused without.
     """
+    from subpixmap.mapping.manifest import announce, write_manifest
     from subpixmap.mapping.plan import read_plan, write_plan
     from subpixmap.mapping.recipe import require_same
     from subpixmap.runfolder import RunUnits, write_units
@@ -55,21 +70,33 @@ def freeze(job: Job, *, map_again: bool = False) -> Job:
     path = job.out / runpaths.PLAN
     if path.is_file():
         require_same(read_plan(job.out).recipe, job.plan.recipe, path)
-    if stale := made_from_other_items(job.out, job.items, job.asked):
-        if not map_again:
-            raise Refused(
-                f"{len(stale)} blocks of {', '.join(job.asked)} in {job.out} are mapped from the items of before: "
-                f"`subpixmap run --refresh {job.asked[0]}` maps them again"
-            )
-        for record in stale:  # first: whenever this ends, the blocks that are left are of the items that are there
-            record.unlink(missing_ok=True)
-    if job.asked or not (job.out / runpaths.ITEMS).is_file():
+    stale = made_from_other_items(job.out, job.items, job.asked)
+    if stale and not map_again:
+        raise Refused(
+            f"{len(stale)} blocks of {', '.join(job.asked)} in {job.out} are mapped from the items of before: "
+            f"`subpixmap run --refresh {job.asked[0]}` maps them again"
+        )
+    there = [name for name in (runpaths.ITEMS, runpaths.UNITS) if (job.out / name).is_file()]
+    writes = {
+        runpaths.PLAN: True,
+        runpaths.LEDGER: bool(stale),
+        runpaths.ITEMS: bool(job.asked) or runpaths.ITEMS not in there,
+        runpaths.UNITS: job.region is not None and (job.new_units or runpaths.UNITS not in there),
+    }
+    written = [name for name, does in writes.items() if does]
+    announce(job.out, written)
+    for record in stale:  # first: whenever this ends, the blocks that are left are of the items that are there
+        record.unlink(missing_ok=True)
+    if writes[runpaths.ITEMS]:
         notes = {"refused": dict(job.refused)} | (job.lacks.missing() if job.lacks else {})
         write_lock(job.out / runpaths.ITEMS, job.items, notes)
-    if job.region is not None and (job.new_units or not (job.out / runpaths.UNITS).is_file()):
+    if job.region is not None and writes[runpaths.UNITS]:
         region = job.region
         write_units(job.out, RunUnits(region.units, region.boundary_source, region.boundary_version))
-    return replace(job, plan=write_plan(job.out, job.plan))
+    job = replace(job, plan=write_plan(job.out, job.plan))
+    if (job.out / runpaths.MANIFEST).is_file():  # before the first map there is nothing to vouch for
+        write_manifest(job.out, written)
+    return job
 
 
 def made_from_other_items(out: Path, items: Sequence[Item], labels: Sequence[str]) -> list[Path]:

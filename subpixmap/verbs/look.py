@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from subpixmap import runpaths
 from subpixmap.errors import VerificationFailed
 from subpixmap.verbs import console
 from subpixmap.verbs.count import count, report, trend
+from subpixmap.verbs.job import hold
 from subpixmap.verbs.run import map_planned
+
+if TYPE_CHECKING:
+    from subpixmap.mapping.verify import Damage
 
 log = logging.getLogger("subpixmap")
 
@@ -30,23 +35,32 @@ def verify(
 
     result = checks.verify(out)
     if result.damaged and repair:
-        if any(damage.what == runpaths.CHOICES for damage in result.damaged):
-            raise VerificationFailed(
-                f"{out / runpaths.CHOICES} is damaged or lost, and nothing else says which options it held: remove it, "
-                "then run `subpixmap count` and `subpixmap trend` with their options again"
-            )
-        for damage in result.damaged:
-            log.warning("repairing %s", damage)
-        checks.take_back(out, result.damaged)
-        map_planned(out, model=model, workers=workers, quiet=quiet)
-        count(out, quiet=True)
-        trend(out, quiet=True)
-        report(out, quiet=True)
-        result = checks.verify(out)
+        with hold(out):
+            result = checks.verify(out)  # again: somebody else may have repaired it before we held the folder
+            _repair(out, result.damaged, model=model, workers=workers, quiet=quiet)
+            result = checks.verify(out)
     result.require_sound()
     if not quiet:
         missing = f"; {result.missing} are not mapped yet" if result.missing else ""
         print(f"sound: {result.blocks} blocks x periods and {result.files} files are unchanged{missing}")
+
+
+def _repair(out: Path, damaged: Sequence[Damage], *, model: str | None, workers: int | None, quiet: bool) -> None:
+    """Make damaged blocks, tables and the page again."""
+    from subpixmap.mapping.verify import take_back
+
+    if any(one.what == runpaths.CHOICES for one in damaged):
+        raise VerificationFailed(
+            f"{out / runpaths.CHOICES} is damaged or lost, and nothing else says which options it held: remove it, "
+            "then run `subpixmap count` and `subpixmap trend` with their options again"
+        )
+    for one in damaged:
+        log.warning("repairing %s", one)
+    take_back(out, damaged)
+    map_planned(out, model=model, workers=workers, quiet=quiet)
+    count(out, quiet=True)
+    trend(out, quiet=True)
+    report(out, quiet=True)
 
 
 def models(names: Sequence[str] = ()) -> None:

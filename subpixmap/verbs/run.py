@@ -12,13 +12,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from subpixmap import runpaths
 from subpixmap.errors import Refused
 from subpixmap.machine import cores, memory
 from subpixmap.progress import Progress
 from subpixmap.verbs import console
 from subpixmap.verbs.count import count, remarks_on, report, trend
-from subpixmap.verbs.job import Job, freeze, log_lock
+from subpixmap.verbs.job import Job, freeze, hold, log_lock
 from subpixmap.verbs.request import Request
 from subpixmap.verbs.settle import settle
 
@@ -88,24 +87,25 @@ def map_planned(
 ) -> Summary:
     """Do the planned blocks of a run folder that are not done yet."""
     from subpixmap.mapping.needs import needs
-    from subpixmap.mapping.plan import read_plan
     from subpixmap.model.checkpoint import load_model
-    from subpixmap.scenes.items import read_lock
 
-    planned = read_plan(out)
-    job = Job(out, planned, read_lock(out / runpaths.ITEMS), load_model(model or planned.model.name))
-    _require_fit(job, needs(job.plan, job.items), scheduler=scheduler, workers=workers)
-    with console.run_log(out):
-        return map_job(job, scheduler=scheduler, workers=workers, allow_partial=allow_partial, quiet=quiet)
+    with hold(out) as folder:
+        planned = folder.plan
+        job = Job(out, planned, folder.items, load_model(model or planned.model.name))
+        _require_fit(job, needs(job.plan, job.items), scheduler=scheduler, workers=workers)
+        with console.run_log(out):
+            return map_job(job, scheduler=scheduler, workers=workers, allow_partial=allow_partial, quiet=quiet)
 
 
 def map_job(
     job: Job, *, scheduler: str | None = None, workers: int | None = None, allow_partial: bool, quiet: bool
 ) -> Summary:
-    """Map what is settled, with a progress bar."""
+    """Map what is settled, with a progress bar, and vouch for it in the manifest."""
+    from subpixmap.mapping.manifest import MAPPING, announce, write_manifest
     from subpixmap.mapping.run import RunProgress, map_region
 
     told = set()
+    announce(job.out, MAPPING)
     with Progress("map", job.plan.n_tasks, "blocks x periods", quiet=quiet) as bar:
 
         def show(now: RunProgress) -> None:
@@ -124,6 +124,7 @@ def map_job(
             allow_partial=allow_partial,
             progress=show,
         )
+    write_manifest(job.out, MAPPING)
     log.info("mapped", extra=asdict(summary) | {"bottleneck": summary.bottleneck})
     console.show_map_summary(summary, quiet=quiet)
     return summary

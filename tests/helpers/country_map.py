@@ -96,6 +96,7 @@ def write_country(out: Path, region: Region, plan: Plan, *, background: float = 
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         create_map(out, plan)
     rng = np.random.default_rng(seed)
+    shards: dict[tuple[str, int, int], dict[str, str]] = {}
     sources: dict[tuple[str, int, int], tuple[BlockPlan, Sequence[Path]]] = {}
     made = {period.label: _templates(rng, plan.recipe.block, background) for period in plan.periods}
     locked = {p.label: items_sha256([item for item in items if item.period == p.label]) for p in plan.periods}
@@ -103,14 +104,15 @@ def write_country(out: Path, region: Region, plan: Plan, *, background: float = 
         for i, one in enumerate(zone.blocks):
             k, mask = i % TEMPLATES, _mask(one)
             for period in plan.periods:
-                template, hashes = made[period.label][k]
+                template, _ = made[period.label][k]
                 if i < TEMPLATES:
-                    write_block(out, one.block, period.label, _arrays(template))
+                    shards[period.label, epsg, k] = write_block(out, one.block, period.label, _arrays(template))
                     paths = shard_paths(out, one.block, period.label)
                     sources[period.label, epsg, k] = one, paths
                 else:
                     _link(*sources[period.label, epsg, k], one)
-                _write_record(out, _record(one, mask, period, plan.run_id, locked[period.label], template, hashes))
+                stored, lock = (*made[period.label][k], shards[period.label, epsg, k]), locked[period.label]
+                _write_record(out, _record(one, mask, period, plan.run_id, lock, *stored))
 
 
 def _templates(rng: np.random.Generator, size: int, background: float) -> list[tuple[Template, dict[str, str]]]:
@@ -177,6 +179,7 @@ def _record(
     items: str,
     template: Template,
     sha256: dict[str, str],
+    shard_sha256: dict[str, str],
 ) -> Record:
     if mask.all():
         observed_px, share = template["observed_px"], np.ones_like(template["observed_px"])
@@ -206,6 +209,7 @@ def _record(
             "acquisition_total": (template["seen_total"] * share).astype(np.float32),
         },
         numerics={},
+        shard_sha256=shard_sha256,
     )
 
 

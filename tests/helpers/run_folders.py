@@ -1,6 +1,7 @@
 """A run folder as `map_region` leaves it, without a pixel of imagery: two acquisitions for each block and period."""
 
 import warnings
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -71,8 +72,8 @@ def make_run(out: Any, plan: Any, *, skip: Any = (), seed: int = 3) -> Any:
                 if (one.block.id, period.label) in skip:
                     continue
                 arrays, record = block_of(plan, one, period, items, rng)
-                write_block(out, one.block, period.label, arrays)
-                write_record(out, record)
+                shards = write_block(out, one.block, period.label, arrays)
+                write_record(out, replace(record, shard_sha256=shards))
     return frame
 
 

@@ -24,11 +24,12 @@ from hypothesis.stateful import (
 from subpixmap.errors import Refused, VerificationFailed
 from subpixmap.grid import Window
 from subpixmap.mapping.ledger import array_sha256, read_records
+from subpixmap.mapping.manifest import write_manifest
 from subpixmap.mapping.owner import run_lock
 from subpixmap.mapping.plan import read_plan
 from subpixmap.mapping.run import map_region
 from subpixmap.mapping.store import open_map, read_block
-from subpixmap.mapping.verify import status, take_back, verify, write_manifest
+from subpixmap.mapping.verify import status, take_back, verify
 from tests.helpers.mapping_data import hashes, region_of, tiny, tiny_model
 
 

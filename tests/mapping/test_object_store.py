@@ -26,10 +26,11 @@ from subpixmap.errors import Incomplete, InputError, Refused
 from subpixmap.files import files_under, is_remote, make_folder, modified, path_of, read_many, touch, write_new
 from subpixmap.mapping import run
 from subpixmap.mapping.ledger import read_records, record_path
+from subpixmap.mapping.manifest import write_manifest
 from subpixmap.mapping.owner import STALE_S, read_owner, run_lock
 from subpixmap.mapping.run import BlocksFailed, map_region
 from subpixmap.mapping.store import open_map
-from subpixmap.mapping.verify import status, take_back, verify, write_manifest
+from subpixmap.mapping.verify import status, take_back, verify
 from subpixmap.runpaths import LOCK
 from tests.helpers import s3_server
 

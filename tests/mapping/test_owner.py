@@ -12,7 +12,7 @@ import pytest
 
 from subpixmap.errors import Refused
 from subpixmap.mapping import owner as runlock
-from subpixmap.mapping.owner import is_alive, read_owner, run_lock
+from subpixmap.mapping.owner import FolderLost, is_alive, read_owner, require_held, run_lock
 from subpixmap.runpaths import LOCK
 from tests.helpers.mapping_data import HOLD
 
@@ -92,6 +92,56 @@ def test_an_owner_on_another_host_is_judged_by_its_heartbeat(tmp_path: Path, mon
     os.utime(path, (time.time() - 1000,) * 2)
     with run_lock(tmp_path):
         pass
+
+
+def test_a_process_of_another_container_is_not_judged_by_its_number(tmp_path: Path) -> None:
+    """The same host name, another namespace of process numbers: number and birth are of somebody else."""
+    path = tmp_path / LOCK
+    with run_lock(tmp_path):
+        raw = json.loads(path.read_text())
+    path.write_text(json.dumps(raw | {"system": "elsewhere", "pid": 1, "born": "0"}))
+    assert is_alive(read_owner(path), path)
+    with pytest.raises(Refused, match="process 1"), run_lock(tmp_path):
+        pass
+    os.utime(path, (time.time() - 1000,) * 2)
+    assert not is_alive(read_owner(path), path)
+    path.write_text(json.dumps({key: value for key, value in raw.items() if key != "system"}))  # of an earlier version
+    with pytest.raises(Refused), run_lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("ahead", [200.0, -200.0])
+def test_a_clock_that_differs_from_the_file_systems_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    path, really = tmp_path / LOCK, time.time
+    with run_lock(tmp_path):
+        raw = json.loads(path.read_text()) | {"host": "elsewhere"}
+    path.write_text(json.dumps(raw))
+    monkeypatch.setattr(runlock.time, "time", lambda: really() + ahead)
+    assert is_alive(read_owner(path), path)
+    with pytest.raises(Refused, match="elsewhere"), run_lock(tmp_path):
+        pass
+    os.utime(path, (really() - 150,) * 2)
+    with run_lock(tmp_path) as mine:
+        assert abs(mine.since - really()) < 60
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_owner_that_lost_the_folder_may_commit_nothing(tmp_path: Path) -> None:
+    with run_lock(tmp_path) as mine:
+        require_held(tmp_path)
+        require_held(tmp_path, mine.token)
+        require_held(tmp_path, "")  # a task for which nobody has to hold a folder
+        text = (tmp_path / LOCK).read_text()
+        (tmp_path / LOCK).write_text(json.dumps(json.loads(text) | {"token": "other", "pid": 77}))
+        for token in (None, mine.token):
+            with pytest.raises(FolderLost, match=r"process 77.*subpixmap status"):
+                require_held(tmp_path, token)
+        (tmp_path / LOCK).unlink()
+        with pytest.raises(FolderLost, match="removed"):
+            require_held(tmp_path)
+    require_held(tmp_path)
 
 
 def test_a_number_used_again_is_another_process(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import xarray as xr
 import zarr
 
 from subpixmap.errors import VerificationFailed
-from subpixmap.mapping.ledger import Record, array_sha256, write_record
+from subpixmap.mapping.ledger import Record, array_sha256, locked_sha256, write_record
 from subpixmap.mapping.metadata import create_map
 from subpixmap.mapping.plan import write_plan
 from subpixmap.mapping.quantise import as_stored
@@ -22,6 +22,7 @@ from subpixmap.mapping.store import (
     write_block,
 )
 from subpixmap.runpaths import MAP
+from subpixmap.scenes.items import write_lock
 from tests.helpers.mapping_data import Tiny, raising, tiny
 
 # rasterio and rioxarray still multiply Affine with `*`, which the affine package announces to drop.
@@ -36,6 +37,7 @@ def country(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture
 def made(country: Tiny, tmp_path: Path) -> Any:
     plan = write_plan(tmp_path, country.plan(block=512))
+    write_lock(tmp_path / "items.parquet", country.items)
     create_map(tmp_path, plan)
     return tmp_path, plan
 
@@ -51,7 +53,8 @@ def arrays_of(block: Any, *, seed: int = 0, objects: int = 2) -> Any:
 def commit(out: Any, plan: Any, block: Any, period: Any, arrays: Any) -> None:
     write_block(out, block, period, arrays)
     digests = {name: array_sha256(values) for name, values in arrays.items()}
-    record = Record(block.id, period, plan.run_id, "", digests, (), 0, 0, {}, {}, {})
+    items = locked_sha256(out, plan)[period]
+    record = Record(block.id, period, plan.run_id, items, digests, (), 0, 0, {}, {}, {})
     write_record(out, record)
 
 
@@ -124,7 +127,7 @@ def test_a_mistake_of_ours_is_not_taken_for_a_damaged_shard(
     out, plan = made
     block = next(iter(plan.zones.values())).blocks[0].block
     write_block(out, block, "2021", arrays_of(block))
-    monkeypatch.setattr("subpixmap.mapping.store.read_shard", raising(error))
+    monkeypatch.setattr("subpixmap.mapping.store.decode_chunks", raising(error))
     with pytest.raises(error):
         read_block(out, block, "2021")
 
@@ -200,6 +203,7 @@ def test_open_map_shows_only_what_the_ledger_knows(made: Any) -> None:
 
 
 def test_periods_are_appended_and_shown_in_order(country: Tiny, tmp_path: Path) -> None:
+    write_lock(tmp_path / "items.parquet", country.items)
     late = write_plan(tmp_path, country.years("2022").plan(block=512))
     create_map(tmp_path, late)
     block = next(iter(late.zones.values())).blocks[0].block
@@ -220,7 +224,7 @@ def test_creating_again_changes_nothing_and_mends_a_half_made_extension(country:
     plan = write_plan(tmp_path, country.years("2021").plan(block=512))
     create_map(tmp_path, plan)
     files = {path: path.read_bytes() for path in (tmp_path / MAP).rglob("*") if path.is_file()}
-    left_over = (tmp_path / MAP) / "32651" / "count" / "c.abc.partial"
+    left_over = (tmp_path / MAP) / "32651" / "count" / f"c.{'a' * 32}.partial"
     left_over.write_bytes(b"torn")
     create_map(tmp_path, plan)
     assert {path: path.read_bytes() for path in (tmp_path / MAP).rglob("*") if path.is_file()} == files

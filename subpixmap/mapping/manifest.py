@@ -1,0 +1,227 @@
+"""manifest.json: hashes of all that the ledger does not vouch for, and what every table and the page were made of.
+
+In: a run folder. Out: the manifest, written last by each verb. A verb takes new hashes only of what it wrote: what was
+changed by anybody else stays different from the manifest, whoever writes it next. A verb first says in the manifest
+what it is about to write, so an interrupted one leaves something unfinished and nothing damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from subpixmap import runpaths
+from subpixmap.errors import VerificationFailed
+from subpixmap.files import file_sha256, files_under, read_many, write_atomic
+from subpixmap.mapping.metadata import metadata_files
+from subpixmap.mapping.owner import require_held
+from subpixmap.mapping.plan import read_plan
+
+MADE_FROM: Mapping[str, tuple[str, ...]] = {
+    runpaths.COUNTS_PARQUET: (runpaths.LEDGER, runpaths.UNITS),
+    runpaths.TREND_PARQUET: (runpaths.COUNTS_PARQUET, runpaths.SERIES_PARQUET),
+    runpaths.REPORT: (
+        runpaths.COUNTS_PARQUET,
+        runpaths.SERIES_PARQUET,
+        runpaths.ACCOUNTS,
+        runpaths.TREND_PARQUET,
+        runpaths.UNITS,
+    ),
+}
+"""What is made -> what it is made of."""
+_VERB = {runpaths.COUNTS_PARQUET: "count", runpaths.TREND_PARQUET: "trend", runpaths.REPORT: "report"}
+MAPPING = (runpaths.PLAN, runpaths.MAP, runpaths.LEDGER)
+"""What `map` writes."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of manifest.json."""
+
+    run_id: str
+    model: Mapping[str, str]
+    """`name` and `sha256`."""
+    files: Mapping[str, str]
+    """File of the run, relative to its folder -> hash."""
+    ledger: str
+    """Hash of all records."""
+    made_from: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    """Table or page -> hashes of what it was made of; None where that was not there."""
+    writing: tuple[str, ...] = ()
+    """What a verb is writing, or was when it was interrupted: MAP is its metadata, LEDGER the records."""
+
+    def now(self, name: str) -> str | None:
+        """Hash of a file, or of the ledger, as it is here; None where it is not listed."""
+        return self.ledger if name == runpaths.LEDGER else self.files.get(name)
+
+    def stale(self) -> dict[str, str]:
+        """Table or page that no longer belongs to what it was made of -> why, and what to do."""
+        found = {}
+        for name in MADE_FROM:  # in the order of work: what is made of something stale is stale
+            sources = self.made_from.get(name, {})
+            changed = [source for source, digest in sources.items() if self.now(source) != digest]
+            changed += [source for source in sources if source in found and source not in changed]
+            if name in self.files and changed and not self.writing:
+                made = "blocks" if changed == [runpaths.LEDGER] else ", ".join(changed)
+                found[name] = f"was made from other {made}: `subpixmap {_VERB[name]}` makes it again"
+        return found
+
+    def stale_remarks(self) -> list[str]:
+        """The same as lines for the console."""
+        return [f"{name} {why}" for name, why in self.stale().items()]
+
+    def to_json(self) -> str:
+        """The text, with a hash of its content; what is empty is left out."""
+        raw = {
+            key: value for key, value in vars(self).items() if value or key in ("run_id", "model", "files", "ledger")
+        }
+        canonical = json.dumps(raw, sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(canonical.encode()).hexdigest()
+        return json.dumps(raw | {"sha256": digest}, sort_keys=True, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Parse a manifest; ValueError if a single character is not as it was written."""
+        content = json.loads(text)
+        if not isinstance(content, dict) or not {"run_id", "model", "files", "ledger"} <= content.keys():
+            raise ValueError("it is no manifest")
+        raw = {key: value for key, value in content.items() if key != "sha256"}
+        found = cls(**raw | {"writing": tuple(raw.get("writing", ()))})
+        if found.to_json() != text:
+            raise ValueError("its hash differs from its content")
+        return found
+
+
+def read_manifest(out: Path) -> Manifest | None:
+    """The manifest of a run folder; None before it was first written.
+
+    Raises
+    ------
+    VerificationFailed
+        It is damaged.
+    """
+    path = out / runpaths.MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        return Manifest.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise VerificationFailed(f"{path} is damaged ({error}): `subpixmap verify {out} --repair`") from error
+
+
+def announce(out: Path, names: Collection[str]) -> None:
+    """Say in the manifest what is about to be written; nothing where there is none yet.
+
+    Raises
+    ------
+    FolderLost
+        Another run took the folder meanwhile: nothing may be written.
+    """
+    require_held(out)
+    there = _before(out)
+    if there is not None and not set(names) <= set(there.writing):
+        writing = tuple(sorted({*there.writing, *names}))
+        write_atomic(out / runpaths.MANIFEST, Manifest(**vars(there) | {"writing": writing}).to_json().encode())
+
+
+def write_manifest(out: Path, names: Collection[str] | None = None) -> Manifest:
+    """Write OUT/manifest.json, last of all: what is changed afterwards is damaged.
+
+    Parameters
+    ----------
+    out
+        The run's folder.
+    names
+        What was written, and is hashed anew, like all that was announced or is not listed yet; LEDGER are all records,
+        MAP the metadata of the map. Everything by default.
+
+    Raises
+    ------
+    FolderLost
+        Another run took the folder meanwhile.
+    """
+    require_held(out)
+    plan, before = read_plan(out), _before(out)
+    kept: dict[str, str] = {}
+    written = set(MADE_FROM) if names is None else set(names)
+    if before is not None and names is not None:
+        written |= set(before.writing)
+        kept = {name: digest for name, digest in before.files.items() if is_own(name) and _group(name) not in written}
+    new = Manifest(
+        run_id=plan.run_id,
+        model={"name": plan.model.name, "sha256": plan.model.sha256},
+        files={name: kept.get(name) or file_sha256(path) for name, path in own_files(out)} | kept,
+        ledger=before.ledger if before and names is not None and runpaths.LEDGER not in written else ledger_sha256(out),
+    )
+    made = {name: _sources(name, new, before, written) for name in MADE_FROM if name in new.files}
+    new = Manifest(**vars(new) | {"made_from": made})
+    write_atomic(out / runpaths.MANIFEST, new.to_json().encode())
+    return new
+
+
+def _sources(name: str, new: Manifest, before: Manifest | None, written: Collection[str]) -> dict[str, str | None]:
+    """What a table or the page was made of: what is there now if it was just written, else what was there then."""
+    if name in written:
+        return {source: new.now(source) for source in MADE_FROM[name]}
+    if before is None:  # nothing says what it was made of
+        return dict.fromkeys(MADE_FROM[name])
+    # Manifests of earlier versions do not say: there, all that is listed was made together.
+    return dict(before.made_from.get(name) or {source: before.now(source) for source in MADE_FROM[name]})
+
+
+def own_files(out: Path) -> Iterator[tuple[str, Path]]:
+    """Files of the run that the manifest vouches for, and their names; what a user put into the folder is not ours."""
+    for name in runpaths.LISTED:
+        if (out / name).is_file():
+            yield name, out / name
+    for path in [*files_under(out / runpaths.SAMPLE), *metadata_files(out)]:
+        yield path.relative_to(out).as_posix(), path
+
+
+def is_own(name: str) -> bool:
+    """Whether a file that an earlier version listed is one of the run."""
+    return _group(name) in (*runpaths.LISTED, runpaths.SAMPLE, runpaths.MAP)
+
+
+def ledger_sha256(out: Path) -> str:
+    """Hash of all records, whole or damaged."""
+    digest = hashlib.sha256()
+    for path, data in read_many(sorted((out / runpaths.LEDGER).glob("*.json"))):
+        if isinstance(data, Exception):
+            raise data
+        digest.update(f"{path.name} {hashlib.sha256(data).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _before(out: Path) -> Manifest | None:
+    """The manifest that is there; a damaged one vouches for nothing."""
+    try:
+        return read_manifest(out)
+    except VerificationFailed:
+        return None
+
+
+def _group(name: str) -> str:
+    """The file, or the folder of the run that it is in."""
+    return name.partition("/")[0]
+
+
+def compare_files(out: Path, manifest: Manifest) -> dict[str, str]:
+    """Every file that is not what the manifest says -> what is wrong with it; what is being written is left out."""
+    now = dict(own_files(out))
+    listed = {name: digest for name, digest in manifest.files.items() if is_own(name)}
+    skipped = set(manifest.writing)
+    wrong = {}
+    for name, digest in sorted(listed.items()):
+        if _group(name) in skipped:
+            continue
+        if name not in now:
+            wrong[name] = "is missing"
+        elif file_sha256(now[name]) != digest:
+            wrong[name] = "differs from what the manifest says"
+    if runpaths.LEDGER not in skipped and manifest.ledger != ledger_sha256(out):
+        wrong[runpaths.LEDGER] = "records were removed, added or changed since the manifest was written"
+    return wrong
