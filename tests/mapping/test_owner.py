@@ -12,7 +12,7 @@ import pytest
 
 from subpixmap.errors import Refused
 from subpixmap.mapping import owner as runlock
-from subpixmap.mapping.owner import FolderLost, is_alive, read_owner, require_held, run_lock
+from subpixmap.mapping.owner import FolderLost, Owner, is_alive, read_owner, require_held, run_lock
 from subpixmap.runpaths import LOCK
 from tests.helpers.mapping_data import HOLD
 
@@ -20,6 +20,12 @@ from tests.helpers.mapping_data import HOLD
 def holder(folder: Any, seconds: float = 60.0) -> Any:
     command = [sys.executable, "-c", HOLD, str(folder), str(seconds)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def named(path: Path) -> Owner:
+    owner = read_owner(path)
+    assert owner is not None
+    return owner
 
 
 def test_a_second_run_is_refused_and_a_dead_owner_is_not_waited_for(tmp_path: Path) -> None:
@@ -100,11 +106,11 @@ def test_a_process_of_another_container_is_not_judged_by_its_number(tmp_path: Pa
     with run_lock(tmp_path):
         raw = json.loads(path.read_text())
     path.write_text(json.dumps(raw | {"system": "elsewhere", "pid": 1, "born": "0"}))
-    assert is_alive(read_owner(path), path)
+    assert is_alive(named(path), path)
     with pytest.raises(Refused, match="process 1"), run_lock(tmp_path):
         pass
     os.utime(path, (time.time() - 1000,) * 2)
-    assert not is_alive(read_owner(path), path)
+    assert not is_alive(named(path), path)
     path.write_text(json.dumps({key: value for key, value in raw.items() if key != "system"}))  # of an earlier version
     with pytest.raises(Refused), run_lock(tmp_path):
         pass
@@ -119,7 +125,7 @@ def test_a_clock_that_differs_from_the_file_systems_takes_nothing(
         raw = json.loads(path.read_text()) | {"host": "elsewhere"}
     path.write_text(json.dumps(raw))
     monkeypatch.setattr(runlock.time, "time", lambda: really() + ahead)
-    assert is_alive(read_owner(path), path)
+    assert is_alive(named(path), path)
     with pytest.raises(Refused, match="elsewhere"), run_lock(tmp_path):
         pass
     os.utime(path, (really() - 150,) * 2)
