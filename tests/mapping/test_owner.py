@@ -124,7 +124,7 @@ def test_a_clock_that_differs_from_the_file_systems_takes_nothing(
     with run_lock(tmp_path):
         raw = json.loads(path.read_text()) | {"host": "elsewhere"}
     path.write_text(json.dumps(raw))
-    monkeypatch.setattr(runlock.time, "time", lambda: really() + ahead)
+    monkeypatch.setattr(time, "time", lambda: really() + ahead)
     assert is_alive(named(path), path)
     with pytest.raises(Refused, match="elsewhere"), run_lock(tmp_path):
         pass
