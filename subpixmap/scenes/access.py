@@ -87,10 +87,15 @@ def pin_of(asset: Asset, path: str | None = None) -> Pin | None:
     host = host_of(asset.href)
     if urlsplit(asset.href).scheme not in ("http", "https"):
         return None
-    trusted = asset.own_network or is_private(host)  # only a catalogue of the user's own can name these
+    trusted = is_trusted(asset)
     if not trusted and leads_to_private(host):
         raise InputError(f"{redact(asset.href)} is not opened: {host} leads to a private address by now")
     return first_answer((path or gdal_path(asset.href)).removeprefix("/vsicurl/"), trusted=trusted)
+
+
+def is_trusted(asset: Asset) -> bool:
+    """Whether its host is private or of the user's own network: only a catalogue of the user's own can name one."""
+    return asset.own_network or is_private(host_of(asset.href))
 
 
 def gdal_env(href: str, *, renew: bool = False) -> AbstractContextManager[Any]:

@@ -104,10 +104,20 @@ def get_json(session: Session, url: str) -> dict[str, Any]:
 def first_answer(url: str, *, trusted: bool = False) -> Pin:
     """Request two bytes of a file: the version that its server states, and whether it sends what is asked for.
 
+    Parameters, errors: as of `get_bytes`.
+    """
+    return get_bytes(url, 1, 3, trusted=trusted)[1]
+
+
+def get_bytes(url: str, first: int, last: int, *, trusted: bool = False) -> tuple[bytes, Pin]:
+    """Bytes `first` to before `last` of a file, and the version that its server states.
+
     Parameters
     ----------
     url
         The file, signed.
+    first, last
+        From 0.
     trusted
         Whether redirects may lead to a private host; otherwise they are refused before they are followed.
 
@@ -124,14 +134,15 @@ def first_answer(url: str, *, trusted: bool = False) -> Pin:
     key = "/".join(url.split("/", 3)[:3]), trusted
     if key not in sessions:  # the connection is kept for the next file of this host
         sessions[key] = requests.Session() if trusted else guarded(requests.Session(), url, retries=0)
-    wanted = {"Range": "bytes=1-2", "Accept-Encoding": "identity"}
+    span = f"{first}-{last - 1}"
+    wanted = {"Range": f"bytes={span}", "Accept-Encoding": "identity"}
     with sessions[key].get(url, headers=wanted, timeout=TIMEOUT_S, stream=True) as answer:
         answer.raise_for_status()
-        content, stated = answer.raw.read(3), answer.headers.get("Content-Range", "")
-        size = re.fullmatch(r"bytes 1-2/(\d+)", stated.strip())
-        if answer.status_code != 206 or size is None or len(content) != 2:
+        content, stated = answer.raw.read(last - first + 1), answer.headers.get("Content-Range", "")
+        size = re.fullmatch(rf"bytes {span}/(\d+)", stated.strip())
+        if answer.status_code != 206 or size is None or len(content) != last - first:
             raise OSError(
-                f"the server does not send the part that is asked for: for bytes 1-2 it answers HTTP "
-                f"{answer.status_code} with Content-Range {stated[:80]!r}"
+                f"the server does not send the part that is asked for: for bytes {span} it answers HTTP "
+                f"{answer.status_code} with Content-Range {stated[:80]!r} and {len(content)} bytes"
             )
-        return Pin(int(size[1]), answer.headers.get("ETag"), answer.headers.get("Last-Modified"))
+        return content, Pin(int(size[1]), answer.headers.get("ETag"), answer.headers.get("Last-Modified"))

@@ -22,12 +22,13 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from subpixmap.errors import Incomplete, InputError, Refused, SubpixmapError
-from subpixmap.scenes.access import gdal_env, gdal_path, pin_of
+from subpixmap.scenes.access import gdal_env, gdal_path, is_trusted, pin_of
 from subpixmap.scenes.dialect import SCALE
 from subpixmap.scenes.hrefs import driver, is_remote, redact, without_secrets
 from subpixmap.scenes.items import Asset, Item
 from subpixmap.scenes.pins import Changed, Pin, require_unchanged
 from subpixmap.scenes.radiometry import MOST_DN, Missing
+from subpixmap.scenes.ranges import Checked, needs_checks, open_checked
 
 OPEN_FILES = 256
 """Files kept open by one thread."""
@@ -74,6 +75,8 @@ class _Open(NamedTuple):
     """The digital number that is missing besides 0."""
     masked: bool
     """Whether it has a mask of its own."""
+    checked: Checked | None
+    """The same raster, if its bytes are checked here."""
 
 
 def read_window(
@@ -129,9 +132,14 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
         try:
             with gdal_env(asset.href, renew=renew):
                 opened = _opened(source, renew)
-                values = _without_missing(opened, source, **where)
-            _require_version(source, opened.version, pin_of(asset, opened.path))  # so all that was read is of one
+                values = _read(opened, source, **where)
+            require_unchanged(asset.href, opened.version, pin_of(asset, opened.path))  # so all that was read is of one
             return values
+        except Changed:  # the next attempt, which a person starts, begins with the version of then
+            _forget(source)
+            _seen.pop(asset.href, None)
+            _exchanged.add(asset.href)
+            raise
         except (RasterioError, OSError) as error:
             _forget(source)
             if attempt + 1 == attempts:
@@ -141,8 +149,16 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
     raise AssertionError("unreachable")
 
 
-def _without_missing(opened: _Open, source: _Source, **where: Any) -> NDArray[Any]:
+def _read(opened: _Open, source: _Source, **where: Any) -> NDArray[Any]:
     """The pixels, 0 where they are missing."""
+    try:
+        return _without_missing(opened, source, **where)
+    finally:
+        if opened.checked is not None:
+            opened.checked.raise_problem()
+
+
+def _without_missing(opened: _Open, source: _Source, **where: Any) -> NDArray[Any]:
     values: NDArray[Any] = opened.dataset.read(1, **where)
     if source.missing == "zero":
         return values
@@ -172,39 +188,34 @@ def _opened(source: _Source, renew: bool) -> _Open:
     _remember(source, version)
     with gdal_env(asset.href, renew=renew or asset.href in _exchanged):
         dataset = open_raster(asset.href, path)
+    checked = None
     try:
         check_header(dataset, asset, source.epsg, classes=source.classes, offset_dn=source.offset_dn)
         nodata, masked = _missing_of(dataset, source)
+        if path.startswith("/vsicurl/") and version is not None and needs_checks(dataset):
+            dataset.close()
+            url = path.removeprefix("/vsicurl/")
+            checked = open_checked(asset.href, url, version, trusted=is_trusted(asset))
+            dataset = checked.dataset
     except SubpixmapError:
         dataset.close()
         raise
-    pool[source] = _Open(dataset, path, version, nodata, masked)
+    pool[source] = _Open(dataset, path, version, nodata, masked, checked)
     return pool[source]
 
 
 def _remember(source: _Source, version: Pin | None) -> None:
     """Refuse a version that is neither the pinned one nor, without a pin, the first that this process has seen."""
     asset = source.asset
-    _require_version(source, asset.pin, version)
+    require_unchanged(asset.href, asset.pin, version)
     before = _seen.setdefault(asset.href, version)
     if asset.pin is None:
-        _require_version(source, before, version)
+        require_unchanged(asset.href, before, version)
     elif before is not None and version is not None and before.difference(version):
         _exchanged.add(asset.href)  # the pin is of a later lock than what this process has read
         _seen[asset.href] = version
     while len(_seen) > SEEN_FILES:
         _seen.pop(next(iter(_seen)))
-
-
-def _require_version(source: _Source, before: Pin | None, now: Pin | None) -> None:
-    """Refuse a file that was exchanged; the next attempt, which a person starts, begins with the version of then."""
-    try:
-        require_unchanged(source.asset.href, before, now)
-    except Changed:
-        _forget(source)
-        _seen.pop(source.asset.href, None)
-        _exchanged.add(source.asset.href)
-        raise
 
 
 def open_raster(href: str, path: str | None = None) -> rasterio.DatasetReader:

@@ -156,3 +156,34 @@ def test_a_server_that_sends_other_bytes_than_were_asked_for_is_an_error(remote:
     server.fault = fault
     with pytest.raises(reader.ReadFailed, match=r"B04\.tif.*part that is asked for"):
         reader.read_window(asset, WHOLE, 32651)
+
+
+@pytest.mark.parametrize("fault", [whole_instead_of_part, another_part])
+@pytest.mark.parametrize("times", [1, 10**6])
+@pytest.mark.parametrize("phase", range(5))
+def test_a_server_that_errs_now_and_then_gives_no_wrong_pixel(remote: Any, fault: Any, times: int, phase: int) -> None:
+    """The pixels are not compressed: GDAL alone would take any bytes for them."""
+    server, asset = remote
+
+    def now_and_then(server: Any, method: str, path: str, body: Any) -> Any:
+        number = sum(server.requests.values()) - 1
+        return fault(server, method, path, body) if phase <= number < phase + times else None
+
+    server.fault = now_and_then
+    try:
+        found = reader.read_window(asset, WHOLE, 32651)
+    except reader.ReadFailed:
+        found = None
+    assert (found is None) == (times > 1)
+    assert found is None or np.array_equal(found, VALUES)
+
+
+def test_a_file_without_check_sums_is_read_from_the_server_as_it_is(remote: Any) -> None:
+    server, asset = remote
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        row, col = (int(n) for n in rng.integers(0, 280, 2))
+        window = RasterWindow(col, row, 20, 20)
+        np.testing.assert_array_equal(reader.read_window(asset, window, 32651), VALUES[row : row + 20, col : col + 20])
+    large = [last - first for _, first, last in server.ranges if last - first > 2]
+    assert sum(large) <= 2 * (server.files / "B04.tif").stat().st_size + 65536

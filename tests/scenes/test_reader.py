@@ -69,7 +69,7 @@ def test_gdal_options_hold_only_while_reading(
         "_opened",
         lambda *_: SimpleNamespace(
             dataset=SimpleNamespace(read=look),
-            **{"path": None, "version": None, "nodata": None, "masked": False},
+            **{"path": None, "version": None, "nodata": None, "masked": False, "checked": None},
         ),
     )
     reader.read_window(asset, RasterWindow(0, 0, 10, 10), 32651)
