@@ -152,18 +152,18 @@ def say_files(paths: Sequence[Path], *, quiet: bool) -> None:
             print(path)
 
 
-def show_status(found: Status) -> None:
+def show_status(status: Status) -> None:
     """How far a run is, on stdout."""
-    print(f"{found.done} of {found.total} blocks x periods are done")
-    for label, (done, total) in found.by_period.items():
+    print(f"{status.done} of {status.total} blocks x periods are done")
+    for label, (done, total) in status.by_period.items():
         print(f"  {label:<12}{done}/{total}")
-    if found.owner is not None:
-        print(f"running: {found.owner}; {found.rate:.2g}/s, {_duration(found.seconds_left)} left")
-    for failure in found.failed:
+    if status.owner is not None:
+        print(f"running: {status.owner}; {status.rate:.2g}/s, {_duration(status.seconds_left)} left")
+    for failure in status.failed:
         print(f"failed: block {failure.block_id}, period {failure.period}: {failure.reason}")
-    for path in found.damaged:
+    for path in status.damaged:
         print(f"damaged: {path}; `subpixmap verify --repair` makes its block again")
-    for remark in found.stale:
+    for remark in status.stale:
         print(f"stale: {remark}")
 
 

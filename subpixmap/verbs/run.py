@@ -104,13 +104,13 @@ def map_job(
     from subpixmap.mapping.manifest import MAPPING, announce, write_manifest
     from subpixmap.mapping.run import RunProgress, map_region
 
-    told = set()
+    shown_addresses = set()
     announce(job.out, MAPPING)
     with Progress("map", job.plan.n_tasks, "blocks x periods", quiet=quiet) as bar:
 
         def show(now: RunProgress) -> None:
-            if now.where not in told and not quiet:
-                told.add(now.where)
+            if now.where not in shown_addresses and not quiet:
+                shown_addresses.add(now.where)
                 console.show_where(now.where)
             bar.update(now.done, note=f"{now.failed} failed" if now.failed else "")
 
