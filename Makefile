@@ -32,11 +32,11 @@ format: $(VENV)/.installed  ## rewrite the code in the house format
 bench: $(VENV)/.installed  ## ratios against plain loops, on this machine
 	$(BIN)/python -m pytest -m slow tests/benchmarks -s
 
-chaos: $(VENV)/.installed  ## the slow tests of the engine: kills, bit flips, failing I/O calls
-	$(BIN)/python -m pytest -m slow tests --ignore=tests/benchmarks --ignore=tests/test_soak.py -s
+chaos: $(VENV)/.installed  ## the slow tests of the engine: kills, bit flips, failing I/O calls, mixed copies
+	$(BIN)/python -m pytest -m slow tests --ignore=tests/benchmarks --ignore=tests/chaos/test_soak.py -s
 
 soak: $(VENV)/.installed  ## half an hour of mapping: do the workers grow?
-	SUBPIXMAP_SOAK_MINUTES=30 $(BIN)/python -m pytest -m slow tests/test_soak.py -s
+	SUBPIXMAP_SOAK_MINUTES=30 $(BIN)/python -m pytest -m slow tests/chaos/test_soak.py -s
 
 notebooks: $(VENV)/.installed  ## execute the notebooks
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks

@@ -27,6 +27,7 @@ from subpixmap.mapping.plan import Plan, items_by_period, read_plan, write_plan
 from subpixmap.mapping.pool import Pool, WorkerDied, open_pool
 from subpixmap.mapping.recipe import numerics, require_same
 from subpixmap.mapping.task import Outcome, Task, map_block
+from subpixmap.scenes.hrefs import is_remote as is_remote_href
 from subpixmap.scenes.items import Item, items_sha256, read_lock, read_notes, write_lock
 
 if TYPE_CHECKING:
@@ -139,10 +140,13 @@ def map_region(
     ------
     BlocksFailed
         After all others are done; carries the summary.
+    InputError
+        Not one local file of the lock is there any more.
     Incomplete
         The disk is full, the object store or the scheduler is lost; the same command resumes.
     Refused
-        The folder holds another recipe, another live run holds the folder, or the model is not the plan's.
+        The folder holds another recipe, another live run holds the folder or took it over, imagery changed since it was
+        locked, or the model is not the plan's.
     """
     # 1. refuse what cannot give the plan's numbers: another model, other software
     out = path_of(out)
@@ -164,6 +168,7 @@ def map_region(
         tasks = pending_tasks(out, plan, items, owner.token)
         summary = Summary(plan.n_tasks, plan.n_tasks - len(tasks), 0, (), 0, 0.0)
         if tasks:
+            _require_imagery(tasks)
             limit_s = limit_s or time_limit(plan, model)
             with open_pool(map_block, model, device=device, limit_s=limit_s, **where) as pool:  # type: ignore[arg-type]
                 summary = _Drive(pool, tasks, summary, attempts, progress).run()
@@ -183,6 +188,18 @@ def _lock_new_periods(out: Path, plan: Plan, items: Sequence[Item]) -> None:
         have = {one.id for one in known}
         if added := [item for label in sorted(new) for item in by_period[label] if item.id not in have]:
             write_lock(path, [*known, *added], read_notes(path))
+
+
+def _require_imagery(tasks: Iterable[Task]) -> None:
+    """Refuse to start where not one local file of the lock is there: each block would fail, and none says why."""
+    hrefs = {next(iter(item.assets.values())).href: item.period for task in tasks for item in task.items}
+    local = [href for href in hrefs if not is_remote_href(href)]
+    if local and len(local) == len(hrefs) and not any(os.path.exists(href) for href in local):
+        raise InputError(
+            f"{local[0]} does not exist, nor any other of the {len(local)} scenes that are left to read: the imagery "
+            "was moved or deleted. Bring it back, or name its new place and ask it again: `subpixmap run ... --source "
+            f"NEW --refresh {hrefs[local[0]]}` (--refresh once for each period)"
+        )
 
 
 def time_limit(plan: Plan, model: Model) -> float:

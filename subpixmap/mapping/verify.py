@@ -96,7 +96,8 @@ class Verification:
         if self.damaged:
             shown = "; ".join(str(one) for one in self.damaged[:3])
             more = f" (and {len(self.damaged) - 3} more)" if len(self.damaged) > 3 else ""
-            raise VerificationFailed(f"{len(self.damaged)} artefacts are damaged: {shown}{more}")
+            found = "1 artefact is" if len(self.damaged) == 1 else f"{len(self.damaged)} artefacts are"
+            raise VerificationFailed(f"{found} damaged: {shown}{more}")
         if self.unfinished:
             raise Incomplete(self.unfinished)
 
@@ -256,7 +257,8 @@ def _verify_files(out: Path, *, complete: bool) -> tuple[int, list[Damage], str]
     except VerificationFailed as error:
         return 1, [Damage(runpaths.MANIFEST, str(error))], ""
     if manifest is None:
-        tables = [name for name in (*runpaths.COUNTED, *runpaths.TRENDED, runpaths.REPORT) if (out / name).is_file()]
+        made = dict.fromkeys((*runpaths.COUNTED, *runpaths.TRENDED, runpaths.REPORT))
+        tables = [name for name in made if (out / name).is_file()]
         if tables:
             return 0, [Damage(runpaths.MANIFEST, f"is missing, and nothing else vouches for {', '.join(tables)}")], ""
         ended = f"{out} is mapped, but the run was ended before it was finished: `subpixmap map {out}` finishes it"

@@ -42,6 +42,8 @@ class Job:
     """Items that are left out of the lock, and why."""
     lacks: Completeness | None = None
     """What the lock lacks."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of options that change nothing here."""
 
 
 @contextlib.contextmanager

@@ -136,6 +136,7 @@ def _settle_and_show(request: Request, *, to_stdout: bool = False) -> tuple[Job,
     from subpixmap.mapping.probe import Probe, probe
 
     job = settle(request)
+    console.show_remarks(job.notes, quiet=request.quiet)
     needed = needs(job.plan, job.items)
     seconds = _arithmetic(job, needed, request.workers)
     measured: Probe | None = None

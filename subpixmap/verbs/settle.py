@@ -70,7 +70,8 @@ def settle(request: Request) -> Job:
     )
     _require_clear(request, made, items)
     lacks = completeness(items, region.geometry, known_periods(request))
-    return Job(request.folder, made, items, model, region, new_units, asked, refused, lacks)
+    notes = _other_source(request, asked)
+    return Job(request.folder, made, items, model, region, new_units, asked, refused, lacks, notes)
 
 
 def ask_items(
@@ -121,6 +122,26 @@ def ask_items(
     asked_again = {str(item.get("id")) for items in by_source.values() for item in items}
     noted = {name: why for name, why in noted.items() if name not in asked_again}
     return model, kept + locked, tuple(p.label for p in new), dict(sorted((noted | refused).items()))
+
+
+def _other_source(request: Request, asked: Sequence[str]) -> tuple[str, ...]:
+    """A note on a source that was given and is not asked, because the folder has the items of all or some periods."""
+    from subpixmap.mapping.plan import read_plan
+    from subpixmap.scenes.source import anchored
+
+    if not request.source or not (request.folder / runpaths.PLAN).is_file():
+        return ()
+    planned = read_plan(request.folder)
+    other = [source for source in request.source if anchored(source) not in planned.sources]
+    kept = [period.label for period in planned.periods if period.label not in asked]
+    if not other or not kept:
+        return ()
+    again = " ".join(f"--refresh {label}" for label in kept[:3]) + (" ..." if len(kept) > 3 else "")
+    told = "" if request.every == "scene" else f"; add {again} to ask again"
+    return (
+        f"--source {' '.join(other)} is not asked for {', '.join(kept[:3])}{' ...' if len(kept) > 3 else ''}: their "
+        f"items are locked from {', '.join(planned.sources)}{told}",
+    )
 
 
 def _missing(request: Request) -> Missing:

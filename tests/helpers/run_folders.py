@@ -104,7 +104,8 @@ def block_of(plan: Any, one: Any, period: Any, items: Any, rng: Any) -> Any:
         items_sha256=items_sha256([item for item in items if item.period == period.label]),
         sha256={name: array_sha256(array) for name, array in arrays.items()},
         acquisitions=tuple(
-            Used(f"{name}_{period.label}", "t", int(s.sum()), "x") for name, s in zip("ab", seen, strict=True)
+            Used(f"{name}_{period.label}", f"{period.start}T02:00:00Z", int(s.sum()), "x")
+            for name, s in zip("ab", seen, strict=True)
         ),
         computed_px=int(mask.sum()),
         observed_px=int((n_obs > 0).sum()),
