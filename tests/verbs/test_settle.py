@@ -295,3 +295,26 @@ def test_a_cube_of_larger_pixels_is_unlike_the_card(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="B02 120 m"):
         predict(cube, model)
     assert predict(cube, model, force=True).sizes["object"] == 2
+
+
+def test_a_folder_of_before_is_extended_as_it_was_begun(
+    place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its recipe knows only 0 as missing, and says nothing of it; pins were not known either."""
+    _, request = place
+    with monkeypatch.context() as before:
+        before.setattr("subpixmap.verbs.settle._missing", lambda request: "zero")
+        before.setattr("subpixmap.scenes.fallback.pin", list)
+        run(request(years="2021"))
+    assert "missing" not in json.loads((tmp_path / "out" / "plan.json").read_text())["recipe"]
+    first = pd.read_csv(tmp_path / "out" / "counts.csv")
+    run(request())
+    assert "missing" not in json.loads((tmp_path / "out" / "plan.json").read_text())["recipe"]
+    again = pd.read_csv(tmp_path / "out" / "counts.csv")
+    both = again[again.period == 2021].reset_index(drop=True)
+    pd.testing.assert_frame_equal(
+        both[["map_total", "items_sha256", "run_id"]], first[["map_total", "items_sha256", "run_id"]]
+    )
+    pins = {item.period: item.assets["B02"].pin for item in read_lock(tmp_path / "out" / "items.parquet")}
+    assert pins["2021"] is None
+    assert pins["2022"] is not None
