@@ -27,10 +27,8 @@ DEFAULT_MODELS = ("demo-s2", "demo-rgbn")
 def settle(request: Request) -> Job:
     """Settle region, model, items and plan; writes nothing."""
     from subpixmap.mapping.plan import make_plan
-    from subpixmap.model.predict import check_input
     from subpixmap.region import resolve_region
     from subpixmap.scenes.completeness import completeness
-    from subpixmap.scenes.lattices import largest_pixels
     from subpixmap.scenes.source import anchored
 
     new_units = request.names_units
@@ -38,7 +36,7 @@ def settle(request: Request) -> Job:
         request = _demo(request)
     models = _load_models(request)
     for model in models:
-        check_input(model.card, bands=model.card.bands, resolution=request.resolution, force=request.force)
+        _require_like_card(request, model)
     region = resolve_region(
         request.region,
         admin=request.admin,
@@ -47,9 +45,7 @@ def settle(request: Request) -> Job:
         parent_column=request.parent_column,
     )
     model, items, asked, refused = ask_items(request, region, models)
-    bands = model.card.bands
-    pixels = largest_pixels(items, bands)
-    check_input(model.card, bands=bands, resolution=request.resolution, pixels=pixels, force=request.force)
+    _require_like_card(request, model, items)
     made = make_plan(
         region,
         request.periods(),
@@ -150,6 +146,16 @@ def _missing(request: Request) -> Missing:
 
     there = (request.folder / runpaths.PLAN).is_file()
     return read_plan(request.folder).recipe.missing if there else "stated"
+
+
+def _require_like_card(request: Request, model: Model, items: Sequence[Item] = ()) -> None:
+    """Refuse a resolution, and pixels of the items' files, that are not those of the model's card."""
+    from subpixmap.model.predict import check_input
+    from subpixmap.scenes.lattices import largest_pixels
+
+    bands = model.card.bands
+    pixels = largest_pixels(items, bands)
+    check_input(model.card, bands=bands, resolution=request.resolution, pixels=pixels, force=request.force)
 
 
 def _require_season(request: Request, planned: Plan) -> None:
