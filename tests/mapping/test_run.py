@@ -247,7 +247,8 @@ def test_a_damaged_file_fails_its_blocks_and_no_others(tmp_path: Path, monkeypat
     href.write_bytes(data)
     from subpixmap.scenes import reader
 
-    reader._threads.__dict__.clear()
+    reader._threads.__dict__.clear()  # the next command is another process
+    reader._seen.clear()
     summary = map_region(out, plan, country.items, country.model, workers=0)
     assert (summary.earlier, summary.failed) == (len(done), ())
 
