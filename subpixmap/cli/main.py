@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 
 import typer
 
-from subpixmap.cli import look, run, teach
+from subpixmap.cli import look, run, sample, teach
 from subpixmap.cli.options import Command, Session, in_groups
 from subpixmap.errors import SubpixmapError
 
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 app = typer.Typer(
     name="subpixmap",
     help="Count objects that are smaller than a satellite pixel, over countries and years, from Sentinel-2.",
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings=_SETTINGS,
 )
 
 EXAMPLES: dict[Callable[..., None], str] = {
@@ -36,6 +37,9 @@ EXAMPLES: dict[Callable[..., None], str] = {
     run.count: "count runs/philippines --admin units.parquet --id-column PSGC",
     run.trend: "trend runs/philippines",
     run.report: "report runs/philippines",
+    sample.design: "sample design runs/philippines --n 300",
+    sample.import_: "sample import runs/philippines labelled.gpkg",
+    sample.estimate: "estimate runs/philippines",
     run.export: "export runs/philippines --format cog",
     look.status: "status runs/philippines",
     look.verify: "verify runs/philippines --repair",
@@ -50,8 +54,18 @@ EXAMPLES: dict[Callable[..., None], str] = {
 }
 """Every command, in the order of --help, with an example that begins with its name."""
 
+_samples = typer.Typer(
+    help="Draw a probability sample of cells and import its labels.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=_SETTINGS,
+)
 for _command, _example in EXAMPLES.items():
-    app.command(_example.split()[0], epilog=f"Example: subpixmap {_example}", cls=Command)(in_groups(_command))
+    _group, _words = app, _example.split()
+    if _words[0] == "sample":
+        _group, _words = _samples, _words[1:]
+    _group.command(_words[0], epilog=f"Example: subpixmap {_example}", cls=Command)(in_groups(_command))
+app.add_typer(_samples, name="sample")
 
 
 class Interrupted(BaseException):

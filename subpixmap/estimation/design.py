@@ -112,6 +112,7 @@ class SampleDesign:
     """Level -> cells that the target (or 10 %) needs for each of its units; None where no sample reaches it."""
     expected_cv: dict[str, float]
     """Object -> expected standard error of the region's total, percent."""
+    usual_cv: float = USUAL_CV
 
 
 def make_design(

@@ -140,16 +140,18 @@ def spread_of(influence: Array, layout: Layout) -> Spread:
     -------
     Spread
         The variance is that of simple random samples in segments, with finite population correction. A segment with
-        one labelled cell adds nothing: see `merge_thin_segments`. Degrees of freedom follow Satterthwaite (1946) with
-        the small-sample form of the denominator, so that heavy tails lower them.
+        one labelled cell adds nothing: see `merged_segments`. Degrees of freedom follow Satterthwaite (1946), corrected
+        for segments of two cells; heavy tails lower them.
     """
     n, size = layout.labelled, layout.segment_size
     mean = layout.by_segment(influence) / n
     squares = layout.by_segment((influence - mean[..., layout.segment]) ** 2)
     v = size**2 * layout.chance * squares / (n * np.maximum(n - 1, 1))
     variance = v.sum(axis=-1)
-    below = (v**2 / (n + 1)).sum(axis=-1)  # n - 1 degrees of freedom: E[v^2] = variance^2 * (n + 1) / (n - 1)
-    df = np.divide(variance**2, below, out=np.zeros_like(variance), where=below > 0)
+    # Satterthwaite divides by the sum of V^2 / (n - 1). Of estimates v the same is v^2 / (n + 1), since
+    # E[v^2] = V^2 (n + 1) / (n - 1); and the square of their sum is too large by twice that sum.
+    below = (v**2 / (n + 1)).sum(axis=-1)
+    df = np.divide(variance**2, below, out=np.full_like(variance, 2.0), where=below > 0) - 2
     return Spread(variance, df, _skew(influence, layout))
 
 

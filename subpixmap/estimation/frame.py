@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
 from subpixmap.counts.blocks import MapBlock
 from subpixmap.counts.units import Units
 from subpixmap.errors import InputError
-from subpixmap.grid import Lattice, Window, owned, transformer, utm_epsg
+from subpixmap.grid import Lattice, Window, owned, project, transformer, utm_epsg
 from subpixmap.mapping.quantise import is_known, step_of
 
 _CELL_ID = re.compile(r"(\d{5})-p(\d+)-r(-?\d+)-c(-?\d+)")
@@ -338,3 +339,15 @@ def near_cells(cells: FrameCells, present: NDArray[np.bool_], reach: int) -> NDA
             grid = maximum_filter1d(grid, 2 * reach + 1, axis=axis, mode="constant")
         near[own] = grid[row, col] > 0
     return near
+
+
+def outside_of(cells: FrameCells, land: Sequence[BaseGeometry]) -> NDArray[np.bool_]:
+    """(cell,) whether a cell touches none of these polygons (EPSG:4326)."""
+    outside = np.ones(len(cells), bool)
+    for epsg, grid in cells.grids.items() if len(land) else ():
+        own = np.flatnonzero(cells.epsg == epsg)
+        west, south, east, north = grid.bounds(cells.row[own], cells.col[own])
+        tree = shapely.STRtree(shapely.box(west, south, east, north))
+        hit = tree.query([project(one, 4326, epsg) for one in land], predicate="intersects")[1]
+        outside[own[hit]] = False
+    return outside

@@ -6,7 +6,6 @@ In: value, variance, degrees of freedom, skewness. Out: lower and upper end; NaN
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from subpixmap.estimation.estimators import Spread
@@ -14,18 +13,18 @@ from subpixmap.estimation.layout import Array
 
 MIN_CELLS = 30
 """Labelled cells of a unit below which no interval is printed."""
-MIN_ZERO = 40
+MIN_ZERO = 30
 """Labelled cells where the map predicts nothing, below which no interval is printed of a unit that has such land."""
 MIN_DF = 2.0
 """Degrees of freedom below which no interval is printed: the variance rests on one or two cells."""
-MOST_SKEW = 1.0
+MOST_SKEW = 0.7
 """Skewness that an interval is corrected for; a sample says little of more."""
 
 
 def interval(value: Array, spread: Spread, *, level: float = 0.95, least: Array | float = 0.0) -> tuple[Array, Array]:
     """Ends of the interval of a total.
 
-    Student's t with the degrees of freedom of the variance, after Hall's (1992) transformation, which removes the
+    Student's t with the degrees of freedom of the variance, and the first term of the Cornish-Fisher expansion for the
     skewness of the estimator: a few rare, crowded cells make the upper side longer.
 
     Parameters
@@ -44,15 +43,10 @@ def interval(value: Array, spread: Spread, *, level: float = 0.95, least: Array 
     """
     usable = (spread.variance > 0) & (spread.df >= MIN_DF)
     se = np.sqrt(np.where(usable, spread.variance, np.nan))
-    t = stats.t.ppf(0.5 + level / 2, np.where(usable, spread.df, 1.0))
-    skew = np.clip(spread.skew, -MOST_SKEW, MOST_SKEW)
-    low, high = value - se * _untransformed(t, skew), value - se * _untransformed(-t, skew)
+    t = stats.t.ppf(0.5 + level / 2, np.where(usable, spread.df, MIN_DF))
+    z = stats.norm.ppf(0.5 + level / 2)
+    shift = np.clip(spread.skew, -MOST_SKEW, MOST_SKEW) * (2 * z**2 + 1) / 6
+    # The long side gets all of the shift; the short side gives up half of it, as the skewness itself is a guess.
+    low = value - se * (t - np.where(shift > 0, shift / 2, shift))
+    high = value + se * (t + np.where(shift > 0, shift, shift / 2))
     return np.maximum(low, least), np.maximum(high, least)
-
-
-def _untransformed(x: Array, skew: NDArray[np.float64]) -> Array:
-    """The studentised error of which Hall's cubic transformation is x."""
-    small = np.abs(skew) < 1e-6
-    a = np.where(small, 1.0, skew)
-    cubic: Array = 3 / a * (np.cbrt(1 + a * (x - a / 6)) - 1)
-    return np.where(small, x, cubic)

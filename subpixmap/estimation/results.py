@@ -11,7 +11,7 @@ is decided by numbers of cells alone, never by the results:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from subpixmap.estimation.labelled import REGION, LabelledCells, labelled_cells
 from subpixmap.estimation.layout import Array, Layout
 from subpixmap.estimation.sheets import DrawnSample
 from subpixmap.estimation.small_area import departure, raked, synthetic_error
-from subpixmap.tables import ESTIMATES, typed
+from subpixmap.tables import COUNTS, ESTIMATES, typed
 
 MIN_REGRESSION = 50
 """Labelled cells on the observed map from which the slope is fitted rather than taken to be 1."""
@@ -293,8 +293,39 @@ def _change(
     return table.assign(object=name, period=periods[1], from_period=periods[0], raked=False)
 
 
-def published(table: pd.DataFrame) -> Iterator[tuple[tuple[Any, Any, Any], dict[Any, Any]]]:
-    """(unit, object, period) and the columns of counts.csv, of every published total."""
-    own = table[table["chosen"].fillna(False) & table["from_period"].isna()]
-    for row in own.to_dict("records"):
-        yield (row["unit_id"], row["object"], row["period"]), row
+COLUMNS = ("estimate", "se", "cv", "ci_low", "ci_high", "ci_level", "estimator", "n_ref", "suppressed")
+"""Of counts.csv that estimates fill."""
+SYNTHETIC = "synthetic"
+"""Value of `flag` of a row whose estimate is carried over from the whole sample."""
+
+
+def fill_counts(counts: pd.DataFrame, table: pd.DataFrame | None) -> pd.DataFrame:
+    """Counts with the columns of the published estimates; those of all other rows are blank, with no table all.
+
+    A suppressed estimate keeps its cv, and shows neither the number nor its interval.
+    """
+    filled = counts.copy()
+    for name in COLUMNS:
+        filled[name] = None
+    filled["flag"] = [_without_flag(text) for text in filled["flag"]]
+    if table is None:
+        return typed(filled, COUNTS)
+    keys = ["unit_id", "object", "period"]
+    own = table[table["chosen"].fillna(False) & table["from_period"].isna()].set_index(keys)
+    both = own.reindex(pd.MultiIndex.from_frame(filled[keys]))
+    hidden = both["suppressed"].fillna(False).to_numpy(bool)
+    for name in COLUMNS:
+        secret = hidden & (name in ("estimate", "se", "ci_low", "ci_high", "ci_level"))
+        filled[name] = [None if pd.isna(one) or hide else one for one, hide in zip(both[name], secret, strict=True)]
+    carried = (both["estimator"] == SYNTHETIC).fillna(False).to_numpy(bool)
+    filled["flag"] = [
+        ";".join([*([text] if isinstance(text, str) and text else []), SYNTHETIC]) if here else text
+        for text, here in zip(filled["flag"], carried, strict=True)
+    ]
+    return typed(filled, COUNTS)
+
+
+def _without_flag(text: Any) -> str | None:
+    if not isinstance(text, str):
+        return None
+    return ";".join(one for one in text.split(";") if one != SYNTHETIC) or None

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
+from subpixmap.grid import project
 from subpixmap.model.checkpoint import Card
+from subpixmap.model.land import USES, land_json
 from subpixmap.reference.patches import Patches
 from subpixmap.reference.reference import Reference
 from subpixmap.reference.samples import Sample, Scheme
@@ -55,12 +58,24 @@ def training_facts(
         "command": command,
         "reference": source,
         "reference_sha256": sha256,
+        "land": land_json({use: tile_land(tiles, use) for use in USES}),
         "areas": {area.name: [round(v, 5) for v in area.bounds] for area in reference.areas},
         "splits": splits,
         "scheme": scheme.as_json(),
         "present_above": reference.present_above,
         "recipe": config.recipe,
     }
+
+
+def tile_land(tiles: Sequence[AreaTile], split: str) -> list[BaseGeometry]:
+    """The land of one split, EPSG:4326: its tiles inside their areas."""
+    found = []
+    for tile in tiles:
+        if tile.split == split:
+            square = shapely.box(*tile.area.lattice.bounds(tile.window))
+            land = shapely.intersection(project(square, tile.area.lattice.epsg, 4326), tile.area.outline)
+            found += [one for one in shapely.get_parts(land) if one.area > 0]
+    return found
 
 
 def limits(tiles: Sequence[AreaTile], evidence: str) -> tuple[str, ...]:

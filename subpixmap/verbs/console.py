@@ -21,6 +21,9 @@ from subpixmap.grid import CHUNK
 from subpixmap.scenes.hrefs import without_secrets
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from subpixmap.estimation.design import SampleDesign, Wish
     from subpixmap.mapping.needs import Needs
     from subpixmap.mapping.probe import Probe
     from subpixmap.mapping.run import Summary
@@ -133,6 +136,11 @@ def show_results(out: Path, *, quiet: bool) -> None:
     print(table.to_string(float_format=lambda value: f"{value:,.0f}"))
     if (counts["evidence"] == "simulated").all():
         print("The model has only seen simulated data: these numbers are not estimates of real objects.")
+    if (out / runpaths.ESTIMATES_CSV).is_file():
+        from subpixmap.tables import ESTIMATES, read_table
+
+        print("\nestimates of the region, with their intervals")
+        show_estimates(read_table(out / runpaths.ESTIMATES_CSV, ESTIMATES), quiet=quiet)
     print()
     for name in (runpaths.REPORT, runpaths.COUNTS_CSV, runpaths.TREND_CSV, runpaths.MAP):
         print(out / name)
@@ -150,6 +158,42 @@ def say_files(paths: Sequence[Path], *, quiet: bool) -> None:
     if not quiet:
         for path in paths:
             print(path)
+
+
+def show_design(made: SampleDesign, wish: Wish, *, quiet: bool) -> None:
+    """Strata of a sample, what it is expected to reach, and what a target needs, on stdout."""
+    if quiet:
+        return
+    total = made.strata.groupby("stratum", sort=False)[["cells", "drawn"]].sum()
+    print(f"{'stratum':<34}{'cells':>10}{'drawn':>8}")
+    for row in total.itertuples():
+        print(f"{row.Index:<34}{row.cells:>10,}{row.drawn:>8,}")
+    print(f"{'all':<34}{total.cells.sum():>10,}{total.drawn.sum():>8,}")
+    expected = ", ".join(f"{name} {cv:.1f} %" for name, cv in made.expected_cv.items() if cv == cv)
+    print(f"expected standard error of the region's total: {expected or 'not known, nothing is predicted'}")
+    print(f"cells needed for {wish.target_cv or made.usual_cv:g} %:")
+    for level, n in made.needed.items():
+        print(f"  {level:<12}{'not reached' if n is None else format(n, ',')}")
+
+
+def show_estimates(table: pd.DataFrame, *, quiet: bool) -> None:
+    """The published estimates of the region, on stdout."""
+    if quiet:
+        return
+    own = table[(table["unit_id"] == "REGION") & table["chosen"].fillna(False)]
+    for row in own.itertuples():
+        what = (
+            f"{row.object} {row.period}"
+            if _is_blank(row.from_period)
+            else f"{row.object} {row.from_period}-{row.period}"
+        )
+        interval = "no interval" if _is_blank(row.ci_low) else f"{row.ci_low:,.0f} to {row.ci_high:,.0f}"
+        print(f"{what:<28}{row.estimate:>14,.0f}   {interval} ({row.estimator}, {row.n_ref} cells)")
+
+
+def _is_blank(value: Any) -> bool:
+    """Whether a value of a table is blank."""
+    return value is None or str(value) in ("nan", "<NA>")
 
 
 def show_status(status: Status) -> None:

@@ -13,6 +13,7 @@ from subpixmap.periods import over_new_year
 from subpixmap.verbs import console
 from subpixmap.verbs.choices import TREND_CHOICES, read_choices, write_choices
 from subpixmap.verbs.job import hold
+from subpixmap.verbs.sample import estimate_again, remarks_on_sample
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -48,7 +49,7 @@ def count(
     """
     from subpixmap import runpaths
     from subpixmap.counts.count import count_run, write_counts
-    from subpixmap.mapping.manifest import announce, write_manifest
+    from subpixmap.mapping.manifest import announce, read_manifest, write_manifest
     from subpixmap.region import given_units
     from subpixmap.runfolder import RunUnits, write_units
 
@@ -77,6 +78,9 @@ def count(
         write_choices(out, choices)
         paths = write_counts(folder.path, counted)
         manifest = write_manifest(folder.path, written)
+        if (folder.path / runpaths.SAMPLE_RULES).is_file():
+            notes += estimate_again(folder.path)
+            manifest = read_manifest(folder.path) or manifest
     console.show_remarks([*notes, *counted.accounts.remarks, *manifest.stale_remarks()], quiet=quiet)
     log.info("counted", extra={"units": len(units.table), "rows": len(counted.table)})
     console.say_files(paths, quiet=quiet)
@@ -163,6 +167,7 @@ def remarks_on(out: Path) -> list[str]:
         *choices.notes("assign_nearest", *TREND_CHOICES),
         *read_accounts(folder.path / runpaths.ACCOUNTS).get("remarks", ()),
         *trend_remarks(folder.trend, folder.counts, folder.series, level=choices.level),
+        *remarks_on_sample(folder.path),
     ]
 
 

@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from subpixmap.cli.main import app
-from subpixmap.verbs import count, look, run, simulate, teach
+from subpixmap.verbs import count, look, run, sample, simulate, teach
 
 RUN = "run --region 1,2,3,4 --years 2020"
 LABELLED = "points.gpkg --labelled areas.gpkg --image-date 2021"
@@ -104,6 +104,31 @@ OBEYED: dict[str, dict[str, str]] = {
     "report out": QUIET,
     "export out --format csv": {"--to": "there", **QUIET},
     "export out": {"--format": "cog"},
+    "sample design out": {
+        "--cell": "200",
+        "--n": "50",
+        "--by": "lowest",
+        "--target-cv": "5",
+        "--periods": "2018,2023",
+        "--object": "car",
+        "--interpreters": "2",
+        "--omission": "0.2",
+        "--map-error": "0.3",
+        "--pilot": "",
+        "--seed": "5",
+        "--model": "a",
+        **QUIET,
+    },
+    "sample import out l.gpkg": {"--assume-disjoint": "", "--model": "a", **QUIET},
+    "estimate out": {
+        "--level": "0.9",
+        "--estimator": "ratio",
+        "--min-cells": "40",
+        "--max-cv": "0.2",
+        "--rake": "",
+        "--change": "2018,2023",
+        **QUIET,
+    },
     "verify out": {"--repair": "", **QUIET},
     "verify out --repair": {"--model": "a", "--workers": "0"},
     "simulate country": {
@@ -217,6 +242,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         count: ("count", "trend", "report", "export"),
         look: ("status", "verify", "models", "regions"),
         simulate: ("simulate",),
+        sample: ("design", "import_labels", "estimate"),
         teach: ("reference", "train", "train_simulated", "evaluate", "learn"),
     }.items():
         for name in names:
@@ -267,12 +293,22 @@ def test_an_option_of_no_use_is_refused_by_name(
 
 def test_no_option_is_missing_in_the_table() -> None:
     """`--verbose` is of `main`; -h is of the parser."""
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    for name, group in list(commands.items()):
+        if hasattr(group, "commands"):
+            del commands[name]
+            commands |= {f"{name} {second}": command for second, command in group.commands.items()}
     declared = {
         (name, max((text for text in one.opts if text.startswith("--")), key=len))
         for name, command in commands.items()
         for one in command.params
         if one.param_type_name == "option"
     }
-    tried = {(line.split()[0], option) for line, options in OBEYED.items() for option in options}
+    tried = {
+        (name, option)
+        for line, options in OBEYED.items()
+        for name in commands
+        if f"{line} ".startswith(f"{name} ")
+        for option in options
+    }
     assert {one for one in declared if one[1] not in ("--verbose", "--help")} == tried

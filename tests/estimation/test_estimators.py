@@ -30,7 +30,7 @@ def test_expansion_by_hand() -> None:
     value, se, df = run("expansion")
     assert value == pytest.approx(260, abs=1e-9)
     assert se == pytest.approx(np.sqrt(80 + 1600 / 3), abs=1e-9)
-    assert df == pytest.approx((80 + 1600 / 3) ** 2 / (80**2 / 3 + (1600 / 3) ** 2 / 5), abs=1e-9)
+    assert df == pytest.approx((80 + 1600 / 3) ** 2 / (80**2 / 3 + (1600 / 3) ** 2 / 5) - 2, abs=1e-9)
 
 
 def test_difference_by_hand() -> None:
@@ -38,6 +38,11 @@ def test_difference_by_hand() -> None:
     value, se, _ = run("difference")
     assert value == pytest.approx(250, abs=1e-9)
     assert se == pytest.approx(np.sqrt(100 * 0.8 * 2 / 2 + 400 * 0.8 * (2 / 3) / 4), abs=1e-9)
+
+
+def test_degrees_of_freedom_of_one_sample() -> None:
+    layout = Layout(np.zeros(6, np.int64), np.array([100]), np.array([0]), np.array([True]))
+    assert spread_of(Y, layout).df == pytest.approx(5)
 
 
 def test_ratio_by_hand() -> None:
