@@ -32,7 +32,8 @@ def lock_sources(
     periods, bands, offset_rule
         As of `lock_items`.
     look
-        Whether the offset is checked on dark ground (see `check_darkness`); not if the user has decided it.
+        Whether the offset is checked on dark ground (see `check_darkness`; not if the user has decided it), and
+        servers are asked for the versions of their files.
     refused
         If given, refused items are written here, {id: reason}; a reason ends with the item that stands in, if any.
     allow_partial
@@ -76,4 +77,4 @@ def lock_sources(
         for name, (key, reason) in problems.items():
             stands_in = f"; {taken[key][1][0].id} of {taken[key][0]} stands in for it" if key in taken else ""
             refused[name] = reason + stands_in
-    return sort_items(pin(item for _, items in taken.values() for item in items))
+    return sort_items(pin((item for _, items in taken.values() for item in items), ask=look))

@@ -10,7 +10,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +34,8 @@ from subpixmap.scenes.ranges import Checked, needs_checks, open_checked
 
 OPEN_FILES = 256
 """Files kept open by one thread."""
+PIN_THREADS = 32
+"""Files whose servers are asked for their version at the same time."""
 SEEN_FILES = 100_000
 """Files whose version a process remembers."""
 ATTEMPTS = 3
@@ -228,20 +232,24 @@ def seen(asset: Asset) -> Pin | None:
     return _seen.get(asset.href)
 
 
-def pin(items: Iterable[Item]) -> list[Item]:
-    """Items whose assets hold the versions of now, as far as they are known without a request.
+def pin(items: Iterable[Item], *, ask: bool = False, threads: int = PIN_THREADS) -> list[Item]:
+    """Items whose assets hold the versions of now.
 
-    These are the files of this machine, and those of servers that this process has read. The others are pinned when
-    they are first opened.
+    Files of this machine, and those of servers that this process has read, cost no request. With `ask` the servers of
+    the others are asked, two bytes of each; otherwise, and if they do not answer, these files stay without a pin.
     """
+    found = list(items)
+    assets = [asset for item in found for asset in item.assets.values()]
+    with ThreadPoolExecutor(threads) as pool:
+        versions = iter(list(pool.map(partial(_version_of_now, ask=ask), assets)))
     return [
-        replace(item, assets={band: replace(asset, pin=_version_of_now(asset)) for band, asset in item.assets.items()})
-        for item in items
+        replace(item, assets={band: replace(asset, pin=next(versions)) for band, asset in item.assets.items()})
+        for item in found
     ]
 
 
-def _version_of_now(asset: Asset) -> Pin | None:
-    if is_remote(asset.href):
+def _version_of_now(asset: Asset, *, ask: bool) -> Pin | None:
+    if is_remote(asset.href) and (not ask or asset.href in _seen):
         return seen(asset)
     try:
         return pin_of(asset)

@@ -79,6 +79,25 @@ def test_a_lock_pins_local_files_and_refuses_them_when_they_are_rewritten(tmp_pa
     np.testing.assert_array_equal(reader.read_window(again[0].assets["B04"], WHOLE, 32651), brighter)
 
 
+def test_a_lock_pins_every_file_of_a_server(tmp_path: Path) -> None:
+    """Also the bands that no check has read: they may be rewritten before the first block or between two."""
+    raw = scenes_data.make_item(tmp_path, size_px=300, bands={"B04": 10, "B08": 10}, baseline="02.14")
+    periods = make_periods(2021)
+    with stac_server.serve() as server:
+        server.files = tmp_path
+        source = scenes_data.write_collection(tmp_path / "items.json", [raw])
+        source.write_text(source.read_text().replace(str(tmp_path), server.url))
+        by_source = find_by_source(str(source), shapely.box(-180, -90, 180, 90), periods)
+        (item,) = lock_sources(by_source, periods, ["B04", "B08"])
+        for asset in item.assets.values():
+            assert asset.pin is not None
+            assert asset.pin.size == (tmp_path / asset.href.removeprefix(server.url + "/")).stat().st_size
+        nir = tmp_path / item.assets["B08"].href.removeprefix(server.url + "/")
+        scenes_data.write_raster(nir, np.full((300, 300), 7, np.uint16), TRANSFORM)
+        with pytest.raises(Changed, match=r"B08\.tif"):
+            reader.read_window(item.assets["B08"], WHOLE, 32651)
+
+
 def test_a_server_states_the_version(remote: Any) -> None:
     server, asset = remote
     size = (server.files / "B04.tif").stat().st_size

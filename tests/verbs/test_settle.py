@@ -304,7 +304,7 @@ def test_a_folder_of_before_is_extended_as_it_was_begun(
     _, request = place
     with monkeypatch.context() as before:
         before.setattr("subpixmap.verbs.settle._missing", lambda request: "zero")
-        before.setattr("subpixmap.scenes.fallback.pin", list)
+        before.setattr("subpixmap.scenes.fallback.pin", lambda items, ask: list(items))
         run(request(years="2021"))
     assert "missing" not in json.loads((tmp_path / "out" / "plan.json").read_text())["recipe"]
     first = pd.read_csv(tmp_path / "out" / "counts.csv")
