@@ -149,6 +149,8 @@ Admin = Annotated[
 IdColumn = Annotated[str | None, Option(help="column of the units' ids")]
 NameColumn = Annotated[str | None, Option(help="column of the units' names")]
 ParentColumn = Annotated[str | None, Option(help="column of the parents' ids")]
+Layer = Annotated[str | None, Option(help="layer of a file that has several: of --admin, or else of --region")]
+Encoding = Annotated[str | None, Option(help="of the texts of a Shapefile or CSV file, such as utf-8 or cp1252")]
 Scheduler = Annotated[str | None, Option(help="address or file of a running Dask scheduler")]
 Workers = Annotated[int | None, Option(help="worker processes; 0 = in this process  [default: one per core]")]
 AllowPartial = Annotated[bool, Option("--allow-partial", help="go on without refused items and failed blocks")]
@@ -189,6 +191,8 @@ class RunOptions:
     id_column: IdColumn = Request.id_column
     name_column: NameColumn = Request.name_column
     parent_column: ParentColumn = Request.parent_column
+    layer: Layer = Request.layer
+    encoding: Encoding = Request.encoding
     resolution: Resolution = Request.resolution
     block: Annotated[int, Option(help="side of a block, pixels; a multiple of 256")] = Request.block
     max_scenes: Annotated[int, Option(help="use at most so many acquisitions per block and period, the clearest")] = (
@@ -242,6 +246,11 @@ class LabellingOptions:
         None
     )
     object_column: Annotated[str, Option(help="column of the objects' names")] = Labelling.object_column
+    layer: Annotated[str | None, Option(help="layer with the points, of a file that has several")] = Labelling.layer
+    labelled_layer: Annotated[str | None, Option(help="layer with the labelled areas, of a file that has several")] = (
+        Labelling.labelled_layer
+    )
+    encoding: Encoding = Labelling.encoding
     where: Annotated[str | None, Option(help="points to keep, such as 'confidence > 0.5' (columns of the file)")] = (
         Labelling.where
     )

@@ -56,6 +56,8 @@ def count(
     id_column: options.IdColumn = None,
     name_column: options.NameColumn = None,
     parent_column: options.ParentColumn = None,
+    layer: options.Layer = None,
+    encoding: options.Encoding = None,
     assign_nearest: Annotated[
         bool | None,
         Option(
@@ -77,15 +79,16 @@ def count(
 
     _require_one_place(context, scheduler)
     if admin is None:
-        refuse_given(
-            context, "id_column", "name_column", "parent_column", because="a column of which file? give --admin"
-        )
+        of_a_file = ("id_column", "name_column", "parent_column", "layer", "encoding")
+        refuse_given(context, *of_a_file, because="of which file? give --admin")
     verbs.count(
         out,
         admin=admin,
         id_column=id_column,
         name_column=name_column,
         parent_column=parent_column,
+        layer=layer,
+        encoding=encoding,
         assign_nearest=assign_nearest,
         scheduler=scheduler,
         workers=workers,

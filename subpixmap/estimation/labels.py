@@ -20,6 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError, Refused
 from subpixmap.estimation.sheets import FIELDS, KEYS, DrawnSample, cell_outlines, lattices_of
+from subpixmap.region.layers import read_layer
 from subpixmap.tables import LABELLED, typed
 
 if TYPE_CHECKING:
@@ -60,17 +61,15 @@ def read_sheet(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     texts: Any = dict.fromkeys([*KEYS, *FIELDS, "design"], str)
+    if path.suffix.lower() != ".csv":
+        table: pd.DataFrame = read_layer(path, "labelled cells", option="saving it in a file of its own")
+        if isinstance(table, gpd.GeoDataFrame) and (table.crs is None or not table.crs.equals("EPSG:4326")):
+            raise InputError(f"{path} is in {table.crs}; the sheet is in EPSG:4326: export it in the same CRS")
+        return table
     try:
-        if path.suffix.lower() == ".csv":
-            return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
-        table: pd.DataFrame = (
-            gpd.read_parquet(path) if path.suffix.lower() in (".parquet", ".geoparquet") else gpd.read_file(path)
-        )
-    except Exception as error:  # readers raise errors of many kinds
+        return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); want GeoPackage, GeoJSON, GeoParquet or CSV") from error
-    if isinstance(table, gpd.GeoDataFrame) and (table.crs is None or not table.crs.equals("EPSG:4326")):
-        raise InputError(f"{path} is in {table.crs}; the sheet is in EPSG:4326: export it in the same CRS")
-    return table
 
 
 def check_labels(

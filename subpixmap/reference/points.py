@@ -13,21 +13,17 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyarrow
-import pyogrio
 import pyproj
 import shapely
 
 from subpixmap.errors import InputError
 from subpixmap.grid import transformer, utm_epsg
+from subpixmap.region.layers import PARQUET, UNREADABLE, read_layer, require_encoding
 
 _PAIRS = (("x", "y"), ("lon", "lat"), ("longitude", "latitude"), ("easting", "northing"), ("e", "n"))
 _BOX = ("xmin", "ymin", "xmax", "ymax")
 _DOUBLE_M = 0.1
 """Two points of an object nearer than this are one that was given twice."""
-# What pandas, pyarrow, GDAL and GEOS raise on a file that is damaged or of another format.
-_UNREADABLE = (OSError, ValueError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError,
-               pyarrow.ArrowException, shapely.errors.ShapelyError)  # fmt: skip
 # What pandas raises on an expression: unknown columns, bad grammar, kinds that cannot be compared, no truth value.
 _BAD_CONDITION = (NameError, SyntaxError, LookupError, TypeError, ValueError, AttributeError, NotImplementedError)
 
@@ -39,6 +35,8 @@ def read_points(
     objects: Sequence[str] = (),
     object_column: str = "object",
     where: str | None = None,
+    layer: str | None = None,
+    encoding: str | None = None,
 ) -> gpd.GeoDataFrame:
     """Object centres of a file.
 
@@ -55,6 +53,10 @@ def read_points(
         Column of the names.
     where
         Rows to keep, an expression over columns as in `pandas.DataFrame.query`, such as "confidence > 0.5".
+    layer
+        With the points, of a file that has several.
+    encoding
+        Of the texts of a Shapefile or CSV file, where it is not UTF-8.
 
     Returns
     -------
@@ -67,7 +69,7 @@ def read_points(
         No such file, no CRS, no names, coordinates that are not on Earth, rows without a centre, doubles.
     """
     path = Path(path)
-    table = _read(path)
+    table = _read(path, layer, encoding)
     if where:
         table = _query(table, where, path.name)
     if table.empty:
@@ -85,28 +87,27 @@ def read_points(
     return points
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path, layer: str | None, encoding: str | None) -> Any:
+    is_csv = path.suffix.lower() in (".csv", ".txt")
+    if not is_csv and path.suffix.lower() not in PARQUET:
+        return read_layer(path, "points", layer=layer, encoding=encoding)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
+    if layer:
+        raise InputError(f"--layer {layer}: {path.name} has no layers; leave the option out")
+    require_encoding(path, encoding)
     try:
-        return _open(path)
-    except _UNREADABLE as error:
+        if is_csv:
+            return pd.read_csv(path, encoding=encoding)
+        try:
+            return gpd.read_parquet(path)
+        except ValueError:  # no geometry: a plain table of coordinates
+            return pd.read_parquet(path)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path.name} is not {encoding or 'UTF-8'}: say its encoding with --encoding") from error
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path.name} cannot be read as a file of points: {reason}") from error
-
-
-def _open(path: Path) -> pd.DataFrame:
-    table: pd.DataFrame
-    if path.suffix.lower() in (".csv", ".txt"):
-        table = pd.read_csv(path)
-    elif path.suffix.lower() in (".parquet", ".geoparquet"):
-        try:
-            table = gpd.read_parquet(path)
-        except ValueError:  # no geometry: a plain table of coordinates
-            table = pd.read_parquet(path)
-    else:
-        table = gpd.read_file(path)
-    return table
 
 
 def _query(table: pd.DataFrame, where: str, name: str) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from datetime import date
 
 import geopandas as gpd
 import numpy as np
+import pyproj
 import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
@@ -23,12 +24,14 @@ from subpixmap.errors import InputError
 from subpixmap.grid import Lattice, Window, owned, project, transformer, utm_epsg
 from subpixmap.reference.countmap import count_map, labelled_mask, presence_map
 from subpixmap.reference.supports import block_means
+from subpixmap.region.outline import mended, polygonal
 
 UNLABELLED, LABELLED, USED = 0, 1, 2
 """Codes of the labelled mask: not labelled, so not known; labelled but in the border strip; used."""
 EMPTY_SHARE = 0.2
 """Of the labelled land that should hold nothing, or false objects over empty land go unnoticed."""
 MAX_PIXELS = 10**8
+_WGS84 = pyproj.Geod(ellps="WGS84")
 _MARGIN = 3  # pixels around an area that its count map keeps: the blur reaches at most 2
 _LAST_MONTH, _FIRST_YEAR = 12, 1900
 
@@ -171,23 +174,25 @@ def make_reference(
     if unknown := set(definitions or {}) - set(objects):
         raise InputError(f"--definition of {', '.join(sorted(unknown))}: the points hold {', '.join(objects)}")
     lon, lat = points.geometry.x.to_numpy(), points.geometry.y.to_numpy()
-    zones = utm_epsg(lon, lat)
+    zones, free = utm_epsg(lon, lat), np.ones(len(points), bool)
     kinds = points["object"].map({name: i for i, name in enumerate(objects)}).to_numpy()
     areas: list[Area] = []
-    for name, outline in zip(_unique(labelled["unit_name"]), labelled.geometry, strict=True):
+    names = _unique(labelled["unit_name"])
+    _refuse_overlaps(names, labelled.geometry.to_numpy(), resolution)
+    for name, outline in zip(names, labelled.geometry, strict=True):
         if outline.is_empty:
             continue
         shapely.prepare(outline)
-        inside = shapely.contains_xy(outline, lon, lat)
+        inside = free & shapely.contains_xy(outline, lon, lat)
+        free &= ~inside  # each point once, also on a common edge that rounding made overlap
         for epsg in _zones_of(outline):
-            lattice = Lattice(epsg, resolution)
-            here = inside & (zones == epsg)
+            lattice, here = Lattice(epsg, resolution), inside & (zones == epsg)
             east, north = transformer(4326, epsg).transform(lon[here], lat[here])
             move = (shifts or {}).get(name, (0.0, 0.0))
-            area = _area(name, outline, lattice, move, (east + move[0], north + move[1]), kinds[here], len(objects),
-                         border=border, box=box)  # fmt: skip
-            if area is not None:
-                _refuse_crowds(area, objects, (east + move[0], north + move[1]), kinds[here], max_per_pixel)
+            xy = east + move[0], north + move[1]
+            area = _area(name, outline, lattice, move, xy, kinds[here], len(objects), border=border, box=box)
+            if area:
+                _refuse_crowds(area, objects, xy, kinds[here], max_per_pixel)
                 areas.append(area)
     if not sum(int(area.points.sum()) for area in areas):
         raise InputError(
@@ -240,6 +245,22 @@ def presence(area: Area, above: float) -> NDArray[np.uint8]:
     return np.where(area.labelled > UNLABELLED, present, np.uint8(255)).astype(np.uint8)
 
 
+def _refuse_overlaps(names: Sequence[str], outlines: NDArray[np.object_], resolution: float) -> None:
+    """Refuse areas that share more than a pixel: their objects would be counted, and taught, twice."""
+    pairs = shapely.STRtree(outlines).query(outlines, predicate="intersects")
+    found = []
+    for one, other in pairs.T[pairs[0] < pairs[1]]:
+        shared = polygonal(shapely.intersection(outlines[one], outlines[other]))
+        square_metres = abs(_WGS84.geometry_area_perimeter(shapely.orient_polygons(shared))[0])
+        if square_metres > resolution**2:
+            found.append(f"{names[one]} and {names[other]} ({square_metres / 1e4:.2g} ha)")
+    if found:
+        more = f" and {len(found) - 5} more pairs" if len(found) > 5 else ""
+        raise InputError(
+            f"labelled areas overlap: {', '.join(found[:5])}{more}; their objects would count twice: merge or cut them"
+        )
+
+
 def _area(
     name: str,
     outline: BaseGeometry,
@@ -253,7 +274,7 @@ def _area(
     box: float | None,
 ) -> Area | None:
     """The part of an area in one zone; None if the zone owns no pixel of it."""
-    polygon = shapely.transform(project(outline, 4326, lattice.epsg), lambda c: c + np.array(move))
+    polygon = shapely.transform(mended(project(outline, 4326, lattice.epsg)), lambda c: c + np.array(move))
     window = lattice.window(polygon.bounds).padded(_MARGIN)
     if window.height * window.width > MAX_PIXELS:
         raise InputError(

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -68,6 +69,8 @@ def resolve_region(
     id_column: str | None = None,
     name_column: str | None = None,
     parent_column: str | None = None,
+    layer: str | None = None,
+    encoding: str | None = None,
 ) -> Region:
     """Turn what a user types into a region.
 
@@ -82,13 +85,18 @@ def resolve_region(
         a box, a file or a `country/unit`, units that overlap it are mapped whole; the others only keep their rows.
     id_column, name_column, parent_column
         Columns of `admin` (or of a region file).
+    layer, encoding
+        Layer of that file if it has several, and encoding of its texts if it does not say it.
 
     Raises
     ------
     InputError
         The name is unknown (similar names are listed), the box is invalid, a file cannot be used, or no unit overlaps.
     """
-    columns = {"id_column": id_column, "name_column": name_column, "parent_column": parent_column}
+    columns: dict[str, Any] = {
+        "id_column": id_column, "name_column": name_column, "parent_column": parent_column,
+        "layer": layer, "encoding": encoding,
+    }  # fmt: skip
     text = str(text).strip()
     named = False
     if _is_box(text):
@@ -108,14 +116,17 @@ def given_units(
     id_column: str | None = None,
     name_column: str | None = None,
     parent_column: str | None = None,
+    layer: str | None = None,
+    encoding: str | None = None,
 ) -> tuple[gpd.GeoDataFrame, str, str]:
     """Units of a file or of geoBoundaries, with the boundary source and version that the tables show."""
+    columns = {"id_column": id_column, "name_column": name_column, "parent_column": parent_column}
+    path, source, version = Path(admin), Path(admin).name, ""
     if is_geoboundaries(admin):
         boundaries = fetch_boundaries(str(admin))
-        units = read_units(boundaries.path, id_column=id_column, name_column=name_column, parent_column=parent_column)
-        return units, boundaries.source, boundaries.version
-    units = read_units(admin, id_column=id_column, name_column=name_column, parent_column=parent_column)
-    return units, Path(admin).name, f"sha256:{file_sha256(admin)[:16]}"
+        path, source, version = boundaries.path, boundaries.source, boundaries.version
+    units = read_units(path, **columns, layer=layer, encoding=encoding)
+    return units, source, version or f"sha256:{file_sha256(path)[:16]}"
 
 
 def region_names(country: str | None = None) -> list[str]:
@@ -175,7 +186,7 @@ def _box_region(text: str) -> Region:
     return Region(name, box, units[COLUMNS], "bounding box", label)
 
 
-def _file_region(path: Path, columns: dict[str, str | None]) -> Region:
+def _file_region(path: Path, columns: dict[str, Any]) -> Region:
     units = read_area(path, **columns)
     named = len(units) == 1 and units.unit_name.iloc[0] != units.unit_id.iloc[0]
     name = _slug(units.unit_name.iloc[0] if named else path.stem)

@@ -16,6 +16,7 @@ import pandas as pd
 import shapely
 
 from subpixmap.errors import InputError
+from subpixmap.region.layers import require_exact
 from subpixmap.region.outline import polygons
 from subpixmap.region.vector import read_polygons
 
@@ -43,6 +44,8 @@ def read_units(
     id_column: str | None = None,
     name_column: str | None = None,
     parent_column: str | None = None,
+    layer: str | None = None,
+    encoding: str | None = None,
 ) -> gpd.GeoDataFrame:
     """Administrative units of a file, in its order.
 
@@ -52,6 +55,8 @@ def read_units(
         A file with polygons and a coordinate reference system.
     id_column, name_column, parent_column
         Columns to use; by default they are guessed: `unit_id`, `shapeID`, `ADM3_PCODE`, `adm2_psgc`, `GID_2`, `id`, ...
+    layer, encoding
+        Layer of a file with several, and encoding of a Shapefile that does not say it.
 
     Returns
     -------
@@ -62,9 +67,9 @@ def read_units(
     Raises
     ------
     InputError
-        As `read_polygons`; or there is no id column, an id is missing, or an id occurs twice.
+        As `read_polygons`; or there is no id column, an id is missing, rounded by floating point, or occurs twice.
     """
-    table = read_polygons(path)
+    table = read_polygons(path, layer=layer, encoding=encoding)
     name = Path(path).name
     id_column = _column(table, id_column, name) if id_column else guess(table, _ID_PATTERNS)
     if id_column is None:
@@ -82,12 +87,15 @@ def read_area(
     id_column: str | None = None,
     name_column: str | None = None,
     parent_column: str | None = None,
+    layer: str | None = None,
+    encoding: str | None = None,
+    layer_option: str = "--layer",
 ) -> gpd.GeoDataFrame:
     """Features of an area of interest as units; the row numbers are the ids where no column has unique ones.
 
     Unlike in `read_units`, long edges get vertices in the file's own CRS: a box stays a box after reprojection.
     """
-    table = read_polygons(path, dense=True)
+    table = read_polygons(path, dense=True, layer=layer, encoding=encoding, option=layer_option)
     name = Path(path).name
     column = _column(table, id_column, name) if id_column else guess(table, _ID_PATTERNS)
     if id_column is None and (column is None or table[column].isna().any() or _text(table[column]).duplicated().any()):
@@ -121,6 +129,8 @@ def _named(
         parent_column = _column(table, parent_column, file)
     else:
         parent_column = guess(table, _PARENT_PATTERNS, -2 if level is None else level - 1)
+    for column in {id_column, name_column, parent_column} - {None}:
+        require_exact(table[column], str(column), file)
     ids = _text(table[id_column])
     names = _text(table[name_column]) if name_column else ids
     parents = _text(table[parent_column]) if parent_column and parent_column != id_column else ids.map(lambda _: "")

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
-import pyarrow as pa
-import pyogrio
 import pyproj
 import shapely
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError
+from subpixmap.region.layers import read_layer
 from subpixmap.region.outline import STEP, densify, jumps, mended, polygons, unfold, unfolded, wrap
 
 SUFFIXES = (
@@ -42,26 +41,23 @@ _TOLD = 1e-3
 
 _log = logging.getLogger(__name__)
 
-# What pyogrio, pyarrow, pyproj and shapely raise on a file that is damaged or of another kind.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    pa.ArrowException,
-    pyogrio.errors.DataSourceError,
-    pyogrio.errors.DataLayerError,
-    pyproj.exceptions.ProjError,
-    shapely.errors.ShapelyError,
-)
 
-
-def read_polygons(path: str | Path, *, dense: bool = False) -> gpd.GeoDataFrame:
+def read_polygons(
+    path: str | Path,
+    *,
+    dense: bool = False,
+    layer: str | None = None,
+    encoding: str | None = None,
+    option: str = "--layer",
+) -> gpd.GeoDataFrame:
     """All rows of a file, in EPSG:4326.
 
     Parameters
     ----------
     path
         GeoPackage, GeoParquet, GeoJSON, Shapefile and whatever else GDAL reads.
+    layer, encoding, option
+        As in `read_layer`.
     dense
         Whether long edges get vertices, in the file's own CRS, before they are reprojected.
 
@@ -73,10 +69,10 @@ def read_polygons(path: str | Path, *, dense: bool = False) -> gpd.GeoDataFrame:
     Raises
     ------
     InputError
-        The file does not exist, cannot be read, has no polygons or no CRS, or its coordinates contradict its CRS.
+        As `read_layer`; or the file has no polygons or no CRS, or its coordinates contradict its CRS.
     """
     path = Path(path)
-    table = _open(path)
+    table = read_layer(path, "polygons", layer=layer, encoding=encoding, option=option, whole=True)
     if not isinstance(table, gpd.GeoDataFrame):  # a layer of attributes alone
         raise InputError(f"{path.name} has no polygons ({len(table)} rows)")
     if table.crs is None:
@@ -90,21 +86,6 @@ def read_polygons(path: str | Path, *, dense: bool = False) -> gpd.GeoDataFrame:
     if len(empty):
         _log.warning("%s: %d rows have no polygon and stay empty (first: row %d)", path.name, len(empty), empty[0])
     return table
-
-
-def _open(path: Path) -> gpd.GeoDataFrame:
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    try:
-        if path.suffix.lower() in (".parquet", ".geoparquet"):
-            return gpd.read_parquet(path)
-        layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
-        if len(layers) <= 1:
-            return gpd.read_file(path, layer=layers[0] if layers else None)
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path.name} cannot be read as a file of polygons: {reason}") from error
-    raise InputError(f"{path.name} has several layers ({', '.join(layers)}); keep the one with the polygons")
 
 
 def _in_degrees(drawn: gpd.GeoSeries, name: str, dense: bool) -> gpd.GeoSeries:

@@ -36,6 +36,8 @@ def count(
     id_column: str | None = None,
     name_column: str | None = None,
     parent_column: str | None = None,
+    layer: str | None = None,
+    encoding: str | None = None,
     assign_nearest: bool | None = None,
     scheduler: str | None = None,
     workers: int | None = None,
@@ -57,7 +59,9 @@ def count(
         _require_complete(folder, allow_partial)
         choices = read_choices(out).with_count(assign_nearest=assign_nearest)
         columns = {"id_column": id_column, "name_column": name_column, "parent_column": parent_column}
-        units = folder.units if admin is None else RunUnits(*given_units(admin, **columns))
+        units = folder.units
+        if admin is not None:
+            units = RunUnits(*given_units(admin, **columns, layer=layer, encoding=encoding))
         with _counting(folder.plan, scheduler, workers) as client:
             counted = count_run(
                 folder,

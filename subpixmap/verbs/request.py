@@ -49,6 +49,10 @@ class Request:
     id_column: str | None = None
     name_column: str | None = None
     parent_column: str | None = None
+    layer: str | None = None
+    """Of the file of units (or of the region's file)."""
+    encoding: str | None = None
+    """Of its texts."""
     resolution: float = 10.0
     """Metres."""
     block: int = BLOCK
@@ -97,8 +101,8 @@ class Request:
             "--refresh: with --every scene every acquisition is a period; use another --out": (
                 not self.refresh or self.every != "scene"
             ),
-            f"{self.region!r} has no file of units, so --id-column, --name-column and --parent-column are of no use: "
-            "give --admin": not (self.id_column or self.name_column or self.parent_column) or self._has_file_of_units(),
+            f"{self.region!r} has no file of units, so --id-column, --name-column, --parent-column, --layer and "
+            "--encoding are of no use: give --admin": not self._reads_units or self._has_file_of_units(),
         }
         if wrong := [text for text, fine in checks.items() if not fine]:
             raise InputError("; ".join(wrong))
@@ -120,7 +124,12 @@ class Request:
     @property
     def names_units(self) -> bool:
         """Whether it says which units to count in; otherwise those of the run folder stay, or the region's own."""
-        return bool(self.admin or self.id_column or self.name_column or self.parent_column)
+        return bool(self.admin or self._reads_units)
+
+    @property
+    def _reads_units(self) -> bool:
+        """Whether it says how a file of units is read."""
+        return bool(self.id_column or self.name_column or self.parent_column or self.layer or self.encoding)
 
     def _has_file_of_units(self) -> bool:
         return self.is_demo or self.admin is not None or bool(Path(self.region).suffix) or Path(self.region).is_file()
@@ -143,6 +152,12 @@ class Labelling:
     objects: tuple[str, ...] = ()
     """Objects to take; empty means all."""
     object_column: str = "object"
+    layer: str | None = None
+    """Of the file of points."""
+    labelled_layer: str | None = None
+    """Of the file of labelled areas."""
+    encoding: str | None = None
+    """Of the texts of both files."""
     where: str | None = None
     """Points to keep: an expression of the file's columns."""
     definitions: Mapping[str, str] = field(default_factory=dict)

@@ -27,7 +27,6 @@ DEFAULT_MODELS = ("demo-s2", "demo-rgbn")
 def settle(request: Request) -> Job:
     """Settle region, model, items and plan; writes nothing."""
     from subpixmap.mapping.plan import make_plan
-    from subpixmap.region import resolve_region
     from subpixmap.scenes.completeness import completeness
     from subpixmap.scenes.source import anchored
 
@@ -37,14 +36,9 @@ def settle(request: Request) -> Job:
     models = _load_models(request)
     for model in models:
         _require_like_card(request, model)
-    region = resolve_region(
-        request.region,
-        admin=request.admin,
-        id_column=request.id_column,
-        name_column=request.name_column,
-        parent_column=request.parent_column,
-    )
+    region = _region(request)
     model, items, asked, refused = ask_items(request, region, models)
+    _require_clear(request, items)
     _require_like_card(request, model, items)
     made = make_plan(
         region,
@@ -64,10 +58,23 @@ def settle(request: Request) -> Job:
         forced=request.force,
         missing=_missing(request),
     )
-    _require_clear(request, made, items)
     lacks = completeness(items, region.geometry, known_periods(request))
     notes = _other_source(request, asked)
     return Job(request.folder, made, items, model, region, new_units, asked, refused, lacks, notes)
+
+
+def _region(request: Request) -> Region:
+    from subpixmap.region import resolve_region
+
+    return resolve_region(
+        request.region,
+        admin=request.admin,
+        id_column=request.id_column,
+        name_column=request.name_column,
+        parent_column=request.parent_column,
+        layer=request.layer,
+        encoding=request.encoding,
+    )
 
 
 def ask_items(
@@ -181,11 +188,11 @@ def _require_offsets(request: Request, kept: Sequence[Item]) -> None:
         )
 
 
-def _require_clear(request: Request, made: Plan, items: Sequence[Item]) -> None:
+def _require_clear(request: Request, items: Sequence[Item]) -> None:
     """Refuse a limit of clouds that leaves no item at all; periods that it empties are shown with the plan."""
     from subpixmap.mapping.footprints import is_usable
 
-    if items and not any(is_usable(item, made.recipe.max_cloud) for item in items):
+    if items and not any(is_usable(item, request.max_cloud) for item in items):
         least = min(items, key=lambda item: item.cloud_cover or 0)
         raise InputError(
             f"--max-cloud {request.max_cloud:g} leaves none of {len(items)} items: the clearest, {least.id}, has "

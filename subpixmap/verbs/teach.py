@@ -18,6 +18,8 @@ from subpixmap.files import file_sha256, write_json
 from subpixmap.verbs.request import Labelling, Shape
 
 if TYPE_CHECKING:
+    import geopandas as gpd
+
     from subpixmap.model.checkpoint import Model
     from subpixmap.reference.imagery import Imagery
     from subpixmap.reference.reference import Reference
@@ -46,24 +48,12 @@ def reference(
     """Points in labelled areas -> count maps in a folder; with a source, their shift against Sentinel-2."""
     from subpixmap.reference.folder import summary, write_reference
     from subpixmap.reference.imagery import find_imagery
-    from subpixmap.reference.points import read_points
     from subpixmap.reference.question import Locks
     from subpixmap.reference.reference import make_reference
-    from subpixmap.region.units import read_area
 
     if correct_shift and not source:
         raise InputError("--correct-shift needs imagery to compare with: give --source")
-    options = asdict(labelling)
-    table = read_points(points, **{name: options.pop(name) for name in ("crs", "objects", "object_column", "where")})
-    areas = read_area(labelled)
-    options["source"] = {
-        "points": points.name,
-        "points_sha256": file_sha256(points),
-        "rows": len(table),
-        "where": labelling.where or "",
-        "labelled": labelled.name,
-        "labelled_sha256": file_sha256(labelled),
-    }
+    table, areas, options = _read_labels(points, labelled, labelling)
     made = make_reference(table, areas, image_date, **options)
     if source:
         imagery = find_imagery(
@@ -88,6 +78,37 @@ def reference(
         _show_table(summary(made))
         print(out / "reference.json")
     return made
+
+
+def _read_labels(
+    points: Path, labelled: Path, labelling: Labelling
+) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame, dict[str, Any]]:
+    """Points, labelled areas, and what else `make_reference` takes."""
+    from subpixmap.reference.points import read_points
+    from subpixmap.region.layers import fixes_encoding, require_encoding
+    from subpixmap.region.units import read_area
+
+    options = asdict(labelling)
+    encoding, layer = options.pop("encoding"), options.pop("labelled_layer")
+    if fixes_encoding(points) and fixes_encoding(labelled):
+        require_encoding(points, encoding)
+    of_points = {name: options.pop(name) for name in ("crs", "objects", "object_column", "where", "layer")}
+    table = read_points(points, **of_points, encoding=None if fixes_encoding(points) else encoding)
+    areas = read_area(
+        labelled,
+        layer=layer,
+        layer_option="--labelled-layer",
+        encoding=None if fixes_encoding(labelled) else encoding,
+    )
+    options["source"] = {
+        "points": points.name,
+        "points_sha256": file_sha256(points),
+        "rows": len(table),
+        "where": labelling.where or "",
+        "labelled": labelled.name,
+        "labelled_sha256": file_sha256(labelled),
+    }
+    return table, areas, options
 
 
 def train(

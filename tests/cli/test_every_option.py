@@ -40,11 +40,20 @@ MOVES = {
     "--yes": "",
     "--quiet": "",
 }
-COLUMNS = {"--id-column": "a", "--name-column": "b", "--parent-column": "c"}
+COLUMNS = {
+    "--id-column": "a",
+    "--name-column": "b",
+    "--parent-column": "c",
+    "--layer": "d",
+    "--encoding": "cp1252",
+}
 LABELS = {
     "--crs": "EPSG:32650",
     "--object": "car",
     "--object-column": "kind",
+    "--layer": "palms",
+    "--labelled-layer": "plots",
+    "--encoding": "cp1252",
     "--where": "x>1",
     "--definition": "car=vehicle",
     "--measure": "occupancy",

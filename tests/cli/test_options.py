@@ -15,6 +15,7 @@ from subpixmap.cli.main import EXAMPLES
 from subpixmap.reference.points import read_points
 from subpixmap.reference.reference import make_reference
 from subpixmap.reference.samples import Scheme
+from subpixmap.region.units import read_area
 from subpixmap.training.config import SIMULATED, TrainConfig
 from subpixmap.training.from_reference import learn_from
 from subpixmap.verbs import teach
@@ -61,7 +62,7 @@ def test_a_group_hands_on_what_is_typed() -> None:
 
 def test_nouns_of_the_verbs_have_the_defaults_of_the_functions_below() -> None:
     labelling = vars(Labelling()) | {"definitions": None}
-    below = defaults(read_points) | defaults(make_reference)
+    below = defaults(read_points) | defaults(make_reference) | {"labelled_layer": defaults(read_area)["layer"]}
     assert {name: below[name] for name in labelling} == labelling
     assert Shape()._asdict().items() <= defaults(learn_from).items()
     assert defaults(teach.reference)["within_days"] == Scheme().within_days
