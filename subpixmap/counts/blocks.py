@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.errors import InputError
+from subpixmap.errors import Incomplete, InputError
 from subpixmap.grid import CHUNK, Block, Lattice, Window
 from subpixmap.mapping.ledger import read_record, require_items
 from subpixmap.mapping.store import Proof, Shards, open_shards, read_stored
@@ -48,7 +48,7 @@ class MapBlock:
     """Period labels and names of arrays, with the chunks that are wanted of each -> stacks of these chunks, in their
     order, one period after the other: `count` and `presence` (object, chunk, 256, 256), `n_obs` (chunk, 256, 256).
     Counts and presence are numbers with NaN where nothing was observed, or the whole steps that the map stores (see
-    `mapping.quantise`). Periods are asked for after their `record`, and those without one are not."""
+    `mapping.quantise`). Periods without a record are not asked for."""
     min_obs: int = 1
     """Clear observations that make a pixel observed."""
 
@@ -98,7 +98,12 @@ class _StoredBlock:
 
     def read(self, periods: Sequence[str], wanted: Mapping[str, Sequence[Window]]) -> Iterator[Arrays]:
         """The chunks of one period after the other, as they are stored; a shard unlike its record is refused."""
-        return read_stored(self.shards, self.block, periods, wanted, self.proofs.__getitem__)
+        return read_stored(self.shards, self.block, periods, wanted, self._proof)
+
+    def _proof(self, period: str) -> Proof:
+        if period not in self.proofs and self.record(period) is None:
+            raise Incomplete(f"block {self.block.id}, period {period} is not mapped")
+        return self.proofs[period]
 
 
 def folder_of(maps: Maps) -> str:

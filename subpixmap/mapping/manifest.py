@@ -127,7 +127,7 @@ def announce(out: Path, names: Collection[str]) -> None:
         write_atomic(out / runpaths.MANIFEST, Manifest(**vars(there) | {"writing": writing}).to_json().encode())
 
 
-def write_manifest(out: Path, names: Collection[str] | None = None) -> Manifest:
+def write_manifest(out: Path, names: Collection[str] | None = None, *, still_fit: Collection[str] = ()) -> Manifest:
     """Write OUT/manifest.json, last of all: what is changed afterwards is damaged.
 
     Parameters
@@ -137,6 +137,8 @@ def write_manifest(out: Path, names: Collection[str] | None = None) -> Manifest:
     names
         What was written, and is hashed anew, like all that was announced or is not listed yet; LEDGER are all records,
         MAP the metadata of the map. Everything by default.
+    still_fit
+        Tables that still belong to what they were made of, although that was written; their files are not hashed anew.
 
     Raises
     ------
@@ -156,7 +158,7 @@ def write_manifest(out: Path, names: Collection[str] | None = None) -> Manifest:
         files={name: kept.get(name) or file_sha256(path) for name, path in own_files(out)} | kept,
         ledger=before.ledger if before and names is not None and runpaths.LEDGER not in written else ledger_sha256(out),
     )
-    made = {name: _sources(name, new, before, written) for name in MADE_FROM if name in new.files}
+    made = {name: _sources(name, new, before, {*written, *still_fit}) for name in MADE_FROM if name in new.files}
     new = Manifest(**vars(new) | {"made_from": made})
     write_atomic(out / runpaths.MANIFEST, new.to_json().encode())
     return new

@@ -220,7 +220,7 @@ def _write_estimates(
         write_json(out / runpaths.SAMPLE_RULES, options)
     # Trends do not look at estimates: those that belonged to the counts still do.
     fresh = [] if runpaths.TREND_PARQUET in stale else [runpaths.TREND_PARQUET]
-    return paths, write_manifest(out, [*written, *fresh]).stale_remarks()
+    return paths, write_manifest(out, written, still_fit=fresh).stale_remarks()
 
 
 def import_record(out: Path) -> dict[str, Any]:
