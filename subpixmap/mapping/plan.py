@@ -26,9 +26,10 @@ from subpixmap.grid import BLOCK, Block
 from subpixmap.mapping.recipe import Recipe, json_sha256, numerics, require_block, require_same
 from subpixmap.mapping.zones import BlockPlan, Zone, chunk_bits, chunks_of_bits, plan_zones
 from subpixmap.periods import ALL_MONTHS, Every, Period
+from subpixmap.scenes.clouds import MaskRule
 from subpixmap.scenes.items import Item, by_acquisition
 from subpixmap.scenes.lattices import lattices
-from subpixmap.scenes.radiometry import MaskRule, Missing
+from subpixmap.scenes.radiometry import Missing
 
 if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Card, Model

@@ -17,7 +17,8 @@ from subpixmap.grid import CHUNK, Lattice
 from subpixmap.mapping.quantise import STEP
 from subpixmap.model.mean import TRIM_FROM
 from subpixmap.periods import Every
-from subpixmap.scenes.radiometry import MaskRule, Missing
+from subpixmap.scenes.clouds import MaskRule
+from subpixmap.scenes.radiometry import Missing
 
 
 @dataclass(frozen=True)

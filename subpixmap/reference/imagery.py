@@ -19,10 +19,10 @@ from subpixmap.periods import ALL_MONTHS
 from subpixmap.reference.question import Locks, Question, ask, day_of, items_over, keep_answer, read_answer
 from subpixmap.reference.reference import UNLABELLED, Area, Reference
 from subpixmap.scenes.choice import choose
+from subpixmap.scenes.clouds import MaskRule
 from subpixmap.scenes.cube import read_reflectance, read_valid
 from subpixmap.scenes.items import Item, by_acquisition
 from subpixmap.scenes.lattices import coarse_bands, largest_pixels, lattices
-from subpixmap.scenes.radiometry import MaskRule
 
 FAR_DAYS = 60
 """Acquisitions farther from the image date than this, in the median, are warned about."""

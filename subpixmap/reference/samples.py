@@ -18,7 +18,7 @@ from subpixmap.reference.patches import Patches
 from subpixmap.reference.question import Locks
 from subpixmap.reference.reference import Area, Reference
 from subpixmap.reference.splits import AreaTile, split_tiles
-from subpixmap.scenes.radiometry import MaskRule
+from subpixmap.scenes.clouds import MaskRule
 
 
 @dataclass(frozen=True, kw_only=True)

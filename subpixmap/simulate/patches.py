@@ -73,7 +73,7 @@ def patches(
     n_places
         How many places.
     mask
-        Scene classes (y, x) at 10 m -> valid pixels (y, x), such as `scenes.radiometry.scl_valid` with a rule.
+        Scene classes (y, x) at 10 m -> valid pixels (y, x), such as `scenes.clouds.scl_valid` with a rule.
     size_px
         Side of a patch, 10 m pixels; even.
     acquisitions

@@ -24,7 +24,7 @@ from subpixmap.reference.question import Locks
 from subpixmap.reference.reference import Reference
 from subpixmap.reference.samples import Sample, Scheme, read_sample
 from subpixmap.reference.splits import SPLITS, AreaTile, all_tiles
-from subpixmap.scenes.radiometry import MaskRule
+from subpixmap.scenes.clouds import MaskRule
 from subpixmap.training.baselines import fit_baselines, require_baselines
 from subpixmap.training.calibrate import calibrate
 from subpixmap.training.config import TrainConfig

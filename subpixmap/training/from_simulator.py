@@ -19,7 +19,7 @@ from subpixmap.errors import InputError
 from subpixmap.model.checkpoint import Card, Model, save_model
 from subpixmap.model.net import halo_of
 from subpixmap.reference.patches import Patches, join, make_patches
-from subpixmap.scenes.radiometry import MaskRule, scl_valid
+from subpixmap.scenes.clouds import MaskRule, scl_valid
 from subpixmap.training.calibrate import calibrate, calibrate_trimmed
 from subpixmap.training.config import SIMULATED, TrainConfig
 from subpixmap.training.evaluate import brief, evaluate, table

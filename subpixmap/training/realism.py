@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 from subpixmap.errors import InputError
-from subpixmap.scenes.radiometry import MaskRule, scl_valid
+from subpixmap.scenes.clouds import MaskRule, scl_valid
 from subpixmap.simulate.patches import patches
 from subpixmap.simulate.spectra import BANDS
 

@@ -26,8 +26,8 @@ from subpixmap.mapping.store import shard_paths, write_block
 from subpixmap.mapping.zones import BlockPlan, plan_zones
 from subpixmap.periods import Period, make_periods
 from subpixmap.region import Region
+from subpixmap.scenes.clouds import MaskRule
 from subpixmap.scenes.items import Asset, Item, items_sha256, write_lock
-from subpixmap.scenes.radiometry import MaskRule
 from tests.helpers.mapping_data import tiny_model
 
 OBJECT, MOST = "coconut", 10

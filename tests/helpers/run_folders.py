@@ -18,8 +18,8 @@ from subpixmap.mapping.recipe import Recipe
 from subpixmap.mapping.store import write_block
 from subpixmap.mapping.zones import plan_zones
 from subpixmap.periods import Period
+from subpixmap.scenes.clouds import MaskRule
 from subpixmap.scenes.items import items_sha256, write_lock
-from subpixmap.scenes.radiometry import MaskRule
 from tests.helpers.country_map import make_items
 
 REGION = shapely.segmentize(shapely.box(119.985, 10.49, 120.015, 10.51), 0.002)

@@ -21,7 +21,7 @@ from subpixmap.mapping.plan import items_by_period, read_plan, write_plan
 from subpixmap.mapping.recipe import Recipe, require_same
 from subpixmap.mapping.zones import plan_zones
 from subpixmap.model.checkpoint import Model
-from subpixmap.scenes.radiometry import MaskRule
+from subpixmap.scenes.clouds import MaskRule
 from tests.helpers.mapping_data import Tiny, raising, region_of, tiny, tiny_model
 
 

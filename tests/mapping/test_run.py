@@ -27,9 +27,9 @@ from subpixmap.mapping.task import map_block
 from subpixmap.mapping.verify import status
 from subpixmap.model.mean import fits_in_order
 from subpixmap.model.predict import predict_block
+from subpixmap.scenes.clouds import MaskRule
 from subpixmap.scenes.cube import read_reflectance, read_valid
 from subpixmap.scenes.items import by_acquisition
-from subpixmap.scenes.radiometry import MaskRule
 from tests.helpers.mapping_data import Tiny, hashes, tiny, tiny_model
 
 

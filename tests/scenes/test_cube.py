@@ -12,10 +12,10 @@ from rasterio.windows import from_bounds
 from subpixmap.errors import InputError
 from subpixmap.grid import Window
 from subpixmap.periods import make_periods
+from subpixmap.scenes.clouds import MaskRule, scl_valid
 from subpixmap.scenes.cube import open_cube, read_reflectance, read_valid
 from subpixmap.scenes.items import by_acquisition, lock_items
 from subpixmap.scenes.lattices import lattices
-from subpixmap.scenes.radiometry import MaskRule, scl_valid
 from subpixmap.scenes.source import find_items
 from tests.helpers import scenes_data
 

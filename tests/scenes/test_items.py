@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.periods import make_periods
+from subpixmap.scenes.clouds import MaskRule
 from subpixmap.scenes.cube import read_reflectance, read_valid
 from subpixmap.scenes.items import (
     Asset,
@@ -27,7 +28,6 @@ from subpixmap.scenes.items import (
     write_lock,
 )
 from subpixmap.scenes.lattices import lattices
-from subpixmap.scenes.radiometry import MaskRule
 from subpixmap.scenes.source import find_items
 from tests.helpers import scenes_data
 

@@ -13,10 +13,10 @@ from rasterio.windows import Window as RasterWindow
 from subpixmap.errors import InputError, Refused
 from subpixmap.periods import make_periods
 from subpixmap.scenes import reader
+from subpixmap.scenes.clouds import MaskRule
 from subpixmap.scenes.cube import read_reflectance, read_valid
 from subpixmap.scenes.items import Asset, items_sha256, lock_items, read_lock, write_lock
 from subpixmap.scenes.lattices import lattices
-from subpixmap.scenes.radiometry import MaskRule
 from tests.helpers import scenes_data
 
 TRANSFORM = (10.0, 0.0, 300000.0, 0.0, -10.0, 1200000.0)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from subpixmap.errors import InputError
-from subpixmap.scenes.radiometry import MaskRule, decide_offset, scl_valid, to_reflectance
+from subpixmap.scenes.clouds import MaskRule, scl_valid
+from subpixmap.scenes.radiometry import decide_offset, to_reflectance
 from tests.helpers import scenes_data
 
 

@@ -14,10 +14,10 @@ import shapely
 
 from subpixmap.errors import InputError
 from subpixmap.periods import make_periods
+from subpixmap.scenes.clouds import MaskRule
 from subpixmap.scenes.cube import read_reflectance, read_valid
 from subpixmap.scenes.items import lock_items
 from subpixmap.scenes.lattices import lattices
-from subpixmap.scenes.radiometry import MaskRule
 from subpixmap.scenes.source import find_items
 from tests.helpers import safe_data, scenes_data
 

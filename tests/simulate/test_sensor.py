@@ -10,7 +10,8 @@ from scipy.optimize import curve_fit
 from scipy.spatial import cKDTree
 
 from subpixmap.scenes import dialect
-from subpixmap.scenes.radiometry import MaskRule, scl_valid, to_reflectance
+from subpixmap.scenes.clouds import MaskRule, scl_valid
+from subpixmap.scenes.radiometry import to_reflectance
 from subpixmap.simulate.catalogue import as_delivered
 from subpixmap.simulate.delivery import OFFSET
 from subpixmap.simulate.ground import FINE, MARGIN, Frame, GroundLayers, crown_radius, draw_discs, grow_canopy
