@@ -195,7 +195,7 @@ def poll(pool: Any, seconds: Any) -> None:
 def test_a_scheduler_without_workers_is_told_and_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cluster, "_TOLD_AFTER_S", 0.5)
+    monkeypatch.setattr(cluster, "_WARN_AFTER_S", 0.5)
     file = tmp_path / "scheduler.json"
     options = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     with running("dask_scheduler", *options), contextlib.ExitStack() as stack:
