@@ -5,6 +5,7 @@ In: plan, lock, ledger, map, units and tables of the run. Out: `Contents`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from subpixmap.mapping.store import open_map
 from subpixmap.report.downsample import Layers, read_layers
 from subpixmap.runfolder import RunFolder
 from subpixmap.simulate.recognise import is_simulated
+from subpixmap.tables import ESTIMATES, read_table
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -64,6 +66,10 @@ class Contents:
     """Where the numbers come from: what -> value, in the order of the page."""
     truth: pd.DataFrame | None = None
     """unit_id, object, period, count: the objects of a simulated country."""
+    estimates: pd.DataFrame | None = None
+    """Rows of estimates.csv."""
+    sample: Mapping[str, Any] = field(default_factory=dict)
+    """Records of the sample: `design` and `labels`."""
     accounts: Mapping[str, Any] = field(default_factory=dict)
     """What `read_accounts` returns: `outside`, `balance`, `parents`, `remarks`."""
     expected_blocks: int = 0
@@ -106,10 +112,24 @@ def read_contents(run: RunFolder, *, truth: pd.DataFrame | None = None, size: in
         items=_items(run.items),
         provenance=_provenance(run) | _missing_items(run.lock_notes),
         truth=_checked_truth(truth),
+        estimates=_estimates(run),
+        sample=_sample(run),
         accounts=read_accounts(run.path / runpaths.ACCOUNTS),
         expected_blocks=plan.n_tasks,
         done_blocks=len(records),
     )
+
+
+def _estimates(run: RunFolder) -> pd.DataFrame | None:
+    path = run.path / runpaths.ESTIMATES_CSV
+    return read_table(path, ESTIMATES) if path.is_file() else None
+
+
+def _sample(run: RunFolder) -> dict[str, Any]:
+    """The records of the sample that estimates rest on."""
+    files = {"design": runpaths.SAMPLE_DESIGN, "labels": runpaths.SAMPLE_IMPORT}
+    paths = {name: run.path / file for name, file in files.items()}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
 
 
 def _acquisitions(records: Mapping[tuple[str, str], Record]) -> pd.DataFrame:

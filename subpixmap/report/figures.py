@@ -95,8 +95,8 @@ def plot_series(
     Parameters
     ----------
     table
-        Rows of one object in order of time: period, `value`, observed_frac; optionally ci_low and ci_high (a band)
-        and noise_se (whiskers).
+        Rows of one object in order of time: period, `value`, observed_frac; optionally estimate, ci_low and ci_high
+        (a square with its interval) and noise_se (whiskers).
     truth
         Rows period, truth, drawn as rings.
     observed
@@ -110,10 +110,9 @@ def plot_series(
             axes, strip = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
         else:
             axes = strip = figure.add_subplot()
-        if {"ci_low", "ci_high"} <= set(table.columns) and table.ci_low.notna().any():
-            axes.fill_between(
-                x, table.ci_low.to_numpy(float), table.ci_high.to_numpy(float), color=ACCENT, alpha=0.15, lw=0
-            )
+        estimated = "estimate" in table.columns and bool(table.estimate.notna().any())
+        if estimated:
+            _draw_estimates(axes, x, table)
         if "noise_se" in table.columns and table.noise_se.notna().any():
             noise = np.nan_to_num(table.noise_se.to_numpy(float))
             axes.errorbar(x, totals, yerr=noise, fmt="none", ecolor=ACCENT, elinewidth=1.2, capsize=3)
@@ -122,15 +121,33 @@ def plot_series(
             drawn = truth[truth.period.isin(at)]
             axes.plot(drawn.period.map(at), drawn.truth, "o", mfc="none", mec=SERIES[1], mew=1.4, ms=8, label="truth")
         axes.plot(x, totals, color=ACCENT, lw=2, marker="o", ms=5, mec="white", mew=0.8, label=label)
-        _from_zero(axes, totals if truth is None else np.append(totals, truth.truth.to_numpy(float)))
-        if truth is not None and len(truth):
+        highest = [] if truth is None else truth.truth.to_list()
+        highest += table.ci_high.to_list() if estimated else []
+        _from_zero(axes, np.append(totals, np.array(highest, float)))
+        if estimated or (truth is not None and len(truth)):
             axes.legend(
-                frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, handlelength=1.4, borderaxespad=0
+                frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, handlelength=1.4, borderaxespad=0
             )
         if observed:
             _observed_strip(strip, x, table.observed_frac.to_numpy(float))
         _period_ticks(strip, list(table.period))
     return figure
+
+
+def _draw_estimates(axes: Axes, x: NDArray[np.integer], table: pd.DataFrame) -> None:
+    """Estimates with their intervals, a little beside the map totals."""
+    value, low, high = (table[name].to_numpy(float) for name in ("estimate", "ci_low", "ci_high"))
+    at, known = x + 0.12, np.isfinite(low)
+    axes.errorbar(
+        at[known],
+        value[known],
+        yerr=np.stack([value - low, high - value])[:, known],
+        fmt="none",
+        ecolor=SERIES[2],
+        elinewidth=2.2,
+        capsize=4,
+    )
+    axes.plot(at, value, "s", color=SERIES[2], ms=6, mec="white", mew=0.8, label="estimate")
 
 
 def plot_units(

@@ -10,6 +10,7 @@ import pandas as pd
 from subpixmap.counts.rows import FLAGS
 from subpixmap.report.checks import balance_rows, parent_rows, shared_rows
 from subpixmap.report.contents import Contents
+from subpixmap.report.estimates_section import EstimatesSection, estimates_section
 from subpixmap.report.figures import plot_reliability, plot_series, plot_units
 from subpixmap.report.formatting import shown, title
 from subpixmap.report.html_images import sparkline, svg
@@ -35,6 +36,8 @@ class ObjectSection:
     first: str
     """The first period in which anything was observed."""
     has_estimates: bool
+    estimates: EstimatesSection | None
+    """Totals and changes with intervals; None without a reference sample."""
     has_noise: bool
     common_flags: list[str]
     """Flags that every row has; the page shows them once."""
@@ -81,6 +84,7 @@ def object_section(contents: Contents, name: str, totals: pd.DataFrame) -> Objec
         first=str(observed.period.iloc[0]) if len(observed) else "",
         has_noise=bool(totals.noise_se.notna().any()),
         has_estimates=bool(counts.estimate.notna().any()),
+        estimates=estimates_section(contents.estimates, contents.sample, name),
         spark=sparkline(totals.map_total_full.tolist()),
         series=svg(plot_series(totals, truth=truth), f"{title(name)}: total of the region by period"),
         by_unit=_unit_figure(contents, name, counts),

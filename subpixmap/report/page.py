@@ -13,6 +13,7 @@ import pandas as pd
 
 from subpixmap import runpaths
 from subpixmap.counts.rows import FLAGS
+from subpixmap.estimation.results import SYNTHETIC
 from subpixmap.files import write_atomic
 from subpixmap.report.contents import Contents, read_contents
 from subpixmap.report.formatting import compact, number, percent, shown, title
@@ -78,7 +79,7 @@ def render(contents: Contents) -> str:
         n_roots=len(roots(contents.units)),
         n_leaves=len(leaves(contents.units)),
         max_rows=MAX_ROWS,
-        flag_text=FLAGS,
+        flag_text=FLAGS | {SYNTHETIC: "too few labelled cells: the estimate is carried over from the whole sample"},
     )
 
 

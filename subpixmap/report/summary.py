@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from subpixmap.report.contents import Contents
+from subpixmap.report.estimates_section import region_estimates
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def region_totals(contents: Contents) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        object, period, map_total, map_total_full, noise_se, area_ha, observed_ha, observed_frac, density_per_ha; NaN
+        object, period, map_total, map_total_full, noise_se, area_ha, observed_ha, observed_frac, density_per_ha,
+        estimate, ci_low, ci_high; NaN
         where nothing was observed. Units share their acquisitions: errors add up fully.
     """
     top = contents.counts[contents.counts.unit_id.isin(roots(contents.units))]
@@ -78,6 +80,7 @@ def region_totals(contents: Contents) -> pd.DataFrame:
     totals = top.groupby(["object", "period"], sort=False)[columns].sum(min_count=1).astype(float).reset_index()
     totals["noise_se"] = _noise(contents, totals)
     totals["observed_frac"] = (totals.observed_ha / totals.area_ha.where(totals.area_ha > 0)).fillna(0.0)
+    totals = totals.merge(region_estimates(contents.estimates), on=["object", "period"], how="left")
     totals["density_per_ha"] = totals.map_total / totals.observed_ha.where(totals.observed_ha > 0)
     return ordered(totals, contents)
 
