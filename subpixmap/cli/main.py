@@ -40,6 +40,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     sample.design: "sample design runs/philippines --n 300",
     sample.import_: "sample import runs/philippines labelled.gpkg",
     sample.estimate: "estimate runs/philippines",
+    sample.calibrate: "calibrate demo-s2 --sample runs/philippines -o mine.safetensors",
     run.export: "export runs/philippines --format cog",
     look.status: "status runs/philippines",
     look.verify: "verify runs/philippines --repair",

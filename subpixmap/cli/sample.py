@@ -1,4 +1,4 @@
-"""The commands that turn a map into estimates: sample design, sample import, estimate. Parse and call."""
+"""The commands that turn a map into estimates: sample design, sample import, estimate, calibrate. Parse and call."""
 
 from __future__ import annotations
 
@@ -111,6 +111,35 @@ def estimate(
 
     rules = Rules(level=level, estimator=estimator, min_cells=min_cells, max_cv=max_cv, rake=rake)
     verbs.estimate(out, rules, changes=_pairs(change), quiet=quiet)
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="shipped checkpoint, or a .safetensors file")],
+    output: options.CheckpointFile,
+    reference: options.ReferenceFolder = None,
+    source: options.Source = None,
+    collection: options.Collection = None,
+    sample: Annotated[
+        Path | None, Option(help="run folder of this model, whose labelled sample is used up for the calibration")
+    ] = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Fit background and slope of a model on places of your own, without training; another model comes out: map anew.
+
+    Places that calibrate cannot certify: no sample may touch them.
+    """
+    from subpixmap.verbs import calibrate as verbs
+
+    verbs.calibrate(
+        model,
+        output,
+        reference=reference,
+        source=tuple(source or ()),
+        sample=sample,
+        collection=collection,
+        quiet=quiet,
+    )
 
 
 def _pairs(texts: list[str] | None) -> list[tuple[str, str]] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import shapely
 from shapely.geometry.base import BaseGeometry
@@ -15,7 +17,17 @@ USES = ("training", "calibration")
 _DIGITS = 6  # of a degree, 0.1 m
 
 
-def land_json(polygons: Mapping[str, Iterable[BaseGeometry]]) -> dict[str, list[str]]:
+@dataclass(frozen=True)
+class TaughtLand:
+    """Land that a model was trained or calibrated on."""
+
+    polygons: tuple[BaseGeometry, ...]
+    """EPSG:4326."""
+    complete: bool
+    """Whether that is all of it: cards of older versions do not say, nor do those of simulated places."""
+
+
+def land_json(polygons: Mapping[str, Iterable[BaseGeometry]]) -> dict[str, Any]:
     """Use -> polygons (EPSG:4326) as a card keeps them, under `training["land"]`."""
     return {
         use: [shapely.to_wkt(one, rounding_precision=_DIGITS) for one in sorted(some, key=lambda one: one.bounds)]
@@ -23,18 +35,24 @@ def land_json(polygons: Mapping[str, Iterable[BaseGeometry]]) -> dict[str, list[
     }
 
 
-def taught_land(card: Card) -> list[BaseGeometry] | None:
-    """Polygons (EPSG:4326) that the model was trained or calibrated on; None where the card does not say.
+def with_calibration_land(card: Card, polygons: Iterable[BaseGeometry]) -> dict[str, Any]:
+    """The land of a card, with that of another calibration. A training whose land is not known stays so."""
+    known = dict(card.training.get("land", {"training": None}))
+    known["calibration"] = [*known.get("calibration", ()), *land_json({"new": polygons})["new"]]
+    return known
+
+
+def taught_land(card: Card) -> TaughtLand:
+    """Land that the model was trained or calibrated on, as far as its card says.
 
     Raises
     ------
     InputError
         The card holds something else there.
     """
-    land = card.training.get("land")
-    if land is None:
-        return None
+    land = card.training.get("land", {})
     try:
-        return [shapely.from_wkt(text) for use in USES for text in land.get(use, ())]
+        polygons = tuple(shapely.from_wkt(text) for use in USES for text in land.get(use) or ())
+        return TaughtLand(polygons, all(land.get(use) is not None for use in USES))
     except (AttributeError, TypeError, shapely.errors.GEOSException) as error:
         raise InputError(f"card {card.name!r}: the land it was taught on cannot be read ({error})") from error

@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+import shapely
+
 from subpixmap.errors import InputError, Refused
 from subpixmap.model.checkpoint import Card, Model, save_model
+from subpixmap.model.land import taught_land
 from subpixmap.model.net import halo_of
 from subpixmap.model.predict import check_input
 from subpixmap.reference.imagery import FAR_DAYS, Imagery, days_off
@@ -31,7 +35,14 @@ from subpixmap.training.config import TrainConfig
 from subpixmap.training.evaluate import brief, evaluate, table
 from subpixmap.training.inputs import input_statistics
 from subpixmap.training.process import reproducible
-from subpixmap.training.provenance import labelled_objects, limits, training_facts, warn_of_training_land
+from subpixmap.training.provenance import (
+    labelled_objects,
+    limits,
+    tile_land,
+    training_facts,
+    warn_of_training_land,
+)
+from subpixmap.training.recalibrate import accounted, require_places
 from subpixmap.training.train import train
 
 log = logging.getLogger(__name__)
@@ -200,6 +211,58 @@ def evaluate_on(
     fitted = fit_baselines(baselines, land.read(tiles, "training").patches, model) if baselines else {}
     errors = evaluate(model, patches, baselines=fitted)
     return {"model": card.name, "sha256": model.sha256, "evidence": card.evidence, "split": split, **errors}
+
+
+def calibrate_on(
+    model: Model,
+    reference: Reference,
+    source: str | Sequence[str],
+    *,
+    name: str,
+    scheme: Scheme | None = None,
+    collection: str | None = None,
+    locks: Locks | None = None,
+    progress: TextIO | None = sys.stderr,
+) -> Model:
+    """The same network with background and slope from a user's own places, without training.
+
+    Parameters
+    ----------
+    model, reference, source, collection, locks
+        What is calibrated, on which places, on which imagery (see `find_imagery`).
+    name
+        Of the new card.
+    scheme
+        How samples are drawn.
+
+    Raises
+    ------
+    InputError
+        Fewer than 10 places, or what `calibrate` refuses.
+    Refused
+        The reference lies on land that the model was trained or calibrated on.
+    """
+    card = model.card
+    check_input(card, bands=card.bands, resolution=reference.resolution)
+    _require_objects(reference, card)
+    scheme = scheme or Scheme()
+    tiles = [dataclasses.replace(one, split="calibration") for one in all_tiles(reference, size=scheme.tile or None)]
+    require_places(len(tiles), "the reference")
+    land = tile_land(tiles, "calibration")
+    again = np.unique(shapely.STRtree(taught_land(card).polygons).query(land, predicate="intersects")[0])
+    if again.size:
+        hit = [land[at] for at in again]
+        areas = sorted({area.name for area in reference.areas if np.any(shapely.intersects(area.outline, hit))})
+        raise Refused(
+            f"areas {', '.join(areas[:5])} lie on land that model {card.name!r} was trained or calibrated on; "
+            "calibrate it on other places"
+        )
+    mask = MaskRule.stated(card.mask, card.object_names)
+    imagery = scheme.imagery(reference, source, bands=card.bands, halo=model.halo, collection=collection, locks=locks)
+    patches = _Land(reference, imagery, scheme, model.halo, mask, progress).read(tiles, "calibration").patches
+    made = calibrate(model, patches.select_objects(card.object_names))
+    points = dict(reference.source or {}).get("points", "reference data")
+    return accounted(made, model, land, name=name, source=f"{points}, {len(tiles)} places")
 
 
 @dataclass(frozen=True)

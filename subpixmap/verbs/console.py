@@ -139,8 +139,10 @@ def show_results(out: Path, *, quiet: bool) -> None:
     if (out / runpaths.ESTIMATES_CSV).is_file():
         from subpixmap.tables import ESTIMATES, read_table
 
-        print("\nestimates of the region, with their intervals")
-        show_estimates(read_table(out / runpaths.ESTIMATES_CSV, ESTIMATES), quiet=quiet)
+        estimates = read_table(out / runpaths.ESTIMATES_CSV, ESTIMATES)
+        simulated = estimates["note"].str.startswith("simulated").fillna(False).all()
+        print(f"\nestimates of the region, with their intervals{', from a simulated sample' if simulated else ''}")
+        show_estimates(estimates, quiet=quiet)
     print()
     for name in (runpaths.REPORT, runpaths.COUNTS_CSV, runpaths.TREND_CSV, runpaths.MAP):
         print(out / name)

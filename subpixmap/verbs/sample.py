@@ -25,9 +25,9 @@ from subpixmap.verbs.job import hold
 
 if TYPE_CHECKING:
     import pandas as pd
-    from shapely.geometry.base import BaseGeometry
 
     from subpixmap.estimation.sheets import DrawnSample
+    from subpixmap.model.land import TaughtLand
     from subpixmap.runfolder import RunFolder
 
 log = logging.getLogger("subpixmap")
@@ -95,8 +95,7 @@ def _draw(
         objects=[plan.objects.index(name) for name in objects],
         threshold=plan.model.presence_threshold,
     )
-    land = _land(folder, model, needed=False) or []
-    foreign = outside_of(cells, land)
+    foreign = outside_of(cells, _land(folder, model, needed=False).polygons)
     made = make_design(cells.take(foreign), units, wish, periods=periods, objects=objects, pilot=pilot)
     record = {
         "version": _DESIGN_VERSION,
@@ -149,7 +148,7 @@ def import_labels(
         rows = read_sheet(sheet)
         land = _land(folder, model, needed=not assume_disjoint)
         periods = {one.label: (one.start, one.end) for one in folder.plan.periods}
-        labels = check_labels(rows, sample, periods=periods, taught=land or [])
+        labels = check_labels(rows, sample, periods=periods, taught=land.polygons)
         record = {
             "design_id": sample.id,
             "file": sheet.name,
@@ -157,7 +156,7 @@ def import_labels(
             "filled": labels.filled,
             "blank": list(labels.blank),
             "agreement": labels.agreement,
-            "assume_disjoint": bool(assume_disjoint and land is None),
+            "assume_disjoint": assume_disjoint and not land.complete,
             "simulated": simulated,
         }
         announce(out, [runpaths.SAMPLE])
@@ -335,26 +334,24 @@ def _require_same_map(folder: RunFolder, sample: DrawnSample) -> None:
             raise Refused(f"the map of {label} has changed since the sample was drawn; design a sample anew")
 
 
-def _land(folder: RunFolder, model: str | None, *, needed: bool) -> list[BaseGeometry] | None:
-    """Land that the model was taught on; None where its card does not say, which is refused if it is `needed`."""
+def _land(folder: RunFolder, model: str | None, *, needed: bool) -> TaughtLand:
+    """Land that the model was taught on; where its card does not say all of it, that is refused if `needed`."""
     from subpixmap.model.checkpoint import load_model
-    from subpixmap.model.land import taught_land
+    from subpixmap.model.land import TaughtLand, taught_land
 
     info = folder.plan.model
     try:
-        card = load_model(model or info.name)
-        if model is None and card.sha256 != info.sha256:
-            raise InputError(
-                f"the map was made with model {info.name}, sha256 {info.sha256[:12]}, of which no file is known"
-            )
+        found = load_model(model or info.name)
+        if model is None and found.sha256 != info.sha256:
+            raise InputError(f"no file of model {info.name}, sha256 {info.sha256[:12]}, is known")
     except InputError as error:
         if not needed and model is None:
-            return None
+            return TaughtLand((), complete=False)
         raise InputError(f"{error}; give --model FILE, whose card says which land it was taught on") from error
-    if card.sha256 != info.sha256:
+    if found.sha256 != info.sha256:
         raise Refused(f"--model {model}: this map was made with another model, sha256 {info.sha256[:12]}")
-    land = taught_land(card.card)
-    if land is None and needed:
+    land = taught_land(found.card)
+    if needed and not land.complete:
         raise Refused(
             f"the card of model {info.name} does not say which land it was trained and calibrated on: a sample cell "
             "there would certify the model with its own teaching; --assume-disjoint takes it that none is"

@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from subpixmap.cli.main import app
-from subpixmap.verbs import count, look, run, sample, simulate, teach
+from subpixmap.verbs import calibrate, count, look, run, sample, simulate, teach
 
 RUN = "run --region 1,2,3,4 --years 2020"
 LABELLED = "points.gpkg --labelled areas.gpkg --image-date 2021"
@@ -138,6 +138,8 @@ OBEYED: dict[str, dict[str, str]] = {
         "--change": "2018,2023",
         **QUIET,
     },
+    "calibrate demo-s2 -o m.safetensors": {"--reference": "ref", "--sample": "out", **IMAGERY, **QUIET},
+    "calibrate demo-s2": {"--output": "n.safetensors"},
     "verify out": {"--repair": "", **QUIET},
     "verify out --repair": {"--model": "a", "--workers": "0"},
     "simulate country": {
@@ -251,6 +253,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         count: ("count", "trend", "report", "export"),
         look: ("status", "verify", "models", "regions"),
         simulate: ("simulate",),
+        calibrate: ("calibrate",),
         sample: ("design", "import_labels", "estimate"),
         teach: ("reference", "train", "train_simulated", "evaluate", "learn"),
     }.items():

@@ -17,10 +17,11 @@ from subpixmap.errors import InputError, Refused
 from subpixmap.estimation.design import Wish
 from subpixmap.estimation.results import COLUMNS, Rules
 from subpixmap.mapping.verify import verify
-from subpixmap.model.checkpoint import save_model
+from subpixmap.model.checkpoint import Model, save_model
 from subpixmap.model.land import land_json
 from subpixmap.runfolder import RunFolder
 from subpixmap.tables import COUNTS, ESTIMATES, read_table
+from subpixmap.verbs.calibrate import calibrate
 from subpixmap.verbs.count import count
 from subpixmap.verbs.sample import design, estimate, import_labels
 from tests.helpers.mapping_data import tiny_model
@@ -255,9 +256,15 @@ def test_a_labelled_sample_is_not_overwritten_but_may_guide_the_next(run: Path, 
 
 def run_with_land(folder: Path, land: list[BaseGeometry] | None) -> tuple[Path, str]:
     """A counted run of a model whose card says this land, and the model's file."""
-    model, plan = tiny_model(objects=("coconut", "car")), make_plan(periods=PERIODS[:1])
+    model = tiny_model(objects=("coconut", "car"))
     training = {} if land is None else {"land": land_json({"training": land, "calibration": []})}
-    saved = save_model(folder / "m.safetensors", model.net, dataclasses.replace(model.card, training=training))
+    return run_with_model(folder, Model.of(model.net, dataclasses.replace(model.card, training=training)))
+
+
+def run_with_model(folder: Path, model: Model) -> tuple[Path, str]:
+    """A counted run of a model, and the model's file."""
+    plan = make_plan(periods=PERIODS[:1])
+    saved = save_model(folder / "m.safetensors", model.net, model.card)
     recipe = dataclasses.replace(plan.recipe, model_sha256=saved.sha256)
     info = dataclasses.replace(plan.model, name="mine", sha256=saved.sha256)
     make_run(folder / "out", dataclasses.replace(plan, recipe=recipe, model=info))
@@ -280,6 +287,27 @@ def test_no_cell_lies_on_land_that_taught_the_model(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"cells of the sample lie on land .*-p10-") as refusal:
         import_labels(out, tmp_path / "bad.gpkg", model=model, assume_disjoint=True, quiet=True)
     assert west[:5] in str(refusal.value)
+
+
+def test_a_sample_that_calibrates_a_model_does_not_certify_it(tmp_path: Path) -> None:
+    out, model = run_with_land(tmp_path, [shapely.box(0, 0, 1, 1)])
+    design(out, Wish(n=60), model=model, quiet=True)
+    labels(out, tmp_path / "l.gpkg")
+    import_labels(out, tmp_path / "l.gpkg", model=model, quiet=True)
+    made = calibrate(model, tmp_path / "mine.safetensors", sample=out, quiet=True)
+    assert made.card.calibration["coconut"][1] == pytest.approx(0.8, abs=0.1)  # the labels are 0.8 of the map
+    assert "car" not in made.card.calibration
+    again = tmp_path / "again"
+    again.mkdir()
+    second, same = run_with_model(again, made)
+    design(second, Wish(n=60), quiet=True)  # the same cells: the map and the seed are the same
+    labels(second, again / "l.gpkg")
+    with pytest.raises(Refused, match="lie on land that the model was trained or calibrated on"):
+        import_labels(second, again / "l.gpkg", model=same, quiet=True)
+    with pytest.raises(Refused, match="its labelled cells say nothing of this one"):
+        calibrate(same, tmp_path / "third.safetensors", sample=out, quiet=True)
+    with pytest.raises(InputError, match="either --reference"):
+        calibrate(model, tmp_path / "third.safetensors", quiet=True)
 
 
 def test_a_card_that_does_not_say_its_land_is_refused(tmp_path: Path) -> None:
