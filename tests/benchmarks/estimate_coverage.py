@@ -1,6 +1,6 @@
 """The table of docs/estimates.md: how often 95 % intervals hold the truth, over 2,000 samples of each population.
 
-    python -m tests.benchmarks.estimate_coverage [--draws 2000]
+python -m tests.benchmarks.estimate_coverage [--draws 2000]
 """
 
 import argparse
@@ -15,7 +15,9 @@ def as_markdown(table: pd.DataFrame) -> str:
     table = table.assign(
         shown=[f"{c:.1f} ({w:.0f})" for c, w in zip(table.coverage_95, table.mean_width_pct, strict=True)]
     )
-    wide = table.pivot_table(index=["population", "n"], columns="estimator", values="shown", aggfunc="first", sort=False)
+    wide = table.pivot_table(
+        index=["population", "n"], columns="estimator", values="shown", aggfunc="first", sort=False
+    )
     names = ["expansion", "difference", "regression", "ratio"]
     lines = ["| population | n | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
     lines += [f"| {kind} | {n} | " + " | ".join(row[names]) + " |" for (kind, n), row in wide.iterrows()]
