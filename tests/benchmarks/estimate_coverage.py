@@ -20,7 +20,8 @@ def as_markdown(table: pd.DataFrame) -> str:
     )
     names = ["expansion", "difference", "regression", "ratio"]
     lines = ["| population | n | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
-    lines += [f"| {kind} | {n} | " + " | ".join(row[names]) + " |" for (kind, n), row in wide.iterrows()]
+    cells = wide.reset_index()[["population", "n", *names]].astype(str)
+    lines += ["| " + " | ".join(row) + " |" for row in cells.itertuples(index=False)]
     return "\n".join(lines)
 
 
