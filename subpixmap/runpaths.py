@@ -61,11 +61,11 @@ CHOICES = "choices.json"
 EXPORT = "export"
 """Where `export` writes by default."""
 
-COUNTED = (COUNTS_CSV, COUNTS_PARQUET, SERIES_PARQUET, ACCOUNTS, CHOICES)
+COUNTED = (COUNTS_CSV, COUNTS_PARQUET, SERIES_PARQUET, ACCOUNTS, TABLES, CHOICES)
 """What `count` writes, besides units that are given to it."""
-TRENDED = (TREND_CSV, TREND_PARQUET, CHOICES)
+TRENDED = (TREND_CSV, TREND_PARQUET, CHANGES_CSV, TABLES, CHOICES)
 """What `trend` writes."""
-LISTED = (PLAN, ITEMS, UNITS, *COUNTED, TREND_CSV, TREND_PARQUET, CHANGES_CSV, ESTIMATES_CSV, TABLES, REPORT)
+LISTED = (PLAN, ITEMS, UNITS, *COUNTED, TREND_CSV, TREND_PARQUET, CHANGES_CSV, ESTIMATES_CSV, REPORT)
 """Files that the manifest lists, besides those of SAMPLE and the metadata of MAP; other files are their owner's."""
 
 

@@ -1,6 +1,6 @@
 """The columns of every table that a run leaves behind, and how such a table is written and read.
 
-In: a DataFrame. Out: CSV and Parquet with the same columns and the same values, the same bytes every time. A file
+In: a DataFrame. Out: CSV and Parquet with the same columns, the same bytes every time; the CSV is rounded. A file
 appears whole or not at all.
 """
 
@@ -49,6 +49,9 @@ _UNIT: dict[str, Column] = {
     "object": _text("what is counted"),
 }
 
+REGION = "REGION"
+"""`unit_id` of the row that holds the sum of the highest units."""
+
 COUNTS: dict[str, Column] = {
     **_UNIT,
     "object_definition": _text("what counts as one object, in the words of the model's card"),
@@ -85,8 +88,15 @@ COUNTS: dict[str, Column] = {
     "items_sha256": _text("hash of the items of the period"),
     "run_id": _text("hash of the recipe"),
     "software_version": _text("version of subpixmap that planned the run"),
+    "total_se": _number(
+        "objects",
+        "standard error of map_total_full from the differences between acquisitions: noise of the mapping, which knows "
+        "nothing of the model's own error; blank where too few acquisitions saw the unit",
+    ),
+    "below_zero": Column("boolean", "", "map_total is negative: noise around nothing"),
 }
-"""counts.csv and counts.parquet: a row per unit, object and period. Areas are hectares on the lattice."""
+"""counts.csv and counts.parquet: a row per unit, object and period, and last those of REGION, the sum of the highest
+units. Areas are hectares on the lattice."""
 
 SERIES: dict[str, Column] = {
     "unit_id": _UNIT["unit_id"],
@@ -110,29 +120,44 @@ SERIES: dict[str, Column] = {
 
 TREND: dict[str, Column] = {
     **_UNIT,
+    "change": _number("objects", "last_total - first_total, on the pixels that every period observed"),
+    "change_se": _number("objects", "standard error of the change, from the differences between acquisitions"),
+    "change_percent": _number("%", "change / first_total"),
+    "change_q": _number("0-1", "false discovery rate of change_p over the units of an object (Benjamini-Hochberg)"),
+    "change_significant": Column("boolean", "", "change_q is at most 1 - level"),
+    "direction": _text("rise, fall, steady (within --steady-within) or unclear; never blank"),
+    "because": _text("the reason of the direction, in words"),
     "measure": COUNTS["measure"],
-    "basis": _text("common_pixels: density on the pixels observed in every period times area; or map_total_full"),
+    "basis": _text("common_pixels: density on the pixels observed in every period times area"),
     "common_frac": SERIES["common_frac"],
     "n_periods": Column("Int64", "periods", "periods with a total"),
-    "first_period": _text("first period with a total"),
-    "last_period": _text("last period with a total"),
-    "first_total": _number("objects", "total of the first period"),
-    "last_total": _number("objects", "total of the last period"),
-    "change": _number("objects", "last_total - first_total"),
-    "change_percent": _number("%", "change / first_total"),
-    "change_se": _number("objects", "standard error of the change, from the differences between acquisitions"),
+    "first_period": _text("first period with a total; a year where the year is divided"),
+    "last_period": _text("last period with a total; a year where the year is divided"),
+    "first_total": _number("objects", "total of the first period, on the pixels that every period observed"),
+    "last_total": _number("objects", "total of the last period, on the pixels that every period observed"),
     "change_p": _number("0-1", "p-value of the change"),
-    "change_q": _number("0-1", "false discovery rate of change_p over the units of an object (Benjamini-Hochberg)"),
     "min_detectable_change": _number("objects", "change that would be found in 4 of 5 cases"),
+    "direction_p": _number("0-1", "p-value of the strongest of change, line and step, corrected for their number"),
+    "direction_q": _number("0-1", "false discovery rate of direction_p over the units of an object"),
+    "step_from": _text("the one step that explains the totals best lies between this period"),
+    "step_to": _text("and this one"),
+    "step_earliest": _text("the step lies, at level, between this period"),
+    "step_latest": _text("and this one"),
+    "step_change": _number("objects", "mean after the step less the mean before it"),
+    "step_se": _number("objects", "standard error of step_change"),
+    "step_p": _number("0-1", "p-value that there is no step, corrected for all places where it could be"),
+    "line_per_year": _number("objects/year", "slope of the straight line with the known error of each period"),
+    "line_se": _number("objects/year", "standard error of line_per_year"),
+    "line_p": _number("0-1", "p-value that the line is level"),
     "slope_per_year": _number("objects/year", "median slope (Theil-Sen)"),
     "slope_low": _number("objects/year", "lower end of the slope's interval"),
     "slope_high": _number("objects/year", "upper end of the slope's interval"),
     "slope_level": _number("0-1", "confidence of that interval"),
     "tau": _number("-1-1", "Kendall's rank correlation with time"),
-    "p_value": _number("0-1", "p-value of the rank test"),
+    "p_value": _number("0-1", "p-value of the rank test (Mann-Kendall), which needs long series"),
     "p_method": _text("which rank test"),
     "q_value": _number("0-1", "false discovery rate of p_value over the units of an object (Benjamini-Hochberg)"),
-    "significant": Column("boolean", "", "q_value is at most 1 - level"),
+    "trend_significant": Column("boolean", "", "of the rank test: q_value is at most 1 - level"),
     "persistent": Column("boolean", "", "the last two periods lie on one side of the first two"),
     "year_effect": _text("the shared effect of single periods that was taken out"),
     "background_slope_per_year": _number(
@@ -147,6 +172,21 @@ TREND: dict[str, Column] = {
     "run_id": COUNTS["run_id"],
 }
 """trend.csv and trend.parquet: a row per unit and object."""
+
+CHANGES: dict[str, Column] = {
+    "unit_id": _UNIT["unit_id"],
+    "unit_name": _UNIT["unit_name"],
+    "object": _UNIT["object"],
+    "from": _text("period"),
+    "to": _text("the next period; years where the year is divided"),
+    "change": _number("objects", "total of `to` less that of `from`, on the pixels that every period observed"),
+    "se": _number("objects", "standard error of the change, from the differences between acquisitions"),
+    "change_percent": _number("%", "change / total of `from`"),
+    "p": _number("0-1", "p-value of the change"),
+    "q": _number("0-1", "false discovery rate of p over the units and periods of an object (Benjamini-Hochberg)"),
+    "significant": Column("boolean", "", "q is at most 1 - level"),
+}
+"""changes.csv: a row per unit, object and pair of neighbouring periods."""
 
 SAMPLE_CELLS: dict[str, Column] = {
     "cell_id": _text("name of the cell: zone, pixels along a side, row and column on the lattice"),
@@ -213,6 +253,10 @@ ESTIMATES: dict[str, Column] = {
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
+_DECIMALS = {"objects": 1, "objects/year": 1, "%": 1, "ha": 2}
+_FOUR_DIGITS = ("0-1", "-1-1", "objects/ha", "")
+
+
 def types_of(columns: Columns) -> dict[str, str]:
     """Name -> pandas type."""
     return {name: column.type for name, column in columns.items()}
@@ -223,8 +267,21 @@ def typed(table: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     return pd.DataFrame(table)[list(columns)].astype(types_of(columns))
 
 
+def rounded(table: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    """The table as a CSV shows it: totals and errors to 0.1, areas to 0.01 ha, shares and densities to 4 digits."""
+    shown = typed(table, columns)
+    for name, column in columns.items():
+        if column.type != "float64":
+            continue
+        if column.unit in _DECIMALS:
+            shown[name] = shown[name].round(_DECIMALS[column.unit]) + 0.0  # no -0.0
+        elif column.unit in _FOUR_DIGITS:
+            shown[name] = shown[name].map(lambda value: float(f"{value:.4g}"), na_action="ignore").astype("float64")
+    return shown
+
+
 def write_table(table: pd.DataFrame, path: Path, columns: Columns) -> tuple[Path, Path]:
-    """Write a table as CSV and Parquet.
+    """Write a table as CSV and Parquet; the CSV is rounded to what is known, the Parquet has all digits.
 
     Parameters
     ----------
@@ -241,7 +298,7 @@ def write_table(table: pd.DataFrame, path: Path, columns: Columns) -> tuple[Path
         The CSV and the Parquet file.
     """
     csv, parquet = path.with_suffix(".csv"), path.with_suffix(".parquet")
-    return write_csv(table, csv, columns), write_parquet(table, parquet, columns)
+    return write_csv(rounded(table, columns), csv, columns), write_parquet(table, parquet, columns)
 
 
 def write_csv(table: pd.DataFrame, path: Path, columns: Columns) -> Path:
@@ -261,7 +318,7 @@ def write_parquet(table: pd.DataFrame, path: Path, columns: Columns) -> Path:
 
 
 def read_table(path: Path, columns: Columns) -> pd.DataFrame:
-    """Read a table that `write_table` wrote, from either file: the same values and types.
+    """Read a table that `write_table` wrote, from either file: the same types, and values as rounded in the CSV.
 
     Raises
     ------

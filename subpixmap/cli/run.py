@@ -105,6 +105,12 @@ def trend(
             help="confidence of intervals; 1 - level is the false discovery rate  [default: as last time, first 0.95]"
         ),
     ] = None,
+    steady_within: Annotated[
+        float | None,
+        Option(
+            help="share of the first total within which a unit counts as steady  [default: as last time, first 0.05]"
+        ),
+    ] = None,
     unchanged: Annotated[
         list[str] | None,
         Option(
@@ -122,11 +128,11 @@ def trend(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Follow the counts over the periods: trend.csv, trend.parquet."""
+    """Follow the counts over the periods: trend.csv, trend.parquet, changes.csv."""
     from subpixmap.verbs import count as verbs
 
     ids = None if unchanged is None else words(unchanged)
-    verbs.trend(out, level=level, unchanged=ids, background=background, quiet=quiet)
+    verbs.trend(out, level=level, steady_within=steady_within, unchanged=ids, background=background, quiet=quiet)
 
 
 def report(out: options.Folder, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
@@ -138,7 +144,7 @@ def report(out: options.Folder, quiet: options.Quiet = False, verbose: options.V
 
 def export(
     out: options.Folder,
-    format: Annotated[str, Option("--format", help="csv, geoparquet, gpkg, geojson, cog or stac")],
+    format: Annotated[str, Option("--format", help="csv, xlsx, geoparquet, gpkg, geojson, cog or stac")],
     to: Annotated[Path | None, Option(help="folder for the files  [default: OUT/export]")] = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,

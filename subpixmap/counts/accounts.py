@@ -58,7 +58,7 @@ _TABLES = ("outside", "balance", "parents", "background")
 
 def make_accounts(units: Units, sums: Sums, table: pd.DataFrame, facts: Facts) -> Accounts:
     """The accounts of a count; `table` is its rows."""
-    top = _topmost(units)
+    top = units.topmost()
     outside, balance, parents = _outside(sums, facts), _balance(sums, facts, top), _parents(table)
     overlap_ha = _overlap(sums, top) * facts.px_ha
     remarks = [] if facts.assign_nearest else _near_remarks(outside, balance)
@@ -120,12 +120,6 @@ def _outside(sums: Sums, facts: Facts) -> pd.DataFrame:
 def _without_rounding(pixels: Any) -> NDArray[np.float64]:
     """Pixels, without what is the rounding of a border."""
     return np.where(pixels > SEEN_PX, pixels, 0.0)
-
-
-def _topmost(units: Units) -> NDArray[np.int64]:
-    """Positions of the units whose parent is not a unit itself."""
-    ids = set(units.table["unit_id"])
-    return np.flatnonzero([parent not in ids for parent in units.table["parent_id"]])
 
 
 def _balance(sums: Sums, facts: Facts, top: NDArray[np.int64]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from subpixmap import runpaths
 from subpixmap.counts.accounts import Accounts, make_accounts, write_accounts
 from subpixmap.counts.blocks import MapBlock, Maps, blocks_of, contents_of, folder_of, read_blocks
 from subpixmap.counts.facts import Facts, read_facts
+from subpixmap.counts.region_row import region_rows
 from subpixmap.counts.rows import series_rows, unit_rows
 from subpixmap.counts.sums import sum_blocks
 from subpixmap.counts.units import prepare_units
@@ -32,11 +33,25 @@ class Counted:
     """The counts of a map."""
 
     table: gpd.GeoDataFrame
-    """The rows (`tables.COUNTS`), with the units' polygons (EPSG:4326) as geometry."""
+    """The rows (`tables.COUNTS`) of the units, with their polygons (EPSG:4326) as geometry."""
     series: pd.DataFrame
     """What may be compared over the periods (`tables.SERIES`), and how sure each period is."""
     accounts: Accounts
     """What lies outside the units, and whether all adds up."""
+    region: gpd.GeoDataFrame
+    """The rows of the sum of the highest units, without a polygon."""
+    region_series: pd.DataFrame
+
+    @property
+    def all_rows(self) -> gpd.GeoDataFrame:
+        """What counts.parquet holds: the rows of the units and, last, of their sum."""
+        rows: gpd.GeoDataFrame = pd.concat([self.table, self.region], ignore_index=True)
+        return rows
+
+    @property
+    def all_series(self) -> pd.DataFrame:
+        """What series.parquet holds, in the order of `all_rows`."""
+        return pd.concat([self.series, self.region_series], ignore_index=True)
 
 
 def count_by_unit(
@@ -67,7 +82,7 @@ def count_by_unit(
         client=client,
     )
     keys = ["unit_id", "object", "period"]
-    both = counted.table.merge(counted.series, on=keys, how="left", validate="one_to_one")
+    both = counted.all_rows.merge(counted.all_series, on=keys, how="left", validate="one_to_one")
     return both[[name for name in both.columns if name != "geometry"] + ["geometry"]]
 
 
@@ -154,15 +169,19 @@ def count_blocks(
     """
     ready = prepare_units(units)
     sums = sum_blocks(blocks, ready, facts, size=size, region=region, client=client)
-    table = unit_rows(ready, sums, facts)
-    return Counted(table, series_rows(ready, sums, facts), make_accounts(ready, sums, table, facts))
+    table, series = unit_rows(ready, sums, facts), series_rows(ready, sums, facts)
+    accounts = make_accounts(ready, sums, table, facts)
+    region, region_series = region_rows(ready, sums, facts, table, series)
+    for rows, noise in ((table, series), (region, region_series)):
+        rows["total_se"] = noise["noise_se"]  # the rows of both are in one order
+    return Counted(table, series, accounts, region, region_series)
 
 
 def write_counts(folder: Path, counted: Counted) -> list[Path]:
     """Write counts.csv, counts.parquet, series.parquet and accounts.json into a run folder; returns their paths."""
     return [
-        *write_table(counted.table, folder / runpaths.COUNTS_PARQUET, COUNTS),
-        write_parquet(counted.series, folder / runpaths.SERIES_PARQUET, SERIES),
+        *write_table(counted.all_rows, folder / runpaths.COUNTS_PARQUET, COUNTS),
+        write_parquet(counted.all_series, folder / runpaths.SERIES_PARQUET, SERIES),
         write_accounts(folder / runpaths.ACCOUNTS, counted.accounts),
     ]
 

@@ -8,6 +8,7 @@ have in common (the model's own bias, the sensor's calibration) does not show he
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,6 +82,18 @@ class Noise:
             variance[units, period] += values**2
             count[units, period] += 1
         return variance, count
+
+    def summed(self, weights: Array) -> Noise:
+        """The deviations of one unit that is the weighted sum of others; `weights` (unit, period)."""
+        whole = Noise()
+        for (period, name), parts in self._parts.items():
+            units, values = _merged(parts)
+            units, values = units[inside := units < len(weights)], values[inside]
+            products = weights[units, period, None] * values
+            deviation = np.array([math.fsum(column) for column in products.T])  # the same bits for any set of objects
+            if deviation.any():
+                whole._append((period, name), np.zeros(1, np.int64), deviation[None])
+        return whole
 
     def _append(self, key: tuple[int, str], at: NDArray[np.int64], values: Array) -> None:
         parts = self._parts.setdefault(key, [])

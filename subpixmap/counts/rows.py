@@ -52,6 +52,7 @@ def unit_rows(units: Units, sums: Sums, facts: Facts) -> gpd.GeoDataFrame:
     # (unit, object, period) is the order of the rows; what does not depend on one of them is repeated along it.
     shape = (len(units), len(names), len(periods))
     values = _values(sums, len(units), facts)
+    map_total = np.broadcast_to(values["map_total"], shape).ravel()
     data: dict[str, Any] = {
         **{name: _spread(units.table[name], 0, shape) for name in ("unit_id", "unit_name", "parent_id")},
         "object": _spread(names, 1, shape),
@@ -70,6 +71,7 @@ def unit_rows(units: Units, sums: Sums, facts: Facts) -> gpd.GeoDataFrame:
         "items_sha256": _spread([facts.items_sha256.get(period.label) for period in periods], 2, shape),
         "run_id": facts.run_id,
         "software_version": facts.software_version,
+        "below_zero": pd.Series(map_total < 0, dtype="boolean").mask(np.isnan(map_total)),
     }
     table = typed(pd.DataFrame(data).reindex(columns=list(COUNTS)), COUNTS)
     polygons = np.repeat(units.polygons, len(names) * len(periods))

@@ -19,6 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap.errors import InputError
 from subpixmap.grid import Lattice, Window, project, utm_epsg
 from subpixmap.region.outline import mended, polygonal, polygons, unfolded, wrap
+from subpixmap.tables import REGION
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -41,6 +42,11 @@ class Units:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def topmost(self) -> NDArray[np.int64]:
+        """Positions of the units whose parent is not a unit itself: together they hold each place once."""
+        ids = set(self.table["unit_id"])
+        return np.flatnonzero([parent not in ids for parent in self.table["parent_id"]])
 
     def by_zone(self) -> dict[int, NDArray[np.object_]]:
         """{EPSG: (unit,) polygons in the zone's CRS, metres}; empty where the zone can own no pixel of the unit."""
@@ -112,6 +118,9 @@ def prepare_units(units: gpd.GeoDataFrame) -> Units:
     blank = table.index[table["unit_id"].isna()]
     if len(blank):
         raise InputError(f"{len(blank)} units have no unit_id, the first in row {blank[0] + 1}; give each unit an id")
+
+    if (table["unit_id"] == REGION).any():
+        raise InputError(f"a unit has the id {REGION}, which is that of the sum of all units; give it another id")
 
     rows: dict[str, list[int]] = {}
     for row, unit_id in enumerate(table["unit_id"]):

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from subpixmap import runpaths
 from subpixmap.errors import InputError
+from subpixmap.export.dictionary import write_dictionary
+from subpixmap.export.licence import licence_text, write_licence
 from subpixmap.export.polygons import DRIVERS, write_with_polygons
 from subpixmap.files import is_remote, path_of
 from subpixmap.runfolder import RunFolder
-from subpixmap.tables import COUNTS, TREND, write_csv
+from subpixmap.tables import COUNTS, TREND, rounded, write_csv
 
-FORMATS = ("csv", *DRIVERS, "cog", "stac")
+FORMATS = ("csv", "xlsx", *DRIVERS, "cog", "stac")
 
 
 def export_run(run: RunFolder, format: str, *, to: Path | None = None) -> list[Path]:
@@ -22,9 +24,10 @@ def export_run(run: RunFolder, format: str, *, to: Path | None = None) -> list[P
     run
         With counts.
     format
-        `csv`, `geoparquet`, `gpkg` or `geojson`: the rows of counts.parquet and, if there, of trend.parquet, the last
-        three with the polygons of the units (a GeoPackage holds both tables as layers); `cog`: the map as rasters;
-        `stac`: a catalogue of rasters and tables.
+        `csv` (with tables.json) or `xlsx` (a sheet for each table and one for the columns): the rows of counts.parquet
+        and, if there, of trend.parquet, rounded; `geoparquet`, `gpkg` or `geojson`: the same with all digits and the
+        polygons of the units (a GeoPackage holds both tables as layers); `cog`: the map as rasters; `stac`: a catalogue
+        of rasters and tables. LICENCE-AND-CITATION.txt stands beside all of them.
     to
         Folder for the files; OUT/export when not given.
 
@@ -45,13 +48,24 @@ def export_run(run: RunFolder, format: str, *, to: Path | None = None) -> list[P
     if format == "cog":
         from subpixmap.export.cogs import export_cogs
 
-        return export_cogs(run, folder)
+        return [*export_cogs(run, folder), write_licence(run, folder)]
     if format == "stac":
         from subpixmap.export.stac import export_stac
 
-        return export_stac(run, folder)
+        return [*export_stac(run, folder), write_licence(run, folder)]
     tables = {"counts": run.counts} | ({} if run.trend is None else {"trend": run.trend})
+    columns = {"counts": COUNTS, "trend": TREND}
     if format == "csv":
-        columns = {"counts": COUNTS, "trend": TREND}
-        return [write_csv(table, folder / f"{name}.csv", columns[name]) for name, table in tables.items()]
-    return write_with_polygons(tables, run.units.table, folder, format)
+        paths = [
+            write_csv(rounded(table, columns[name]), folder / f"{name}.csv", columns[name])
+            for name, table in tables.items()
+        ]
+        paths.append(write_dictionary(folder))
+    elif format == "xlsx":
+        from subpixmap.export.workbook import write_workbook
+
+        sheets = {name: (table, columns[name]) for name, table in tables.items()}
+        paths = [write_workbook(sheets, licence_text(run), folder / "counts.xlsx")]
+    else:
+        paths = write_with_polygons(tables, run.units.table, folder, format)
+    return [*paths, write_licence(run, folder)]

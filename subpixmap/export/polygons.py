@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from subpixmap.errors import InputError
+from subpixmap.tables import REGION
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -66,12 +67,12 @@ def write_with_polygons(
 
 
 def _write_layer(name: str, table: pd.DataFrame, polygons: gpd.GeoSeries, folder: Path, format: str) -> None:
-    """Write one table; a GeoPackage takes all tables as layers."""
+    """Write one table; a GeoPackage takes all tables as layers. The rows of all units together have no polygon."""
     import geopandas as gpd
 
-    if missing := sorted(set(table["unit_id"]) - set(polygons.index)):
+    if missing := sorted(set(table["unit_id"]) - {*polygons.index, REGION}):
         raise InputError(f"unit {missing[0]!r} of the {name} is not in units.parquet; count again (subpixmap count)")
-    rows = gpd.GeoDataFrame(table, geometry=gpd.GeoSeries(polygons.loc[table["unit_id"]].to_numpy(), crs=4326))
+    rows = gpd.GeoDataFrame(table, geometry=gpd.GeoSeries(polygons.reindex(table["unit_id"]).to_numpy(), crs=4326))
     if format == "geoparquet":
         rows.to_parquet(folder / f"{name}.{format}", index=False, compression="zstd")
         return

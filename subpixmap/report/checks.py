@@ -9,6 +9,7 @@ import pandas as pd
 from subpixmap.report.contents import Contents
 from subpixmap.report.formatting import shown
 
+_STEP = ("shared_step_percent", "p_value", "n_units", "n_alike", "join", "changed", "unchanged", "stands_out")
 MAX_PARENTS = 40
 """Parents listed for an object; those with the largest gaps come first."""
 
@@ -56,12 +57,16 @@ def shared_rows(contents: Contents, name: str) -> list[dict[str, Any]]:
     counts = contents.counts[contents.counts["object"] == name]
     effect = background_effect(series).set_index("period")["offset_per_ha"]
     background = series.groupby("period", sort=False)["background_per_ha"].first()
-    steps = shared_steps(counts, series).set_index("after") if len(contents.periods) > 1 else pd.DataFrame()
+    steps = (
+        shared_steps(counts, series, inputs=contents.inputs).set_index("after")
+        if len(contents.periods) > 1
+        else pd.DataFrame()
+    )
     rows = []
     for period in contents.periods:
         row: dict[str, Any] = {"period": period, "background": background.get(period), "offset": effect.get(period)}
         step = steps.loc[period].to_dict() if period in steps.index else {}
-        row |= {key: step.get(key) for key in ("shared_step_percent", "p_value", "n_units", "join", "stands_out")}
+        row |= {key: step.get(key) for key in _STEP}
         rows.append(shown(row))
     return rows
 

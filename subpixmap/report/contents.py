@@ -20,7 +20,8 @@ from subpixmap.mapping.store import open_map
 from subpixmap.report.downsample import Layers, read_layers
 from subpixmap.runfolder import RunFolder
 from subpixmap.simulate.recognise import is_simulated
-from subpixmap.tables import ESTIMATES, read_table
+from subpixmap.tables import ESTIMATES, REGION, read_table
+from subpixmap.trends.inputs import inputs_by_period
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -49,9 +50,9 @@ class Contents:
     simulated: bool
     """Whether the imagery itself is simulated."""
     counts: pd.DataFrame
-    """Rows of counts.parquet."""
+    """Rows of counts.parquet, without those of the whole region."""
     trend: pd.DataFrame | None
-    """Rows of trend.parquet."""
+    """Rows of trend.parquet; the whole region is the unit `tables.REGION`."""
     units: gpd.GeoDataFrame
     """unit_id, unit_name, parent_id, geometry."""
     series: pd.DataFrame | None
@@ -70,6 +71,8 @@ class Contents:
     """Rows of estimates.csv."""
     sample: Mapping[str, Any] = field(default_factory=dict)
     """Records of the sample: `design` and `labels`."""
+    inputs: pd.DataFrame | None = None
+    """What the imagery of each period was made of (`inputs_by_period`)."""
     accounts: Mapping[str, Any] = field(default_factory=dict)
     """What `read_accounts` returns: `outside`, `balance`, `parents`, `remarks`."""
     expected_blocks: int = 0
@@ -103,7 +106,7 @@ def read_contents(run: RunFolder, *, truth: pd.DataFrame | None = None, size: in
         objects=plan.objects,
         model=plan.model,
         simulated=is_simulated(plan.sources),
-        counts=run.counts,
+        counts=run.counts[run.counts["unit_id"] != REGION].reset_index(drop=True),
         trend=run.trend,
         units=run.units.table,
         series=run.series if (run.path / runpaths.SERIES_PARQUET).is_file() else None,
@@ -114,6 +117,7 @@ def read_contents(run: RunFolder, *, truth: pd.DataFrame | None = None, size: in
         truth=_checked_truth(truth),
         estimates=_estimates(run),
         sample=_sample(run),
+        inputs=inputs_by_period(run.items_by_period),
         accounts=read_accounts(run.path / runpaths.ACCOUNTS),
         expected_blocks=plan.n_tasks,
         done_blocks=len(records),

@@ -15,6 +15,7 @@ from subpixmap.report.figures import plot_reliability, plot_series, plot_units
 from subpixmap.report.formatting import shown, title
 from subpixmap.report.html_images import sparkline, svg
 from subpixmap.report.summary import against_truth, leaves, region_truth
+from subpixmap.tables import REGION
 
 MAX_ROWS = 2000
 """Units listed for an object; the CSV holds them all."""
@@ -31,10 +32,8 @@ class ObjectSection:
     """A row per period, over the region."""
     latest: dict[str, Any] | None
     """The last period in which anything was observed."""
-    change: float | None
-    """From the first to the last observed period, as a share."""
-    first: str
-    """The first period in which anything was observed."""
+    change: dict[str, Any] | None
+    """The trend of the whole region: change on common pixels, with its error and verdict."""
     has_estimates: bool
     estimates: EstimatesSection | None
     """Totals and changes with intervals; None without a reference sample."""
@@ -80,8 +79,7 @@ def object_section(contents: Contents, name: str, totals: pd.DataFrame) -> Objec
         measure=contents.model.measures[name],
         totals=[shown(row) for row in totals.to_dict("records")],
         latest=latest,
-        change=_change(observed) if contents.model.measures[name] == "count" else None,
-        first=str(observed.period.iloc[0]) if len(observed) else "",
+        change=_change(contents, name),
         has_noise=bool(totals.noise_se.notna().any()),
         has_estimates=bool(counts.estimate.notna().any()),
         estimates=estimates_section(contents.estimates, contents.sample, name),
@@ -102,10 +100,12 @@ def object_section(contents: Contents, name: str, totals: pd.DataFrame) -> Objec
     )
 
 
-def _change(observed: pd.DataFrame) -> float | None:
-    """From the first to the last observed period, as a share of the first."""
-    totals = observed.map_total_full.astype(float).tolist()
-    return totals[-1] / totals[0] - 1 if len(totals) > 1 and totals[0] > 0 else None
+def _change(contents: Contents, name: str) -> dict[str, Any] | None:
+    """The region's row of the trends; None for a measure that has none."""
+    if contents.trend is None or contents.model.measures[name] != "count":
+        return None
+    rows = contents.trend[(contents.trend.object == name) & (contents.trend.unit_id == REGION)]
+    return shown(rows.iloc[0].to_dict()) if len(rows) else None
 
 
 def _unit_figure(contents: Contents, name: str, counts: pd.DataFrame) -> str:
@@ -145,9 +145,10 @@ def _unit_rows(contents: Contents, counts: pd.DataFrame, period: str) -> list[di
 
 
 def _trend_rows(contents: Contents, name: str) -> list[dict[str, Any]]:
-    """Trends of one object, the steepest first; none for a measure that has no trend."""
+    """Trends of one object, the surest and largest change first; none for a measure that has no trend."""
     if contents.trend is None or contents.model.measures[name] != "count":
         return []
     trends = contents.trend[contents.trend.object == name]
-    trends = trends.sort_values("slope_per_year", key=lambda column: -column.abs(), kind="stable").head(MAX_ROWS)
-    return [shown(row) for row in trends.to_dict("records")]
+    trends = trends[trends.unit_id != REGION].sort_values("change", key=lambda column: -column.abs(), kind="stable")
+    surest = trends.direction.isin(["unclear"]).sort_values(kind="stable").index
+    return [shown(row) for row in trends.loc[surest].head(MAX_ROWS).to_dict("records")]

@@ -10,6 +10,7 @@ import pandas as pd
 from subpixmap.errors import InputError
 from subpixmap.report.colours import ACCENT, MUTED, SERIES, style
 from subpixmap.report.figures import plot_units
+from subpixmap.tables import REGION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +30,7 @@ def plot_counts(counts: pd.DataFrame, name: str | None = None, *, top: int = 6) 
     """
     from matplotlib.figure import Figure
 
+    counts = counts[counts["unit_id"] != REGION]
     names = _objects(counts, name)
     periods = list(counts.sort_values("period_start", kind="stable")["period"].unique())
     with style():
@@ -42,7 +44,7 @@ def plot_counts(counts: pd.DataFrame, name: str | None = None, *, top: int = 6) 
 
 
 def plot_trend(trends: pd.DataFrame, name: str | None = None, *, top: int = 25) -> Figure:
-    """Slopes of the units with their intervals, the largest change first; filled where significant.
+    """Changes of the units with their standard errors, the largest first; filled where they rise or fall.
 
     Parameters
     ----------
@@ -55,26 +57,26 @@ def plot_trend(trends: pd.DataFrame, name: str | None = None, *, top: int = 25) 
     """
     from matplotlib.figure import Figure
 
-    with_slope = trends[trends["slope_per_year"].notna()]
-    if name is None and len(with_slope):
-        name = str(with_slope["object"].iloc[0])
+    changed = trends[trends["change"].notna() & (trends["unit_id"] != REGION)]
+    if name is None and len(changed):
+        name = str(changed["object"].iloc[0])
     (name,) = _objects(trends, name) if name else (str(trends["object"].iloc[0]),)
-    rows = with_slope[with_slope["object"] == name]
-    rows = rows.reindex(rows["slope_per_year"].astype(float).abs().sort_values(ascending=False, kind="stable").index)
-    rows = rows.head(top).sort_values("slope_per_year", kind="stable")
+    rows = changed[changed["object"] == name]
+    rows = rows.reindex(rows["change"].astype(float).abs().sort_values(ascending=False, kind="stable").index)
+    rows = rows.head(top).sort_values("change", kind="stable")
     at = np.arange(len(rows))
-    slope, low, high = (rows[key].to_numpy(float) for key in ("slope_per_year", "slope_low", "slope_high"))
-    significant = rows["significant"].fillna(False).to_numpy(bool)
+    change, se = (rows[key].to_numpy(float) for key in ("change", "change_se"))
+    sure = rows["direction"].isin(["rise", "fall"]).to_numpy(bool)
     with style():
         figure = Figure(figsize=(5.2, 0.9 + 0.24 * max(len(rows), 3)), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color=MUTED, lw=0.8)
-        axes.hlines(at, low, high, color=ACCENT, lw=1.4)
-        colours = np.where(slope >= 0, SERIES[0], SERIES[1])
-        axes.scatter(slope, at, s=30, c=np.where(significant, colours, "white"), edgecolors=colours.tolist(), zorder=3)
+        axes.hlines(at, change - se, change + se, color=ACCENT, lw=1.4)
+        colours = np.where(change >= 0, SERIES[0], SERIES[1])
+        axes.scatter(change, at, s=30, c=np.where(sure, colours, "white"), edgecolors=colours.tolist(), zorder=3)
         labels = rows["unit_name"].fillna(rows["unit_id"]).astype(str).tolist()
         axes.set_yticks(at, labels, parse_math=False)
-        axes.set_xlabel(f"{name.replace('_', ' ')} a year; filled: significant after false-discovery control")
+        axes.set_xlabel(f"change of {name.replace('_', ' ')}, +/- its standard error; filled: a rise or a fall")
         axes.grid(True, axis="x")
         axes.grid(False, axis="y")
         if not len(rows):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import pandas as pd
 
-from subpixmap.trends.shared_effects import background_effect, shared_steps, step_text
+from subpixmap.tables import REGION
+from subpixmap.trends.shared_effects import background_effect
 from subpixmap.trends.slopes import smallest_p
 
 _LEAST_EFFECT = 0.01
@@ -32,31 +33,35 @@ def trend_remarks(table: pd.DataFrame, counts: pd.DataFrame, series: pd.DataFram
         if name not in with_trend
     ]
     for name, rows in table[table["object"].isin(with_trend)].groupby("object", sort=False):
-        remarks += _of_object(str(name), rows[rows["slope_per_year"].notna()], level)
-    steps = shared_steps(counts, series)
-    if len(steps):
-        steps = steps[steps["object"].isin(with_trend)]
-        remarks += [
-            f"{row.object}: {step_text(row)}; a country does not change everywhere at once"
-            for row in steps[steps["stands_out"]].itertuples()
-        ]
+        remarks += _of_object(str(name), rows, level)
+    stepped = table.dropna(subset="shared_step").drop_duplicates("object")
+    remarks += [f"{row.object}: {row.shared_step}" for row in stepped.itertuples()]
     return remarks + _shared_effects(counts, series, with_trend)
 
 
 def _of_object(name: str, rows: pd.DataFrame, level: float) -> list[str]:
-    if not len(rows):
+    """The verdict on the region, how many units go which way, and what the rank test cannot show."""
+    if not rows["change"].notna().any():
         return [f"{name}: no trend, because no unit was observed in two or more periods"]
-    significant = rows[rows["significant"].fillna(False).astype(bool)]
-    up, down = int((significant["slope_per_year"] > 0).sum()), int((significant["slope_per_year"] < 0).sum())
-    not_persistent = int((~significant["persistent"].fillna(True).astype(bool)).sum())
-    summary = f"{name}: of {len(rows)} units {up} rise and {down} fall"
-    summary += f" ({1 - level:.0%} of these by chance)" if up + down else ""
-    summary += f"; {not_persistent} of them do not persist" if not_persistent else ""
-    return [summary, *_limits(name, rows[rows["p_method"] != "seasonal"], len(rows), level)]
+    whole, units = rows[rows["unit_id"] == REGION], rows[rows["unit_id"] != REGION]
+    remarks = [f"{name}, all units together: {_verdict(row)}" for row in whole.itertuples()]
+    n = units["direction"].value_counts()
+    up, down = n.get("rise", 0), n.get("fall", 0)
+    chance = f" ({1 - level:.0%} of these by chance)" if up + down else ""
+    steady = f"{n.get('steady', 0)} are steady, {n.get('unclear', 0)} unclear"
+    remarks.append(f"{name}: of {len(units)} units {up} rise and {down} fall{chance}, {steady}")
+    ranked = units[units["slope_per_year"].notna() & (units["p_method"] != "seasonal")]
+    return remarks + _limits(name, ranked, level)
 
 
-def _limits(name: str, exact: pd.DataFrame, n_units: int, level: float) -> list[str]:
-    """What an exact test of so few periods cannot show."""
+def _verdict(row: Any) -> str:
+    return (
+        f"{row.direction}: {row.because}" if row.direction != "fall" and row.direction != "rise" else str(row.because)
+    )
+
+
+def _limits(name: str, exact: pd.DataFrame, level: float) -> list[str]:
+    """What the rank test of so few periods cannot show."""
     if not len(exact):
         return []
     n = int(exact["n_periods"].max())
@@ -64,14 +69,8 @@ def _limits(name: str, exact: pd.DataFrame, n_units: int, level: float) -> list[
     if least > 1 - level:
         enough = next(k for k in range(n, 20) if smallest_p(k) <= 1 - level)
         return [
-            f"{name}: {n} periods cannot show a significant trend (smallest possible p: {least:.2g}; "
+            f"{name}: {n} periods cannot show a significant trend by rank (smallest possible p: {least:.2g}; "
             f"{enough} are needed)"
-        ]
-    needed = math.ceil(n_units * least / (1 - level))
-    if needed > 1:
-        return [
-            f"{name}: with {n} periods p is at least {least:.2g}, so trends of fewer than {needed} of {n_units} "
-            "units could be chance"
         ]
     return []
 

@@ -5,6 +5,7 @@ In: counts and their comparable series. Out: small tables: effects that `trend` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import date
 from itertools import pairwise
@@ -12,8 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from subpixmap.errors import InputError
+from subpixmap.tables import REGION
+from subpixmap.trends.inputs import changed_inputs
 
 JOINS: dict[str, date] = {
     "processing baseline 04.00": date(2022, 1, 25),
@@ -23,6 +27,7 @@ JOINS: dict[str, date] = {
 
 _STANDS_OUT = 3.0  # times the median size of the other steps
 _LEAST_STEP = 1.0  # percent
+_BACKGROUND = 0.1  # of the background itself
 
 
 def unchanged_effect(series: pd.DataFrame, unchanged: Sequence[str]) -> pd.DataFrame:
@@ -71,12 +76,17 @@ def background_effect(series: pd.DataFrame) -> pd.DataFrame:
 
 
 def shared_steps(
-    counts: pd.DataFrame, series: pd.DataFrame | None = None, *, joins: Mapping[str, date] = JOINS
+    counts: pd.DataFrame,
+    series: pd.DataFrame,
+    *,
+    joins: Mapping[str, date] = JOINS,
+    inputs: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Steps that most units make together between two neighbouring periods.
 
-    A country does not plant everywhere in the same year. A step that most units share more likely comes from the
-    sensor, the processor or the season, above all where the input changed.
+    A step that most units share can be a real event (a storm, a drought) or come from the sensor, the processor or the
+    season: it is a question, and the columns `join`, `changed` and `unchanged` hold what helps to answer it. Only units
+    that are no parents are tested: a parent is the sum of its children.
 
     Parameters
     ----------
@@ -84,51 +94,92 @@ def shared_steps(
         From the same count.
     joins
         Name of a change of the input -> the day on which it happened.
+    inputs
+        From `inputs_by_period`.
 
     Returns
     -------
     pandas.DataFrame
-        `object, before, after, join, n_units, shared_step_percent` (median over units), `p_value` (signed-rank test
-        over units that it is zero) and `stands_out`: more than 1 % and three times the median of the other
-        steps, with p below 0.01.
+        `object, before, after, join, n_units, n_alike` (units that step that way), `shared_step_percent` (median over
+        units), `p_value` (signed-rank test over units that it is zero), `changed` and `unchanged` (what the input did,
+        in words) and `stands_out`: more than 1 % and three times the median of the other steps, with p below 0.01.
     """
-    from scipy.stats import wilcoxon
-
     rows = pd.DataFrame(counts).drop(columns="geometry", errors="ignore")
-    rows = rows[rows["measure"] == "count"]
-    rows = rows.assign(total=rows["map_total_full"].astype(float))
-    if series is not None:
-        rows = rows.merge(series, on=["unit_id", "object", "period"], validate="one_to_one")
-        rows["total"] = rows["common_total"]
+    rows = _leaves(rows[rows["measure"] == "count"])
+    rows = rows.merge(series, on=["unit_id", "object", "period"], validate="one_to_one")
     steps = []
     for name, mine in rows.groupby("object", sort=False):
         spans = mine.drop_duplicates("period").sort_values("period_start", kind="stable").to_dict("records")
-        wide = mine.pivot(index="unit_id", columns="period", values="total")[[span["period"] for span in spans]]
+        wide = mine.pivot(index="unit_id", columns="period", values="common_total")[[span["period"] for span in spans]]
         for i, (before, after) in enumerate(pairwise(spans)):
-            first, second = wide.iloc[:, i], wide.iloc[:, i + 1]
-            both = first.notna() & second.notna() & (first + second > 0)
-            step = (2 * (second - first) / (first + second))[both].to_numpy(float)
             inside = [k for k, day in joins.items() if _middle(before) < day <= _middle(after)]
+            changed, unchanged = _evidence(before, after, inputs)
             steps.append(
                 {
                     "object": name,
                     "before": before["period"],
                     "after": after["period"],
                     "join": "; ".join(inside) or None,
-                    "n_units": step.size,
-                    "shared_step_percent": 100 * float(np.median(step)) if step.size else np.nan,
-                    "p_value": float(wilcoxon(step).pvalue) if np.count_nonzero(step) >= 6 else np.nan,
+                    **_step(wide.iloc[:, i].to_numpy(float), wide.iloc[:, i + 1].to_numpy(float)),
+                    "changed": "; ".join(changed) or None,
+                    "unchanged": ", ".join(unchanged) or None,
                 }
             )
-    names = ["object", "before", "after", "join", "n_units", "shared_step_percent", "p_value"]
-    table = pd.DataFrame(steps, columns=names)
+    table = pd.DataFrame(steps, columns=_STEP_COLUMNS)
     return table.assign(stands_out=_stand_out(table))
 
 
 def step_text(step: Any) -> str:
-    """A row of `shared_steps` in words."""
-    text = f"most units step by {step.shared_step_percent:+.1f} % together from {step.before} to {step.after}"
-    return text + (f", where the input changed ({step.join})" if step.join else "")
+    """A row of `shared_steps` in words: a question, with the evidence for an answer."""
+    text = (
+        f"{step.n_alike} of {step.n_units} units step by about {step.shared_step_percent:+.0f} % from {step.before} to "
+        f"{step.after}: a real event (storm, drought, felling) or the sensor?"
+    )
+    facts = [f"input changed ({step.join})"] if step.join else []
+    facts += [f"{step.changed}"] if step.changed else []
+    facts += [f"unchanged: {step.unchanged}"] if step.unchanged else []
+    return " ".join([text, "; ".join(facts)]).strip()
+
+
+_STEP_COLUMNS = ["object", "before", "after", "join", "n_units", "n_alike", "shared_step_percent", "p_value"]
+_STEP_COLUMNS += ["changed", "unchanged"]
+
+
+def _leaves(rows: pd.DataFrame) -> pd.DataFrame:
+    """Without the region's row and the units that are parents of others."""
+    parents = set(rows["parent_id"].dropna()) if "parent_id" in rows else set()
+    return rows[~rows["unit_id"].isin(parents | {REGION})]
+
+
+def _step(first: NDArray[np.floating], second: NDArray[np.floating]) -> dict[str, Any]:
+    """The step that units share, of those that hold something."""
+    from scipy.stats import wilcoxon
+
+    with np.errstate(invalid="ignore"):
+        both = first + second > 0  # NaN is not
+    step = 2 * (second - first)[both] / (first + second)[both]
+    middle = float(np.median(step)) if step.size else math.nan
+    return {
+        "n_units": step.size,
+        "n_alike": int(np.count_nonzero(step * middle > 0)),
+        "shared_step_percent": 100 * middle,
+        "p_value": float(wilcoxon(step).pvalue) if np.count_nonzero(step) >= 6 else math.nan,
+    }
+
+
+def _evidence(
+    before: Mapping[Any, Any], after: Mapping[Any, Any], inputs: pd.DataFrame | None
+) -> tuple[list[str], list[str]]:
+    """(what changed from one period to the next besides the totals, what did not), in words."""
+    changed, unchanged = ([], []) if inputs is None else changed_inputs(inputs, before["period"], after["period"])
+    first, second = before["background_per_ha"], after["background_per_ha"]
+    if first == first and second == second:  # known in both
+        moved = second - first
+        if abs(moved) > _BACKGROUND * max(abs(first), abs(second)):
+            changed.append(f"background (where the object never is) {moved:+.2g} per ha")
+        else:
+            unchanged.append("background")
+    return changed, unchanged
 
 
 def _stand_out(table: pd.DataFrame) -> list[bool]:

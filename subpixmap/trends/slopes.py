@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from subpixmap.trends.changes import Totals
+from subpixmap.trends.seasons import seasons_a_year
+
 Array = NDArray[np.floating]
-
-
-_MOST_SEASONS = 12  # a year: acquisitions of one month are of one season
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def seasonal_slope(years: Array, values: Array, *, level: float = 0.95) -> Slope
     """
     from pymannkendall import seasonal_test
 
-    seasons = round(1 / max(float(np.min(np.diff(years))), 1 / _MOST_SEASONS))  # of a quarter or a month
+    seasons = seasons_a_year(years)
     at = np.round((years - years[0]) / (1 / seasons)).astype(int)
     total, n = np.bincount(at, values), np.bincount(at)
     complete = np.divide(total, n, out=np.full(n.size, np.nan), where=n > 0)  # seasons not observed stay empty
@@ -90,6 +90,31 @@ def seasonal_slope(years: Array, values: Array, *, level: float = 0.95) -> Slope
     return Slope(
         float(result.slope), math.nan, math.nan, math.nan, float(result.Tau), float(result.p), "seasonal"
     )  # pymannkendall's slope is per year: the step between values of one season
+
+
+@dataclass(frozen=True)
+class Line:
+    """A straight line through totals whose errors are known."""
+
+    per_year: float
+    se: float
+    p_value: float
+    """That it is level."""
+    misfit: float
+    """Chi square of the totals around it."""
+
+
+def weighted_line(series: Totals) -> Line | None:
+    """Generalised least squares with the known, independent errors of the periods; None where they are not known."""
+    se = series.se
+    if len(se) < 2 or not (np.isfinite(se).all() and (se > 0).all()):
+        return None
+    precision = 1 / se**2
+    away = series.years - np.average(series.years, weights=precision)
+    weights = precision * away / (precision * away**2).sum()
+    slope, error, p = series.contrast(weights)
+    fitted = np.average(series.totals, weights=precision) + slope * away
+    return Line(slope, error, p, float((((series.totals - fitted) / se) ** 2).sum()))
 
 
 def smallest_p(n: int) -> float:

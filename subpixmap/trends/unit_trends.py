@@ -1,13 +1,15 @@
-"""Counts over periods -> the change and the slope of every unit, and how significant they are.
+"""Counts over periods -> the change of every unit, its verdict, its slope, and how sure each is.
 
-In: the rows of counts and, if there, the comparable series. Out: one row per unit and object. This module decides which
-numbers can be compared and when there are too few; the statistics are those of `slopes` and `changes`.
+In: the rows of counts and the comparable series. Out: one row per unit and object, and their changes from period to
+period. This module decides which numbers can be compared and when there are too few; the statistics are those of
+`changes`, `change_points` and `slopes`, the words those of `verdict`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -16,13 +18,31 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from subpixmap.errors import InputError, Refused
-from subpixmap.tables import SERIES, TREND, types_of
-from subpixmap.trends.changes import change_test
+from subpixmap.tables import REGION, SERIES, TREND, types_of
+from subpixmap.trends.changes import (
+    Totals,
+    changes_table,
+    even_noise,
+    false_discovery_rates,
+    shared_noise,
+    year_to_year,
+)
+from subpixmap.trends.seasons import by_year, is_seasonal
 from subpixmap.trends.shared_effects import shared_steps, step_text
 from subpixmap.trends.slopes import seasonal_slope, smallest_p, theil_sen
+from subpixmap.trends.verdict import LEAST_COMMON, UNCLEAR, Evidence, verdict, weigh
 
 _ALIKE = ["object_definition", "measure", "model_sha256", "run_id", "boundary_source", "boundary_version", "evidence"]
-_LEAST_COMMON = 0.5
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What became of the counts over the periods."""
+
+    trend: pd.DataFrame
+    """The columns of `tables.TREND`, a row per unit and object in the order of the counts."""
+    changes: pd.DataFrame
+    """The columns of `tables.CHANGES`, a row per unit, object and pair of neighbouring periods."""
 
 
 def trend(
@@ -30,32 +50,50 @@ def trend(
     series: pd.DataFrame | None = None,
     *,
     level: float = 0.95,
+    steady_within: float = 0.05,
     year_effect: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Slope and change of every unit and object over the periods.
+    """Change and verdict of every unit and object over the periods; see `follow`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of `tables.TREND`, a row per unit and object in the order of `counts`.
+    """
+    return follow(counts, series, level=level, steady_within=steady_within, year_effect=year_effect).trend
+
+
+def follow(
+    counts: pd.DataFrame,
+    series: pd.DataFrame | None = None,
+    *,
+    level: float = 0.95,
+    steady_within: float = 0.05,
+    year_effect: pd.DataFrame | None = None,
+    inputs: pd.DataFrame | None = None,
+) -> Followed:
+    """Change, verdict and slope of every unit and object, and its changes from period to period.
 
     Parameters
     ----------
     counts
         Rows as `count_by_unit` returns them, or counts.parquet.
     series
-        `series` of the same count: totals on the pixels observed in every period, and their noise. The rows of
-        `count_by_unit` hold it. Without it the trend is that of `map_total_full`, where a cloud over the palms of one
-        year can look like felling.
+        `series` of the same count (series.parquet): totals on the pixels observed in every period, and their noise.
+        The rows of `count_by_unit` hold it.
     level
-        Confidence of the slope's interval; 1 - level is the false discovery rate of `significant`.
+        Confidence of the intervals; 1 - level is the false discovery rate of what is called significant.
+    steady_within
+        Share of the first total within which a unit counts as steady.
     year_effect
         Shared effects of single periods to remove, from `unchanged_effect` or `background_effect`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns of `tables.TREND`, a row per unit and object in the order of `counts`; `note` names its limits.
+    inputs
+        From `inputs_by_period`: what the imagery of each period was made of, as evidence for shared steps.
 
     Raises
     ------
     InputError
-        Columns are missing.
+        Columns are missing, or the comparable series is.
     Refused
         Rows of one object come from different models, recipes, boundaries or definitions.
     """
@@ -67,19 +105,45 @@ def trend(
     totals = _totals(counts, series)
     if year_effect is not None:
         totals = _remove_effect(totals, year_effect)
-    rows = [
-        _unit_trend(group.sort_values("period_start", kind="stable"), level)
-        for _, group in totals.groupby(["unit_id", "object"], sort=False)
-    ]
+    rows, weighed, changes = [], [], []
+    for _, group in _with_noise(totals).groupby(["unit_id", "object"], sort=False):
+        row, found = _unit_trend(group.sort_values("period_start", kind="stable"), level, steady_within)
+        rows.append(row)
+        weighed.append(found)
+        if found is not None:
+            changes += year_to_year([row[name] for name in ("unit_id", "unit_name", "object")], found.series)
     table = pd.DataFrame(rows, columns=list(TREND)).astype(types_of(TREND))
-    for p, q in (("p_value", "q_value"), ("change_p", "change_q")):
-        table[q] = table.groupby("object", sort=False)[p].transform(_false_discovery_rates)
-    steps = shared_steps(counts, series)
+    table = _judged(table, weighed, 1 - level)
+    steps = shared_steps(counts, series, inputs=inputs)
     for name, joins in steps[steps["stands_out"].astype(bool)].groupby("object"):
         table.loc[table["object"] == name, "shared_step"] = "; ".join(step_text(row) for row in joins.itertuples())
-    tested = table["q_value"].notna()
-    table.loc[tested, "significant"] = table.loc[tested, "q_value"] <= 1 - level
-    return table
+    return Followed(table, changes_table(changes, level=level))
+
+
+def _judged(table: pd.DataFrame, weighed: list[Evidence | None], alpha: float) -> pd.DataFrame:
+    """The rows with false discovery rates, what is significant, and verdicts."""
+    for p, q, significant in (
+        ("p_value", "q_value", "trend_significant"),
+        ("change_p", "change_q", "change_significant"),
+        ("direction_p", "direction_q", None),
+    ):
+        table[q] = table.groupby("object", sort=False)[p].transform(false_discovery_rates)
+        if significant is not None:
+            tested = table[q].notna()
+            table.loc[tested, significant] = table.loc[tested, q] <= alpha
+    notes, common = table["note"].tolist(), table["common_frac"].tolist()
+    verdicts = []
+    for found, q, note, frac in zip(weighed, table["direction_q"].tolist(), notes, common, strict=True):
+        if found is None:
+            verdicts.append((UNCLEAR, note))
+        elif frac < LEAST_COMMON:
+            verdicts.append((UNCLEAR, f"only {frac:.0%} of the unit was observed in all periods"))
+        else:
+            verdicts.append(verdict(found, q, alpha=alpha))
+    return table.assign(
+        direction=pd.array([one for one, _ in verdicts], "string"),
+        because=pd.array([why for _, why in verdicts], "string"),
+    )
 
 
 def _refuse_unlike(counts: pd.DataFrame) -> None:
@@ -99,20 +163,22 @@ def _refuse_unlike(counts: pd.DataFrame) -> None:
         raise InputError(f"unit {first['unit_id']!r} has two rows of {first['object']} in period {first['period']}")
 
 
-def _counts_and_series(counts: pd.DataFrame, series: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+def _counts_and_series(counts: pd.DataFrame, series: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Counts and series apart; `count_by_unit` puts the columns of the series beside those of the counts."""
     keys = {"unit_id", "object", "period"}
     beside = [name for name in SERIES if name not in keys]
     if series is None and set(beside) <= set(counts.columns):
         series = counts[list(SERIES)]
+    if series is None:
+        raise InputError(
+            "the counts hold no totals on common pixels, and what single periods saw cannot be compared; give the rows "
+            "of count_by_unit, or series.parquet of the same folder as `series`"
+        )
     return counts.drop(columns=beside, errors="ignore"), series
 
 
-def _totals(counts: pd.DataFrame, series: pd.DataFrame | None) -> pd.DataFrame:
-    """The rows with `total`, `noise`, `n_noise_acquisitions`, `common_frac` and `basis`."""
-    if series is None:
-        missing = {"noise": np.nan, "n_noise_acquisitions": 0, "common_frac": np.nan, "background_per_ha": np.nan}
-        return counts.assign(total=counts["map_total_full"].astype(float), basis="map_total_full", **missing)
+def _totals(counts: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the columns of the series and `total`."""
     keys = ["unit_id", "object", "period"]
     both = counts.merge(series, on=keys, how="left", validate="one_to_one", indicator=True)
     if (both["_merge"] != "both").any():
@@ -121,7 +187,26 @@ def _totals(counts: pd.DataFrame, series: pd.DataFrame | None) -> pd.DataFrame:
             f"series.parquet does not belong to these counts: unit {row['unit_id']!r}, {row['object']}, period "
             f"{row['period']} is missing there; count again (subpixmap count)"
         )
-    return both.assign(total=both["common_total"], noise=both["noise_se"], basis="common_pixels").drop(columns="_merge")
+    return both.assign(total=both["common_total"], basis="common_pixels").drop(columns="_merge")
+
+
+def _with_noise(totals: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `se` and `freedom` (of `shared_noise`), `even_se` and `even_freedom` (of `even_noise`)."""
+    parts = []
+    for _, rows in totals.groupby("object", sort=False):
+        unit, units = pd.factorize(rows["unit_id"])
+        order = rows.sort_values("period_start", kind="stable")["period"].unique()
+        period = pd.Categorical(rows["period"], categories=order).codes
+        grids = {name: np.full((len(units), len(order)), np.nan) for name in ("total", "noise_se", "n")}
+        for name, values in zip(grids, (rows["total"], rows["noise_se"], rows["n_noise_acquisitions"]), strict=True):
+            grids[name][unit, period] = values.to_numpy(float, na_value=np.nan)
+        total, noise, n = grids["total"], grids["noise_se"], np.nan_to_num(grids["n"])
+        parents = {*rows["parent_id"].dropna(), REGION} if "parent_id" in rows else {REGION}
+        se, freedom = shared_noise(noise, n)
+        even_se, even_freedom = even_noise(total, noise, n, ~np.isin(np.asarray(units, str), list(parents)))
+        columns = {"se": se, "freedom": freedom, "even_se": even_se, "even_freedom": even_freedom}
+        parts.append(rows.assign(**{name: grid[unit, period] for name, grid in columns.items()}))
+    return pd.concat(parts).loc[totals.index] if parts else totals
 
 
 def _remove_effect(rows: pd.DataFrame, effect: pd.DataFrame) -> pd.DataFrame:
@@ -132,7 +217,8 @@ def _remove_effect(rows: pd.DataFrame, effect: pd.DataFrame) -> pd.DataFrame:
     return both
 
 
-def _unit_trend(group: pd.DataFrame, level: float) -> dict[str, Any]:
+def _unit_trend(group: pd.DataFrame, level: float, within: float) -> tuple[dict[str, Any], Evidence | None]:
+    """The row of a unit and object, and what its tests found; None where nothing can be compared."""
     observed = group[group["total"].notna()]
     first = group.iloc[0]
     names = ("unit_id", "unit_name", "parent_id", "object", "measure", "basis", "common_frac", "year_effect")
@@ -140,44 +226,73 @@ def _unit_trend(group: pd.DataFrame, level: float) -> dict[str, Any]:
     row |= {name: first.get(name) for name in ("evidence", "boundary_version", "model_id", "run_id")}
     row["n_periods"] = n = len(observed)
     if first["measure"] != "count":
-        return row | {"basis": None, "note": f"a measure of {first['measure']} has no trend"}
+        return row | {"basis": None, "note": f"a measure of {first['measure']} has no trend"}, None
     if n < 2:
-        common = first["basis"] == "common_pixels" and group["map_total_full"].notna().sum() >= 2
-        reason = "no pixel was observed in all periods" if common else f"observed in {n} of {len(group)} periods"
-        return row | {"note": f"{reason}: no trend"}
-    middles = np.array([_middle(*span) for span in zip(observed["period_start"], observed["period_end"], strict=True)])
-    totals = observed["total"].to_numpy(float)
-    if middles[0] == middles[-1]:
-        return row | {"note": f"all that was observed is of {observed['period_start'].iloc[0]}: no trend"}
-    row |= _change(observed, totals, level) | _slope(middles, totals, level)
-    row["persistent"] = _persistent(totals) if n >= 4 else None
-    row["background_slope_per_year"] = _background_slope(observed, middles)
-    return row | {"note": _note(row, n, len(group), 1 - level)}
+        unshared = group["map_total_full"].notna().sum() >= 2
+        reason = "no pixel was observed in all periods" if unshared else f"observed in {n} of {len(group)} periods"
+        return row | {"note": f"{reason}: no trend"}, None
+    series, even = _series(observed), _series(observed, "even_")
+    if series.years[0] == series.years[-1]:
+        return row | {"note": f"all that was observed is of {observed['period_start'].iloc[0]}: no trend"}, None
+    if is_seasonal(series.years):
+        yearly, even_yearly = by_year(series), by_year(even)
+    else:
+        yearly, even_yearly = series, even
+    row |= _slope(series.years, series.totals, level)
+    row["background_slope_per_year"] = _background_slope(observed, series.years)
+    if yearly is None or even_yearly is None:
+        return row | {"note": "no season was observed in two years: no slope"}, None
+    found = weigh(yearly, even_yearly, level=level, within=within)
+    row |= _found(found)
+    return row | {"note": _note(row, n, len(group), 1 - level)}, found
 
 
-def _change(observed: pd.DataFrame, totals: NDArray[np.floating], level: float) -> dict[str, Any]:
-    change = totals[-1] - totals[0]
-    ends = observed.iloc[[0, -1]]
-    se, p, least = change_test(
-        change, ends["noise"].to_numpy(float), ends["n_noise_acquisitions"].to_numpy(float), level
+def _series(observed: pd.DataFrame, errors: str = "") -> Totals:
+    spans = zip(observed["period_start"], observed["period_end"], strict=True)
+    return Totals(
+        periods=tuple(observed["period"]),
+        years=np.array([_middle(*span) for span in spans]),
+        totals=observed["total"].to_numpy(float),
+        se=observed[f"{errors}se"].to_numpy(float),
+        freedom=observed[f"{errors}freedom"].to_numpy(float),
+        most_freedom=float(observed["even_freedom"].max()),
     )
-    return {
-        "first_period": observed["period"].iloc[0],
-        "last_period": observed["period"].iloc[-1],
+
+
+def _found(found: Evidence) -> dict[str, Any]:
+    """The columns that say what the tests found."""
+    series, totals = found.series, found.series.totals
+    row: dict[str, Any] = {
+        "first_period": series.periods[0],
+        "last_period": series.periods[-1],
         "first_total": totals[0],
         "last_total": totals[-1],
-        "change": change,
-        "change_percent": 100 * change / totals[0] if totals[0] > 0 else math.nan,
-        "change_se": se,
-        "change_p": p,
-        "min_detectable_change": least,
+        "change": found.change,
+        "change_percent": 100 * found.change / totals[0] if totals[0] > 0 else math.nan,
+        "change_se": found.se,
+        "change_p": found.change_p,
+        "direction_p": found.p_value,
+        "min_detectable_change": found.detectable,
+        "persistent": found.persistent,
     }
+    if (step := found.step) is not None and len(totals) > 2:
+        row |= {
+            "step_from": series.periods[step.before],
+            "step_to": series.periods[step.before + 1],
+            "step_earliest": series.periods[step.earliest],
+            "step_latest": series.periods[step.latest + 1],
+            "step_change": step.change,
+            "step_se": step.se,
+            "step_p": step.p_value,
+        }
+    if (line := found.line) is not None:
+        row |= {"line_per_year": line.per_year, "line_se": line.se, "line_p": line.p_value}
+    return row
 
 
 def _slope(middles: NDArray[np.floating], totals: NDArray[np.floating], level: float) -> dict[str, Any]:
     middles, totals = _by_day(middles, totals)
-    several_a_year = np.diff(middles).min() < 0.75 and middles[-1] - middles[0] >= 1
-    slope = (seasonal_slope if several_a_year else theil_sen)(middles, totals, level=level)
+    slope = (seasonal_slope if is_seasonal(middles) else theil_sen)(middles, totals, level=level)
     return {
         "slope_per_year": slope.per_year,
         "slope_low": slope.low,
@@ -208,16 +323,11 @@ def _by_day(
     return middles, np.bincount(at, values) / np.bincount(at)
 
 
-def _persistent(totals: NDArray[np.floating]) -> bool:
-    before, after = totals[:2], totals[-2:]
-    return bool(after.min() > before.max() or after.max() < before.min())
-
-
 def _note(row: Mapping[str, Any], n: int, periods: int, alpha: float) -> str | None:
     notes = []
     if n < periods:
         notes.append(f"observed in {n} of {periods} periods")
-    if row["basis"] == "common_pixels" and row["common_frac"] < _LEAST_COMMON:
+    if row["common_frac"] < LEAST_COMMON:
         notes.append(f"only {row['common_frac']:.0%} of the unit was observed in all periods")
     if math.isnan(row["slope_per_year"]):
         notes.append("no season was observed in two years: no slope")
@@ -226,16 +336,6 @@ def _note(row: Mapping[str, Any], n: int, periods: int, alpha: float) -> str | N
             f"{n} periods cannot show a significant trend (smallest possible p: {smallest_p(n):.2g}; 5 are needed)"
         )
     return "; ".join(notes) or None
-
-
-def _false_discovery_rates(p: pd.Series) -> pd.Series:
-    from scipy.stats import false_discovery_control
-
-    rates = p.copy()
-    tested = p.notna()
-    if tested.any():
-        rates[tested] = false_discovery_control(p[tested].to_numpy(float))
-    return rates
 
 
 def _middle(start: str, end: str) -> float:

@@ -16,7 +16,7 @@ from subpixmap import runpaths
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.files import path_of, write_atomic
 
-TREND_CHOICES = ("level", "unchanged", "background")
+TREND_CHOICES = ("level", "steady_within", "unchanged", "background")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,8 @@ class Choices:
     """Count what lies outside all units, within 1 km of one, in the nearest."""
     level: float = 0.95
     """Confidence of the intervals of trends."""
+    steady_within: float = 0.05
+    """Share of the first total within which a unit counts as steady."""
     unchanged: tuple[str, ...] = ()
     """Ids of units that have not changed; what they share in a year is removed from all units."""
     background: bool = False
@@ -35,6 +37,8 @@ class Choices:
     def __post_init__(self) -> None:
         if not 0.5 <= self.level < 1:
             raise InputError(f"--level {self.level:g}: the confidence of an interval lies between 0.5 and 1")
+        if not 0 < self.steady_within < 1:
+            raise InputError(f"--steady-within {self.steady_within:g}: give a share between 0 and 1, such as 0.05")
         if self.unchanged and self.background:
             raise InputError(
                 "--unchanged and --background: a shared year effect comes from unchanged units or from the background; "
@@ -45,9 +49,17 @@ class Choices:
         """With what is given anew; None keeps what was chosen before."""
         return self if assign_nearest is None else replace(self, assign_nearest=assign_nearest)
 
-    def with_trend(self, *, level: float | None, unchanged: tuple[str, ...] | None, background: bool | None) -> Choices:
+    def with_trend(
+        self,
+        *,
+        level: float | None,
+        unchanged: tuple[str, ...] | None,
+        background: bool | None,
+        steady_within: float | None = None,
+    ) -> Choices:
         """With what is given anew; of `unchanged` and `background`, the one that is chosen now ends the other."""
         new = self if level is None else replace(self, level=level)
+        new = new if steady_within is None else replace(new, steady_within=steady_within)
         if unchanged is None and background is None:
             return new
         if unchanged is None:
@@ -69,6 +81,8 @@ class Choices:
         texts = {
             "assign_nearest": "`count --assign-nearest`, as chosen before; --no-assign-nearest ends it",
             "level": f"`trend --level {self.level:g}`, as chosen before; --level {Choices().level:g} is the default",
+            "steady_within": f"`trend --steady-within {self.steady_within:g}`, as chosen before; "
+            f"--steady-within {Choices().steady_within:g} is the default",
             "unchanged": f"`trend --unchanged {','.join(self.unchanged)}`, as chosen before; --unchanged '' ends it",
             "background": "`trend --background`, as chosen before; --no-background ends it",
         }

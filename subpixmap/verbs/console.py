@@ -19,6 +19,7 @@ from subpixmap.errors import InputError
 from subpixmap.files import is_remote, write_atomic
 from subpixmap.grid import CHUNK
 from subpixmap.scenes.hrefs import without_secrets
+from subpixmap.tables import REGION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,20 +122,22 @@ def show_map_summary(summary: Summary, *, quiet: bool) -> None:
 
 
 def show_results(out: Path, *, quiet: bool) -> None:
-    """The country's totals and the names of the files, on stdout."""
+    """The country's totals, what became of them, and the names of the files, on stdout."""
     if quiet:
         return
     from subpixmap.runfolder import RunFolder
 
-    counts = RunFolder.open(out).counts
-    top = counts[counts["parent_id"].isna() | ~counts["parent_id"].isin(counts["unit_id"])]
-    named_objects = top["object"] + " (" + top["measure"] + ")"
-    totals = top.groupby(["period", named_objects], sort=False)["map_total_full"].sum(min_count=1)
-    table = totals.unstack().rename_axis(columns=None)
-    named = ", ".join(top["unit_name"].unique()[:3]) + (" ..." if top["unit_id"].nunique() > 3 else "")
-    print(f"\nmap_total_full of {named}")
-    print(table.to_string(float_format=lambda value: f"{value:,.0f}"))
-    if (counts["evidence"] == "simulated").all():
+    run = RunFolder.open(out)
+    region = run.counts[run.counts["unit_id"] == REGION]
+    named_objects = region["object"] + " (" + region["measure"] + ")"
+    table = region.groupby(["period", named_objects], sort=False)["map_total_full"].first().unstack()
+    print("\nmap_total_full of all units together (what single periods saw: no change is read from it)")
+    print(table.rename_axis(columns=None).to_string(float_format=lambda value: f"{value:,.0f}"))
+    if run.trend is not None:
+        rows = run.trend[(run.trend["unit_id"] == REGION) & (run.trend["measure"] == "count")]
+        for row in rows.itertuples():
+            print(f"{row.object}: {row.direction}; {row.because}")
+    if (run.counts["evidence"] == "simulated").all():
         print("The model has only seen simulated data: these numbers are not estimates of real objects.")
     if (out / runpaths.ESTIMATES_CSV).is_file():
         from subpixmap.tables import ESTIMATES, read_table
@@ -144,7 +147,7 @@ def show_results(out: Path, *, quiet: bool) -> None:
         print(f"\nestimates of the region, with their intervals{', from a simulated sample' if simulated else ''}")
         show_estimates(estimates, quiet=quiet)
     print()
-    for name in (runpaths.REPORT, runpaths.COUNTS_CSV, runpaths.TREND_CSV, runpaths.MAP):
+    for name in (runpaths.REPORT, runpaths.COUNTS_CSV, runpaths.TREND_CSV, runpaths.CHANGES_CSV, runpaths.MAP):
         print(out / name)
 
 

@@ -51,6 +51,7 @@ def count(
     """
     from subpixmap import runpaths
     from subpixmap.counts.count import count_run, write_counts
+    from subpixmap.export.dictionary import write_dictionary
     from subpixmap.mapping.manifest import announce, read_manifest, write_manifest
     from subpixmap.region import given_units
     from subpixmap.runfolder import RunUnits, write_units
@@ -80,52 +81,64 @@ def count(
             notes += forgotten
             write_units(folder.path, units)
         write_choices(out, choices)
-        paths = write_counts(folder.path, counted)
+        paths = [*write_counts(folder.path, counted), write_dictionary(folder.path)]
         manifest = write_manifest(folder.path, written)
         if (folder.path / runpaths.SAMPLE_RULES).is_file():
             notes += estimate_again(folder.path)
             manifest = read_manifest(folder.path) or manifest
     console.show_remarks([*notes, *counted.accounts.remarks, *manifest.stale_remarks()], quiet=quiet)
-    log.info("counted", extra={"units": len(units.table), "rows": len(counted.table)})
+    log.info("counted", extra={"units": len(units.table), "rows": len(counted.all_rows)})
     console.say_files(paths, quiet=quiet)
-    return counted.table
+    return counted.all_rows
 
 
 def trend(
     out: Path,
     *,
     level: float | None = None,
+    steady_within: float | None = None,
     unchanged: Sequence[str] | None = None,
     background: bool | None = None,
     quiet: bool = False,
 ) -> pd.DataFrame:
-    """Follow the counts over the periods into trend.csv and trend.parquet.
+    """Follow the counts over the periods into trend.csv, trend.parquet and changes.csv.
 
-    `level` is the confidence of the intervals, at first 0.95. What all units share in a period is noted; it is removed
-    with `unchanged` (ids of units that have not changed) or `background` (what the map counts where the object is never
-    present). None is what was chosen before; what is given also holds for later recounts.
+    `level` is the confidence of the intervals, at first 0.95; `steady_within` the share of the first total within which
+    a unit counts as steady, at first 0.05. What all units share in a period is noted; it is removed with `unchanged`
+    (ids of units that have not changed) or `background` (what the map counts where the object is never present). None
+    is what was chosen before; what is given also holds for later recounts.
     """
     from subpixmap import runpaths
+    from subpixmap.export.dictionary import write_dictionary
     from subpixmap.mapping.manifest import announce, write_manifest
-    from subpixmap.tables import TREND, write_table
     from subpixmap.trends.remarks import trend_remarks
-    from subpixmap.trends.run_trend import trend_of_run
+    from subpixmap.trends.run_trend import trend_of_run, write_trend
 
     with hold(out) as folder:
         choices = read_choices(out).with_trend(
-            level=level, unchanged=None if unchanged is None else tuple(unchanged), background=background
+            level=level,
+            steady_within=steady_within,
+            unchanged=None if unchanged is None else tuple(unchanged),
+            background=background,
         )
-        table = trend_of_run(folder, level=choices.level, unchanged=choices.unchanged, background=choices.background)
+        followed = trend_of_run(
+            folder,
+            level=choices.level,
+            steady_within=choices.steady_within,
+            unchanged=choices.unchanged,
+            background=choices.background,
+        )
         announce(folder.path, runpaths.TRENDED)
         write_choices(out, choices)
-        paths = list(write_table(table, folder.path / runpaths.TREND_PARQUET, TREND))
+        paths = [*write_trend(folder.path, followed), write_dictionary(folder.path)]
         manifest = write_manifest(folder.path, runpaths.TRENDED)
     if not quiet:  # `run` shows them at its end, with those of the counts
-        notes = [] if (level, unchanged, background) != (None, None, None) else choices.notes(*TREND_CHOICES)
-        remarks = trend_remarks(table, folder.counts, folder.series, level=choices.level)
+        given = any(one is not None for one in (level, steady_within, unchanged, background))
+        notes = [] if given else choices.notes(*TREND_CHOICES)
+        remarks = trend_remarks(followed.trend, folder.counts, folder.series, level=choices.level)
         console.show_remarks([*notes, *remarks, *manifest.stale_remarks()], quiet=quiet)
     console.say_files(paths, quiet=quiet)
-    return table
+    return followed.trend
 
 
 def report(out: Path, *, quiet: bool = False) -> Path:

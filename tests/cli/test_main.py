@@ -243,15 +243,15 @@ def finished(country: Path, stand_in: Path, tmp_path_factory: pytest.TempPathFac
 
 def test_a_run_leaves_what_it_promises(finished: Any) -> None:
     names = {"plan.json", "items.parquet", "map.zarr", "ledger", "manifest.json", "counts.csv", "counts.parquet"}
-    names |= {"trend.csv", "trend.parquet", "report.html", "run.log"}
+    names |= {"trend.csv", "trend.parquet", "changes.csv", "tables.json", "report.html", "run.log"}
     assert names <= {path.name for path in finished.out.iterdir()}
     assert not (finished.out / "run.lock").exists()
     counts = pd.read_parquet(finished.out / "counts.parquet")
     text = pd.read_csv(finished.out / "counts.csv", dtype=str, keep_default_na=False)
     assert list(counts.columns) == list(text.columns)
     units = gpd.read_parquet(finished.admin)
-    assert len(counts) == len(units) * 2
-    assert set(counts.unit_id) == set(units.unit_id.astype(str))
+    assert len(counts) == (len(units) + 1) * 2
+    assert set(counts.unit_id) == {*units.unit_id.astype(str), "REGION"}
     page = (finished.out / "report.html").read_text()
     assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", page)
 
@@ -301,7 +301,7 @@ def test_a_run_that_is_extended_or_repaired_keeps_how_it_is_counted(
 
     def as_chosen() -> None:
         counts = pd.read_parquet(out / "counts.parquet")
-        assert set(counts["unit_id"]) == {"half"}
+        assert set(counts["unit_id"]) == {"half", "REGION"}
         assert counts["flag"].str.contains("nearest_assigned").all()
         effects = pd.read_parquet(out / "trend.parquet")["year_effect"]
         assert set(effects.dropna()) == {"background"}

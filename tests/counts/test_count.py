@@ -14,7 +14,8 @@ from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.mapping.ledger import record_path
 from subpixmap.mapping.plan import write_plan
 from subpixmap.scenes.items import items_sha256, write_lock
-from subpixmap.tables import COUNTS, SERIES, read_table
+from subpixmap.tables import COUNTS, SERIES, read_table, rounded
+from subpixmap.tables import REGION as REGION_ID
 from subpixmap.trends.unit_trends import trend
 from tests.helpers.country_map import make_items
 from tests.helpers.run_folders import PERIODS, REGION, make_plan, make_run
@@ -51,7 +52,7 @@ def test_rows_carry_the_facts_of_the_run(run: Any) -> None:
     out, plan = run
     table = count_by_unit(out)
     assert list(table.columns) == [*COUNTS, *(name for name in SERIES if name not in COUNTS), "geometry"]
-    assert len(table) == 2 * 2 * 2
+    assert len(table) == 3 * 2 * 2  # two units and their sum
     row = table.iloc[0]
     assert row["items_sha256"] == items_sha256(make_items(PERIODS)[:1])
     assert (row["run_id"], row["model_id"], row["model_sha256"]) == (plan.run_id, "demo-s2", "m" * 64)
@@ -65,8 +66,13 @@ def test_other_units_have_their_own_source(run: Any) -> None:
     out, _ = run
     units = gpd.GeoDataFrame({"unit_id": ["x"]}, geometry=[REGION], crs=4326)
     whole = count_by_unit(out, units, boundary_source="mine.gpkg")
-    halves = count_by_unit(out).groupby(["object", "period"], sort=False)["map_total"].sum()
-    assert whole["map_total"].to_numpy() == pytest.approx(halves.to_numpy(), rel=1e-6)
+    units = count_by_unit(out)
+    halves = units[units["unit_id"] != REGION_ID].groupby(["object", "period"], sort=False)["map_total"].sum()
+    for unit in ("x", REGION_ID):
+        assert whole.loc[whole["unit_id"] == unit, "map_total"].to_numpy() == pytest.approx(halves.to_numpy(), rel=1e-6)
+    assert units.loc[units["unit_id"] == REGION_ID, "map_total"].to_numpy() == pytest.approx(
+        halves.to_numpy(), rel=1e-12
+    )
     assert whole["boundary_source"].unique().tolist() == ["mine.gpkg"]
     assert whole["boundary_version"].isna().all()
 
@@ -90,7 +96,7 @@ def test_an_opened_map_counts_like_its_folder(run: Any) -> None:
     assert part["common_frac"].to_numpy() == pytest.approx(part["observed_frac"].to_numpy())
     table = trend(expected)
     assert set(table.loc[table["object"] == "coconut", "basis"]) == {"common_pixels"}
-    series = count_run(out).series
+    series = count_run(out).all_series
     pd.testing.assert_frame_equal(table, trend(pd.DataFrame(expected)[list(COUNTS)], series))
 
 
@@ -136,10 +142,29 @@ def test_two_runs_and_workers_give_the_same_bytes(run: Any, tmp_path: Path) -> N
         again = [path.read_bytes() for path in write_counts(tmp_path / "b", count_run(out, client=client))]
     assert first == again
     for name, columns in (("counts.csv", COUNTS), ("counts.parquet", COUNTS), ("series.parquet", SERIES)):
-        assert len(read_table(tmp_path / "a" / name, columns)) == 8
-    pd.testing.assert_frame_equal(
-        read_table(tmp_path / "a" / "counts.csv", COUNTS), read_table(tmp_path / "a" / "counts.parquet", COUNTS)
+        assert len(read_table(tmp_path / "a" / name, columns)) == 12
+    exact = read_table(tmp_path / "a" / "counts.parquet", COUNTS)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "a" / "counts.csv", COUNTS), rounded(exact, COUNTS))
+
+
+def test_the_region_is_the_sum_of_the_highest_units_and_its_noise_knows_what_they_share(run: Any) -> None:
+    out, _ = run
+    counted = count_run(out)
+    keys = ["object", "period"]
+    for name in ("map_total", "map_total_full", "area_ha", "observed_ha"):
+        sums = counted.table.groupby(keys, sort=False)[name].sum().to_numpy()
+        assert counted.region[name].to_numpy() == pytest.approx(sums, rel=1e-12), name
+    noise = counted.table.groupby(keys, sort=False)["total_se"]
+    assert (counted.region["total_se"].to_numpy() <= noise.sum().to_numpy() * (1 + 1e-9)).all()
+    # One unit of the same ground has the same noise: what its halves share is not taken for independent.
+    ground = gpd.GeoDataFrame({"unit_id": ["x"]}, geometry=[REGION], crs=4326)
+    assert counted.region["total_se"].to_numpy() == pytest.approx(
+        count_run(out, ground).table["total_se"].to_numpy(), rel=0.02
     )
+    assert counted.region["below_zero"].eq(False).all()
+    units = gpd.GeoDataFrame({"unit_id": [REGION_ID]}, geometry=[REGION], crs=4326)
+    with pytest.raises(InputError, match="REGION"):
+        count_run(out, units)
 
 
 def test_noise_is_known_where_two_acquisitions_saw_a_place(run: Any) -> None:

@@ -58,7 +58,7 @@ def scenes(days: Any, *, unit: Any = "a", measure: Any = "count", name: Any = "c
 
 def comparable(table: Any) -> Any:
     """A series that belongs to these rows."""
-    known = {"common_frac": 1.0, "noise_se": np.nan, "n_acquisitions": 1, "background_per_ha": 0.0}
+    known = {"common_frac": 1.0, "noise_se": np.nan, "n_noise_acquisitions": 1, "background_per_ha": 0.0}
     return table[["unit_id", "object", "period"]].assign(common_total=table["map_total_full"], **known)
 
 
@@ -75,30 +75,33 @@ def test_a_run_of_occupancy_alone_has_no_trend_and_no_shared_step() -> None:
 def test_acquisitions_of_one_day_are_steps_of_their_own_and_do_not_break_the_slope() -> None:
     days = [date(2020, 3, 10), date(2020, 3, 10), date(2020, 6, 1), date(2021, 3, 12), date(2021, 3, 12)]
     table = scenes(days, totals=[1.0, 3, 7, 4, 6])
-    steps = shared_steps(table)
+    steps = shared_steps(table, comparable(table))
     assert list(zip(steps["before"], steps["after"], strict=True)) == list(
         zip(table["period"][:-1], table["period"][1:], strict=True)
     )
-    row = trend(table).iloc[0]
+    row = trend(table, comparable(table)).iloc[0]
     assert row["p_method"] == "seasonal"
     assert row["slope_per_year"] == pytest.approx(3)  # from the mean of two in March to the mean of two a year later
-    few = trend(scenes(days[:3], totals=[1.0, 3, 7])).iloc[0]  # less than a year: one season
+    table = scenes(days[:3], totals=[1.0, 3, 7])
+    few = trend(table, comparable(table)).iloc[0]  # less than a year: one season
     assert few["p_method"] == "exact"
     assert few["slope_per_year"] == pytest.approx((7 - 2) * 366 / 83)
 
 
 def test_acquisitions_of_a_single_day_have_no_trend() -> None:
-    row = trend(scenes([date(2020, 3, 10)] * 3)).iloc[0]
+    table = scenes([date(2020, 3, 10)] * 3)
+    row = trend(table, comparable(table)).iloc[0]
     assert row["note"] == "all that was observed is of 2020-03-10: no trend"
     assert pd.isna(row["change"])
 
 
 def test_seasons_that_never_come_back_have_no_slope() -> None:
     table = scenes([date(2020, 1, 15), date(2020, 5, 1), date(2021, 8, 20)])
-    row = trend(table).iloc[0]
+    row = trend(table, comparable(table)).iloc[0]
     assert row["note"] == "no season was observed in two years: no slope"
     assert row[["slope_per_year", "tau", "p_value", "q_value"]].isna().all()
-    assert row["change"] == 2
+    assert pd.isna(row["change"])  # from January to August it is the season
+    assert row["direction"] == "unclear"
 
 
 def test_seasons_of_months_and_quarters_are_what_they_were() -> None:

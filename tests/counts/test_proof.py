@@ -16,8 +16,7 @@ from subpixmap.mapping.store import open_map, shard_paths
 from subpixmap.mapping.verify import take_back, verify
 from subpixmap.report.page import write_report
 from subpixmap.runfolder import RunFolder
-from subpixmap.tables import TREND, write_table
-from subpixmap.trends.run_trend import trend_of_run
+from subpixmap.trends.run_trend import trend_of_run, write_trend
 from tests.helpers.run_folders import make_plan, make_run
 
 
@@ -26,7 +25,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("proof") / "run"
     make_run(out, make_plan())
     write_counts(out, count_run(out))
-    write_table(trend_of_run(RunFolder.open(out)), out / "trend.parquet", TREND)
+    write_trend(out, trend_of_run(RunFolder.open(out)))
     return out
 
 

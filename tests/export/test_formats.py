@@ -14,8 +14,8 @@ from subpixmap.counts.count import count_run, write_counts
 from subpixmap.errors import InputError
 from subpixmap.export.formats import export_run
 from subpixmap.runfolder import RunFolder
-from subpixmap.tables import COUNTS, TREND, read_table, types_of, write_table
-from subpixmap.trends.run_trend import trend_of_run
+from subpixmap.tables import COUNTS, TREND, read_table, rounded, types_of
+from subpixmap.trends.run_trend import trend_of_run, write_trend
 from tests.helpers.run_folders import OBJECTS, PERIODS, REGION, make_plan, make_run
 
 AROUND = gpd.GeoDataFrame({"unit_id": ["all"]}, geometry=[shapely.segmentize(REGION.buffer(0.1), 0.01)], crs=4326)
@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def counted(run: Any) -> Any:
     out, _ = run
     write_counts(out, count_run(out))
-    write_table(trend_of_run(RunFolder.open(out)), out / "trend", TREND)
+    write_trend(out, trend_of_run(RunFolder.open(out)))
     return out
 
 
@@ -53,12 +53,13 @@ def same_rows(found: Any, expected: Any, columns: Any) -> None:
 def test_every_table_format_holds_the_same_rows(counted: Any, tmp_path: Path, format: str) -> None:
     paths = export_run(RunFolder.open(counted), format, to=tmp_path)
     files = ["counts.gpkg"] if format == "gpkg" else [f"counts.{format}", f"trend.{format}"]
+    files += [*(["tables.json"] if format == "csv" else []), "LICENCE-AND-CITATION.txt"]
     assert [path.name for path in paths] == files
     units = gpd.read_parquet(counted / "units.parquet").set_index("unit_id").geometry
     for table, columns in (("counts", COUNTS), ("trend", TREND)):
         expected = read_table(counted / f"{table}.parquet", columns)
         if format == "csv":
-            pd.testing.assert_frame_equal(read_table(tmp_path / f"{table}.csv", columns), expected)
+            pd.testing.assert_frame_equal(read_table(tmp_path / f"{table}.csv", columns), rounded(expected, columns))
             continue
         path = tmp_path / ("counts.gpkg" if format == "gpkg" else f"{table}.{format}")
         if format == "geoparquet":
@@ -69,13 +70,16 @@ def test_every_table_format_holds_the_same_rows(counted: Any, tmp_path: Path, fo
         for name in {"period_start", "period_end"} & set(columns):
             found[name] = found[name].astype(str)  # GDAL takes an ISO date in GeoJSON for a date
         same_rows(found, expected, columns)
-        drawn = shapely.normalize(units.loc[expected["unit_id"]].to_numpy())
-        assert shapely.equals_exact(shapely.normalize(found.geometry.to_numpy()), drawn, 1e-8).all()
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == files  # nothing half made is left
+        inside = expected["unit_id"] != "REGION"
+        assert found.geometry[~inside.to_numpy()].isna().all()
+        drawn = shapely.normalize(units.loc[expected.loc[inside, "unit_id"]].to_numpy())
+        mine = shapely.normalize(found.geometry[inside.to_numpy()].to_numpy())
+        assert shapely.equals_exact(mine, drawn, 1e-8).all()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(files)  # nothing half made is left
 
 
 def test_an_unknown_format_lists_the_known_ones(counted: Any) -> None:
-    with pytest.raises(InputError, match="csv, geoparquet, gpkg, geojson, cog, stac"):
+    with pytest.raises(InputError, match="csv, xlsx, geoparquet, gpkg, geojson, cog, stac"):
         export_run(RunFolder.open(counted), "shapefile")
 
 
@@ -83,7 +87,8 @@ def test_rasters_hold_the_map_and_their_overviews_hold_means(counted: Any, run: 
     import rasterio
 
     _, plan = run
-    paths = export_run(RunFolder.open(counted), "cog", to=tmp_path)
+    *paths, licence = export_run(RunFolder.open(counted), "cog", to=tmp_path)
+    assert licence.name == "LICENCE-AND-CITATION.txt"
     assert len(paths) == 2 * len(plan.zones) * len(OBJECTS) * len(PERIODS)
     balance = count_run(counted, AROUND).accounts.balance.set_index(["object", "period"])
     total = 0.0
@@ -131,3 +136,53 @@ def test_the_catalogue_is_valid_and_its_checksums_hold(counted: Any, tmp_path: P
     assert items[0].properties["subpixmap:items_sha256"]
     assert items[0].properties["start_datetime"] == "2018-01-01T00:00:00Z"
     assert "not estimates" in collection.description
+
+
+def test_a_workbook_holds_the_tables_their_columns_and_the_licence(counted: Any, tmp_path: Path) -> None:
+    from openpyxl import load_workbook
+
+    path, licence = export_run(RunFolder.open(counted), "xlsx", to=tmp_path)
+    book = load_workbook(path, read_only=True)
+    assert book.sheetnames == ["counts", "trend", "columns", "licence"]
+    expected = rounded(read_table(counted / "counts.parquet", COUNTS), COUNTS)
+    rows = [list(row) for row in book["counts"].iter_rows(values_only=True)]
+    assert rows[0] == list(COUNTS)
+    at = list(COUNTS).index("map_total")
+    assert [row[at] for row in rows[1:]] == expected["map_total"].tolist()
+    assert [row[0] for row in rows[1:]] == expected["unit_id"].tolist()  # 01 stays a text
+    assert len(list(book["columns"].iter_rows())) == 1 + len(COUNTS) + len(TREND)
+    assert "Cite as" in licence.read_text(encoding="utf-8")
+
+
+def test_a_text_that_looks_like_a_formula_stays_a_text(tmp_path: Path) -> None:
+    from openpyxl import load_workbook
+
+    from subpixmap.export.workbook import write_workbook
+    from subpixmap.tables import SERIES
+
+    table = pd.DataFrame({name: [None] for name in SERIES}).assign(unit_id="=1+1", common_total=2.04)
+    book = load_workbook(write_workbook({"series": (table, SERIES)}, "none", tmp_path / "a.xlsx"))
+    cell = book["series"]["A2"]
+    assert (cell.data_type, cell.value) == ("s", "=1+1")
+    assert [one.value for one in book["series"][2]][list(SERIES).index("common_total")] == 2.0
+
+
+def test_the_dictionary_is_a_data_package_of_the_csv_files(counted: Any, tmp_path: Path) -> None:
+    import json
+
+    from subpixmap.export.dictionary import write_dictionary
+
+    package = json.loads(write_dictionary(counted).read_text(encoding="utf-8"))
+    assert [one["path"] for one in package["resources"]] == ["counts.csv", "trend.csv", "changes.csv"]
+    for resource in package["resources"]:
+        fields = resource["schema"]["fields"]
+        text = pd.read_csv(counted / resource["path"], dtype=str, keep_default_na=False)
+        assert [field["name"] for field in fields] == list(text.columns)
+        assert all(field["description"] for field in fields)
+        assert not text.duplicated(resource["schema"]["primaryKey"]).any()
+        for field in fields:
+            cells = text.loc[text[field["name"]] != "", field["name"]]
+            if field["type"] in ("number", "integer"):
+                cells.astype(float)
+            elif field["type"] == "boolean":
+                assert set(cells) <= {*field["trueValues"], *field["falseValues"]}

@@ -109,6 +109,14 @@ def count_rows(units: gpd.GeoDataFrame, maps: dict[int, xr.Dataset], evidence: s
     return pd.DataFrame(found)[list(COUNTS)].astype(types_of(COUNTS))
 
 
+def followed(counts: pd.DataFrame) -> pd.DataFrame:
+    """Trends of these rows, as if every period had seen the same pixels."""
+    known = {"common_frac": 0.9, "n_noise_acquisitions": 6, "background_per_ha": 0.0}
+    totals = counts["map_total_full"].astype(float)
+    series = counts[["unit_id", "object", "period"]].assign(common_total=totals, noise_se=totals.abs() * 0.03, **known)
+    return trend(counts, series)
+
+
 def make_run(periods: list[str] | None = None, *, evidence: str = "simulated", simulated: bool = True) -> Contents:
     """A run as `read_contents` would read it, made without a model."""
     periods = periods or [str(year) for year in range(2018, 2024)]
@@ -135,7 +143,7 @@ def make_run(periods: list[str] | None = None, *, evidence: str = "simulated", s
         name="demo", geometry=region, periods=tuple(periods), objects=tuple(DEFINITIONS),
         model=ModelInfo("demo-s2", "ab" * 32, evidence, 8, 10.0, DEFINITIONS, {"coconut": "count", "car": "occupancy"}),
         simulated=simulated, counts=counts,
-        trend=trend(counts), units=units, series=noise, layers=read_layers(maps, region, size=300),
+        trend=followed(counts), units=units, series=noise, layers=read_layers(maps, region, size=300),
         acquisitions=acquisitions, items=items,
         provenance={"Region": "demo", "Model": "demo-s2", "Run id": "0123456789abcdef", "Software": "subpixmap 0.1.0"},
         truth=truth if simulated else None, expected_blocks=6, done_blocks=6,
@@ -237,7 +245,7 @@ def test_names_cannot_break_out_of_the_page(small: Contents) -> None:
     units["unit_name"] = names + list(units.unit_name[len(names) :])
     renamed = dict(zip(units.unit_id, units.unit_name, strict=True))
     counts = small.counts.assign(unit_name=small.counts.unit_id.map(renamed)).astype(types_of(COUNTS))
-    page = render(replace(small, units=units, counts=counts, trend=trend(counts), name="<b>odd</b> & region"))
+    page = render(replace(small, units=units, counts=counts, trend=followed(counts), name="<b>odd</b> & region"))
     reader = read(page)
     assert sum(tag == "script" for tag, _ in reader.found) == 2
     assert not any(name.startswith("on") for _, attributes in reader.found for name in attributes)
@@ -289,7 +297,7 @@ def test_unobserved_is_blank_and_never_zero(small: Contents) -> None:
         counts.loc[gone, name] = np.nan
     counts.loc[gone, "observed_ha"] = counts.loc[gone, "observed_frac"] = 0.0
     counts.loc[gone, "flag"] = "not_observed"
-    page = render(replace(run, counts=counts, trend=trend(counts)))
+    page = render(replace(run, counts=counts, trend=followed(counts)))
     row = re.search(r'<tr data-unit="0302" data-seen.*?</tr>', page, re.DOTALL)
     cells = re.findall(r'<td class="n" data-v="([^"]*)">([^<]*)', row[0])  # type: ignore[index]
     assert cells[:2] == [("None", "–"), ("None", "–")]
@@ -313,7 +321,7 @@ def test_one_unit_one_period_one_object() -> None:
     units = run.units[run.units.unit_id == "0101"]
     counts = run.counts[(run.counts.unit_id == "0101") & (run.counts.object == "coconut")].reset_index(drop=True)
     single = replace(run, objects=("coconut",), units=units, counts=counts,
-                     trend=trend(counts), truth=None)  # fmt: skip
+                     trend=followed(counts), truth=None)  # fmt: skip
     page = render(single)
     read(page)
     assert 'class="tabs"' not in page
@@ -454,8 +462,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from subpixmap.mapping.run import map_region
     from subpixmap.runfolder import RunFolder
     from subpixmap.scenes.items import write_lock
-    from subpixmap.tables import TREND, write_table
-    from subpixmap.trends.run_trend import trend_of_run
+    from subpixmap.trends.run_trend import trend_of_run, write_trend
     from tests.helpers.mapping_data import tiny
 
     out = tmp_path_factory.mktemp("run")
@@ -464,7 +471,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     write_lock(out / "items.parquet", country.items)
     country.region.units.to_parquet(out / "units.parquet")
     write_counts(out, count_run(out))
-    write_table(trend_of_run(RunFolder.open(out)), out / "trend", TREND)
+    write_trend(out, trend_of_run(RunFolder.open(out)))
     return out
 
 

@@ -133,11 +133,11 @@ def test_no_change_under_unequal_clouds_raises_false_alarms_at_the_stated_rate_o
         clouds = [np.where(palms > 0, 0.45 + 0.10 * i, 0.30) for i in range(len(PERIODS))]
         counted = count_blocks([mapped(rng, block, [palms] * 6, clouds)], units, facts(PERIODS), size=256)
         tables.append(trend(counted.table, counted.series))
-        naive.append(trend(counted.table))
+        naive.append(trend(counted.table, counted.series.assign(common_total=counted.table["map_total_full"])))
     table, wrong = pd.concat(tables), pd.concat(naive)
     assert table["p_value"].notna().sum() > 350
     assert (table["p_value"] <= 0.05).mean() <= 0.05
-    assert table["significant"].mean() <= 0.01
+    assert table["trend_significant"].mean() <= 0.01
     assert (table["change_p"] <= 0.05).mean() <= 0.08  # the t test of first against last, at 5 %
     assert (table["change_q"] <= 0.05).mean() <= 0.02
     # The check can fail: the totals that each year saw raise the alarm everywhere.
@@ -153,11 +153,13 @@ def test_intervals_of_a_table_hold_the_true_slopes_in_90_to_99_percent() -> None
     counts = pd.DataFrame(rows, columns=["unit_id", "period", "map_total_full"])
     counts = counts.assign(object="coconut", measure="count", area_ha=10.0)
     counts = counts.assign(period_start=counts["period"] + "-01-01", period_end=counts["period"] + "-12-31")
-    table = trend(counts)
+    known = {"common_frac": 1.0, "noise_se": 10.0, "n_noise_acquisitions": 6, "background_per_ha": 0.0}
+    series = counts[["unit_id", "object", "period"]].assign(common_total=counts["map_total_full"], **known)
+    table = trend(counts, series)
     inside = (table["slope_low"].to_numpy(float) <= true) & (true <= table["slope_high"].to_numpy(float))
     assert 0.90 <= inside.mean() <= 0.99
     assert (table["slope_level"] == 0.95).all()
-    sure = table["significant"].to_numpy(bool)
+    sure = table["trend_significant"].to_numpy(bool)
     wrong = np.sign(table["slope_per_year"].to_numpy(float)) != np.sign(true)
     assert sure.sum() > 40
     assert wrong[sure].mean() <= 0.05  # what is called significant has the right sign

@@ -15,7 +15,8 @@ def test_trend_follows_the_comparable_series(tmp_path: Path) -> None:
     out = tmp_path / "run"
     make_run(out, make_plan())
     write_counts(out, count_run(out))
-    table = trend_of_run(RunFolder.open(out))
+    followed = trend_of_run(RunFolder.open(out))
+    table = followed.trend
     palms = table[table["object"] == "coconut"]
     assert palms["basis"].unique().tolist() == ["common_pixels"]
     assert palms["change_se"].gt(0).all()

@@ -20,7 +20,7 @@ from subpixmap.counts.accounts import read_accounts
 from subpixmap.mapping.ledger import read_records
 from subpixmap.mapping.plan import read_plan
 from subpixmap.mapping.store import open_map
-from subpixmap.tables import COUNTS, TREND, read_table
+from subpixmap.tables import COUNTS, REGION, TREND, read_table
 from tests.helpers.covering import covering
 
 AXES = {
@@ -121,13 +121,15 @@ def require_sums(out: Any, n_units: Any) -> Any:
     """Rows for everything; units and what is outside them are the map; the map is what the ledger holds."""
     plan = read_plan(out)
     counts = read_table(out / "counts.parquet", COUNTS)
-    assert len(counts) == n_units * len(plan.objects) * len(plan.periods)
-    assert len(read_table(out / "trend.parquet", TREND)) == n_units * len(plan.objects)
+    assert len(counts) == (n_units + 1) * len(plan.objects) * len(plan.periods)
+    assert len(read_table(out / "trend.parquet", TREND)) == (n_units + 1) * len(plan.objects)
     balance = read_accounts(out / "accounts.json")["balance"].set_index(["object", "period"]).astype(float)
     left = balance["units"] + balance["outside"] - balance["counted_twice"]
     assert left.to_numpy() == pytest.approx(balance["map"].to_numpy(), rel=1e-9, abs=1e-6)
     counts = counts.set_index(["object", "period"])
-    top = counts[~counts["parent_id"].isin(counts["unit_id"])]["map_total"].groupby(level=[0, 1]).sum()
+    region = counts["unit_id"] == REGION
+    top = counts[~region & ~counts["parent_id"].isin(counts["unit_id"])]["map_total"].groupby(level=[0, 1]).sum()
+    assert counts[region]["map_total"].fillna(0).to_numpy(float) == pytest.approx(top[counts[region].index].to_numpy())
     assert top[balance.index].to_numpy(float) == pytest.approx(balance["units"].to_numpy(), rel=1e-9, abs=1e-6)
     assert counts.loc[counts["observed_ha"] == 0, "map_total"].isna().all()
     return counts

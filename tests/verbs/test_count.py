@@ -19,7 +19,7 @@ from subpixmap.counts.rows import FLAGS
 from subpixmap.errors import InputError
 from subpixmap.report.contents import read_contents
 from subpixmap.runfolder import RunFolder, RunUnits, write_units
-from subpixmap.tables import COUNTS, TREND, read_table
+from subpixmap.tables import CHANGES, COUNTS, TREND, read_table
 from subpixmap.verbs.count import count, trend
 from tests.helpers.run_folders import PERIODS, REGION, make_plan, make_run
 
@@ -53,13 +53,13 @@ def test_what_lies_outside_near_a_unit_is_told_and_can_be_assigned(out: Any, tmp
     admin = save([shapely.box(west, south, east - 0.006, north)], tmp_path / "units.parquet")
     told = typed("count", out, "--admin", admin)
     assert "--assign-nearest" in told.stderr
-    plain = read_table(out / "counts.csv", COUNTS)
+    plain = read_table(out / "counts.parquet", COUNTS)[:4]  # the unit; then come all units together
     accounts = read_accounts(out / "accounts.json")
     assert accounts["outside"]["near_total"].gt(0).all()
     assert accounts["remarks"]
     told = typed("count", out, "--admin", admin, "--assign-nearest")
     assert "--assign-nearest" not in told.stderr
-    given = read_table(out / "counts.csv", COUNTS)
+    given = read_table(out / "counts.parquet", COUNTS)[:4]
     gained = given["map_total"].to_numpy() - plain["map_total"].to_numpy()
     assert gained == pytest.approx(accounts["outside"]["near_total"].to_numpy(), rel=1e-9)
     assert given["flag"].str.contains("nearest_assigned").all()
@@ -155,7 +155,7 @@ def test_accounts_hold_what_the_report_shows(out: Any) -> None:
 
 def test_every_column_and_flag_is_documented() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    for name in (*COUNTS, *TREND, *FLAGS):
+    for name in (*COUNTS, *TREND, *CHANGES, *FLAGS):
         assert f"`{name}`" in text, name
     for name, meaning in FLAGS.items():
         assert f"| `{name}` | {meaning} |" in text, name

@@ -179,13 +179,13 @@ def test_the_cube_shows_forest_as_dark_as_it_is(collection: Any) -> None:
 
 def test_tables_and_page_say_that_these_are_no_estimates(out: Any) -> None:
     counts = pd.read_parquet(out / "counts.parquet")
-    assert len(counts) == 1
+    assert counts.unit_id.tolist()[1:] == ["REGION"]
     assert counts.flag[0].split(";") == ["unlike_card", "simulated_evidence"]
     assert counts.evidence[0] == "simulated"
     zone = open_map(out)[32633]
     assert counts.map_total[0] == pytest.approx(unit_sum(zone), rel=1e-9)
     assert "not estimates" in (out / "report.html").read_text()
-    for name in ("plan.json", "items.parquet", "counts.csv", "trend.csv", "trend.parquet", "manifest.json", "run.log"):
+    for name in ("plan.json", "items.parquet", "counts.csv", "trend.csv", "changes.csv", "manifest.json", "run.log"):
         assert (out / name).is_file()
 
 
@@ -233,8 +233,8 @@ def test_units_of_a_file(
     whole = pd.read_parquet(out / "counts.parquet").map_total[0]
     assert call(monkeypatch, "count", out, "--admin", tmp_path / "halves.parquet", "--id-column", "code", "-q") == 0
     counts = pd.read_parquet(out / "counts.parquet")
-    assert counts.unit_id.tolist() == ["01", "02"]
-    assert counts.map_total.sum() == pytest.approx(whole, rel=1e-7)  # their long edges have vertices elsewhere
+    assert counts.unit_id.tolist() == ["01", "02", "REGION"]
+    assert counts.map_total[:2].sum() == pytest.approx(whole, rel=1e-7)  # their long edges have vertices elsewhere
     units.set_geometry(units.translate(40)).to_parquet(tmp_path / "elsewhere.parquet")
     code = call(monkeypatch, *command, "--force", "--admin", tmp_path / "elsewhere.parquet", "--out", tmp_path / "x")
     assert code == 2

@@ -1,0 +1,46 @@
+"""A run folder -> what a user of its exports must name: licences of the data, and how to cite the numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from subpixmap.files import write_atomic
+from subpixmap.runfolder import RunFolder
+from subpixmap.scenes.hrefs import without_secrets
+
+NAME = "LICENCE-AND-CITATION.txt"
+
+
+def write_licence(run: RunFolder, folder: Path) -> Path:
+    """Write LICENCE-AND-CITATION.txt beside exported files; returns its path."""
+    path = folder / NAME
+    write_atomic(path, licence_text(run).encode("utf-8"))
+    return path
+
+
+def licence_text(run: RunFolder) -> str:
+    """The licences of what the numbers are made of, and a sentence to cite them with."""
+    plan, units = run.plan, run.units
+    years = ", ".join(sorted({str(period.start.year) for period in plan.periods}))
+    sources = ", ".join(map(without_secrets, plan.sources))
+    imagery = (
+        f"Imagery: contains modified Copernicus Sentinel data {years} where it is real, under the legal notice on the "
+        f"use of Copernicus Sentinel Data and Service Information. Sources: {sources}."
+    )
+    version = plan.versions.get("subpixmap", "unknown")
+    worth = {
+        "simulated": " The model has only seen simulated data: on real imagery the numbers are no estimates.",
+        "degraded-aerial": " The model has not been validated on Sentinel-2.",
+    }.get(plan.model.evidence, "")
+    lines = [
+        imagery,
+        f"Units: {units.boundary_source or 'source not stated'}, version {units.boundary_version or 'not stated'}; "
+        "their own licence holds for the polygons.",
+        f"Model: {plan.model.name}, sha256 {plan.model.sha256}.{worth}",
+        "Software: subpixmap, Apache License 2.0.",
+        "",
+        f'Cite as: "Counts of {", ".join(plan.objects)} in {plan.region_name}, {plan.periods[0].label} to '
+        f'{plan.periods[-1].label}, subpixmap {version}, model {plan.model.name}, run {plan.run_id}." Method: '
+        "Rodriguez and Wegner 2018, arXiv:1809.07091; Rodriguez et al. 2021, doi:10.1016/j.rse.2021.112479.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,72 @@
+"""Totals of periods -> the one step that explains them best: between which periods, how sure that is, how large."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subpixmap.trends.changes import Totals
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A single step of a series."""
+
+    before: int
+    """Position of the last period before the step; it lies between this one and the next."""
+    earliest: int
+    latest: int
+    """Ends of the interval of `before`."""
+    change: float
+    """Mean after the step less the mean before it, weighted by what is known of each period."""
+    se: float
+    p_there: float
+    """That there is no step at this place, if no other place had been looked at."""
+    p_value: float
+    """That there is no step at all, corrected for all the places where it could be."""
+    misfit: float
+    """Chi square of the totals around the two means."""
+
+
+def find_step(series: Totals, *, level: float = 0.95) -> Step | None:
+    """The step that explains the totals best, out of all places where it can be.
+
+    Every place is tried. The interval holds the places that are most likely, until they add up to `level`, where all
+    are equally likely before. None where the noise is not known.
+    """
+    n, se = len(series.totals), series.se
+    if n < 2 or not (np.isfinite(se).all() and (se > 0).all()):
+        return None
+    weights = [_step_weights(se, k) for k in range(n - 1)]
+    tests = [series.contrast(one) for one in weights]
+    misfits = np.array([_misfit(series, k) for k in range(n - 1)])
+    best = int(np.argmin(misfits))
+    likely = np.exp(-(misfits - misfits.min()) / 2)
+    order = np.argsort(-likely, kind="stable")
+    enough = int(np.searchsorted(np.cumsum(likely[order]) / likely.sum(), level - 1e-12)) + 1
+    held = order[:enough]
+    change, error, p = tests[best]
+    corrected = min(1.0, p * (n - 1)) if math.isfinite(p) else math.nan
+    return Step(best, int(held.min()), int(held.max()), change, error, p, corrected, float(misfits[best]))
+
+
+def _step_weights(se: Array, before: int) -> Array:
+    """(period,) weights of the mean after a step less the mean before it."""
+    precision = 1 / se**2
+    late = np.arange(len(se)) > before
+    weights: Array = np.where(late, precision / precision[late].sum(), -precision / precision[~late].sum())
+    return weights
+
+
+def _misfit(series: Totals, before: int) -> float:
+    """Chi square of the totals around one mean before and one mean after a step."""
+    late = np.arange(len(series.se)) > before
+    fitted = np.zeros(len(series.se))
+    for side in (late, ~late):
+        fitted[side] = np.average(series.totals[side], weights=1 / series.se[side] ** 2)
+    return float((((series.totals - fitted) / series.se) ** 2).sum())

@@ -1,0 +1,95 @@
+"""The locked items of a run -> what the imagery of each period was made of: evidence for steps that units share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from urllib.parse import urlsplit
+
+import pandas as pd
+
+from subpixmap.scenes.items import Item
+
+COLUMNS = ("period", "baselines", "satellites", "catalogues", "offsets", "dark_reflectance")
+_MIX = 0.25
+"""Change of a share of the items from which a mix has changed."""
+_DARK = 0.002
+"""Change of the reflectance of dark ground from which it has changed."""
+
+
+def inputs_by_period(items_by_period: Mapping[str, Sequence[Item]]) -> pd.DataFrame:
+    """What the items of each period were, a row per period.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `period`; `baselines`, `satellites`, `catalogues` and `offsets`: {value: share of the items};
+        `dark_reflectance`: median over the items whose dark ground was measured, NaN without any.
+    """
+    rows = []
+    for period, items in items_by_period.items():
+        dark = [item.dark_reflectance for item in items if item.dark_reflectance is not None]
+        rows.append(
+            {
+                "period": period,
+                "baselines": _shares(_generation(item.baseline) for item in items),
+                "satellites": _shares(item.acquisition[1:4] for item in items),
+                "catalogues": _shares(_host(item) for item in items),
+                "offsets": _shares(str(item.offset_dn) for item in items),
+                "dark_reflectance": median(dark) if dark else float("nan"),
+            }
+        )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def changed_inputs(inputs: pd.DataFrame, before: str, after: str) -> tuple[list[str], list[str]]:
+    """(what changed between two periods, what did not), in words."""
+    by_period = inputs.set_index("period")
+    if not {before, after} <= set(by_period.index):
+        return [], []
+    first, second = by_period.loc[before].to_dict(), by_period.loc[after].to_dict()
+    changed, same = [], []
+    for column, name in (
+        ("baselines", "processing baseline"),
+        ("satellites", "satellites"),
+        ("catalogues", "catalogue"),
+    ):
+        if _moved(first[column], second[column]) > _MIX:
+            changed.append(f"{name} {_mix(first[column])} -> {_mix(second[column])}")
+        else:
+            same.append(name)
+    step = second["dark_reflectance"] - first["dark_reflectance"]
+    if step == step:  # known in both
+        if abs(step) > _DARK:
+            changed.append(f"dark pixels {step:+.4f}")
+        else:
+            same.append("dark pixels")
+    return changed, same
+
+
+def _shares(values: Iterable[str]) -> dict[str, float]:
+    counted = Counter(values)
+    total = sum(counted.values())
+    return {value: n / total for value, n in sorted(counted.items())}
+
+
+def _generation(baseline: str) -> str:
+    """Baselines from 04.00 on have an offset and another radiometry; within a generation they differ little."""
+    if not baseline:
+        return "unknown"
+    return "before 04.00" if baseline < "04.00" else "04.00 or later"
+
+
+def _host(item: Item) -> str:
+    href = next(iter(item.assets.values())).href
+    return urlsplit(href).hostname or "local files"
+
+
+def _moved(first: Mapping[str, float], second: Mapping[str, float]) -> float:
+    """Share of the items that are of another kind: total variation."""
+    return sum(abs(first.get(key, 0) - second.get(key, 0)) for key in {*first, *second}) / 2
+
+
+def _mix(shares: Mapping[str, float]) -> str:
+    return " + ".join(f"{name} ({share:.0%})" if share < 1 else name for name, share in shares.items()) or "none"

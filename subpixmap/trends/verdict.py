@@ -1,0 +1,173 @@
+"""What the tests of a unit found -> one verdict in a word, and why in a sentence.
+
+Three tests look at the totals on common pixels: the last period against the first, a straight line with the known
+errors of the periods, and one step. The verdict takes the strongest and corrects for having had three. It is `steady`
+only where a change beyond the margin would have been seen. The errors of these tests are those of `even_noise`; the
+change itself is shown with the error that its two periods tell of themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subpixmap.trends.change_points import Step, find_step
+from subpixmap.trends.changes import Totals, between
+from subpixmap.trends.slopes import Line, weighted_line
+
+RISE, FALL, STEADY, UNCLEAR = "rise", "fall", "steady", "unclear"
+
+LEAST_COMMON = 0.5
+"""Share of a unit that must be observed in all periods before a direction is given."""
+
+
+_DRAWS, _ENOUGH = 100_000, 200  # of chance; so many must lie beyond a value for its share to be known
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the tests found of one unit and object."""
+
+    series: Totals
+    change: float
+    """Last total less the first one, objects; `se` is its standard error."""
+    se: float
+    change_p: float
+    detectable: float
+    """Change that the test finds in 4 of 5 cases."""
+    half_width: float
+    """Of the interval that decides on `steady`: both its ends must lie within the margin."""
+    margin: float
+    """Change that still counts as none, objects."""
+    step: Step | None
+    line: Line | None
+    p_value: float
+    """Of the strongest of the three tests, corrected for their number."""
+    ends_p: float
+    """Of the last period against the first alone, with the same errors as the other two tests."""
+    agrees: bool
+    """The strongest test has the sign of the change."""
+    persistent: bool | None
+    """The last two periods lie on one side of the first two."""
+
+
+def weigh(series: Totals, even: Totals, *, level: float, within: float) -> Evidence:
+    """Test the totals of a unit.
+
+    Parameters
+    ----------
+    series
+        At least two periods, with the errors that the periods tell of themselves.
+    even
+        The same with the errors of `even_noise`.
+    level
+        Confidence of the tests.
+    within
+        Share of the first total within which a unit counts as steady.
+    """
+    n, totals = len(series.totals), series.totals
+    last_first = between(n, 0, n - 1)
+    change, se, change_p = series.contrast(last_first)
+    step, line = find_step(even, level=level), weighted_line(even)
+    ends_p = even.contrast(last_first)[2]
+    tests = [(ends_p, change)]
+    if n > 2 and step is not None and line is not None:
+        tests += [(line.p_value, line.per_year), (step.p_there, step.change)]
+    known = [test for test in tests if math.isfinite(test[0])]
+    strongest, value = min(known, key=lambda test: test[0]) if known else (math.nan, math.nan)
+    base = totals[0] if totals[0] > 0 else max(totals[-1], 0.0)
+    return Evidence(
+        series=series,
+        change=change,
+        se=se,
+        change_p=change_p,
+        detectable=even.detectable(last_first, level),
+        half_width=even.half_width(last_first, 2 * level - 1),  # two one-sided tests, each at `level`
+        margin=within * float(base),
+        step=step,
+        line=line,
+        p_value=_of_strongest(strongest, n),
+        ends_p=ends_p,
+        agrees=value * change > 0,
+        persistent=_persistent(series) if n >= 4 else None,
+    )
+
+
+def _of_strongest(p: float, n: int) -> float:
+    """p of the strongest of all tests, from its own p: what chance makes of the largest, with n even periods."""
+    from scipy.stats import norm
+
+    if not math.isfinite(p) or n < 3:
+        return p
+    largest, size = _largest_by_chance(n), norm.isf(p / 2)
+    beyond = len(largest) - int(np.searchsorted(largest, size))
+    return min(1.0, beyond / len(largest) if beyond >= _ENOUGH else (n + 1) * p)
+
+
+@lru_cache(maxsize=64)
+def _largest_by_chance(n: int) -> NDArray[np.float64]:
+    """Sizes, in order, of the largest of the tests of n even periods without any change."""
+    steps = [np.where(np.arange(n) > k, 1 / (n - 1 - k), -1 / (k + 1)) for k in range(n - 1)]
+    contrasts = np.array([between(n, 0, n - 1), np.arange(n) - (n - 1) / 2, *steps])
+    contrasts /= np.linalg.norm(contrasts, axis=1, keepdims=True)
+    draws = np.random.default_rng(n).standard_normal((_DRAWS, n), dtype=np.float32)
+    return np.sort(np.abs(draws @ contrasts.T.astype(np.float32)).max(axis=1)).astype(float)
+
+
+def verdict(found: Evidence, q: float, *, alpha: float) -> tuple[str, str]:
+    """(`rise`, `fall`, `steady` or `unclear`, the reason in words); `q` is the false discovery rate of its p."""
+    if not math.isfinite(found.p_value):
+        return UNCLEAR, f"changed by {_signed(found)}, but too few acquisitions tell how noisy that is"
+    if abs(found.change) + found.half_width <= found.margin and found.detectable <= found.margin:
+        return STEADY, f"changed by {_signed(found)}{_share(found)}; a change of {found.detectable:,.0f} would be seen"
+    if q > alpha:
+        return UNCLEAR, (
+            f"changed by {_signed(found)}{_share(found)}; a change of less than {found.detectable:,.0f} cannot be told "
+            "from noise"
+        )
+    if not found.agrees or found.ends_p > 2 * alpha:  # a storm from which a unit has come back
+        return UNCLEAR, f"went up and down: from first to last it changed by {_signed(found)}{_share(found)}"
+    if abs(found.change) <= found.margin:
+        return UNCLEAR, f"changed by {_signed(found)}{_share(found)}: too little to be called a rise or a fall"
+    way, did = (RISE, "rose") if found.change > 0 else (FALL, "fell")
+    size = f"{did} by {abs(found.change):,.0f} +/- {found.se:,.0f}{_share(found)}"
+    return way, size + _when(found, alpha) + (
+        "; not all late periods lie beyond the early ones" if _flickers(found) else ""
+    )
+
+
+def _when(found: Evidence, alpha: float) -> str:
+    """Between which periods most of the change happened, where that can be said."""
+    step, line, series = found.step, found.line, found.series
+    if len(series.periods) == 2:
+        return f", from {series.periods[0]} to {series.periods[1]}"
+    if step is None or line is None or not step.p_value <= alpha:
+        return ""
+    jump = series.totals[step.before + 1] - series.totals[step.before]
+    if step.misfit <= line.misfit and jump / found.change >= 0.5:
+        first, last = series.periods[step.earliest], series.periods[step.latest + 1]
+        return f", most of it between {first} and {last}"
+    return f", about {abs(line.per_year):,.0f} a year" if line.misfit < step.misfit else ", in more than one step"
+
+
+def _flickers(found: Evidence) -> bool:
+    return found.persistent is False
+
+
+def _persistent(series: Totals) -> bool:
+    before, after = series.totals[:2], series.totals[-2:]
+    return bool(after.min() > before.max() or after.max() < before.min())
+
+
+def _signed(found: Evidence) -> str:
+    error = "" if math.isnan(found.se) else f" +/- {found.se:,.0f}"
+    return f"{found.change:+,.0f}{error}"
+
+
+def _share(found: Evidence) -> str:
+    first = found.series.totals[0]
+    return f" ({100 * found.change / first:+.1f} %)" if first > 0 else ""
