@@ -10,6 +10,8 @@ The flow, from the sky to a table::
     maps = open_map(job.out)                                             # per UTM zone: count, presence, n_obs
     counts = count_by_unit(maps, region.units)                           # totals per unit, object and period
     slopes = trend(counts)                                               # what changed
+    design_sample(job.out, Wish(n=300))                                  # which cells people should count
+    import_labels(job.out, "labelled.gpkg"), estimate(job.out)           # totals with intervals
     plot_counts(counts), plot_trend(slopes)                              # a picture of either
 
 A name is loaded when it is first used: `import subpixmap` costs nothing.
@@ -35,6 +37,11 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds this equal to _
     from subpixmap.mapping.store import open_map as open_map
     from subpixmap.counts.count import count_by_unit as count_by_unit
     from subpixmap.trends.unit_trends import trend as trend
+    from subpixmap.verbs.sample import design_sample as design_sample
+    from subpixmap.verbs.sample import import_labels as import_labels
+    from subpixmap.verbs.sample import estimate as estimate
+    from subpixmap.estimation.design import Wish as Wish
+    from subpixmap.verbs.calibrate import calibrate as calibrate
     from subpixmap.report.plots import plot_counts as plot_counts
     from subpixmap.report.plots import plot_trend as plot_trend
     from subpixmap.report.page import write_report as write_report
@@ -62,6 +69,11 @@ _PUBLIC = {
     "open_map": "subpixmap.mapping.store",
     "count_by_unit": "subpixmap.counts.count",
     "trend": "subpixmap.trends.unit_trends",
+    "design_sample": "subpixmap.verbs.sample",
+    "import_labels": "subpixmap.verbs.sample",
+    "estimate": "subpixmap.verbs.sample",
+    "Wish": "subpixmap.estimation.design",
+    "calibrate": "subpixmap.verbs.calibrate",
     "plot_counts": "subpixmap.report.plots",
     "plot_trend": "subpixmap.report.plots",
     "write_report": "subpixmap.report.page",

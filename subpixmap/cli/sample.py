@@ -69,7 +69,7 @@ def design(
         seed=seed,
         prior=Prior(omission=omission, error=map_error),
     )
-    verbs.design(out, wish, model=model, pilot=pilot, quiet=quiet)
+    verbs.design_sample(out, wish, model=model, pilot=pilot, quiet=quiet)
 
 
 def import_(

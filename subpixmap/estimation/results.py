@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from subpixmap.errors import InputError
 from subpixmap.estimation.estimators import ESTIMATORS, Spread, Total, spread_of
-from subpixmap.estimation.intervals import MIN_CELLS, MIN_ZERO, interval
+from subpixmap.estimation.intervals import MIN_CELLS, MIN_DF, MIN_ZERO, interval
 from subpixmap.estimation.labelled import REGION, LabelledCells, labelled_cells
 from subpixmap.estimation.layout import Array, Layout
 from subpixmap.estimation.sheets import DrawnSample
@@ -180,7 +180,8 @@ def _why_no_interval(one: LabelledCells, spread: Spread, rules: Rules) -> NDArra
     note = np.full(len(one.units), "", object)
     matters = one.zero_cells > _ZERO_MATTERS * one.domains.cells.sum(axis=-1)
     checks = [
-        (~(spread.variance > 0) | (spread.df < 2), "the labelled cells show no spread"),
+        (spread.df < MIN_DF, "the error rests on one or two labelled cells"),
+        (~(spread.variance > 0), "the labelled cells show no spread"),
         (
             matters & (one.labelled_zero < np.minimum(MIN_ZERO, one.zero_cells)),
             f"fewer than {MIN_ZERO} labelled cells where the map predicts nothing",

@@ -36,7 +36,7 @@ SIMULATED = "simulated labels"
 """Note of every estimate that rests on them."""
 
 
-def design(
+def design_sample(
     out: Path,
     wish: Wish = Wish(),  # noqa: B008 (frozen)
     *,
@@ -265,7 +265,7 @@ def simulate_sample(out: Path, country: Path, *, n: int = 300, quiet: bool = Fal
             if read_sample(out).record["periods"] == list(years):
                 return estimate(out, quiet=quiet)  # of an earlier run of this folder
             (out / runpaths.SAMPLE_LABELLED).unlink(missing_ok=True)
-        design(out, Wish(n=n, periods=years), quiet=True)
+        design_sample(out, Wish(n=n, periods=years), quiet=True)
         sheet = gpd.read_file(out / runpaths.SAMPLE_SHEET)
         cells = sheet.drop_duplicates("cell_id").set_index("cell_id").geometry
         counts = true_counts(country, cells.to_numpy(), objects=countable, years=years)

@@ -3,6 +3,7 @@
 import json
 import resource
 import time
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ STRATA = [FAR, "predicted, class 1 of 3", "predicted, class 2 of 3", "predicted,
 def country(rng: np.random.Generator) -> tuple[DrawnSample, pd.DataFrame, pd.DataFrame]:
     """A sample, its labels and the counts, without a map."""
     ids = [f"p{i}" for i in range(PARENTS)] + [f"u{i}" for i in range(UNITS)]
-    parent = [None] * PARENTS + [f"p{i % PARENTS}" for i in range(UNITS)]
+    parent: list[Any] = [None] * PARENTS + [f"p{i % PARENTS}" for i in range(UNITS)]
     stratum = np.repeat(np.arange(4), CELLS // 4)
     unit = rng.integers(UNITS, size=CELLS)
     held = [json.dumps([f"p{one % PARENTS}", f"u{one}"]) for one in unit]
@@ -35,7 +36,9 @@ def country(rng: np.random.Generator) -> tuple[DrawnSample, pd.DataFrame, pd.Dat
         }
     )
     mean = rng.gamma(1.0, 5.0 * stratum)
-    parts, labels, frames = [], [], []
+    parts: list[pd.DataFrame] = []
+    labels: list[pd.DataFrame] = []
+    frames: list[pd.DataFrame] = []
     share = rng.dirichlet(np.ones(UNITS), 4)
     for period in PERIODS:
         mapped = mean * rng.uniform(0.8, 1.2, CELLS)

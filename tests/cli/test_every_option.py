@@ -254,7 +254,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         look: ("status", "verify", "models", "regions"),
         simulate: ("simulate",),
         calibrate: ("calibrate",),
-        sample: ("design", "import_labels", "estimate"),
+        sample: ("design_sample", "import_labels", "estimate"),
         teach: ("reference", "train", "train_simulated", "evaluate", "learn"),
     }.items():
         for name in names:

@@ -19,11 +19,12 @@ from subpixmap.estimation.results import COLUMNS, Rules
 from subpixmap.mapping.verify import verify
 from subpixmap.model.checkpoint import Model, save_model
 from subpixmap.model.land import land_json
+from subpixmap.report.formatting import number
 from subpixmap.runfolder import RunFolder
 from subpixmap.tables import COUNTS, ESTIMATES, read_table
 from subpixmap.verbs.calibrate import calibrate
-from subpixmap.verbs.count import count
-from subpixmap.verbs.sample import design, estimate, import_labels
+from subpixmap.verbs.count import count, report
+from subpixmap.verbs.sample import design_sample, estimate, import_labels
 from tests.helpers.mapping_data import tiny_model
 from tests.helpers.run_folders import PERIODS, make_plan, make_run
 
@@ -59,7 +60,7 @@ def labels(out: Path, path: Path, *, seed: int = 1) -> gpd.GeoDataFrame:
 
 @pytest.fixture
 def labelled(run: Path, tmp_path: Path) -> Path:
-    design(run, Wish(n=120, periods=("2018", "2019")), quiet=True)
+    design_sample(run, Wish(n=120, periods=("2018", "2019")), quiet=True)
     labels(run, tmp_path / "labelled.gpkg")
     return tmp_path / "labelled.gpkg"
 
@@ -91,6 +92,19 @@ def test_from_a_map_to_estimates(run: Path, labelled: Path) -> None:
     pd.testing.assert_frame_equal(again, table.reset_index(drop=True), check_dtype=False)
 
 
+def test_the_report_shows_the_intervals(run: Path, labelled: Path) -> None:
+    import_labels(run, labelled, assume_disjoint=True, simulated=True, quiet=True)
+    table = estimate(run, quiet=True)
+    assert table["note"].str.startswith("simulated labels").all()
+    page = report(run, quiet=True).read_text(encoding="utf-8")
+    row: Any = table[(table.unit_id == "REGION") & table.chosen & (table.period == "2019")].iloc[0]
+    assert "Estimates of the region" in page
+    assert f"{number(row.ci_low)} to {number(row.ci_high)}" in page
+    assert "The labels of this sample are simulated" in page
+    assert "240 cells would give about" in page
+    assert verify(run).damaged == ()
+
+
 def test_a_new_count_keeps_the_estimates(run: Path, labelled: Path) -> None:
     import_labels(run, labelled, assume_disjoint=True, quiet=True)
     estimate(run, Rules(level=0.9), quiet=True)
@@ -101,17 +115,17 @@ def test_a_new_count_keeps_the_estimates(run: Path, labelled: Path) -> None:
 
 
 def test_the_same_seed_draws_the_same_cells(run: Path) -> None:
-    first = design(run, Wish(n=60, seed=3), quiet=True).cells
+    first = design_sample(run, Wish(n=60, seed=3), quiet=True).cells
     sheet = (run / runpaths.SAMPLE_CSV).read_bytes()
-    again = design(run, Wish(n=60, seed=3), quiet=True).cells
-    other = design(run, Wish(n=60, seed=4), quiet=True).cells
+    again = design_sample(run, Wish(n=60, seed=3), quiet=True).cells
+    other = design_sample(run, Wish(n=60, seed=4), quiet=True).cells
     pd.testing.assert_frame_equal(first, again)
     assert sheet != (run / runpaths.SAMPLE_CSV).read_bytes()
     assert set(first.cell_id) != set(other.cell_id)
 
 
 def test_the_sheet_is_blind_and_complete(run: Path) -> None:
-    made = design(run, Wish(n=60, interpreters=2), quiet=True)
+    made = design_sample(run, Wish(n=60, interpreters=2), quiet=True)
     sheet = gpd.read_file(run / runpaths.SAMPLE_SHEET)
     assert len(sheet) == 60 * 2
     assert sheet["n_objects"].isna().all()
@@ -127,22 +141,22 @@ def test_the_sheet_is_blind_and_complete(run: Path) -> None:
 
 
 def test_every_unit_gets_cells_of_its_own(run: Path) -> None:
-    made = design(run, Wish(n=100, by="lowest"), quiet=True)
+    made = design_sample(run, Wish(n=100, by="lowest"), quiet=True)
     assert set(made.strata["unit_id"]) == {"01", "02"}
     assert made.strata.groupby("unit_id")["drawn"].sum().min() > 30
 
 
 def test_a_target_decides_the_number_of_cells(run: Path) -> None:
-    few = design(run, Wish(target_cv=10), quiet=True)
-    many = design(run, Wish(target_cv=3), quiet=True)
+    few = design_sample(run, Wish(target_cv=10), quiet=True)
+    many = design_sample(run, Wish(target_cv=3), quiet=True)
     assert few.needed["region"] == few.strata["drawn"].sum() < many.strata["drawn"].sum()
     assert many.expected_cv["coconut"] <= 3
     with pytest.raises(InputError, match="target-cv"):
-        design(run, Wish(target_cv=0), quiet=True)
+        design_sample(run, Wish(target_cv=0), quiet=True)
 
 
 def test_interpreters_are_compared_and_averaged(run: Path, tmp_path: Path) -> None:
-    design(run, Wish(n=60, interpreters=2), quiet=True)
+    design_sample(run, Wish(n=60, interpreters=2), quiet=True)
     sheet = labels(run, tmp_path / "two.gpkg")
     sheet["n_objects"] = np.where(sheet["interpreter"] == "1", 4.0, 6.0)
     sheet.to_file(tmp_path / "two.gpkg", layer="cells")
@@ -208,7 +222,7 @@ def test_a_csv_will_do(run: Path, labelled: Path, tmp_path: Path) -> None:
 
 
 def test_a_sample_of_another_map_or_design_is_refused(run: Path, labelled: Path) -> None:
-    design(run, Wish(n=120, periods=("2018", "2019"), seed=9), quiet=True)
+    design_sample(run, Wish(n=120, periods=("2018", "2019"), seed=9), quiet=True)
     with pytest.raises(Refused, match="another map or design"):
         import_labels(run, labelled, assume_disjoint=True, quiet=True)
     path = run / runpaths.SAMPLE_DESIGN
@@ -232,7 +246,7 @@ def estimate_with_labels(run: Path) -> None:
 
 
 def test_a_sample_of_one_year_says_nothing_of_another(run: Path, tmp_path: Path) -> None:
-    design(run, Wish(n=100, periods=("2018",)), quiet=True)
+    design_sample(run, Wish(n=100, periods=("2018",)), quiet=True)
     labels(run, tmp_path / "one.gpkg")
     import_labels(run, tmp_path / "one.gpkg", assume_disjoint=True, quiet=True)
     estimate(run, quiet=True)
@@ -246,8 +260,8 @@ def test_a_labelled_sample_is_not_overwritten_but_may_guide_the_next(run: Path, 
     import_labels(run, labelled, assume_disjoint=True, quiet=True)
     estimate(run, quiet=True)
     with pytest.raises(Refused, match="holds a labelled sample"):
-        design(run, Wish(n=100), quiet=True)
-    made = design(run, Wish(n=100), pilot=True, quiet=True)
+        design_sample(run, Wish(n=100), quiet=True)
+    made = design_sample(run, Wish(n=100), pilot=True, quiet=True)
     assert made.strata["drawn"].sum() == 100
     assert not (run / runpaths.ESTIMATES_CSV).exists()
     assert read_table(run / runpaths.COUNTS_CSV, COUNTS)["estimate"].isna().all()
@@ -274,14 +288,14 @@ def run_with_model(folder: Path, model: Model) -> tuple[Path, str]:
 
 def test_no_cell_lies_on_land_that_taught_the_model(tmp_path: Path) -> None:
     out, model = run_with_land(tmp_path, [shapely.box(119, 10, 120, 11)])
-    made = design(out, Wish(n=60), model=model, quiet=True)
+    made = design_sample(out, Wish(n=60), model=model, quiet=True)
     assert json.loads((out / runpaths.SAMPLE_DESIGN).read_text())["taught_cells_left_out"] > 100
     assert (made.cells["longitude"] > 120).all()
     labels(out, tmp_path / "good.gpkg")
     import_labels(out, tmp_path / "good.gpkg", model=model, quiet=True)
     estimate(out, quiet=True)
     (out / runpaths.SAMPLE_LABELLED).unlink()
-    made = design(out, Wish(n=60), quiet=True)  # the model's file is not known: nothing can be left out
+    made = design_sample(out, Wish(n=60), quiet=True)  # the model's file is not known: nothing can be left out
     west = made.cells.loc[made.cells["longitude"] < 119.999, "cell_id"].iloc[0]
     labels(out, tmp_path / "bad.gpkg")
     with pytest.raises(Refused, match=r"cells of the sample lie on land .*-p10-") as refusal:
@@ -291,7 +305,7 @@ def test_no_cell_lies_on_land_that_taught_the_model(tmp_path: Path) -> None:
 
 def test_a_sample_that_calibrates_a_model_does_not_certify_it(tmp_path: Path) -> None:
     out, model = run_with_land(tmp_path, [shapely.box(0, 0, 1, 1)])
-    design(out, Wish(n=60), model=model, quiet=True)
+    design_sample(out, Wish(n=60), model=model, quiet=True)
     labels(out, tmp_path / "l.gpkg")
     import_labels(out, tmp_path / "l.gpkg", model=model, quiet=True)
     made = calibrate(model, tmp_path / "mine.safetensors", sample=out, quiet=True)
@@ -300,7 +314,7 @@ def test_a_sample_that_calibrates_a_model_does_not_certify_it(tmp_path: Path) ->
     again = tmp_path / "again"
     again.mkdir()
     second, same = run_with_model(again, made)
-    design(second, Wish(n=60), quiet=True)  # the same cells: the map and the seed are the same
+    design_sample(second, Wish(n=60), quiet=True)  # the same cells: the map and the seed are the same
     labels(second, again / "l.gpkg")
     with pytest.raises(Refused, match="lie on land that the model was trained or calibrated on"):
         import_labels(second, again / "l.gpkg", model=same, quiet=True)
@@ -312,7 +326,7 @@ def test_a_sample_that_calibrates_a_model_does_not_certify_it(tmp_path: Path) ->
 
 def test_a_card_that_does_not_say_its_land_is_refused(tmp_path: Path) -> None:
     out, model = run_with_land(tmp_path, None)
-    design(out, Wish(n=60), model=model, quiet=True)
+    design_sample(out, Wish(n=60), model=model, quiet=True)
     labels(out, tmp_path / "l.gpkg")
     with pytest.raises(InputError, match="give --model FILE"):
         import_labels(out, tmp_path / "l.gpkg", quiet=True)
@@ -339,7 +353,7 @@ def test_a_card_that_does_not_say_its_land_is_refused(tmp_path: Path) -> None:
 )
 def test_wishes_that_cannot_be_met(run: Path, wish: dict, error: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(InputError, match=error):
-        design(run, Wish(**wish), quiet=True)
+        design_sample(run, Wish(**wish), quiet=True)
     assert not (run / runpaths.SAMPLE_DESIGN).exists()
 
 
