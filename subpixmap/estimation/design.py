@@ -22,6 +22,7 @@ from subpixmap.estimation.draw import Drawn, draw
 from subpixmap.estimation.frame import FrameCells, levels_of, near_cells
 from subpixmap.estimation.prior import Prior, pilot_spread
 from subpixmap.estimation.strata import ALMOST_NONE, UNSEEN, ZERO, stratify
+from subpixmap.tables import REGION
 
 NEAR_M = 300.0
 """Metres: a cell without predicted objects is near them within this distance."""
@@ -371,7 +372,7 @@ def frame_sums(
         pairs, at = np.unique(np.stack([group[inside], stratum[inside]]), axis=1, return_inverse=True)
         at = at.reshape(-1)
         count = np.bincount(at, minlength=pairs.shape[1])
-        names = np.full(pairs.shape[1], "REGION", object) if number == 0 else ids[pairs[0]]
+        names = np.full(pairs.shape[1], REGION, object) if number == 0 else ids[pairs[0]]
         for p, period in enumerate(periods):
             for o, name in enumerate(objects):
                 mapped, counted = (

@@ -18,11 +18,10 @@ from subpixmap.estimation.estimators import Domains, Total, estimate_total
 from subpixmap.estimation.layout import Array, Layout, merged_segments
 from subpixmap.estimation.sheets import DrawnSample
 from subpixmap.estimation.strata import ZERO
+from subpixmap.tables import REGION
 
 FILLED = 0.8
 """Share of the cells of each stratum that must be labelled."""
-REGION = "REGION"
-"""Id of all of the frame."""
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from subpixmap.errors import InputError
 from subpixmap.estimation.estimators import ESTIMATORS, Spread, Total, spread_of
 from subpixmap.estimation.intervals import MIN_CELLS, MIN_DF, MIN_ZERO, interval
-from subpixmap.estimation.labelled import REGION, LabelledCells, labelled_cells
+from subpixmap.estimation.labelled import LabelledCells, labelled_cells
 from subpixmap.estimation.layout import Array, Layout
 from subpixmap.estimation.sheets import DrawnSample
 from subpixmap.estimation.small_area import departure, raked, synthetic_error
-from subpixmap.tables import COUNTS, ESTIMATES, typed
+from subpixmap.tables import COUNTS, ESTIMATES, REGION, typed
 
 MIN_REGRESSION = 50
 """Labelled cells on the observed map from which the slope is fitted rather than taken to be 1."""

@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 
 from subpixmap.report.formatting import shown
-
-REGION = "REGION"
+from subpixmap.tables import REGION
 
 
 @dataclass(frozen=True)

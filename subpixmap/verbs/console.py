@@ -185,7 +185,7 @@ def show_estimates(table: pd.DataFrame, *, quiet: bool) -> None:
     """The published estimates of the region, on stdout."""
     if quiet:
         return
-    own = table[(table["unit_id"] == "REGION") & table["chosen"].fillna(False)]
+    own = table[(table["unit_id"] == REGION) & table["chosen"].fillna(False)]
     for row in own.itertuples():
         what = (
             f"{row.object} {row.period}"

@@ -200,6 +200,7 @@ def _write_estimates(
     folder: RunFolder, counts: pd.DataFrame, table: pd.DataFrame | None, options: dict[str, Any] | None
 ) -> tuple[list[Path], list[str]]:
     """Write counts with new columns of estimates, and the table of all (None removes it); files, and what is stale."""
+    from subpixmap.export.dictionary import write_dictionary
     from subpixmap.mapping.manifest import announce, read_manifest, write_manifest
     from subpixmap.tables import COUNTS, ESTIMATES, write_csv, write_table
 
@@ -208,7 +209,7 @@ def _write_estimates(
     stale = before.stale() if before is not None else {}
     if runpaths.COUNTS_PARQUET in stale:
         raise InputError(f"{out / runpaths.COUNTS_PARQUET} {stale[runpaths.COUNTS_PARQUET]}; then estimate")
-    written = [runpaths.COUNTS_CSV, runpaths.COUNTS_PARQUET, runpaths.ESTIMATES_CSV, runpaths.SAMPLE]
+    written = [runpaths.COUNTS_CSV, runpaths.COUNTS_PARQUET, runpaths.ESTIMATES_CSV, runpaths.TABLES, runpaths.SAMPLE]
     announce(out, written)
     paths = list(write_table(counts, out / runpaths.COUNTS_PARQUET, COUNTS))
     if table is None:
@@ -217,6 +218,7 @@ def _write_estimates(
     else:
         paths.insert(0, write_csv(table, out / runpaths.ESTIMATES_CSV, ESTIMATES))
         write_json(out / runpaths.SAMPLE_RULES, options)
+    write_dictionary(out)
     # Trends do not look at estimates: those that belonged to the counts still do.
     fresh = [] if runpaths.TREND_PARQUET in stale else [runpaths.TREND_PARQUET]
     return paths, write_manifest(out, written, still_fit=fresh).stale_remarks()

@@ -43,11 +43,16 @@ def country(rng: np.random.Generator) -> tuple[DrawnSample, pd.DataFrame, pd.Dat
     for period in PERIODS:
         mapped = mean * rng.uniform(0.8, 1.2, CELLS)
         parts.append(cells.assign(period=period, mapped=mapped))
-        labels.append(parts[-1][["cell_id", "period", "object"]].assign(n_objects=rng.poisson(mapped).astype(float)))
+        counted = rng.poisson(mapped).astype(float)
+        labels.append(parts[-1][["cell_id", "period", "object"]].assign(n_objects=counted))
         for h in range(4):
             number = np.maximum(share[h] * size * CELLS / 8, 1).astype(int)
             low = pd.DataFrame({"unit_id": ids[PARENTS:], "cells": number, "mapped": number * 5.0 * h})
-            high = low.assign(unit_id=np.array(parent[PARENTS:])).groupby("unit_id", as_index=False)[["cells", "mapped"]].sum()
+            high = (
+                low.assign(unit_id=np.array(parent[PARENTS:]))
+                .groupby("unit_id", as_index=False)[["cells", "mapped"]]
+                .sum()
+            )
             whole = pd.DataFrame({"unit_id": ["REGION"], "cells": low.cells.sum(), "mapped": low.mapped.sum()})
             frames.append(pd.concat([whole, high, low]).assign(stratum=h, period=period, object="coconut"))
     frame = pd.concat(frames, ignore_index=True)
