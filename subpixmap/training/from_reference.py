@@ -46,6 +46,7 @@ from subpixmap.training.recalibrate import accounted, require_places
 from subpixmap.training.train import train
 
 log = logging.getLogger(__name__)
+_PLACE = 40  # pixels along the side of a calibration place: whole blocks of 1 ha
 
 
 def learn_from(
@@ -246,7 +247,8 @@ def calibrate_on(
     check_input(card, bands=card.bands, resolution=reference.resolution)
     _require_objects(reference, card)
     scheme = scheme or Scheme()
-    tiles = [dataclasses.replace(one, split="calibration") for one in all_tiles(reference, size=scheme.tile or None)]
+    places = all_tiles(reference, size=scheme.tile or _PLACE)
+    tiles = [dataclasses.replace(one, split="calibration") for one in places]
     require_places(len(tiles), "the reference")
     land = tile_land(tiles, "calibration")
     again = np.unique(shapely.STRtree(taught_land(card).polygons).query(land, predicate="intersects")[0])

@@ -166,6 +166,19 @@ def test_interpreters_are_compared_and_averaged(run: Path, tmp_path: Path) -> No
     assert (found.table["n_objects"] == 5).all()
 
 
+def test_small_units_are_synthetic_and_raked(run: Path, labelled: Path) -> None:
+    import_labels(run, labelled, assume_disjoint=True, quiet=True)
+    table = estimate(run, Rules(min_cells=100, rake=True), quiet=True)
+    own: Any = table[table.chosen & table.from_period.isna() & (table.period == "2018")].set_index("unit_id")
+    assert own.loc["REGION", "estimator"] == "regression"
+    assert (own.loc[["01", "02"], "estimator"] == "synthetic").all()
+    assert own.loc[["01", "02"], "ci_low"].isna().all()
+    assert own.loc[["01", "02"], "estimate"].sum() == pytest.approx(own.loc["REGION", "estimate"], rel=1e-9)
+    counts = read_table(run / runpaths.COUNTS_PARQUET, COUNTS)
+    palms = counts[(counts.object == "coconut") & (counts.unit_id == "01")]
+    assert palms["flag"].str.endswith("synthetic").all()
+
+
 def test_blank_is_not_zero(run: Path, labelled: Path) -> None:
     sheet = gpd.read_file(labelled)
     rng = np.random.default_rng(0)

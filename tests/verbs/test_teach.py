@@ -14,7 +14,8 @@ import rasterio
 import torch
 
 from subpixmap.errors import InputError, Refused
-from subpixmap.model.checkpoint import Card, load_model, save_model
+from subpixmap.model.checkpoint import Card, Model, load_model, save_model
+from subpixmap.model.land import taught_land
 from subpixmap.reference.folder import read_reference, reference_sha256
 from subpixmap.reference.imagery import find_imagery
 from subpixmap.reference.points import read_points
@@ -24,7 +25,7 @@ from subpixmap.reference.samples import Scheme
 from subpixmap.region.units import read_area
 from subpixmap.training import from_reference
 from subpixmap.training.config import TrainConfig
-from subpixmap.training.from_reference import evaluate_on, learn_from
+from subpixmap.training.from_reference import calibrate_on, evaluate_on, learn_from
 from subpixmap.verbs.teach import evidence_of
 from tests.helpers.reference_data import EPSG, Painted, paint
 from tests.helpers.stac_server import serve
@@ -73,6 +74,34 @@ def test_it_learns_what_the_scenes_show_and_says_so_in_its_card(taught: Any, mad
     names = [name for split in splits.values() for name in split["units"]]
     assert sorted(names) == sorted(made.names)
     assert any("not estimates" in text for text in card.limits)
+
+
+def test_the_card_lists_the_land_that_taught_it(taught: Any, made: Reference) -> None:
+    land = taught_land(taught[1].card)
+    assert land.complete
+    areas = {area.name: area.outline for area in made.areas}
+    used = {name for name, outline in areas.items() if any(outline.intersects(one) for one in land.polygons)}
+    splits = taught[1].card.training["splits"]
+    assert used == {name for split in ("training", "calibration") for name in splits[split]["units"]}
+
+
+def test_a_model_is_calibrated_on_other_places_without_training(painted: Painted, made: Reference, taught: Any) -> None:
+    """The same land, of which the card says nothing, and a calibration that was lost: it comes back."""
+    _, model, _ = taught
+    with pytest.raises(Refused, match="lie on land that model"):
+        calibrate_on(model, made, str(painted.source), name="mine", progress=None)
+    training = {key: value for key, value in model.card.training.items() if key != "land"}
+    spoiled = Model.of(
+        model.net, dataclasses.replace(model.card, training=training, calibration={"coconut": (0.5, 3.0)})
+    )
+    again = calibrate_on(spoiled, made, str(painted.source), name="mine", scheme=Scheme(tile=40), progress=None)
+    assert again.card.calibration["coconut"][1] == pytest.approx(model.card.calibration["coconut"][1], rel=0.15)
+    assert again.card.training["calibrated_from"]["calibration"] == {"coconut": [0.5, 3.0]}
+    assert again.card.training["calibrated_on"]["coconut"]["ha"] > 30
+    assert not taught_land(again.card).complete
+    assert len(taught_land(again.card).polygons) >= 10
+    with pytest.raises(InputError, match="needs 10 places or more"):
+        calibrate_on(spoiled, made, str(painted.source), name="mine", scheme=Scheme(tile=256), progress=None)
 
 
 def test_the_card_that_is_written_is_the_card_that_is_read(
