@@ -26,6 +26,8 @@ from subpixmap.tables import REGION
 
 NEAR_M = 300.0
 """Metres: a cell without predicted objects is near them within this distance."""
+MOST = 0.5
+"""Share of the frame above which a target is refused: that would be a census."""
 USUAL_CV = 10.0
 """Percent: what is aimed at where no target is given, when cells are shared out among units."""
 
@@ -262,6 +264,11 @@ def _sizes(
         if len(groups) > 1:
             size = int(np.clip(size, least, most))
         n[own] = allocate(strata.size[own], strata.joint_spread[own], strata.zero[own], size)
+    if wish.target_cv is not None and wish.n is None and n.sum() > MOST * len(cells):
+        raise InputError(
+            f"--target-cv {percent:g} needs {n.sum():,} of {len(cells):,} cells of the frame, no sample reaches it: "
+            "use a smaller --cell or a higher target, or give --n"
+        )
     return n, levels
 
 

@@ -46,7 +46,7 @@ from subpixmap.training.recalibrate import accounted, require_places
 from subpixmap.training.train import train
 
 log = logging.getLogger(__name__)
-_PLACE = 40  # pixels along the side of a calibration place: whole blocks of 1 ha
+_PLACE = 20  # pixels along the side of a calibration place: whole blocks of 1 ha
 
 
 def learn_from(

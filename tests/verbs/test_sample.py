@@ -362,6 +362,7 @@ def test_a_card_that_does_not_say_its_land_is_refused(tmp_path: Path) -> None:
         ({"by": "7"}, "the units have 1 level"),
         ({"by": "province"}, "the units have 1 level"),
         ({"target_cv": -3.0}, "between 0 and 100"),
+        ({"target_cv": 0.001}, "no sample reaches it"),
     ],
 )
 def test_wishes_that_cannot_be_met(run: Path, wish: dict, error: str) -> None:  # type: ignore[type-arg]

@@ -89,19 +89,19 @@ def test_a_model_is_calibrated_on_other_places_without_training(painted: Painted
     """The same land, of which the card says nothing, and a calibration that was lost: it comes back."""
     _, model, _ = taught
     with pytest.raises(Refused, match="lie on land that model"):
-        calibrate_on(model, made, str(painted.source), name="mine", progress=None)
+        calibrate_on(model, made, str(painted.source), name="mine", scheme=Scheme(tile=10), progress=None)
     training = {key: value for key, value in model.card.training.items() if key != "land"}
     spoiled = Model.of(
         model.net, dataclasses.replace(model.card, training=training, calibration={"coconut": (0.5, 3.0)})
     )
-    again = calibrate_on(spoiled, made, str(painted.source), name="mine", scheme=Scheme(tile=40), progress=None)
+    again = calibrate_on(spoiled, made, str(painted.source), name="mine", scheme=Scheme(tile=10), progress=None)
     assert again.card.calibration["coconut"][1] == pytest.approx(model.card.calibration["coconut"][1], rel=0.15)
     assert again.card.training["calibrated_from"]["calibration"] == {"coconut": [0.5, 3.0]}
     assert again.card.training["calibrated_on"]["coconut"]["ha"] > 30
     assert not taught_land(again.card).complete
     assert len(taught_land(again.card).polygons) >= 10
     with pytest.raises(InputError, match="needs 10 places or more"):
-        calibrate_on(spoiled, made, str(painted.source), name="mine", scheme=Scheme(tile=256), progress=None)
+        calibrate_on(spoiled, made, str(painted.source), name="mine", scheme=Scheme(tile=40), progress=None)
 
 
 def test_the_card_that_is_written_is_the_card_that_is_read(
