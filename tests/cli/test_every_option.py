@@ -109,7 +109,7 @@ OBEYED: dict[str, dict[str, str]] = {
         **QUIET,
     },
     "count out --admin u.gpkg": COLUMNS,
-    "trend out": {"--level": "0.9", "--unchanged": "a", "--background": "", **QUIET},
+    "trend out": {"--steady-within": "0.1", "--level": "0.9", "--unchanged": "a", "--background": "", **QUIET},
     "report out": QUIET,
     "export out --format csv": {"--to": "there", **QUIET},
     "export out": {"--format": "cog"},
