@@ -57,10 +57,10 @@ def _sum_of(sums: Sums, top: NDArray[np.int64]) -> Sums:
         whole = replace(whole, **{field.name: getattr(sums, field.name)[top].sum(axis=0, keepdims=True)})
     # Each unit's deviation is scaled up to its area, as for its own row, before deviations are added.
     area, informed = sums.area[top][:, None], sums.informed[top]
-    known = (informed > SEEN_PX) & (informed >= sums.observed[top] / 2)
+    with_noise = (informed > SEEN_PX) & (informed >= sums.observed[top] / 2)
     scale = np.zeros((len(sums.area), informed.shape[1]))
-    scale[top] = np.divide(area, informed, out=np.zeros_like(informed), where=known)
-    covered = np.where(known, area, 0).sum(axis=0, keepdims=True)
+    scale[top] = np.divide(area, informed, out=np.zeros_like(informed), where=with_noise)
+    covered = np.where(with_noise, area, 0).sum(axis=0, keepdims=True)
     return replace(whole, noise=sums.noise.summed(scale), informed=covered)
 
 

@@ -266,5 +266,5 @@ def _tables(kinds: Sequence[str], sizes: Sequence[int], draws: int, seed: int) -
         population = make_population(kind, seed=seed)
         for n in sizes:
             plan = plan_sample(population, n)
-            found = simulate(population, plan, draws=draws, seed=seed + n)
-            yield found.assign(population=kind, n=n, of="region")
+            results = simulate(population, plan, draws=draws, seed=seed + n)
+            yield results.assign(population=kind, n=n, of="region")

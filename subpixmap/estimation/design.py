@@ -211,10 +211,10 @@ def _pilot_spreads(
 ) -> Array:
     """(stratum, object) by the residuals of the pilot's cells that lie in the frame."""
     place = {name: i for i, name in enumerate(cells.ids)}
-    known = pilot[pilot["cell_id"].isin(place)]
+    usable = pilot[pilot["cell_id"].isin(place)]
     spread = prior.copy()
     for o, name in enumerate(objects):
-        own = known[known["object"] == name]
+        own = usable[usable["object"] == name]
         at = of_cell[[place[one] for one in own["cell_id"]]] if len(own) else np.zeros(0, np.int64)
         residual = (own["n_objects"] - own["mapped"]).to_numpy(float)
         spread[:, o] = pilot_spread(residual, at, prior[:, o])

@@ -71,8 +71,8 @@ def labelled_cells(
         A stratum has too few labelled cells, or the counts are of other units.
     """
     own = labelled[(labelled["object"] == name) & labelled["period"].isin(periods)]
-    known = own.groupby("cell_id").size()
-    kept = set(known.index[known == len(periods)])
+    frames = own.groupby("cell_id").size()
+    kept = set(frames.index[frames == len(periods)])
     return [_one(sample, own, counts, name, period, kept) for period in periods]
 
 

@@ -59,15 +59,15 @@ class Manifest:
 
     def stale(self) -> dict[str, str]:
         """Table or page that no longer belongs to what it was made of -> why, and what to do."""
-        found = {}
+        reasons = {}
         for name in MADE_FROM:  # in the order of work: what is made of something stale is stale
             sources = self.made_from.get(name, {})
             changed = [source for source, digest in sources.items() if self.now(source) != digest]
-            changed += [source for source in sources if source in found and source not in changed]
+            changed += [source for source in sources if source in reasons and source not in changed]
             if name in self.files and changed and not self.writing:
                 made = "blocks" if changed == [runpaths.LEDGER] else ", ".join(changed)
-                found[name] = f"was made from other {made}: `subpixmap {_VERB[name]}` makes it again"
-        return found
+                reasons[name] = f"was made from other {made}: `subpixmap {_VERB[name]}` makes it again"
+        return reasons
 
     def stale_remarks(self) -> list[str]:
         """The same as lines for the console."""
@@ -89,10 +89,10 @@ class Manifest:
         if not isinstance(content, dict) or not {"run_id", "model", "files", "ledger"} <= content.keys():
             raise ValueError("it is no manifest")
         raw = {key: value for key, value in content.items() if key != "sha256"}
-        found = cls(**raw | {"writing": tuple(raw.get("writing", ()))})
-        if found.to_json() != text:
+        parsed = cls(**raw | {"writing": tuple(raw.get("writing", ()))})
+        if parsed.to_json() != text:
             raise ValueError("its hash differs from its content")
-        return found
+        return parsed
 
 
 def read_manifest(out: Path) -> Manifest | None:

@@ -184,10 +184,10 @@ def _lock_new_periods(out: Path, plan: Plan, items: Sequence[Item]) -> None:
     if not path.is_file():
         write_lock(path, items)
     elif new := {p.label for p in plan.periods} - {p.label for p in read_plan(out).periods}:
-        known, by_period = read_lock(path), items_by_period(plan, items)
-        have = {one.id for one in known}
+        kept, by_period = read_lock(path), items_by_period(plan, items)
+        have = {one.id for one in kept}
         if added := [item for label in sorted(new) for item in by_period[label] if item.id not in have]:
-            write_lock(path, [*known, *added], read_notes(path))
+            write_lock(path, [*kept, *added], read_notes(path))
 
 
 def _require_imagery(tasks: Iterable[Task]) -> None:

@@ -37,9 +37,9 @@ def land_json(polygons: Mapping[str, Iterable[BaseGeometry]]) -> dict[str, Any]:
 
 def with_calibration_land(card: Card, polygons: Iterable[BaseGeometry]) -> dict[str, Any]:
     """The land of a card, with that of another calibration. A training whose land is not known stays so."""
-    known = dict(card.training.get("land", {"training": None}))
-    known["calibration"] = [*known.get("calibration", ()), *land_json({"new": polygons})["new"]]
-    return known
+    stated = dict(card.training.get("land", {"training": None}))
+    stated["calibration"] = [*stated.get("calibration", ()), *land_json({"new": polygons})["new"]]
+    return stated
 
 
 def taught_land(card: Card) -> TaughtLand:

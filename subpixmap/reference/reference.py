@@ -248,16 +248,17 @@ def presence(area: Area, above: float) -> NDArray[np.uint8]:
 def _refuse_overlaps(names: Sequence[str], outlines: NDArray[np.object_], resolution: float) -> None:
     """Refuse areas that share more than a pixel: their objects would be counted, and taught, twice."""
     pairs = shapely.STRtree(outlines).query(outlines, predicate="intersects")
-    found = []
+    overlaps = []
     for one, other in pairs.T[pairs[0] < pairs[1]]:
         shared = polygonal(shapely.intersection(outlines[one], outlines[other]))
         square_metres = abs(_WGS84.geometry_area_perimeter(shapely.orient_polygons(shared))[0])
         if square_metres > resolution**2:
-            found.append(f"{names[one]} and {names[other]} ({square_metres / 1e4:.2g} ha)")
-    if found:
-        more = f" and {len(found) - 5} more pairs" if len(found) > 5 else ""
+            overlaps.append(f"{names[one]} and {names[other]} ({square_metres / 1e4:.2g} ha)")
+    if overlaps:
+        more = f" and {len(overlaps) - 5} more pairs" if len(overlaps) > 5 else ""
         raise InputError(
-            f"labelled areas overlap: {', '.join(found[:5])}{more}; their objects would count twice: merge or cut them"
+            f"labelled areas overlap: {', '.join(overlaps[:5])}{more}; their objects would count twice. Merge them or "
+            "cut them"
         )
 
 

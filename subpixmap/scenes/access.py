@@ -79,10 +79,10 @@ def pin_of(asset: Asset, path: str | None = None) -> Pin | None:
         were asked for.
     """
     if not is_remote(asset.href):
-        found = os.stat(asset.href)
-        seconds, nanoseconds = divmod(found.st_mtime_ns, 10**9)
+        status = os.stat(asset.href)
+        seconds, nanoseconds = divmod(status.st_mtime_ns, 10**9)
         return Pin(
-            found.st_size, modified=f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09}Z"
+            status.st_size, modified=f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09}Z"
         )
     host = host_of(asset.href)
     if urlsplit(asset.href).scheme not in ("http", "https"):

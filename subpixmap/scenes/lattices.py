@@ -61,12 +61,12 @@ def lattices(items: Iterable[Item], resolution: float = 10.0) -> dict[int, Latti
 
 def largest_pixels(items: Iterable[Item], bands: Sequence[str]) -> dict[str, float]:
     """The largest pixel that any item has of each band, metres."""
-    found: dict[str, float] = {}
+    sizes: dict[str, float] = {}
     for item in items:
         for band in bands:
             if band in item.assets:
-                found[band] = max(found.get(band, 0.0), item.assets[band].resolution)
-    return found
+                sizes[band] = max(sizes.get(band, 0.0), item.assets[band].resolution)
+    return sizes
 
 
 def coarse_bands(largest: Mapping[str, float], resolution: float) -> dict[str, float]:

@@ -113,17 +113,17 @@ class RemoteFile(io.RawIOBase):
         last = self.size if size is None or size < 0 else min(first + size, self.size)
         if first >= last:
             return b""
-        found = range(first // PART, -(-last // PART))
+        numbers = range(first // PART, -(-last // PART))
         try:
-            self._request(found)
+            self._request(numbers)
         except (OSError, SubpixmapError) as error:
             self.problems.append(error)
             return b""
-        content = b"".join(self.parts[number] for number in found)
+        content = b"".join(self.parts[number] for number in numbers)
         while len(self.parts) > MOST_PARTS:
             self.parts.popitem(last=False)
         self.at = last
-        return content[first - found[0] * PART : last - found[0] * PART]
+        return content[first - numbers[0] * PART : last - numbers[0] * PART]
 
     def _request(self, wanted: range) -> None:
         """Fetch the parts that are not there, neighbours with one request."""

@@ -238,13 +238,13 @@ def pin(items: Iterable[Item], *, ask: bool = False, threads: int = PIN_THREADS)
     Files of this machine, and those of servers that this process has read, cost no request. With `ask` the servers of
     the others are asked, two bytes of each; otherwise, and if they do not answer, these files stay without a pin.
     """
-    found = list(items)
-    assets = [asset for item in found for asset in item.assets.values()]
+    wanted = list(items)
+    assets = [asset for item in wanted for asset in item.assets.values()]
     with ThreadPoolExecutor(threads) as pool:
         versions = iter(list(pool.map(partial(_version_of_now, ask=ask), assets)))
     return [
         replace(item, assets={band: replace(asset, pin=next(versions)) for band, asset in item.assets.items()})
-        for item in found
+        for item in wanted
     ]
 
 

@@ -35,10 +35,10 @@ def true_counts(
     points = gpd.read_parquet(folder / "points.parquet")
     tree = shapely.STRtree(points.geometry.to_numpy())
     cell, point = tree.query(outlines, predicate="contains")
-    found = pd.DataFrame(points.drop(columns="geometry")).iloc[point]
-    planted = found["year_planted"].to_numpy(float)
-    removed = found["year_removed"].astype("float64").fillna(np.inf).to_numpy()
-    kind = found["object"].to_numpy(object)
+    inside = pd.DataFrame(points.drop(columns="geometry")).iloc[point]
+    planted = inside["year_planted"].to_numpy(float)
+    removed = inside["year_removed"].astype("float64").fillna(np.inf).to_numpy()
+    kind = inside["object"].to_numpy(object)
     counts = np.zeros((len(outlines), len(objects), len(years)))
     for o, name in enumerate(objects):
         for p, year in enumerate(map(int, years)):

@@ -69,13 +69,13 @@ def training_facts(
 
 def tile_land(tiles: Sequence[AreaTile], split: str) -> list[BaseGeometry]:
     """The land of one split, EPSG:4326: its tiles inside their areas."""
-    found = []
+    pieces = []
     for tile in tiles:
         if tile.split == split:
             square = shapely.box(*tile.area.lattice.bounds(tile.window))
             land = shapely.intersection(project(square, tile.area.lattice.epsg, 4326), tile.area.outline)
-            found += [one for one in shapely.get_parts(land) if one.area > 0]
-    return found
+            pieces += [one for one in shapely.get_parts(land) if one.area > 0]
+    return pieces
 
 
 def limits(tiles: Sequence[AreaTile], evidence: str) -> tuple[str, ...]:

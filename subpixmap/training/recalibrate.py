@@ -148,7 +148,7 @@ def _basis(cells: CalibrationCells) -> dict[str, Any]:
             moved.append(fit_cells(part))
         except InputError:  # a draw without objects
             continue
-    found: dict[str, Any] = {
+    basis: dict[str, Any] = {
         "objects": round(float(cells.count.sum()), 1),
         "places": n,
         "ha": round(n * cells.ha, 2),
@@ -156,5 +156,5 @@ def _basis(cells: CalibrationCells) -> dict[str, Any]:
     }
     if moved:
         for name, values in zip(("background_95", "slope_95"), np.transpose(moved), strict=True):
-            found[name] = [round(float(q), 6) for q in np.quantile(values, [0.025, 0.975])]
-    return found
+            basis[name] = [round(float(q), 6) for q in np.quantile(values, [0.025, 0.975])]
+    return basis

@@ -69,8 +69,8 @@ class Totals:
         used = weights != 0
         variance = weights[used] ** 2 * self.se[used] ** 2
         freedom = self._freedom(variance, self.freedom[used])
-        known = math.isfinite(freedom) and freedom >= 1
-        return math.sqrt(variance.sum()) * float(t.ppf((1 + level) / 2, freedom)) if known else math.nan
+        usable = math.isfinite(freedom) and freedom >= 1
+        return math.sqrt(variance.sum()) * float(t.ppf((1 + level) / 2, freedom)) if usable else math.nan
 
     def _freedom(self, variance: Array, freedom: Array) -> float:
         """Satterthwaite's degrees of freedom of a sum of variances."""
@@ -116,8 +116,8 @@ def shared_noise(noise: Array, acquisitions: Array) -> tuple[Array, Array]:
     mean = np.divide((own * variance).sum(axis=1, keepdims=True), most, out=np.full(most.shape, np.nan), where=most > 0)
     borrowed = np.minimum(_prior_freedom(variance, own), most - own)
     freedom = np.where(most > 0, borrowed + own, 0)
-    known = np.broadcast_to(freedom > 0, own.shape)
-    shared = np.divide(borrowed * mean + own * variance, freedom, out=np.full(own.shape, np.nan), where=known)
+    usable = np.broadcast_to(freedom > 0, own.shape)
+    shared = np.divide(borrowed * mean + own * variance, freedom, out=np.full(own.shape, np.nan), where=usable)
     return np.sqrt(shared / n), freedom
 
 
@@ -157,10 +157,10 @@ def _ratio_to_noise(totals: Array, se: Array) -> float:
         return 1.0
     step = totals[:, 1:-1] - (totals[:, :-2] + totals[:, 2:]) / 2
     error = np.sqrt(se[:, 1:-1] ** 2 + (se[:, :-2] ** 2 + se[:, 2:] ** 2) / 4)
-    known = np.isfinite(step) & (error > 0)
-    if np.count_nonzero(known) < _ENOUGH:
+    usable = np.isfinite(step) & (error > 0)
+    if np.count_nonzero(usable) < _ENOUGH:
         return 1.0
-    return max(float(np.median(np.abs(step[known]) / error[known])) / _MEDIAN, _LEAST_RATIO)
+    return max(float(np.median(np.abs(step[usable]) / error[usable])) / _MEDIAN, _LEAST_RATIO)
 
 
 def _prior_freedom(variance: Array, freedom: Array) -> float:
@@ -168,16 +168,16 @@ def _prior_freedom(variance: Array, freedom: Array) -> float:
     from scipy.optimize import brentq
     from scipy.special import digamma, polygamma
 
-    known = (freedom > 0) & (variance > 0)
-    several = known.sum(axis=1) >= 2
+    usable = (freedom > 0) & (variance > 0)
+    several = usable.sum(axis=1) >= 2
     if not several.any():
         return _MOST
-    known, variance, freedom = known[several], variance[several], freedom[several]
-    half = np.where(known, freedom, 2) / 2
-    logs = np.where(known, np.log(np.where(known, variance, 1)) - digamma(half) + np.log(half), 0)
-    n = known.sum(axis=1)
-    spread = np.where(known, logs - (logs.sum(axis=1) / n)[:, None], 0)
-    expected = np.where(known, polygamma(1, half), 0).sum(axis=1) / n
+    usable, variance, freedom = usable[several], variance[several], freedom[several]
+    half = np.where(usable, freedom, 2) / 2
+    logs = np.where(usable, np.log(np.where(usable, variance, 1)) - digamma(half) + np.log(half), 0)
+    n = usable.sum(axis=1)
+    spread = np.where(usable, logs - (logs.sum(axis=1) / n)[:, None], 0)
+    expected = np.where(usable, polygamma(1, half), 0).sum(axis=1) / n
     excess = float((((spread**2).sum(axis=1) / (n - 1) - expected) * (n - 1)).sum() / (n - 1).sum())
     if excess <= polygamma(1, _MOST / 2):
         return _MOST

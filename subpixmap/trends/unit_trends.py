@@ -107,11 +107,11 @@ def follow(
         totals = _remove_effect(totals, year_effect)
     rows, weighed, changes = [], [], []
     for _, group in _with_noise(totals).groupby(["unit_id", "object"], sort=False):
-        row, found = _unit_trend(group.sort_values("period_start", kind="stable"), level, steady_within)
+        row, evidence = _unit_trend(group.sort_values("period_start", kind="stable"), level, steady_within)
         rows.append(row)
-        weighed.append(found)
-        if found is not None:
-            changes += year_to_year([row[name] for name in ("unit_id", "unit_name", "object")], found.series)
+        weighed.append(evidence)
+        if evidence is not None:
+            changes += year_to_year([row[name] for name in ("unit_id", "unit_name", "object")], evidence.series)
     table = pd.DataFrame(rows, columns=list(TREND)).astype(types_of(TREND))
     table = _judged(table, weighed, 1 - level)
     steps = shared_steps(counts, series, inputs=inputs)
@@ -133,13 +133,13 @@ def _judged(table: pd.DataFrame, weighed: list[Evidence | None], alpha: float) -
             table.loc[tested, significant] = table.loc[tested, q] <= alpha
     notes, common = table["note"].tolist(), table["common_frac"].tolist()
     verdicts = []
-    for found, q, note, frac in zip(weighed, table["direction_q"].tolist(), notes, common, strict=True):
-        if found is None:
+    for evidence, q, note, frac in zip(weighed, table["direction_q"].tolist(), notes, common, strict=True):
+        if evidence is None:
             verdicts.append((UNCLEAR, note))
         elif frac < LEAST_COMMON:
             verdicts.append((UNCLEAR, f"only {frac:.0%} of the unit was observed in all periods"))
         else:
-            verdicts.append(verdict(found, q, alpha=alpha))
+            verdicts.append(verdict(evidence, q, alpha=alpha))
     return table.assign(
         direction=pd.array([one for one, _ in verdicts], "string"),
         because=pd.array([why for _, why in verdicts], "string"),
@@ -242,9 +242,9 @@ def _unit_trend(group: pd.DataFrame, level: float, within: float) -> tuple[dict[
     row["background_slope_per_year"] = _background_slope(observed, series.years)
     if yearly is None or even_yearly is None:
         return row | {"note": "no season was observed in two years: no slope"}, None
-    found = weigh(yearly, even_yearly, level=level, within=within)
-    row |= _found(found)
-    return row | {"note": _note(row, n, len(group), 1 - level)}, found
+    evidence = weigh(yearly, even_yearly, level=level, within=within)
+    row |= _evidence_columns(evidence)
+    return row | {"note": _note(row, n, len(group), 1 - level)}, evidence
 
 
 def _series(observed: pd.DataFrame, errors: str = "") -> Totals:
@@ -259,23 +259,23 @@ def _series(observed: pd.DataFrame, errors: str = "") -> Totals:
     )
 
 
-def _found(found: Evidence) -> dict[str, Any]:
+def _evidence_columns(evidence: Evidence) -> dict[str, Any]:
     """The columns that say what the tests found."""
-    series, totals = found.series, found.series.totals
+    series, totals = evidence.series, evidence.series.totals
     row: dict[str, Any] = {
         "first_period": series.periods[0],
         "last_period": series.periods[-1],
         "first_total": totals[0],
         "last_total": totals[-1],
-        "change": found.change,
-        "change_percent": 100 * found.change / totals[0] if totals[0] > 0 else math.nan,
-        "change_se": found.se,
-        "change_p": found.change_p,
-        "direction_p": found.p_value,
-        "min_detectable_change": found.detectable,
-        "persistent": found.persistent,
+        "change": evidence.change,
+        "change_percent": 100 * evidence.change / totals[0] if totals[0] > 0 else math.nan,
+        "change_se": evidence.se,
+        "change_p": evidence.change_p,
+        "direction_p": evidence.p_value,
+        "min_detectable_change": evidence.detectable,
+        "persistent": evidence.persistent,
     }
-    if (step := found.step) is not None and len(totals) > 2:
+    if (step := evidence.step) is not None and len(totals) > 2:
         row |= {
             "step_from": series.periods[step.before],
             "step_to": series.periods[step.before + 1],
@@ -285,7 +285,7 @@ def _found(found: Evidence) -> dict[str, Any]:
             "step_se": step.se,
             "step_p": step.p_value,
         }
-    if (line := found.line) is not None:
+    if (line := evidence.line) is not None:
         row |= {"line_per_year": line.per_year, "line_se": line.se, "line_p": line.p_value}
     return row
 

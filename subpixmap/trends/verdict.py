@@ -77,8 +77,8 @@ def weigh(series: Totals, even: Totals, *, level: float, within: float) -> Evide
     tests = [(ends_p, change)]
     if n > 2 and step is not None and line is not None:
         tests += [(line.p_value, line.per_year), (step.p_there, step.change)]
-    known = [test for test in tests if math.isfinite(test[0])]
-    strongest, value = min(known, key=lambda test: test[0]) if known else (math.nan, math.nan)
+    usable = [test for test in tests if math.isfinite(test[0])]
+    strongest, value = min(usable, key=lambda test: test[0]) if usable else (math.nan, math.nan)
     base = totals[0] if totals[0] > 0 else max(totals[-1], 0.0)
     return Evidence(
         series=series,
@@ -118,44 +118,47 @@ def _largest_by_chance(n: int) -> NDArray[np.float64]:
     return np.sort(np.abs(draws @ contrasts.T.astype(np.float32)).max(axis=1)).astype(float)
 
 
-def verdict(found: Evidence, q: float, *, alpha: float) -> tuple[str, str]:
+def verdict(evidence: Evidence, q: float, *, alpha: float) -> tuple[str, str]:
     """(`rise`, `fall`, `steady` or `unclear`, the reason in words); `q` is the false discovery rate of its p."""
-    if not math.isfinite(found.p_value):
-        return UNCLEAR, f"changed by {_signed(found)}, but too few acquisitions tell how noisy that is"
-    if abs(found.change) + found.half_width <= found.margin and found.detectable <= found.margin:
-        return STEADY, f"changed by {_signed(found)}{_share(found)}; a change of {found.detectable:,.0f} would be seen"
+    if not math.isfinite(evidence.p_value):
+        return UNCLEAR, f"changed by {_signed(evidence)}, but too few acquisitions tell how noisy that is"
+    if abs(evidence.change) + evidence.half_width <= evidence.margin and evidence.detectable <= evidence.margin:
+        return (
+            STEADY,
+            f"changed by {_signed(evidence)}{_share(evidence)}; a change of {evidence.detectable:,.0f} would be seen",
+        )
     if q > alpha:
         return UNCLEAR, (
-            f"changed by {_signed(found)}{_share(found)}; a change of less than {found.detectable:,.0f} cannot be told "
-            "from noise"
+            f"changed by {_signed(evidence)}{_share(evidence)}; "
+            f"a change of less than {evidence.detectable:,.0f} cannot be told from noise"
         )
-    if not found.agrees or found.ends_p > 2 * alpha:  # a storm from which a unit has come back
-        return UNCLEAR, f"went up and down: from first to last it changed by {_signed(found)}{_share(found)}"
-    if abs(found.change) <= found.margin:
-        return UNCLEAR, f"changed by {_signed(found)}{_share(found)}: too little to be called a rise or a fall"
-    way, did = (RISE, "rose") if found.change > 0 else (FALL, "fell")
-    size = f"{did} by {abs(found.change):,.0f} +/- {found.se:,.0f}{_share(found)}"
-    return way, size + _when(found, alpha) + (
-        "; not all late periods lie beyond the early ones" if _flickers(found) else ""
+    if not evidence.agrees or evidence.ends_p > 2 * alpha:  # a storm from which a unit has come back
+        return UNCLEAR, f"went up and down: from first to last it changed by {_signed(evidence)}{_share(evidence)}"
+    if abs(evidence.change) <= evidence.margin:
+        return UNCLEAR, f"changed by {_signed(evidence)}{_share(evidence)}: too little to be called a rise or a fall"
+    way, did = (RISE, "rose") if evidence.change > 0 else (FALL, "fell")
+    size = f"{did} by {abs(evidence.change):,.0f} +/- {evidence.se:,.0f}{_share(evidence)}"
+    return way, size + _when(evidence, alpha) + (
+        "; not all late periods lie beyond the early ones" if _flickers(evidence) else ""
     )
 
 
-def _when(found: Evidence, alpha: float) -> str:
+def _when(evidence: Evidence, alpha: float) -> str:
     """Between which periods most of the change happened, where that can be said."""
-    step, line, series = found.step, found.line, found.series
+    step, line, series = evidence.step, evidence.line, evidence.series
     if len(series.periods) == 2:
         return f", from {series.periods[0]} to {series.periods[1]}"
     if step is None or line is None or not step.p_value <= alpha:
         return ""
     jump = series.totals[step.before + 1] - series.totals[step.before]
-    if step.misfit <= line.misfit and jump / found.change >= 0.5:
+    if step.misfit <= line.misfit and jump / evidence.change >= 0.5:
         first, last = series.periods[step.earliest], series.periods[step.latest + 1]
         return f", most of it between {first} and {last}"
     return f", about {abs(line.per_year):,.0f} a year" if line.misfit < step.misfit else ", in more than one step"
 
 
-def _flickers(found: Evidence) -> bool:
-    return found.persistent is False
+def _flickers(evidence: Evidence) -> bool:
+    return evidence.persistent is False
 
 
 def _persistent(series: Totals) -> bool:
@@ -163,11 +166,11 @@ def _persistent(series: Totals) -> bool:
     return bool(after.min() > before.max() or after.max() < before.min())
 
 
-def _signed(found: Evidence) -> str:
-    error = "" if math.isnan(found.se) else f" +/- {found.se:,.0f}"
-    return f"{found.change:+,.0f}{error}"
+def _signed(evidence: Evidence) -> str:
+    error = "" if math.isnan(evidence.se) else f" +/- {evidence.se:,.0f}"
+    return f"{evidence.change:+,.0f}{error}"
 
 
-def _share(found: Evidence) -> str:
-    first = found.series.totals[0]
-    return f" ({100 * found.change / first:+.1f} %)" if first > 0 else ""
+def _share(evidence: Evidence) -> str:
+    first = evidence.series.totals[0]
+    return f" ({100 * evidence.change / first:+.1f} %)" if first > 0 else ""

@@ -343,16 +343,16 @@ def _land(folder: RunFolder, model: str | None, *, needed: bool) -> TaughtLand:
 
     info = folder.plan.model
     try:
-        found = load_model(model or info.name)
-        if model is None and found.sha256 != info.sha256:
+        chosen = load_model(model or info.name)
+        if model is None and chosen.sha256 != info.sha256:
             raise InputError(f"no file of model {info.name}, sha256 {info.sha256[:12]}, is known")
     except InputError as error:
         if not needed and model is None:
             return TaughtLand((), complete=False)
         raise InputError(f"{error}; give --model FILE, whose card says which land it was taught on") from error
-    if found.sha256 != info.sha256:
+    if chosen.sha256 != info.sha256:
         raise Refused(f"--model {model}: this map was made with another model, sha256 {info.sha256[:12]}")
-    land = taught_land(found.card)
+    land = taught_land(chosen.card)
     if needed and not land.complete:
         raise Refused(
             f"the card of model {info.name} does not say which land it was trained and calibrated on: a sample cell "
@@ -376,7 +376,7 @@ def _objects(folder: RunFolder, wish: Wish) -> list[str]:
             raise InputError(f"--object {name}: the run has {', '.join(plan.objects)}")
         if name not in countable:
             raise InputError(f"--object {name}: a mean over dates of things that move cannot be labelled on one image")
-    found = [name for name in countable if not wish.objects or name in wish.objects]
-    if not found:
+    chosen = [name for name in countable if not wish.objects or name in wish.objects]
+    if not chosen:
         raise InputError("the run has no object that can be labelled: all of them move")
-    return found
+    return chosen
