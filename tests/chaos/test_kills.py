@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_what_killed_writers_left_half_written_is_swept(scenes: Any, truth: Any,
     map_region(tmp_path, country.plan(**OPTIONS), country.items, country.model, workers=0)
     record, chunk = next(tmp_path.glob("ledger/*.json")), next(tmp_path.glob("map.zarr/*/count/c/**/0"))
     record.with_name(f".{record.name}.123.partial").write_bytes(b"{")
-    chunk.with_suffix(".0123456789abcdef.partial").write_bytes(b"half")
+    chunk.with_suffix(f".{uuid4().hex}.partial").write_bytes(b"half")
     map_region(tmp_path, country.plan(**OPTIONS), country.items, country.model, workers=0)
     assert not list(tmp_path.rglob("*.partial"))
     assert hashes(tmp_path) == truth
