@@ -32,8 +32,8 @@ def test_everything_in_the_folder_is_read_back(out: Any) -> None:
     assert folder.done == read_records(out).keys()
     locked = items_by_period(folder.plan, folder.items)
     assert folder.items_sha256 == {label: items_sha256(items) for label, items in locked.items()}
-    pd.testing.assert_frame_equal(folder.counts, pd.DataFrame(counted.table).drop(columns="geometry"))
-    pd.testing.assert_frame_equal(folder.series, counted.series)
+    pd.testing.assert_frame_equal(folder.counts, pd.DataFrame(counted.all_rows).drop(columns="geometry"))
+    pd.testing.assert_frame_equal(folder.series, counted.all_series)
     assert folder.trend is None
 
 

@@ -290,7 +290,7 @@ def test_files_that_are_no_units_are_refused(tmp_path: Path, kind: str) -> None:
 
 def test_a_bug_is_not_called_a_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(table(unit_id=["a", "b", "c"]), tmp_path / "u.gpkg")
-    monkeypatch.setattr("subpixmap.region.vector.pyogrio.list_layers", lambda path: None + path)
+    monkeypatch.setattr("subpixmap.region.layers.pyogrio.list_layers", lambda path: None + path)
     with pytest.raises(TypeError):
         read_units(path)
 
