@@ -155,10 +155,10 @@ def test_a_number_used_again_is_another_process(tmp_path: Path) -> None:
         raw = json.loads((tmp_path / LOCK).read_text())
     (tmp_path / LOCK).write_text(json.dumps(raw | {"born": "1"}))  # our own number, another birth
     with run_lock(tmp_path):
-        pass
+        assert json.loads((tmp_path / LOCK).read_text())["born"] == raw["born"]  # taken over
 
 
 def test_a_garbled_lock_is_no_owner(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text("{")
     with run_lock(tmp_path):
-        pass
+        assert json.loads((tmp_path / LOCK).read_text())  # taken over, and whole
