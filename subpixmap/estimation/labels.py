@@ -20,7 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError, Refused
 from subpixmap.estimation.sheets import FIELDS, KEYS, DrawnSample, cell_outlines, lattices_of
-from subpixmap.region.layers import read_layer
+from subpixmap.region.layers import read_layer, require_file
 from subpixmap.tables import LABELLED, typed
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def read_sheet(path: Path) -> pd.DataFrame:
     """
     import geopandas as gpd
 
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
+    require_file(path)
     texts: Any = dict.fromkeys([*KEYS, *FIELDS, "design"], str)
     if path.suffix.lower() != ".csv":
         table: pd.DataFrame = read_layer(path, "labelled cells", option="saving it in a file of its own")

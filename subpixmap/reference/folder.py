@@ -129,11 +129,11 @@ def _write_area(folder: Path, area: Area, reference: Reference) -> dict[str, Any
 def _read_area(folder: Path, entry: Mapping[str, Any], outline: BaseGeometry) -> Area:
     read = {}
     for layer in _LAYERS:
-        path = folder / entry["files"][layer]["file"]
+        path = folder / Path(entry["files"][layer]["file"]).name
         if not path.is_file() or file_sha256(path) != entry["files"][layer]["sha256"]:
             raise VerificationFailed(f"{path} is missing or not what reference.json says: make the reference again")
         if layer != "presence":
-            with rasterio.open(path) as raster:
+            with rasterio.open(path, driver="GTiff") as raster:
                 read[layer] = raster.read()
     epsg, *rest = entry["lattice"]
     points = np.array(entry["points"], np.int64)

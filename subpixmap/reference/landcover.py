@@ -14,6 +14,7 @@ from rasterio.vrt import WarpedVRT
 from subpixmap.errors import InputError
 from subpixmap.reference.patches import Patches
 from subpixmap.reference.splits import AreaTile
+from subpixmap.scenes.hrefs import DRIVERS, require_own_overviews
 
 WORLDCOVER = {
     10: "tree cover",
@@ -40,20 +41,23 @@ def with_cover(patches: Patches, tiles: Sequence[AreaTile], path: str | Path) ->
     patches, tiles
         Of `read_sample`: a tile for each place, in the same order.
     path
-        A raster with class codes up to 255 and a CRS, such as ESA WorldCover.
+        A GeoTIFF or JPEG 2000 with class codes up to 255 and a CRS, such as ESA WorldCover.
 
     Raises
     ------
     InputError
         The raster cannot be read, has no CRS, or does not reach the patches.
     """
+    if not Path(path).is_file():
+        raise InputError(f"--land-cover {path} does not exist")
     try:
-        with rasterio.open(path) as raster:
+        with rasterio.open(Path(path).resolve(), driver=list(DRIVERS.values())) as raster:
+            require_own_overviews(raster, str(path))
             if raster.crs is None:
                 raise InputError(f"{path} has no coordinate reference system")
             codes = np.stack([_codes(raster, tile) for tile in tiles])
     except rasterio.errors.RasterioError as error:
-        raise InputError(f"{path} cannot be read as a raster of land cover: {error}") from error
+        raise InputError(f"{path} cannot be read as a raster of land cover (GeoTIFF or JPEG 2000): {error}") from error
     classes = np.unique(codes)
     if not classes.any():
         raise InputError(f"{path} does not reach the labelled areas")

@@ -18,7 +18,7 @@ import shapely
 
 from subpixmap.errors import InputError
 from subpixmap.grid import transformer, utm_epsg
-from subpixmap.region.layers import PARQUET, UNREADABLE, read_layer, require_encoding
+from subpixmap.region.layers import PARQUET, UNREADABLE, read_layer, require_encoding, require_file
 
 _PAIRS = (("x", "y"), ("lon", "lat"), ("longitude", "latitude"), ("easting", "northing"), ("e", "n"))
 _BOX = ("xmin", "ymin", "xmax", "ymax")
@@ -43,7 +43,7 @@ def read_points(
     Parameters
     ----------
     path
-        GeoParquet, GeoPackage, GeoJSON or whatever else GDAL reads, with points or boxes (their centres are taken, in
+        GeoParquet, GeoPackage, GeoJSON, Shapefile or FlatGeobuf, with points or boxes (their centres are taken, in
         the file's own coordinates); or CSV with columns x, y (or lon, lat; easting, northing; xmin, ymin, xmax, ymax).
     crs
         Coordinate reference system, for files that hold none, such as "EPSG:32650".
@@ -91,8 +91,7 @@ def _read(path: Path, layer: str | None, encoding: str | None) -> Any:
     is_csv = path.suffix.lower() in (".csv", ".txt")
     if not is_csv and path.suffix.lower() not in PARQUET:
         return read_layer(path, "points", layer=layer, encoding=encoding)
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
+    require_file(path)
     if layer:
         raise InputError(f"--layer {layer}: {path.name} has no layers; leave the option out")
     require_encoding(path, encoding)

@@ -21,6 +21,7 @@ import pyproj
 import shapely
 
 from subpixmap.errors import InputError
+from subpixmap.region.formats import gdal_source, no_network, require_table
 
 PARQUET = (".parquet", ".geoparquet")
 _ANY_ENCODING = (".shp", ".dbf", ".zip", ".csv", ".txt", ".tab", ".mif")
@@ -58,7 +59,7 @@ def read_layer(
     Parameters
     ----------
     path
-        GeoPackage, GeoParquet, GeoJSON, Shapefile and whatever else GDAL reads.
+        GeoPackage, GeoParquet, GeoJSON, Shapefile and the other formats of `formats.FORMATS`.
     holds
         What is expected in it, for messages: "polygons" or "points".
     layer
@@ -76,21 +77,24 @@ def read_layer(
         The file does not exist or cannot be read, has several layers or not the one that was named, or `encoding` is
         unknown or of no use.
     """
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
+    require_file(path)
     require_encoding(path, encoding)
     try:
         if path.suffix.lower() in PARQUET:
             if layer:
                 raise InputError(f"{option} {layer}: {path.name} has no layers; leave the option out")
             return gpd.read_parquet(path, to_pandas_kwargs=_WHOLE if whole else None)
-        chosen = _layer(path, holds, layer, option)
-        if not fixes_encoding(path):
-            texts = encoding or _guess(path)  # GDAL knows fewer spellings than Python
-            return gpd.read_file(path, layer=chosen, encoding=codecs.lookup(texts).name.upper() if texts else None)
-        if not whole:
-            return gpd.read_file(path, layer=chosen)
-        return gpd.read_file(path, layer=chosen, use_arrow=True, arrow_to_pandas_kwargs=_WHOLE)
+        source = gdal_source(path)
+        with no_network():
+            chosen = _layer(path, source, holds, layer, option)
+            if not fixes_encoding(path):
+                texts = encoding or _guess(path)  # GDAL knows fewer spellings than Python
+                return gpd.read_file(
+                    source, layer=chosen, encoding=codecs.lookup(texts).name.upper() if texts else None
+                )
+            if not whole:
+                return gpd.read_file(source, layer=chosen)
+            return gpd.read_file(source, layer=chosen, use_arrow=True, arrow_to_pandas_kwargs=_WHOLE)
     except InputError:
         raise
     except UNREADABLE as error:
@@ -126,16 +130,27 @@ def require_exact(values: pd.Series, column: str, file: str) -> None:
         )
 
 
-def _layer(path: Path, holds: str, layer: str | None, option: str) -> str | None:
-    layers = {str(name): kind for name, kind in pyogrio.list_layers(path)}
+def require_file(path: Path) -> None:
+    """Refuse a path at which there is no file."""
+    if path.is_dir():
+        geodatabase = "an Esri file geodatabase: export its layer as GeoPackage and give that"
+        raise InputError(f"{path} is a folder" if path.suffix.lower() != ".gdb" else f"{path} is {geodatabase}")
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+
+
+def _layer(path: Path, source: str, holds: str, layer: str | None, option: str) -> str | None:
+    layers = {str(name): kind for name, kind in pyogrio.list_layers(source)}
     spatial = [name for name, kind in layers.items() if kind is not None]
     if layer:
         if layer not in layers:
             raise InputError(f"{option} {layer}: {path.name} has no such layer; it has {', '.join(layers)}")
+        require_table(path, layer)
         return layer
     if len(spatial) > 1:
         kinds = ", ".join(f"{name} ({layers[name]})" for name in spatial)
         raise InputError(f"{path.name} has several layers: {kinds}; choose the one with the {holds} by {option}")
+    require_table(path, spatial[0] if spatial else None)
     return spatial[0] if spatial else None
 
 

@@ -55,7 +55,7 @@ def read_polygons(
     Parameters
     ----------
     path
-        GeoPackage, GeoParquet, GeoJSON, Shapefile and whatever else GDAL reads.
+        GeoPackage, GeoParquet, GeoJSON, Shapefile and the other formats of `formats.FORMATS`.
     layer, encoding, option
         As in `read_layer`.
     dense
@@ -73,7 +73,7 @@ def read_polygons(
     """
     path = Path(path)
     table = read_layer(path, "polygons", layer=layer, encoding=encoding, option=option, whole=True)
-    if not isinstance(table, gpd.GeoDataFrame):  # a layer of attributes alone
+    if not isinstance(table, gpd.GeoDataFrame) or table.active_geometry_name is None:  # attributes alone
         raise InputError(f"{path.name} has no polygons ({len(table)} rows)")
     if table.crs is None:
         raise InputError(f"{path.name} has no coordinate reference system; set one in the file and try again")

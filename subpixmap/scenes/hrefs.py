@@ -11,6 +11,7 @@ import os
 import re
 import socket
 from functools import lru_cache
+from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from subpixmap.errors import InputError
@@ -47,6 +48,12 @@ def driver(href: str) -> str:
     if name is None or "<" in href or path.startswith("/vsi") or "\0" in href:
         raise InputError(f"{redact(href)[:200]!r} is not opened: it is not a {', '.join(DRIVERS)} file")
     return name
+
+
+def require_own_overviews(dataset: Any, where: str) -> None:
+    """Refuse an open raster whose tags name its overviews: GDAL would open any file or server as such."""
+    if dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"):
+        raise InputError(f"{where} names another file as its overviews; it is not opened")
 
 
 def resolve(href: str, base: str) -> str:

@@ -26,7 +26,7 @@ from rasterio.windows import Window as RasterWindow
 from subpixmap.errors import Incomplete, InputError, Refused, SubpixmapError
 from subpixmap.scenes.access import gdal_env, gdal_path, is_trusted, pin_of
 from subpixmap.scenes.dialect import SCALE
-from subpixmap.scenes.hrefs import driver, is_remote, redact, without_secrets
+from subpixmap.scenes.hrefs import driver, is_remote, redact, require_own_overviews, without_secrets
 from subpixmap.scenes.items import Asset, Item
 from subpixmap.scenes.pins import Changed, Pin, require_unchanged
 from subpixmap.scenes.radiometry import MOST_DN, Missing
@@ -273,6 +273,7 @@ def check_header(
 ) -> None:
     """Refuse an item that contradicts the file's own header, and an absurd header."""
     where = redact(asset.href)
+    require_own_overviews(dataset, where)
     if max(dataset.shape) > MAX_SIDE or max(rows * cols for rows, cols in dataset.block_shapes) > MAX_BLOCK:
         raise InputError(
             f"{where} declares {dataset.shape} pixels in blocks of {dataset.block_shapes}: not a Sentinel-2 tile"

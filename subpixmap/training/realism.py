@@ -53,7 +53,7 @@ def real_chips(folder: str | Path) -> list[Chip]:
     for name in (_AUSTRIA, _BELGIUM):
         if not (folder / name).is_file():
             raise InputError(f"{folder / name} is missing; give the folder of real 10 m chips")
-    with rasterio.open(folder / _AUSTRIA) as source:
+    with rasterio.open(folder / _AUSTRIA, driver="GTiff") as source:
         austria = source.read().astype(np.float32) / 10000
     chips = [
         Chip(f"Austria {k + 1}", dict(zip(("B04", "B03", "B02", "B08"), austria[4 * k : 4 * k + 4], strict=True)))
