@@ -5,13 +5,17 @@
 
 Needs `pip install dask-jobqueue`, and a run folder that all nodes see (a shared disk, or s3://...). `--dry-run` prints
 the job script and submits nothing. A job whose time is up is replaced and its blocks are repeated; if the driver itself
-is ended, the same command goes on where it stopped.
+is ended, the same command goes on where it stopped. They talk by TLS, with a certificate in `slurm-logs/certificates`
+that only you can read; keep that folder where all nodes see it (`--certificates`).
 """
 
 import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import certificates
 
 
 def main() -> int:
@@ -23,6 +27,7 @@ def main() -> int:
     parser.add_argument("--queue", help="partition")
     parser.add_argument("--account")
     parser.add_argument("--gpus", type=int, default=0, help="of a job; then one worker process for each")
+    parser.add_argument("--certificates", type=Path, default=Path("slurm-logs/certificates"), help="folder for them")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and a subpixmap command")
     asked = parser.parse_args()
@@ -34,6 +39,11 @@ def main() -> int:
     except ImportError as error:
         print(f"slurm.py: {error}; pip install dask-jobqueue", file=sys.stderr)
         return 2
+    import dask
+    from distributed.security import Security
+
+    os.environ |= certificates.environment(*certificates.make(asked.certificates))
+    dask.config.refresh()
     processes = asked.gpus or asked.cores
     cluster = SLURMCluster(
         cores=processes,
@@ -47,6 +57,9 @@ def main() -> int:
         worker_command="dask_cuda.cli worker" if asked.gpus else "distributed.cli.dask_worker",
         job_extra_directives=[f"--gres=gpu:{asked.gpus}"] if asked.gpus else [],
         log_directory="slurm-logs",
+        protocol="tls://",
+        security=Security(),
+        scheduler_options={"dashboard_address": "127.0.0.1:0"},
     )
     with cluster:
         print(cluster.job_script(), file=sys.stderr)

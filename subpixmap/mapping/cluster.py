@@ -1,4 +1,8 @@
-"""A Dask client: of local worker processes, of local GPUs, or of a scheduler that runs already."""
+"""A Dask client: of local worker processes, of local GPUs, or of a scheduler that runs already.
+
+Whoever reaches a scheduler can run code as the person who started it. Local ones let in those who hold a certificate
+that is made for this one cluster and kept in memory; their dashboard shows and does nothing else.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +25,17 @@ log = logging.getLogger("subpixmap")
 
 KEPT_BYTES = 2**28
 """Freed memory that a local worker keeps for its next tensors."""
+_KEYS = (
+    "a tls:// scheduler wants your certificate: DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ...__CLIENT__CERT and "
+    "...__CLIENT__KEY in the environment, see docs/security.md"
+)
 _CONNECT_S = 20.0
 _WARN_AFTER_S = 5.0
 _WAIT = "30m"  # for the workers of a scheduler elsewhere
+_HERE = "127.0.0.1:0"
+"""Where a local dashboard listens: this machine alone, any free port."""
+_PAGES = ["scheduler.prometheus", "scheduler.info", "scheduler.json", "health", "statics"]
+"""What a local dashboard serves besides its plots: all of Dask's but the proxy to other hosts."""
 
 
 @contextlib.contextmanager
@@ -38,12 +50,14 @@ def connect(
     from distributed import Client
 
     if scheduler is not None:
+        address = _address_in(scheduler) if os.path.exists(scheduler) else scheduler
         try:
-            address = _address_in(scheduler) if os.path.exists(scheduler) else scheduler
             client = Client(address, timeout=_CONNECT_S, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise InputError(f"no scheduler answers at {scheduler} ({error}); check --scheduler") from error
+        except (OSError, TimeoutError, ValueError, TypeError) as error:  # Dask's for a certificate that is missing
+            keys = f"; {_KEYS}" if address.startswith("tls://") else ""
+            raise InputError(f"no scheduler answers at {scheduler} ({error}); check --scheduler{keys}") from error
         with client:
+            _warn_if_open(client)
             Absence(client).wait(client)
             yield client
         return
@@ -55,6 +69,7 @@ def connect(
         "distributed.admin.tick.limit": "1h",
         "distributed.deploy.lost-worker-timeout": "60s",  # until then a worker that starts again is left alone
         "distributed.scheduler.allowed-failures": 0,  # the driver counts, repeats and gives up
+        "distributed.scheduler.http.routes": [f"distributed.http.{page}" for page in _PAGES],
         "distributed.scheduler.worker-saturation": 1.0,  # a task that waits is not blamed for the one that runs
         # Dask has every freed tensor handed back to the system: page faults then cost 0.7 times the arithmetic.
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": KEPT_BYTES,
@@ -85,7 +100,9 @@ def _local_cluster(workers: int | None, device: str, memory_limit: str | int | N
         threads_per_worker=1,
         processes=True,
         memory_limit=memory_limit or "auto",
-        dashboard_address=":0",
+        host="127.0.0.1",
+        security=True,
+        dashboard_address=_HERE,
         silence_logs=logging.CRITICAL,
     )
 
@@ -101,8 +118,23 @@ def _cuda_cluster(workers: int | None) -> Any:
     except ImportError as error:
         raise InputError(f"GPUs need dask-cuda ({error}); install subpixmap[cuda]") from error
     return LocalCUDACluster(
-        n_workers=workers or torch.cuda.device_count(), threads_per_worker=1, dashboard_address=":0"
+        n_workers=workers or torch.cuda.device_count(),
+        threads_per_worker=1,
+        host="127.0.0.1",
+        security=True,
+        dashboard_address=_HERE,
     )
+
+
+def _warn_if_open(client: Client) -> None:
+    """Say it if a scheduler lets everybody in."""
+    address = (client.scheduler and client.scheduler.address) or ""
+    if address.startswith("tcp://"):
+        log.warning(
+            f"the scheduler at {address} asks for no certificate: whoever reaches it can run code as you; see "
+            "docs/security.md for tls://",
+            extra={"tell": True},
+        )
 
 
 class Absence:

@@ -80,7 +80,7 @@ def open_pool(
     workers
         0: in this process, one task after the other. Otherwise worker processes; one for each core (or GPU) when None.
     scheduler
-        Address (`tcp://...`) or scheduler file of a running Dask cluster, which is used instead.
+        Address (`tls://...`) or scheduler file of a running Dask cluster, which is used instead.
     client
         A connected `distributed.Client`, which is used instead; it stays open.
     device

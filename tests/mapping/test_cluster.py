@@ -237,7 +237,8 @@ def test_a_run_without_workers_ends_with_3_and_goes_on_with_some(
     with running("dask_scheduler", *options), dask.config.set({"subpixmap.wait-for-workers": "1s"}):
         address = wait_for(file)
         assert subpixmap(*command, "--scheduler", file) == 3
-    told, error = capsys.readouterr().err.splitlines()
+    open_, told, error = capsys.readouterr().err.splitlines()
+    assert "certificate" in open_
     assert f"dask worker {address}" in told
     assert address in error
     assert f"dask worker {address}" in (out / "run.log").read_text()
@@ -314,7 +315,10 @@ def test_a_process_is_asked_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=cluster_of))
     with open_pool(where_and_what, tiny_model(), device="cuda") as pool:
         assert results(pool, ["a"])["a"][0] == "a"
-    assert asked == [{"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}]
+    (options,) = asked
+    assert options["n_workers"] == 2
+    assert options["security"] is True
+    assert {options["host"], options["dashboard_address"]} == {"127.0.0.1", "127.0.0.1:0"}
 
 
 def faults_of_a_freed_tensor(task: Any, model: Any) -> Any:

@@ -20,6 +20,7 @@ from tests.helpers.mapping_data import tiny_model
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
 sys.path.insert(0, str(WORKFLOWS))
 
+import certificates  # noqa: E402
 import simulated_worlds  # noqa: E402
 
 
@@ -73,12 +74,18 @@ def test_the_parts_on_kubernetes_know_each_other() -> None:
         assert deployment["selector"]["matchLabels"] == deployment["template"]["metadata"]["labels"]
     assert service["spec"]["selector"] == scheduler["selector"]["matchLabels"]
     port = next(p["port"] for p in service["spec"]["ports"] if p["name"] == "scheduler")
-    address = f"tcp://{service['metadata']['name']}:{port}"
+    address = f"tls://{service['metadata']['name']}:{port}"
     containers = [one["template"]["spec"]["containers"][0] for one in (scheduler, worker, driver)]
     assert str(port) in containers[0]["command"]
     assert address in containers[1]["command"]
     assert address in containers[2]["args"]
     assert len({one["image"] for one in containers}) == 1
+    keys = parts["ConfigMap", "subpixmap-tls"]["data"]
+    assert keys == certificates.environment(Path("/tls/dask.crt"), Path("/tls/dask.key"))
+    for one, container in zip((scheduler, worker, driver), containers, strict=True):
+        assert container["envFrom"] == [{"configMapRef": {"name": "subpixmap-tls"}}]
+        assert {"name": "tls", "mountPath": "/tls", "readOnly": True} in container["volumeMounts"]
+        assert {"name": "tls", "secret": {"secretName": "subpixmap-tls"}} in one["template"]["spec"]["volumes"]
     for one in (worker, driver):
         spec = one["template"]["spec"]
         assert spec["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim
