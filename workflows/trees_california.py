@@ -29,7 +29,8 @@ from scipy import ndimage
 
 from subpixmap.errors import InputError, SubpixmapError
 from subpixmap.grid import Lattice, Window
-from subpixmap.model.checkpoint import Card, Model, load_model, save_model
+from subpixmap.model.card import Card
+from subpixmap.model.checkpoint import Model, load_model, save_model
 from subpixmap.model.net import halo_of
 from subpixmap.reference.countmap import count_map
 from subpixmap.reference.patches import Patches

@@ -29,7 +29,8 @@ from trees_california import BANDS, BLOCKS, HALO, MID, RECIPE, TEST_CITY, WIDTH,
 from subpixmap import open_cube
 from subpixmap.errors import InputError, SubpixmapError
 from subpixmap.grid import Lattice, project, transformer
-from subpixmap.model.checkpoint import Card, Model, save_model
+from subpixmap.model.card import Card
+from subpixmap.model.checkpoint import Model, save_model
 from subpixmap.periods import make_periods
 from subpixmap.reference.countmap import labelled_mask
 from subpixmap.reference.patches import Patches, join, make_patches

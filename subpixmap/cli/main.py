@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Annotated
 
 import typer
 
@@ -26,7 +27,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings=_SETTINGS,
 )
 
@@ -67,6 +67,23 @@ for _command, _example in EXAMPLES.items():
         _group, _words = _samples, _words[1:]
     _group.command(_words[0], epilog=f"Example: subpixmap {_example}", cls=Command)(in_groups(_command))
 app.add_typer(_samples, name="sample")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"subpixmap {version('subpixmap')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and end")
+    ] = False,
+) -> None:
+    pass  # the text of --help stands above
 
 
 class Interrupted(BaseException):

@@ -19,7 +19,7 @@ from subpixmap.counts.region_row import region_rows
 from subpixmap.counts.rows import series_rows, unit_rows
 from subpixmap.counts.sums import sum_blocks
 from subpixmap.counts.units import prepare_units
-from subpixmap.region import require_overlap
+from subpixmap.region.resolve import require_overlap
 from subpixmap.runfolder import RunFolder, RunUnits
 from subpixmap.tables import COUNTS, SERIES, write_parquet, write_table
 

@@ -32,8 +32,9 @@ from subpixmap.scenes.lattices import lattices
 from subpixmap.scenes.radiometry import Missing
 
 if TYPE_CHECKING:
-    from subpixmap.model.checkpoint import Card, Model
-    from subpixmap.region import Region
+    from subpixmap.model.card import Card
+    from subpixmap.model.checkpoint import Model
+    from subpixmap.region.resolve import Region
 
 FORMAT = 2
 """Version of plan.json, of the ledger and of the map."""

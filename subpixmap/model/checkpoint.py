@@ -1,157 +1,28 @@
-"""A checkpoint: tensors, a card that says what they mean, and a hash over both. Data, never code.
+"""A checkpoint: a network, a card that says what its tensors mean (see `card`), and a hash over both.
 
-`FILE.safetensors` holds the tensors with the card in its metadata; `FILE.card.json` repeats the card for people. A
-pickle is refused unread.
+Data, never code: nothing in the file is executed.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import importlib.resources
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from numpy.typing import NDArray
 from safetensors.torch import save
 
 from subpixmap.errors import InputError
 from subpixmap.files import write_atomic
-from subpixmap.model.net import Averaged, DensityNet, combined, fold, measure_halo
+from subpixmap.model.card import KEY, Card, card_path, hash_of, read_stored
+from subpixmap.model.net import Averaged, DensityNet, fold, measure_halo
 
-EVIDENCE = ("simulated", "degraded-aerial", "sentinel-2")
-MEASURES = ("count", "occupancy")
-_KEY = "subpixmap"  # the only metadata key, so that the same model gives the same bytes
 _BATCH_COUNTER = ".num_batches_tracked"
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a checkpoint is, was trained on, and is good for. Reflectance is in 0-1, bands in the order given."""
-
-    name: str
-    bands: tuple[str, ...]
-    objects: Mapping[str, str]
-    """Object -> its definition in words; the order is that of the network's outputs."""
-    measure: Mapping[str, str]
-    """Object -> "count", or "occupancy" where a mean over dates is no count (things that move)."""
-    input_mean: tuple[float, ...]
-    """Per band, of the training pixels."""
-    input_std: tuple[float, ...]
-    input_low: tuple[float, ...]
-    """Per band; below it an input is unlike the training data."""
-    input_high: tuple[float, ...]
-    evidence: str
-    """What the measured error rests on: "simulated", "degraded-aerial" or "sentinel-2"."""
-    resolution: float = 10.0
-    """Metres."""
-    sensor: str = "sentinel-2"
-    level: str = "L2A"
-    width: int = 128
-    mid: int = 32
-    blocks: int = 6
-    halo: int = 8
-    """Receptive radius, pixels; measured again when a checkpoint is loaded."""
-    members: int = 1
-    """Networks whose mean is the prediction."""
-    turns: bool = False
-    """Whether each sees its input in all eight turns and mirrors."""
-    calibration: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Object -> (background, slope): count = (raw - background) * slope. Missing: (0, 1)."""
-    trimmed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """The same for a mean of many acquisitions without its extremes, on top of `calibration`. Missing: (0, 1)."""
-    presence_threshold: float = 0.5
-    max_count_per_pixel: float = 20.0
-    """A reference above this many objects in a pixel is absurd."""
-    mask: Mapping[str, Any] = field(default_factory=dict)
-    """Mask rule used in training, with what differs for an object under `objects` (see MaskRule.stated)."""
-    training: Mapping[str, Any] = field(default_factory=dict)
-    """Data, seeds, command, options."""
-    error: Mapping[str, Any] = field(default_factory=dict)
-    """Measured errors on data held out."""
-    limits: tuple[str, ...] = ()
-    """Where not to trust it, in words."""
-
-    def __post_init__(self) -> None:
-        for name in ("input_mean", "input_std", "input_low", "input_high"):
-            values = getattr(self, name)
-            if len(values) != len(self.bands) or not np.isfinite(values).all():
-                raise InputError(f"card {self.name!r}: {name} must be {len(self.bands)} finite numbers, one a band")
-        if min(self.input_std) <= 0:
-            raise InputError(f"card {self.name!r}: input_std must be positive")
-        if len(set(self.bands)) != len(self.bands) or not self.bands:
-            raise InputError(f"card {self.name!r}: bands {self.bands} are empty or repeated")
-        if not self.objects or set(self.measure) != set(self.objects):
-            raise InputError(f"card {self.name!r}: objects and measure must name the same objects")
-        if unknown := (set(self.calibration) | set(self.trimmed)) - set(self.objects):
-            raise InputError(f"card {self.name!r}: calibration of objects it does not count: {sorted(unknown)}")
-        if not isinstance(self.mask.get("objects", {}), Mapping):
-            raise InputError(f"card {self.name!r}: what the mask says of objects must be by object")
-        if unknown := set(self.mask.get("objects", {})) - set(self.objects):
-            raise InputError(f"card {self.name!r}: mask of objects it does not count: {sorted(unknown)}")
-        if self.evidence not in EVIDENCE or not set(self.measure.values()) <= set(MEASURES):
-            raise InputError(f"card {self.name!r}: evidence must be one of {EVIDENCE} and measures of {MEASURES}")
-        if not self.resolution > 0 or min(self.width, self.mid, self.blocks, self.members) < 1:
-            raise InputError(f"card {self.name!r}: resolution, width, mid, blocks and members must be positive")
-
-    @property
-    def object_names(self) -> tuple[str, ...]:
-        """In the order of the network's outputs."""
-        return tuple(self.objects)
-
-    @property
-    def flops_per_pixel(self) -> float:
-        """Floating point operations of the network for one output pixel."""
-        block = 2 * self.width * self.mid + 9 * self.mid**2
-        heads = 9 * self.width * 2 * len(self.objects)
-        times = self.members * (8 if self.turns else 1)
-        return 2.0 * times * (9 * len(self.bands) * self.width + self.width**2 + self.blocks * block + heads)
-
-    def to_json(self) -> str:
-        """The canonical text that is hashed and stored."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Card:
-        """Parse a card; unknown or missing fields are refused by name."""
-        fields = json.loads(text)
-        if not isinstance(fields, dict):
-            raise InputError("the card is not a JSON object")
-        possible = {f.name: f for f in dataclasses.fields(cls)}
-        required = {n for n, f in possible.items() if f.default is f.default_factory is dataclasses.MISSING}
-        if wrong := (set(fields) - set(possible)) | (required - set(fields)):
-            raise InputError(f"the card has missing or unknown fields: {', '.join(sorted(wrong))}")
-        for name, value in fields.items():
-            if not _fits(value, str(possible[name].type)):
-                raise InputError(f"the card's field {name} is not of type {possible[name].type}")
-        for name, value in fields.items():
-            if isinstance(value, list):
-                fields[name] = tuple(value)
-        for name in ("calibration", "trimmed"):
-            fields[name] = {k: (float(b), float(s)) for k, (b, s) in fields.get(name, {}).items()}
-        return cls(**fields)
-
-    def build_net(self) -> DensityNet | Averaged:
-        """An untrained network of this card's shape and scaling."""
-        return combined([self.build_member() for _ in range(self.members)], turns=self.turns)
-
-    def build_member(self) -> DensityNet:
-        """One of its networks."""
-        return DensityNet(
-            len(self.bands),
-            len(self.objects),
-            width=self.width,
-            mid=self.mid,
-            blocks=self.blocks,
-            mean=self.input_mean,
-            std=self.input_std,
-        )
 
 
 @dataclass(frozen=True)
@@ -168,7 +39,7 @@ class Model:
     @classmethod
     def of(cls, net: DensityNet | Averaged, card: Card) -> Model:
         """A model that is not on disk, in evaluation mode."""
-        return cls(net.eval(), card, _sha256(card.to_json(), _tensors(net)), measure_halo(net))
+        return cls(net.eval(), card, hash_of(card.to_json(), _arrays(_tensors(net))), measure_halo(net))
 
     @cached_property
     def folded(self) -> DensityNet | Averaged:
@@ -199,10 +70,10 @@ def save_model(path: str | Path, net: DensityNet | Averaged, card: Card) -> Mode
             f"{path}: card {card.name!r} does not describe this network (bands, objects, width, mid, blocks, halo)"
         )
     text = card.to_json()
-    metadata = {_KEY: json.dumps({"card": text, "sha256": _sha256(text, tensors)})}
+    metadata = {KEY: json.dumps({"card": text, "sha256": hash_of(text, _arrays(tensors))})}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, save(tensors, metadata))
-    write_atomic(_card_path(path), (json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomic(card_path(path), (json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n").encode())
     return load_model(path)
 
 
@@ -214,23 +85,9 @@ def load_model(name_or_path: str | Path) -> Model:
     InputError
         No such model, not safetensors (say a pickle), truncated, changed since it was saved, or not what the card says.
     """
-    path = _find(name_or_path)
-    text, stated, tensors = _read(path)
-    if _sha256(text, tensors) != stated:
-        raise InputError(
-            f"{path}: card or tensors are not those that were saved (sha256 differs); fetch the file again"
-        )
-    try:
-        card = Card.from_json(text)
-    except (InputError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: {error}") from error
-    beside = _card_path(path)
-    if beside.exists() and _json_of(beside) != json.loads(text):
-        raise InputError(
-            f"{beside} differs from the card inside {path.name}; the one inside counts: delete or restore it"
-        )
-    if not all(t.isfinite().all() for t in tensors.values()):
-        raise InputError(f"{path}: a weight is not a finite number")
+    stored = read_stored(name_or_path)
+    path, card = stored.path, stored.card
+    tensors = {name: torch.from_numpy(values.copy()) for name, values in stored.tensors.items()}
     net = card.build_net()
     try:
         missing, unexpected = net.load_state_dict(tensors, strict=False)
@@ -240,82 +97,12 @@ def load_model(name_or_path: str | Path) -> Model:
         raise InputError(f"{path}: tensors do not fit the card: missing {missing}, unexpected {unexpected}")
     if (halo := measure_halo(net)) != card.halo:
         raise InputError(f"{path}: the card says halo {card.halo} px, the network needs {halo}")
-    return Model(net.eval().requires_grad_(False), card, stated, halo)
-
-
-def shipped_models() -> list[str]:
-    """Names of the checkpoints that come with the package."""
-    return sorted(path.stem for path in _shipped_folder().glob("*.safetensors"))
-
-
-def _shipped_folder() -> Path:
-    return Path(str(importlib.resources.files("subpixmap"))) / "data" / "models"
-
-
-def _find(name_or_path: str | Path) -> Path:
-    shipped = _shipped_folder() / f"{name_or_path}.safetensors"
-    if isinstance(name_or_path, str) and name_or_path in shipped_models():
-        return shipped
-    path = Path(name_or_path)
-    if not path.is_file():
-        raise InputError(
-            f"no model {str(name_or_path)!r}: give a .safetensors file or one of {', '.join(shipped_models())}"
-        )
-    return path
-
-
-def _card_path(path: Path) -> Path:
-    return path.with_suffix(".card.json")
-
-
-def _read(path: Path) -> tuple[str, str, dict[str, torch.Tensor]]:
-    """(card text, stated sha256, tensors) of a file, or InputError."""
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise InputError(f"{path}: this is a pickle (torch.save), which can run code; save the model as safetensors")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            inside = json.loads((file.metadata() or {})[_KEY])
-            card, stated = inside["card"], inside["sha256"]
-            if not isinstance(card, str):
-                raise TypeError("its card is not a text")
-            return card, stated, {key: file.get_tensor(key) for key in file.keys()}
-    except KeyError as error:
-        raise InputError(f"{path}: a safetensors file without a subpixmap card") from error
-    except (SafetensorError, ValueError, TypeError, UnicodeDecodeError, RuntimeError, OSError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error})") from error
-
-
-def _fits(value: Any, annotation: str) -> bool:
-    """Whether a value from JSON is of a field's type, such as `tuple[str, ...]` or `Mapping[str, float]`."""
-    kind, _, inside = annotation.removesuffix("]").partition("[")
-    if kind == "Mapping":
-        return isinstance(value, dict) and all(_fits(one, inside.partition(", ")[2]) for one in value.values())
-    if kind == "tuple":
-        parts = inside.split(", ")
-        if not isinstance(value, list) or (parts[-1] != "..." and len(value) != len(parts)):
-            return False
-        return all(_fits(one, parts[0]) for one in value)
-    if kind in ("int", "float"):
-        return isinstance(value, int if kind == "int" else (int, float)) and not isinstance(value, bool)
-    return kind == "Any" or isinstance(value, bool if kind == "bool" else str)
-
-
-def _json_of(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: not JSON ({error}); delete it, the card is inside the model file too") from error
+    return Model(net.eval().requires_grad_(False), card, stored.sha256, halo)
 
 
 def _tensors(net: DensityNet | Averaged) -> dict[str, torch.Tensor]:
     return {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items() if not k.endswith(_BATCH_COUNTER)}
 
 
-def _sha256(card: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256(card.encode())
-    for key in sorted(tensors):
-        digest.update(f"\0{key}\0{tensors[key].dtype}\0{tuple(tensors[key].shape)}\0".encode())
-        digest.update(np.ascontiguousarray(tensors[key].numpy()).tobytes())
-    return digest.hexdigest()
+def _arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
+    return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in tensors.items()}

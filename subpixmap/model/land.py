@@ -10,7 +10,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError
-from subpixmap.model.checkpoint import Card
+from subpixmap.model.card import Card
 
 USES = ("training", "calibration")
 """Uses of land that decide a model's numbers."""

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from subpixmap.errors import InputError, Refused, VerificationFailed
-from subpixmap.model.checkpoint import Card, Model
+from subpixmap.model.card import Card
+from subpixmap.model.checkpoint import Model
 from subpixmap.model.mean import fits_in_order
 from subpixmap.scenes.lattices import coarse_bands
 

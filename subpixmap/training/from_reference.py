@@ -18,7 +18,8 @@ import numpy as np
 import shapely
 
 from subpixmap.errors import InputError, Refused
-from subpixmap.model.checkpoint import Card, Model, save_model
+from subpixmap.model.card import Card
+from subpixmap.model.checkpoint import Model, save_model
 from subpixmap.model.land import taught_land
 from subpixmap.model.net import halo_of
 from subpixmap.model.predict import check_input

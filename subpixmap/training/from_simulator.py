@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from subpixmap.errors import InputError
-from subpixmap.model.checkpoint import Card, Model, save_model
+from subpixmap.model.card import Card
+from subpixmap.model.checkpoint import Model, save_model
 from subpixmap.model.net import halo_of
 from subpixmap.reference.patches import Patches, join, make_patches
 from subpixmap.scenes.clouds import MaskRule, scl_valid

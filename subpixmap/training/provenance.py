@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.grid import project
-from subpixmap.model.checkpoint import Card
+from subpixmap.model.card import Card
 from subpixmap.model.land import USES, land_json
 from subpixmap.reference.patches import Patches
 from subpixmap.reference.reference import Reference

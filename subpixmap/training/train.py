@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from subpixmap.errors import InputError
-from subpixmap.model.checkpoint import Card, Model
+from subpixmap.model.card import Card
+from subpixmap.model.checkpoint import Model
 from subpixmap.model.net import combined
 from subpixmap.reference.patches import Patches
 from subpixmap.training.batches import Batch, CropOdds, draw_batch

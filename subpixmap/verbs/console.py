@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 from subpixmap import runpaths
 from subpixmap.errors import InputError
 from subpixmap.files import is_remote, write_atomic
-from subpixmap.grid import CHUNK
 from subpixmap.scenes.hrefs import without_secrets
-from subpixmap.tables import REGION
+from subpixmap.sizes import CHUNK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from subpixmap.mapping.probe import Probe
     from subpixmap.mapping.run import Summary
     from subpixmap.mapping.verify import Status
-    from subpixmap.model.checkpoint import Model
+    from subpixmap.model.card import Stored
     from subpixmap.verbs.job import Job
 
 HOURS, GIGABYTES = 24.0, 200.0
@@ -126,6 +125,7 @@ def show_results(out: Path, *, quiet: bool) -> None:
     if quiet:
         return
     from subpixmap.runfolder import RunFolder
+    from subpixmap.tables import REGION
 
     run = RunFolder.open(out)
     region = run.counts[run.counts["unit_id"] == REGION]
@@ -185,6 +185,8 @@ def show_estimates(table: pd.DataFrame, *, quiet: bool) -> None:
     """The published estimates of the region, on stdout."""
     if quiet:
         return
+    from subpixmap.tables import REGION
+
     own = table[(table["unit_id"] == REGION) & table["chosen"].fillna(False)]
     for row in own.itertuples():
         what = (
@@ -216,9 +218,9 @@ def show_status(status: Status) -> None:
         print(f"stale: {remark}")
 
 
-def show_model(name: str, model: Model) -> None:
+def show_checkpoint(name: str, stored: Stored) -> None:
     """A checkpoint in words from its card, on stdout."""
-    card = model.card
+    card = stored.card
     rows = {
         "bands": f"{' '.join(card.bands)}, {card.resolution:g} m, {card.sensor} {card.level}",
         "counts": "; ".join(f"{key} ({card.measure[key]}): {text}" for key, text in card.objects.items()),
@@ -227,8 +229,8 @@ def show_model(name: str, model: Model) -> None:
         "command": str(card.training.get("command", "not stated")),
         "error": _errors(card.error),
         "limits": " ".join(card.limits),
-        "network": f"{card.width}/{card.mid}, {card.blocks} blocks, halo {model.halo} px",
-        "sha256": model.sha256,
+        "network": f"{card.width}/{card.mid}, {card.blocks} blocks, halo {card.halo} px",
+        "sha256": stored.sha256,
     }
     print(name, *(f"  {key:<12}{value}" for key, value in rows.items()), "", sep="\n")
 

@@ -53,7 +53,7 @@ def count(
     from subpixmap.counts.count import count_run, write_counts
     from subpixmap.export.dictionary import write_dictionary
     from subpixmap.mapping.manifest import announce, read_manifest, write_manifest
-    from subpixmap.region import given_units
+    from subpixmap.region.resolve import given_units
     from subpixmap.runfolder import RunUnits, write_units
 
     with hold(out) as folder:

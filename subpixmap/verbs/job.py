@@ -15,7 +15,7 @@ from subpixmap.errors import Refused
 if TYPE_CHECKING:
     from subpixmap.mapping.plan import Plan
     from subpixmap.model.checkpoint import Model
-    from subpixmap.region import Region
+    from subpixmap.region.resolve import Region
     from subpixmap.runfolder import RunFolder
     from subpixmap.scenes.completeness import Completeness
     from subpixmap.scenes.items import Item

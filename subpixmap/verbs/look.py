@@ -1,4 +1,7 @@
-"""Look at a run folder, at checkpoints and at regions: status, verify (and repair), models, regions."""
+"""Look at a run folder, at checkpoints and at regions: status, verify (and repair), models, regions.
+
+They answer within a second, so each imports what it needs when it is called.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,6 @@ from typing import TYPE_CHECKING
 
 from subpixmap import runpaths
 from subpixmap.errors import VerificationFailed
-from subpixmap.verbs import console
-from subpixmap.verbs.count import count, report, trend
-from subpixmap.verbs.job import hold
-from subpixmap.verbs.run import map_planned
 
 if TYPE_CHECKING:
     from subpixmap.mapping.verify import Damage
@@ -23,6 +22,7 @@ log = logging.getLogger("subpixmap")
 def status(out: Path) -> None:
     """Show how far a run is: blocks done by period, what failed and why, rate and time left."""
     from subpixmap.mapping.verify import status as status_of
+    from subpixmap.verbs import console
 
     console.show_status(status_of(out))
 
@@ -32,6 +32,7 @@ def verify(
 ) -> None:
     """Hash everything again and raise what is damaged; with `repair`, first make it again."""
     from subpixmap.mapping import verify as checks
+    from subpixmap.verbs.job import hold
 
     result = checks.verify(out)
     if result.damaged and repair:
@@ -48,6 +49,8 @@ def verify(
 def _repair(out: Path, damaged: Sequence[Damage], *, model: str | None, workers: int | None, quiet: bool) -> None:
     """Make damaged blocks, tables and the page again."""
     from subpixmap.mapping.verify import take_back
+    from subpixmap.verbs.count import count, report, trend
+    from subpixmap.verbs.run import map_planned
 
     if any(one.what == runpaths.CHOICES for one in damaged):
         raise VerificationFailed(
@@ -65,15 +68,18 @@ def _repair(out: Path, damaged: Sequence[Damage], *, model: str | None, workers:
 
 def models(names: Sequence[str] = ()) -> None:
     """Show checkpoints, the shipped ones if none is named."""
-    from subpixmap.model.checkpoint import load_model, shipped_models
+    from subpixmap.model.card import read_stored, shipped_models
+    from subpixmap.verbs import console
 
     for name in names or shipped_models():
-        console.show_model(name, load_model(name))
+        console.show_checkpoint(name, read_stored(name))
 
 
 def regions(country: str | None = None) -> None:
-    """Show the countries that `--region` knows, or the first-level units of one."""
-    from subpixmap.region import region_names
+    """Show the countries that `--region` knows, or the first-level units of one, with their codes."""
+    from subpixmap.region.names import region_codes
 
-    for name in region_names(country):
-        print(name)
+    found = region_codes(country)
+    width = max(map(len, found), default=0)
+    for name, place in found.items():
+        print(f"{name:<{width}}  {place.code}" + ("" if name.endswith(place.name) else f"  {place.name}"))

@@ -16,7 +16,7 @@ from subpixmap.verbs.request import Request
 if TYPE_CHECKING:
     from subpixmap.mapping.plan import Plan
     from subpixmap.model.checkpoint import Model
-    from subpixmap.region import Region
+    from subpixmap.region.resolve import Region
     from subpixmap.scenes.items import Item
     from subpixmap.scenes.radiometry import Missing
 
@@ -64,7 +64,7 @@ def settle(request: Request) -> Job:
 
 
 def _region(request: Request) -> Region:
-    from subpixmap.region import resolve_region
+    from subpixmap.region.resolve import resolve_region
 
     return resolve_region(
         request.region,

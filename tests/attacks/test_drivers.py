@@ -19,8 +19,8 @@ import shapely
 from subpixmap.errors import InputError
 from subpixmap.estimation.labels import read_sheet
 from subpixmap.reference.points import read_points
-from subpixmap.region import read_units, resolve_region
-from subpixmap.region.units import read_area
+from subpixmap.region.resolve import resolve_region
+from subpixmap.region.units import read_area, read_units
 
 BOX = shapely.geometry.mapping(shapely.box(0, 0, 1, 1))
 ASKS = ("escaped.geojson", "schema.gml")

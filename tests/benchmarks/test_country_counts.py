@@ -21,7 +21,7 @@ from subpixmap.counts.sums import _UnitsByBlock, block_sums
 from subpixmap.counts.units import Ground, prepare_units
 from subpixmap.export.formats import export_run
 from subpixmap.mapping.cluster import connect
-from subpixmap.region import resolve_region
+from subpixmap.region.resolve import resolve_region
 from subpixmap.runfolder import RunFolder
 from tests.helpers.country_map import OBJECT, country_plan, write_country
 

@@ -15,7 +15,7 @@ from subpixmap.mapping.needs import needs
 from subpixmap.mapping.plan import make_plan
 from subpixmap.mapping.run import pending_tasks
 from subpixmap.periods import make_periods
-from subpixmap.region import resolve_region
+from subpixmap.region.resolve import resolve_region
 from subpixmap.scenes.items import Asset, Item
 from tests.helpers.mapping_data import tiny_model
 

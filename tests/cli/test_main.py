@@ -389,11 +389,6 @@ def test_status_and_verify(
     assert (out / "counts.csv").read_bytes() == (finished.out / "counts.csv").read_bytes()
 
 
-def test_regions_are_listed(subpixmap: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert subpixmap("regions", "philippines") == 0
-    assert "Philippines/Palawan" in capsys.readouterr().out.splitlines()
-
-
 def test_default_folders_are_named_after_the_region(country: Path) -> None:
     from subpixmap.verbs.request import Request
 

@@ -12,7 +12,7 @@ import pytest
 from subpixmap.counts.count import count_blocks
 from subpixmap.grid import Block
 from subpixmap.periods import Period
-from subpixmap.region import read_units
+from subpixmap.region.units import read_units
 from tests.helpers.map_blocks import ZONE51, facts, map_block
 
 pytestmark = pytest.mark.realdata

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from subpixmap.model.checkpoint import Card
+from subpixmap.model.card import Card
 
 
 def small_card(**changes: Any) -> Card:

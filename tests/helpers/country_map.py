@@ -25,7 +25,7 @@ from subpixmap.mapping.recipe import Recipe
 from subpixmap.mapping.store import shard_paths, write_block
 from subpixmap.mapping.zones import BlockPlan, plan_zones
 from subpixmap.periods import Period, make_periods
-from subpixmap.region import Region
+from subpixmap.region.resolve import Region
 from subpixmap.scenes.clouds import MaskRule
 from subpixmap.scenes.items import Asset, Item, items_sha256, write_lock
 from tests.helpers.mapping_data import tiny_model

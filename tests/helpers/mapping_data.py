@@ -12,9 +12,10 @@ import torch
 
 from subpixmap.grid import Lattice, Window, project
 from subpixmap.mapping.plan import Plan, make_plan
-from subpixmap.model.checkpoint import Card, Model
+from subpixmap.model.card import Card
+from subpixmap.model.checkpoint import Model
 from subpixmap.periods import Period, make_periods
-from subpixmap.region import Region
+from subpixmap.region.resolve import Region
 from subpixmap.scenes.items import Item, lock_items
 from subpixmap.scenes.lattices import lattices
 from tests.helpers import scenes_data

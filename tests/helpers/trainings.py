@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from subpixmap.model.checkpoint import Card
+from subpixmap.model.card import Card
 from subpixmap.reference.patches import Patches
 from subpixmap.training.config import TrainConfig
 from subpixmap.training.inputs import input_statistics

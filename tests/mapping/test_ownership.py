@@ -12,7 +12,7 @@ from subpixmap.grid import CHUNK, owned, transformer
 from subpixmap.mapping.zones import plan_zones
 from subpixmap.periods import make_periods
 from subpixmap.reference.countmap import count_map
-from subpixmap.region import resolve_region
+from subpixmap.region.resolve import resolve_region
 from subpixmap.scenes.cube import open_cube
 from subpixmap.scenes.items import lock_items
 from subpixmap.scenes.lattices import lattices

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subpixmap.errors import InputError
-from subpixmap.model.checkpoint import Card, Model, load_model, save_model, shipped_models
+from subpixmap.model.card import Card, shipped_models
+from subpixmap.model.checkpoint import Model, load_model, save_model
 from subpixmap.model.net import DensityNet
 from tests.helpers.cards import small_card
 from tests.helpers.mapping_data import raising

@@ -7,7 +7,8 @@ import torch
 import xarray as xr
 
 from subpixmap.errors import InputError, Refused
-from subpixmap.model.checkpoint import Card, Model
+from subpixmap.model.card import Card
+from subpixmap.model.checkpoint import Model
 from subpixmap.model.domain import out_of_domain
 from subpixmap.model.predict import TILE, predict, predict_block
 from tests.helpers.cards import lively, small_card

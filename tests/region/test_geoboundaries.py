@@ -13,8 +13,8 @@ import shapely
 
 from subpixmap.cli.main import main
 from subpixmap.errors import InputError
-from subpixmap.region import given_units
 from subpixmap.region.geoboundaries import fetch_boundaries
+from subpixmap.region.resolve import given_units
 
 
 class Server:

@@ -22,8 +22,8 @@ from subpixmap.errors import InputError
 from subpixmap.estimation.labels import read_sheet
 from subpixmap.reference.points import read_points
 from subpixmap.reference.reference import make_reference
-from subpixmap.region import read_units, resolve_region
-from subpixmap.region.units import read_area
+from subpixmap.region.resolve import resolve_region
+from subpixmap.region.units import read_area, read_units
 from subpixmap.verbs.request import Labelling
 from subpixmap.verbs.teach import reference
 

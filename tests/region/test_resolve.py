@@ -20,9 +20,10 @@ from pyproj import Geod
 import subpixmap
 from subpixmap.errors import InputError
 from subpixmap.grid import project, utm_epsg
-from subpixmap.region import read_units, region_names, resolve_region
+from subpixmap.region.names import plain, region_names
 from subpixmap.region.outline import densify, polygons, unfold, widen, wrap
-from subpixmap.region.resolve import plain
+from subpixmap.region.resolve import resolve_region
+from subpixmap.region.units import read_units
 
 GEOD = Geod(ellps="WGS84")
 

@@ -21,9 +21,9 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap.counts.units import prepare_units
 from subpixmap.grid import Lattice, utm_epsg
 from subpixmap.mapping.zones import plan_zones
-from subpixmap.region import read_units, resolve_region
 from subpixmap.region.outline import densify, mended, unfold
-from subpixmap.region.units import read_area
+from subpixmap.region.resolve import resolve_region
+from subpixmap.region.units import read_area, read_units
 
 GEOD = pyproj.Geod(ellps="WGS84")
 BOW = shapely.Polygon([(119.5, 10.5), (119.51, 10.51), (119.51, 10.5), (119.5, 10.51)])

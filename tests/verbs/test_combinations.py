@@ -91,7 +91,8 @@ def models(stand_in: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Two untrained models: of ten bands, and of four."""
     import torch
 
-    from subpixmap.model.checkpoint import Card, load_model, save_model
+    from subpixmap.model.card import Card
+    from subpixmap.model.checkpoint import load_model, save_model
 
     ten = load_model(str(stand_in)).card
     torch.manual_seed(1)

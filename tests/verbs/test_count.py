@@ -88,7 +88,7 @@ def test_units_elsewhere_or_with_swapped_axes_are_refused_and_change_nothing(out
 
 
 def test_axes_swapped_inside_the_range_of_degrees_are_found_by_the_region() -> None:
-    from subpixmap.region import require_overlap
+    from subpixmap.region.resolve import require_overlap
 
     right = gpd.GeoDataFrame(geometry=[shapely.box(12, 41, 13, 42), shapely.box(13, 41, 14, 42)], crs=4326)
     region = shapely.box(11.9, 40.9, 14.1, 42.1)  # Rome: longitude 12, latitude 42

@@ -19,7 +19,8 @@ import torch
 from subpixmap.cli.main import main
 from subpixmap.mapping import quantise as encoding
 from subpixmap.mapping.store import open_map
-from subpixmap.model.checkpoint import Card, load_model, save_model
+from subpixmap.model.card import Card
+from subpixmap.model.checkpoint import load_model, save_model
 from subpixmap.model.predict import predict_block
 from subpixmap.scenes.cube import open_cube
 

@@ -14,7 +14,8 @@ import rasterio
 import torch
 
 from subpixmap.errors import InputError, Refused
-from subpixmap.model.checkpoint import Card, Model, load_model, save_model
+from subpixmap.model.card import Card
+from subpixmap.model.checkpoint import Model, load_model, save_model
 from subpixmap.model.land import taught_land
 from subpixmap.reference.folder import read_reference, reference_sha256
 from subpixmap.reference.imagery import find_imagery

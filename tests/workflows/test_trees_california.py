@@ -24,7 +24,8 @@ import trees_california as trees  # noqa: E402
 import trees_california_s2 as trees_s2  # noqa: E402
 
 from subpixmap.errors import InputError  # noqa: E402
-from subpixmap.model.checkpoint import load_model, shipped_models  # noqa: E402
+from subpixmap.model.card import shipped_models  # noqa: E402
+from subpixmap.model.checkpoint import load_model  # noqa: E402
 from subpixmap.periods import make_periods  # noqa: E402
 from subpixmap.reference.patches import Patches  # noqa: E402
 from subpixmap.scenes.source import find_items  # noqa: E402
