@@ -22,6 +22,7 @@ from subpixmap.scenes.hrefs import host_of, is_private, is_remote, leads_to_priv
 from subpixmap.scenes.http import first_answer
 from subpixmap.scenes.items import Asset
 from subpixmap.scenes.pins import Pin
+from subpixmap.scenes.stores import version_of
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -57,7 +58,7 @@ def gdal_path(href: str, *, renew: bool = False) -> str:
 
 
 def pin_of(asset: Asset, path: str | None = None) -> Pin | None:
-    """The version of a file as it is now, asked for with one request; None for stores with keys.
+    """The version of a file as it is now, asked for with one request; None for a store that cannot be asked.
 
     The request also guards what GDAL opens: by now the host's name or a redirect may lead to a private host, and GDAL
     follows redirects to any host and has no option against it. Object stores redirect only within themselves. A server
@@ -84,13 +85,14 @@ def pin_of(asset: Asset, path: str | None = None) -> Pin | None:
         return Pin(
             status.st_size, modified=f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09}Z"
         )
-    host = host_of(asset.href)
-    if urlsplit(asset.href).scheme not in ("http", "https"):
-        return None
-    trusted = is_trusted(asset)
+    path = path or gdal_path(asset.href)
+    if not path.startswith("/vsicurl/"):
+        with gdal_env(asset.href):
+            return version_of(path)
+    host, trusted = host_of(asset.href), is_trusted(asset)
     if not trusted and leads_to_private(host):
         raise InputError(f"{redact(asset.href)} is not opened: {host} leads to a private address by now")
-    return first_answer((path or gdal_path(asset.href)).removeprefix("/vsicurl/"), trusted=trusted)
+    return first_answer(path.removeprefix("/vsicurl/"), trusted=trusted)
 
 
 def is_trusted(asset: Asset) -> bool:

@@ -48,7 +48,7 @@ MAX_BLOCK = 4096**2
 """Most pixels of a block, which is decoded as a whole."""
 
 _threads = threading.local()
-_seen: dict[str, Pin | None] = {}  # href -> its version when this process first opened it
+_seen: dict[str, Pin | None] = {}  # href -> the version of the first pixels of it that this process has read
 _exchanged: set[str] = set()  # hrefs of which GDAL may have parts of another version in its cache
 
 
@@ -130,14 +130,16 @@ def read_overview(asset: Asset, shape: tuple[int, int], epsg: int, *, classes: b
 def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
     """Read from the open raster; a remote one that fails is opened anew and really requested again."""
     asset = source.asset
-    attempts = ATTEMPTS if is_remote(asset.href) else 1
+    remote = is_remote(asset.href)
+    attempts = ATTEMPTS if remote else 1
     for attempt in range(attempts):
         renew = attempt > 0  # GDAL remembers failures: otherwise nothing would be requested again
         try:
             with gdal_env(asset.href, renew=renew):
                 opened = _opened(source, renew)
                 values = _read(opened, source, **where)
-            require_unchanged(asset.href, opened.version, pin_of(asset, opened.path))  # so all that was read is of one
+                require_unchanged(asset.href, opened.version, pin_of(asset, opened.path))  # all that was read is of one
+            _remember(asset, opened.version)
             return values
         except Changed:  # the next attempt, which a person starts, begins with the version of then
             _forget(source)
@@ -146,6 +148,8 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
             raise
         except (RasterioError, OSError) as error:
             _forget(source)
+            if remote:
+                _exchanged.add(asset.href)  # what GDAL has got of it may be of a version that is never read whole
             if attempt + 1 == attempts:
                 reason = without_secrets(str(error))
                 raise ReadFailed(f"{redact(asset.href)} could not be read in {attempts} attempts: {reason}") from None
@@ -189,7 +193,7 @@ def _opened(source: _Source, renew: bool) -> _Open:
     driver(asset.href)  # refuses what must not be opened, before any request
     path = gdal_path(asset.href, renew=renew)
     version = pin_of(asset, path)
-    _remember(source, version)
+    _require_known(asset, version)
     with gdal_env(asset.href, renew=renew or asset.href in _exchanged):
         dataset = open_raster(asset.href, path)
     checked = None
@@ -208,15 +212,21 @@ def _opened(source: _Source, renew: bool) -> _Open:
     return pool[source]
 
 
-def _remember(source: _Source, version: Pin | None) -> None:
-    """Refuse a version that is neither the pinned one nor, without a pin, the first that this process has seen."""
-    asset = source.asset
+def _require_known(asset: Asset, version: Pin | None) -> None:
+    """Refuse a version that is neither the pinned one nor, without a pin, the first that this process has read."""
     require_unchanged(asset.href, asset.pin, version)
-    before = _seen.setdefault(asset.href, version)
+    before = _seen.get(asset.href)
     if asset.pin is None:
         require_unchanged(asset.href, before, version)
     elif before is not None and version is not None and before.difference(version):
         _exchanged.add(asset.href)  # the pin is of a later lock than what this process has read
+
+
+def _remember(asset: Asset, version: Pin | None) -> None:
+    """Keep the version of pixels that were read: one of which no pixel was read, as of half an upload, binds nobody."""
+    if asset.pin is None:  # another thread may have read another version by now
+        require_unchanged(asset.href, _seen.setdefault(asset.href, version), version)
+    else:
         _seen[asset.href] = version
     while len(_seen) > SEEN_FILES:
         _seen.pop(next(iter(_seen)))

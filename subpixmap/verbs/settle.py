@@ -59,7 +59,7 @@ def settle(request: Request) -> Job:
         missing=_missing(request),
     )
     lacks = completeness(items, region.geometry, known_periods(request))
-    notes = _other_source(request, asked)
+    notes = _other_source(request, asked) + _without_version(items)
     return Job(request.folder, made, items, model, region, new_units, asked, refused, lacks, notes)
 
 
@@ -144,6 +144,20 @@ def _other_source(request: Request, asked: Sequence[str]) -> tuple[str, ...]:
     return (
         f"--source {' '.join(other)} is not asked for {', '.join(kept[:3])}{' ...' if len(kept) > 3 else ''}: their "
         f"items are locked from {', '.join(planned.sources)}{told}",
+    )
+
+
+def _without_version(items: Sequence[Item]) -> tuple[str, ...]:
+    """A note on locked files whose servers state no version, or did not answer, or which an earlier version locked."""
+    from subpixmap.scenes.hrefs import redact
+
+    assets = [asset for item in items for asset in item.assets.values()]
+    unknown = [asset.href for asset in assets if asset.pin is None]
+    if not unknown:
+        return ()
+    return (
+        f"{len(unknown):,} of {len(assets):,} files have no version in the lock, such as {redact(unknown[0])}: if they "
+        "are exchanged between two runs, nobody notices; --refresh asks their servers again",
     )
 
 

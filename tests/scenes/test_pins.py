@@ -148,6 +148,22 @@ def test_a_pinned_file_of_a_server_is_refused_before_it_is_opened(remote: Any, m
         reader.read_window(pinned, WHOLE, 32651)
 
 
+def test_a_version_of_which_no_pixel_was_read_binds_nobody(remote: Any) -> None:
+    """Half an upload is opened and cannot be read: when the file is whole, it is read, in the same process."""
+    server, asset = remote
+    whole = (server.files / "B04.tif").read_bytes()
+    (server.files / "B04.tif").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(reader.ReadFailed, match=r"B04\.tif"):
+        reader.read_window(asset, WHOLE, 32651)
+    assert reader.seen(asset) is None
+    (server.files / "B04.tif").write_bytes(whole)
+    np.testing.assert_array_equal(reader.read_window(asset, WHOLE, 32651), VALUES)
+    assert reader.seen(asset) == Pin(len(whole))
+    (server.files / "B04.tif").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(Changed, match=r"B04\.tif"):
+        reader.read_window(asset, WHOLE, 32651)
+
+
 def test_a_later_lock_is_read_from_the_server_and_not_from_a_cache(remote: Any) -> None:
     """A worker that lives on has read the file of before."""
     server, asset = remote
