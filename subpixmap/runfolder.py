@@ -22,7 +22,7 @@ from subpixmap.files import path_of, write_atomic
 from subpixmap.mapping.ledger import Record, read_records
 from subpixmap.mapping.plan import Plan, items_by_period, read_plan
 from subpixmap.scenes.items import Item, items_sha256, read_lock, read_notes
-from subpixmap.tables import COUNTS, SERIES, TREND, read_table
+from subpixmap.tables import CHANGES, COUNTS, SERIES, TREND, read_table
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -121,6 +121,12 @@ class RunFolder:
         """trend.parquet; None before trends were followed."""
         path = self.path / runpaths.TREND_PARQUET
         return read_table(path, TREND) if path.is_file() else None
+
+    @cached_property
+    def changes(self) -> pd.DataFrame | None:
+        """changes.csv: changes from period to period; None before trends were followed."""
+        path = self.path / runpaths.CHANGES_CSV
+        return read_table(path, CHANGES) if path.is_file() else None
 
 
 def read_units(folder: Path, plan: Plan) -> RunUnits:

@@ -14,6 +14,7 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap import runpaths
 from subpixmap.counts.accounts import Accounts, make_accounts, write_accounts
 from subpixmap.counts.blocks import MapBlock, Maps, blocks_of, contents_of, folder_of, read_blocks
+from subpixmap.counts.choices import read_choices
 from subpixmap.counts.facts import Facts, read_facts
 from subpixmap.counts.region_row import region_rows
 from subpixmap.counts.rows import series_rows, unit_rows
@@ -60,7 +61,7 @@ def count_by_unit(
     *,
     boundary_source: str | None = None,
     boundary_version: str | None = None,
-    assign_nearest: bool = False,
+    assign_nearest: bool | None = None,
     client: Client | None = None,
 ) -> gpd.GeoDataFrame:
     """Totals of a run, or of what `open_map` returned, per unit, object and period.
@@ -92,7 +93,7 @@ def count_run(
     *,
     boundary_source: str | None = None,
     boundary_version: str | None = None,
-    assign_nearest: bool = False,
+    assign_nearest: bool | None = None,
     client: Client | None = None,
 ) -> Counted:
     """Totals of a run, with its series and accounts.
@@ -106,7 +107,8 @@ def count_run(
     boundary_source, boundary_version
         Where the units come from; known for those of the run.
     assign_nearest
-        Count what lies outside all units, within 1 km of one, in the nearest.
+        Count what lies outside all units, within 1 km of one, in the nearest; as `count` keeps it in the run's folder
+        when not given.
     client
         A Dask client whose workers see the folder; without one, the blocks are summed in this process.
 
@@ -128,7 +130,7 @@ def count_run(
         folder,
         boundary_source=given.boundary_source,
         boundary_version=given.boundary_version,
-        assign_nearest=assign_nearest,
+        assign_nearest=read_choices(folder.path).assign_nearest if assign_nearest is None else assign_nearest,
     )
     blocks = read_blocks(folder)
     if maps is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from subpixmap import runpaths
+from subpixmap.export.licence import NAME as LICENCE
 from subpixmap.files import write_json
 from subpixmap.tables import CHANGES, COUNTS, ESTIMATES, SERIES, TREND, Columns
 
@@ -41,10 +42,14 @@ def data_package(folder: Path) -> dict[str, Any]:
     resources = [
         _resource(name, what, columns) for name, (what, columns) in TABLES.items() if (folder / name).is_file()
     ]
+    licence = (
+        {"licenses": [{"path": LICENCE, "title": "Licences and citation"}]} if (folder / LICENCE).is_file() else {}
+    )
     return {
         "$schema": "https://datapackage.org/profiles/2.0/datapackage.json",
         "name": "subpixmap-tables",
         "description": "Tables of a run of subpixmap. CSV files are rounded; Parquet files of the same name are not.",
+        **licence,
         "resources": resources,
         "parquet": {runpaths.SERIES_PARQUET: _schema(SERIES)} if (folder / runpaths.SERIES_PARQUET).is_file() else {},
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 from subpixmap import runpaths
 from subpixmap.errors import InputError
 from subpixmap.export.dictionary import write_dictionary
@@ -11,7 +13,7 @@ from subpixmap.export.licence import licence_text, write_licence
 from subpixmap.export.polygons import DRIVERS, write_with_polygons
 from subpixmap.files import is_remote, path_of
 from subpixmap.runfolder import RunFolder
-from subpixmap.tables import COUNTS, TREND, rounded, write_csv
+from subpixmap.tables import CHANGES, COUNTS, TREND, Columns, rounded, write_csv
 
 FORMATS = ("csv", "xlsx", *DRIVERS, "cog", "stac")
 
@@ -25,9 +27,9 @@ def export_run(run: RunFolder, format: str, *, to: Path | None = None) -> list[P
         With counts.
     format
         `csv` (with tables.json) or `xlsx` (a sheet for each table and one for the columns): the rows of counts.parquet
-        and, if there, of trend.parquet, rounded; `geoparquet`, `gpkg` or `geojson`: the same with all digits and the
-        polygons of the units (a GeoPackage holds both tables as layers); `cog`: the map as rasters; `stac`: a catalogue
-        of rasters and tables. LICENCE-AND-CITATION.txt stands beside all of them.
+        and, if there, of trend.parquet and changes.csv, rounded; `geoparquet`, `gpkg` or `geojson`: counts and trend
+        with all digits and the polygons of the units (a GeoPackage holds both tables as layers); `cog`: the map as
+        rasters; `stac`: a catalogue of rasters and tables. LICENCE-AND-CITATION.txt stands beside all of them.
     to
         Folder for the files; OUT/export when not given.
 
@@ -53,19 +55,25 @@ def export_run(run: RunFolder, format: str, *, to: Path | None = None) -> list[P
         from subpixmap.export.stac import export_stac
 
         return [*export_stac(run, folder), write_licence(run, folder)]
-    tables = {"counts": run.counts} | ({} if run.trend is None else {"trend": run.trend})
-    columns = {"counts": COUNTS, "trend": TREND}
+    licence = write_licence(run, folder)
+    if format in DRIVERS:
+        given = {name: table for name, (table, _) in _tables(run).items() if name != "changes"}
+        return [*write_with_polygons(given, run.units.table, folder, format), licence]
     if format == "csv":
-        paths = [
-            write_csv(rounded(table, columns[name]), folder / f"{name}.csv", columns[name])
-            for name, table in tables.items()
-        ]
-        paths.append(write_dictionary(folder))
-    elif format == "xlsx":
-        from subpixmap.export.workbook import write_workbook
+        return [*_write_csvs(run, folder), write_dictionary(folder), licence]
+    from subpixmap.export.workbook import write_workbook
 
-        sheets = {name: (table, columns[name]) for name, table in tables.items()}
-        paths = [write_workbook(sheets, licence_text(run), folder / "counts.xlsx")]
-    else:
-        paths = write_with_polygons(tables, run.units.table, folder, format)
-    return [*paths, write_licence(run, folder)]
+    return [write_workbook(_tables(run), licence_text(run), folder / "counts.xlsx"), licence]
+
+
+def _tables(run: RunFolder) -> dict[str, tuple[pd.DataFrame, Columns]]:
+    """Name -> rows and columns of the tables that the run has."""
+    there = {"counts": (run.counts, COUNTS), "trend": (run.trend, TREND), "changes": (run.changes, CHANGES)}
+    return {name: (table, columns) for name, (table, columns) in there.items() if table is not None}
+
+
+def _write_csvs(run: RunFolder, folder: Path) -> list[Path]:
+    return [
+        write_csv(rounded(table, columns), folder / f"{name}.csv", columns)
+        for name, (table, columns) in _tables(run).items()
+    ]

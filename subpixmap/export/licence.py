@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from subpixmap.files import write_atomic
+from subpixmap.files import make_folder, write_atomic
 from subpixmap.runfolder import RunFolder
 from subpixmap.scenes.hrefs import without_secrets
 
@@ -13,6 +13,7 @@ NAME = "LICENCE-AND-CITATION.txt"
 
 def write_licence(run: RunFolder, folder: Path) -> Path:
     """Write LICENCE-AND-CITATION.txt beside exported files; returns its path."""
+    make_folder(folder)
     path = folder / NAME
     write_atomic(path, licence_text(run).encode("utf-8"))
     return path

@@ -15,6 +15,7 @@ import shapely
 
 from subpixmap import runpaths
 from subpixmap.export.cogs import export_cogs
+from subpixmap.export.licence import NAME as LICENCE
 from subpixmap.grid import project
 from subpixmap.mapping.plan import Plan
 from subpixmap.mapping.zones import Zone
@@ -34,9 +35,14 @@ _TABLES = {
     runpaths.COUNTS_PARQUET: "application/vnd.apache.parquet",
     runpaths.TREND_CSV: "text/csv",
     runpaths.TREND_PARQUET: "application/vnd.apache.parquet",
+    runpaths.CHANGES_CSV: "text/csv",
+    runpaths.ESTIMATES_CSV: "text/csv",
+    runpaths.TABLES: "application/json",
     runpaths.ITEMS: "application/vnd.apache.parquet",
     runpaths.PLAN: "application/json",
 }
+
+_METADATA = (runpaths.ITEMS, runpaths.PLAN, runpaths.TABLES)
 
 
 def export_stac(run: RunFolder, to: Path) -> list[Path]:
@@ -64,7 +70,7 @@ def export_stac(run: RunFolder, to: Path) -> list[Path]:
     tables = [name for name in _TABLES if (run.path / name).is_file()]
     for name in tables:
         (to / name).write_bytes((run.path / name).read_bytes())
-        asset = _asset(to / name, _TABLES[name], ["metadata"] if name in (runpaths.ITEMS, runpaths.PLAN) else ["data"])
+        asset = _asset(to / name, _TABLES[name], ["metadata"] if name in _METADATA else ["data"])
         asset.href = f"./{name}"
         collection.add_asset(name, asset)
     collection.save(pystac.CatalogType.SELF_CONTAINED)
@@ -122,6 +128,7 @@ def _collection(plan: Plan, items: list[pystac.Item]) -> pystac.Collection:
         extra_fields={"summaries": {"subpixmap:object": list(plan.objects)}, **_lineage(plan)},
         stac_extensions=[EXTENSIONS[0], EXTENSIONS[2]],
     )
+    collection.add_link(pystac.Link(pystac.RelType.LICENSE, f"./{LICENCE}", "text/plain", "Licences and citation"))
     collection.add_items(items)
     return collection
 

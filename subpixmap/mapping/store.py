@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
 from subpixmap import runpaths
 from subpixmap.errors import Incomplete, VerificationFailed
@@ -37,7 +38,7 @@ from subpixmap.mapping.schema import (
     zarr_store,
 )
 from subpixmap.mapping.shard import Shard, decode_chunks, spread
-from subpixmap.mapping.zones import Zone
+from subpixmap.mapping.zones import Zone, near_zone, pixels_inside
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -276,7 +277,8 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
     -------
     dict
         EPSG code -> `count`, `presence`, `sd_over_dates` (object, period, y, x) and `n_obs` (period, y, x), periods in
-        order of time; one dask chunk is one shard.
+        order of time; one dask chunk is one shard. `region` (y, x) is True where a pixel's centre lies in the region:
+        whole chunks are mapped, so that `count.where(region).sum()` is the region's total and `count.sum()` is more.
 
     Raises
     ------
@@ -305,7 +307,7 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
         coords = {name: there[name] for name in ("object", "y", "x", GRID_MAPPING)} | {"period": shown}
         arrays = {
             name: (there[name].dims, _lazy(folder, zone, committed, there[name]), there[name].attrs) for name in ARRAYS
-        }
+        } | {"region": (("y", "x"), _lazy_region(zone, plan.geometry), {"long_name": "centre lies in the region"})}
         attrs = {"run_id": plan.run_id, "evidence": plan.model.evidence, "folder": str(out)}
         datasets[epsg] = xr.Dataset(arrays, coords=coords, attrs=attrs).rio.write_crs(epsg)
     return datasets
@@ -355,6 +357,21 @@ def _lazy(out: Path, zone: Zone, committed: xr.DataArray, like: xr.DataArray) ->
         dtype=empty.dtype,
         meta=np.empty((0,) * len(chunks), empty.dtype),
     )
+
+
+def _lazy_region(zone: Zone, geometry: BaseGeometry) -> Any:
+    """(y, x) pixels of the region as dask chunks of whole blocks."""
+    import dask.array as da
+
+    side, extent = zone.blocks[0].block.size, zone.extent
+    here = near_zone(geometry, zone.lattice.epsg)
+
+    def load(block_id: tuple[int, ...] = ()) -> NDArray[np.bool_]:
+        row, col = (start + side * i for start, i in zip((extent.row, extent.col), block_id, strict=True))
+        return pixels_inside(here, zone.lattice, Window(row, col, side, side))
+
+    chunks = ((side,) * (extent.height // side), (side,) * (extent.width // side))
+    return da.map_blocks(load, chunks=chunks, dtype=bool, meta=np.empty((0, 0), bool))
 
 
 def _open_zone(out: Path, epsg: int) -> zarr.Group:

@@ -14,7 +14,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.grid import CHUNK, Block, Lattice, Window, project, transformer, utm_epsg
+from subpixmap.grid import CHUNK, Block, Lattice, Window, owned, project, transformer, utm_epsg
 from subpixmap.region.outline import densify, mended, polygonal
 
 _CLIP_DEGREES = 10.0  # a region is cut this far from a zone's central meridian: beyond, UTM is meaningless
@@ -73,9 +73,29 @@ def plan_zones(
     zones = {}
     for epsg in _zones_of(geometry):
         lattice = lattices.get(epsg) or replace(common, epsg=epsg)
-        if blocks := _plan_blocks(_near_zone(geometry, epsg), lattice, block):
+        if blocks := _plan_blocks(near_zone(geometry, epsg), lattice, block):
             zones[epsg] = Zone(lattice, tuple(blocks))
     return zones
+
+
+def near_zone(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
+    """The geometry in a zone's CRS, without what lies far from the zone."""
+    middle = (epsg % 100) * 6 - 183
+    reach = shapely.box(middle - _CLIP_DEGREES, -90, middle + _CLIP_DEGREES, 90)
+    if not reach.contains(geometry):
+        geometry = densify(polygonal(shapely.intersection(geometry, reach)), 0.1)
+    return mended(project(geometry, 4326, epsg))
+
+
+def pixels_inside(geometry: BaseGeometry, lattice: Lattice, window: Window) -> NDArray[np.bool_]:
+    """Mask (height, width): pixels that the zone owns and whose centre lies in a geometry of the lattice's CRS."""
+    from rasterio.features import geometry_mask
+
+    mine = owned(lattice, window)
+    if geometry.is_empty or not mine.any():
+        return np.zeros(window.shape, bool)
+    mask: NDArray[np.bool_] = geometry_mask([geometry], window.shape, lattice.transform(window), invert=True) & mine
+    return mask
 
 
 def _plan_blocks(geometry: BaseGeometry, lattice: Lattice, size: int) -> list[BlockPlan]:
@@ -142,15 +162,6 @@ def _zones_of(geometry: BaseGeometry) -> list[int]:
         lat = np.append(np.arange(south, north, 1.0), north)
         codes |= set(utm_epsg(*np.meshgrid(lon, lat)).ravel().tolist())
     return sorted(codes)
-
-
-def _near_zone(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
-    """The geometry in a zone's CRS, without what lies far from the zone."""
-    middle = (epsg % 100) * 6 - 183
-    reach = shapely.box(middle - _CLIP_DEGREES, -90, middle + _CLIP_DEGREES, 90)
-    if not reach.contains(geometry):
-        geometry = densify(polygonal(shapely.intersection(geometry, reach)), 0.1)
-    return mended(project(geometry, 4326, epsg))
 
 
 def chunk_bits(plan: BlockPlan) -> str:

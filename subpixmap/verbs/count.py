@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from subpixmap.counts.choices import TREND_CHOICES, read_choices, write_choices
 from subpixmap.errors import Incomplete
 from subpixmap.periods import over_new_year
 from subpixmap.verbs import console
-from subpixmap.verbs.choices import TREND_CHOICES, read_choices, write_choices
 from subpixmap.verbs.job import hold
 from subpixmap.verbs.sample import estimate_again, remarks_on_sample
 

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 import shapely
 
+from subpixmap.counts.choices import Choices, write_choices
 from subpixmap.counts.count import count_by_unit, count_run, write_counts
 from subpixmap.errors import InputError, VerificationFailed
+from subpixmap.grid import owned, project
 from subpixmap.mapping.ledger import record_path
 from subpixmap.mapping.plan import write_plan
 from subpixmap.scenes.items import items_sha256, write_lock
@@ -120,6 +122,46 @@ def test_what_is_masked_or_cut_off_an_opened_map_is_not_observed(run: Any) -> No
     with pytest.raises(InputError, match=r"EPSG:3265\d"):
         count_run({epsg: one.isel(x=[0, 1, 2, 5]) for epsg, one in maps.items()})
     assert plan.run_id
+
+
+@affine_star
+def test_an_opened_map_knows_which_pixels_lie_in_the_region(run: Any) -> None:
+    from subpixmap import open_map
+
+    out, plan = run
+    inside = whole = pixels = 0.0
+    for epsg, one in open_map(out).items():
+        lattice, extent = plan.zones[epsg].lattice, plan.zones[epsg].extent
+        assert one["region"].dtype == bool
+        assert one["region"].chunks == one["n_obs"].chunks[1:]  # type: ignore[index]
+        xx, yy = np.meshgrid(*lattice.coords(extent))
+        expected = shapely.contains_xy(project(plan.geometry, 4326, epsg), xx, yy) & owned(lattice, extent)
+        np.testing.assert_array_equal(one["region"].values, expected)
+        count = one["count"].sel(object="coconut", period="2018").astype(float)
+        inside += float(count.where(one["region"]).sum())
+        whole += float(count.sum())
+        pixels += float(expected.sum())
+    balance = count_run(out).accounts.balance.set_index(["object", "period"])
+    assert inside == pytest.approx(balance.loc[("coconut", "2018"), "map"], rel=0.005)  # pixels cut by the border
+    assert whole > 1.2 * inside  # whole chunks are mapped
+    assert pixels > 1e4
+
+
+@affine_star
+def test_an_opened_map_is_counted_as_the_folder_was_chosen_to_be(run: Any, tmp_path: Path) -> None:
+    from subpixmap import open_map
+
+    _, plan = run
+    out = tmp_path / "nearest"
+    units = make_run(out, plan)
+    smaller = shapely.buffer(units.geometry.to_numpy(), -0.002)
+    units.assign(geometry=smaller).to_parquet(out / "units.parquet")
+    plain = count_by_unit(open_map(out))
+    write_choices(out, Choices(assign_nearest=True))
+    chosen = count_by_unit(open_map(out))
+    pd.testing.assert_frame_equal(pd.DataFrame(chosen), pd.DataFrame(count_by_unit(out, assign_nearest=True)))
+    assert (chosen["map_total"] > plain["map_total"]).all()
+    pd.testing.assert_frame_equal(pd.DataFrame(plain), pd.DataFrame(count_by_unit(out, assign_nearest=False)))
 
 
 def test_blocks_without_a_record_are_not_observed(run: Any, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A run folder -> every format: the same rows with their polygons, rasters of the map, a valid catalogue."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from subpixmap.counts.count import count_run, write_counts
 from subpixmap.errors import InputError
 from subpixmap.export.formats import export_run
 from subpixmap.runfolder import RunFolder
-from subpixmap.tables import COUNTS, TREND, read_table, rounded, types_of
+from subpixmap.tables import CHANGES, COUNTS, TREND, read_table, rounded, types_of
 from subpixmap.trends.run_trend import trend_of_run, write_trend
 from tests.helpers.run_folders import OBJECTS, PERIODS, REGION, make_plan, make_run
 
@@ -53,7 +54,7 @@ def same_rows(found: Any, expected: Any, columns: Any) -> None:
 def test_every_table_format_holds_the_same_rows(counted: Any, tmp_path: Path, format: str) -> None:
     paths = export_run(RunFolder.open(counted), format, to=tmp_path)
     files = ["counts.gpkg"] if format == "gpkg" else [f"counts.{format}", f"trend.{format}"]
-    files += [*(["tables.json"] if format == "csv" else []), "LICENCE-AND-CITATION.txt"]
+    files += [*(["changes.csv", "tables.json"] if format == "csv" else []), "LICENCE-AND-CITATION.txt"]
     assert [path.name for path in paths] == files
     units = gpd.read_parquet(counted / "units.parquet").set_index("unit_id").geometry
     for table, columns in (("counts", COUNTS), ("trend", TREND)):
@@ -75,6 +76,10 @@ def test_every_table_format_holds_the_same_rows(counted: Any, tmp_path: Path, fo
         drawn = shapely.normalize(units.loc[expected.loc[inside, "unit_id"]].to_numpy())
         mine = shapely.normalize(found.geometry[inside.to_numpy()].to_numpy())
         assert shapely.equals_exact(mine, drawn, 1e-8).all()
+    if format == "csv":
+        assert (tmp_path / "changes.csv").read_bytes() == (counted / "changes.csv").read_bytes()
+        package = json.loads((tmp_path / "tables.json").read_text(encoding="utf-8"))
+        assert package["licenses"] == [{"path": "LICENCE-AND-CITATION.txt", "title": "Licences and citation"}]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(files)  # nothing half made is left
 
 
@@ -131,8 +136,10 @@ def test_the_catalogue_is_valid_and_its_checksums_hold(counted: Any, tmp_path: P
         for asset in one.assets.values():  # type: ignore[attr-defined]
             content = Path(str(asset.get_absolute_href())).read_bytes()
             assert asset.extra_fields["file:checksum"] == "1220" + hashlib.sha256(content).hexdigest()
-    assert set(collection.assets) == {"counts.csv", "counts.parquet", "trend.csv", "trend.parquet", "items.parquet",
-                                      "plan.json"}  # fmt: skip
+    assert set(collection.assets) == {"counts.csv", "counts.parquet", "trend.csv", "trend.parquet", "changes.csv",
+                                      "items.parquet", "plan.json"}  # fmt: skip
+    (licence,) = collection.get_links("license")
+    assert "Cite as" in Path(str(licence.get_absolute_href())).read_text(encoding="utf-8")
     assert items[0].properties["subpixmap:items_sha256"]
     assert items[0].properties["start_datetime"] == "2018-01-01T00:00:00Z"
     assert "not estimates" in collection.description
@@ -143,14 +150,16 @@ def test_a_workbook_holds_the_tables_their_columns_and_the_licence(counted: Any,
 
     path, licence = export_run(RunFolder.open(counted), "xlsx", to=tmp_path)
     book = load_workbook(path, read_only=True)
-    assert book.sheetnames == ["counts", "trend", "columns", "licence"]
+    assert book.sheetnames == ["counts", "trend", "changes", "columns", "licence"]
+    changes = pd.DataFrame(list(book["changes"].iter_rows(min_row=2, values_only=True)), columns=list(CHANGES))
+    pd.testing.assert_frame_equal(changes.astype(types_of(CHANGES)), read_table(counted / "changes.csv", CHANGES))
     expected = rounded(read_table(counted / "counts.parquet", COUNTS), COUNTS)
     rows = [list(row) for row in book["counts"].iter_rows(values_only=True)]
     assert rows[0] == list(COUNTS)
     at = list(COUNTS).index("map_total")
     assert [row[at] for row in rows[1:]] == expected["map_total"].tolist()
     assert [row[0] for row in rows[1:]] == expected["unit_id"].tolist()  # 01 stays a text
-    assert len(list(book["columns"].iter_rows())) == 1 + len(COUNTS) + len(TREND)
+    assert len(list(book["columns"].iter_rows())) == 1 + len(COUNTS) + len(TREND) + len(CHANGES)
     assert "Cite as" in licence.read_text(encoding="utf-8")
 
 
@@ -168,8 +177,6 @@ def test_a_text_that_looks_like_a_formula_stays_a_text(tmp_path: Path) -> None:
 
 
 def test_the_dictionary_is_a_data_package_of_the_csv_files(counted: Any, tmp_path: Path) -> None:
-    import json
-
     from subpixmap.export.dictionary import write_dictionary
 
     package = json.loads(write_dictionary(counted).read_text(encoding="utf-8"))

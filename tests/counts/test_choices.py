@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from subpixmap import runpaths
+from subpixmap.counts.choices import Choices, read_choices, write_choices
 from subpixmap.errors import InputError, VerificationFailed
-from subpixmap.verbs.choices import Choices, read_choices, write_choices
 
 ODD = Choices(assign_nearest=True, level=0.9, unchanged=("01", "02"))
 
