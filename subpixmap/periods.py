@@ -23,7 +23,7 @@ class Period:
     label: str
     """`2018`, `2018-Q1`, `2018-03`, or an acquisition's ISO time."""
     start: date
-    """First day."""
+    """First day; of the months that count, unless an earlier version made the folder."""
     end: date
     """Last day, included."""
     months: tuple[int, ...] = ALL_MONTHS
@@ -90,11 +90,14 @@ def over_new_year(months: tuple[int, ...]) -> bool:
     return bool(months) and months[0] > months[-1]
 
 
-def make_periods(years: str | int, every: Every = "year", months: tuple[int, ...] = ALL_MONTHS) -> list[Period]:
+def make_periods(
+    years: str | int, every: Every = "year", months: tuple[int, ...] = ALL_MONTHS, *, whole: bool = False
+) -> list[Period]:
     """Periods of a run, in order; a period without any of the months is left out.
 
-    A season that crosses the year belongs together: the years are those in which it begins, a yearly period is named by
-    that year and lasts from the first day of the season to its last. With `every="scene"` the yearly periods are
+    A period lasts from the first day of its months to their last; with `whole`, as in folders of earlier versions, it
+    lasts its whole year, quarter or month. A season that crosses the year belongs together: the years are those in
+    which it begins, and a yearly period is named by that year. With `every="scene"` the yearly periods are
     returned: each acquisition becomes a period of its own once the items are known.
     """
     steps = {"year": 12, "scene": 12, "quarter": 3, "month": 1}
@@ -103,7 +106,7 @@ def make_periods(years: str | int, every: Every = "year", months: tuple[int, ...
     first, last = parse_years(years)
     months = season(months)
     if not over_new_year(months):
-        found = [_calendar(year, every, steps[every], months) for year in range(first, last + 1)]
+        found = [_calendar(year, every, steps[every], months, whole) for year in range(first, last + 1)]
         return [period for one in found for period in one]
     if steps[every] == 12:
         return [
@@ -115,7 +118,7 @@ def make_periods(years: str | int, every: Every = "year", months: tuple[int, ...
         period
         for year in range(first, last + 1)
         for later, part in enumerate((months[:turn], months[turn:]))
-        for period in _calendar(year + later, every, steps[every], part)
+        for period in _calendar(year + later, every, steps[every], part, whole)
     ]
     if (months[0] - 1) // steps[every] == (months[-1] - 1) // steps[every]:
         raise InputError(
@@ -125,13 +128,19 @@ def make_periods(years: str | int, every: Every = "year", months: tuple[int, ...
     return periods
 
 
-def _calendar(year: int, every: Every, step: int, months: tuple[int, ...]) -> list[Period]:
+def last_whole(periods: Iterable[Period]) -> bool:
+    """Whether periods begin or end in months that do not count, as those of folders of earlier versions do."""
+    return any(not {period.start.month, period.end.month} <= set(period.months) for period in periods)
+
+
+def _calendar(year: int, every: Every, step: int, months: tuple[int, ...], whole: bool) -> list[Period]:
     """Periods of a calendar year."""
     periods = []
     for month in range(1, 13, step):
         if inside := tuple(m for m in months if month <= m < month + step):
             label = {12: f"{year}", 3: f"{year}-Q{month // 3 + 1}", 1: f"{year}-{month:02d}"}[step]
-            periods.append(Period(label, date(year, month, 1), _last_day(year, month + step - 1), inside))
+            first, last = (month, month + step - 1) if whole else (inside[0], inside[-1])
+            periods.append(Period(label, date(year, first, 1), _last_day(year, last), inside))
     return periods
 
 

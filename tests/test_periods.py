@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subpixmap.errors import InputError
-from subpixmap.periods import Period, make_periods, parse_months
+from subpixmap.periods import Period, last_whole, make_periods, parse_months
 
 
 def test_years_quarters_and_months() -> None:
@@ -21,6 +21,10 @@ def test_years_quarters_and_months() -> None:
 
 def test_a_season_leaves_out_periods_without_its_months() -> None:
     assert [p.label for p in make_periods(2021, "quarter", parse_months("3-5"))] == ["2021-Q1", "2021-Q2"]
+    spans = [(p.start, p.end) for p in make_periods(2021, "quarter", parse_months("3-5"))]
+    assert spans == [(date(2021, 3, 1), date(2021, 3, 31)), (date(2021, 4, 1), date(2021, 5, 31))]
+    (spring,) = make_periods(2021, months=parse_months("3-5"))
+    assert (spring.start, spring.end) == (date(2021, 3, 1), date(2021, 5, 31))
     (year,) = make_periods(2021, months=parse_months("1,2,11,12"))
     assert (year.start, year.end, year.months) == (date(2021, 1, 1), date(2021, 12, 31), (1, 2, 11, 12))
     assert year.holds(datetime(2021, 12, 31, 23, 59, tzinfo=UTC))
@@ -93,6 +97,21 @@ def test_bad_years_are_refused(years: str) -> None:
 def test_bad_months_are_refused(months: str) -> None:
     with pytest.raises(InputError, match="--months"):
         parse_months(months)
+
+
+@pytest.mark.parametrize("every", ["year", "quarter", "month"])
+def test_periods_of_earlier_folders_are_known_by_the_months_that_do_not_count(every: Any) -> None:
+    """They held the same acquisitions, under the dates of the whole year or quarter."""
+    for first, last in [(first, last) for first in range(1, 13) for last in range(1, 13)]:
+        months = parse_months(f"{first}-{last}")
+        if every == "quarter" and first > last and (first - 1) // 3 == (last - 1) // 3:
+            continue
+        true, old = (make_periods("2019-2021", every, months, whole=whole) for whole in (False, True))
+        assert not last_whole(true)
+        assert last_whole(old) == (old != true)
+        assert [(p.label, p.months) for p in true] == [(p.label, p.months) for p in old]
+        assert all(a.start <= b.start <= b.end <= a.end for a, b in zip(old, true, strict=True))
+        assert all({p.start.month, p.end.month} <= set(p.months) for p in true)
 
 
 def test_a_period_that_ends_before_it_starts_is_refused() -> None:

@@ -86,7 +86,8 @@ class Question:
     def periods(self) -> list[Period]:
         """Its years, cut to its days."""
         years = make_periods(f"{self.first.year}-{self.last.year}", "year", self.months)
-        return [replace(year, start=max(year.start, self.first), end=min(year.end, self.last)) for year in years]
+        inside = [year for year in years if year.start <= self.last and self.first <= year.end]
+        return [replace(year, start=max(year.start, self.first), end=min(year.end, self.last)) for year in inside]
 
     def holds(self, item: Item) -> bool:
         """Whether an item is of its days and months."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from subpixmap import runpaths
 from subpixmap.errors import InputError, Refused
-from subpixmap.periods import Period, over_new_year, parse_months, parse_years
+from subpixmap.periods import Period, last_whole, make_periods, over_new_year, parse_months, parse_years
 from subpixmap.simulate import demo
 from subpixmap.verbs.job import Job
 from subpixmap.verbs.request import Request
@@ -42,7 +42,7 @@ def settle(request: Request) -> Job:
     _require_like_card(request, model, items)
     made = make_plan(
         region,
-        request.periods(),
+        periods_of(request),
         items,
         model,
         block=request.block,
@@ -90,7 +90,7 @@ def ask_items(
     from subpixmap.scenes.items import read_lock, read_notes
     from subpixmap.scenes.source import find_by_source, preferred
 
-    new, kept, noted = request.periods(), [], {}
+    new, kept, noted = periods_of(request), [], {}
     if (request.folder / runpaths.PLAN).is_file():
         planned = read_plan(request.folder)
         _require_season(request, planned)
@@ -214,11 +214,19 @@ def _require_clear(request: Request, items: Sequence[Item]) -> None:
         )
 
 
+def periods_of(request: Request) -> list[Period]:
+    """Periods of the request; in a folder whose seasons last their whole year, they do so again."""
+    from subpixmap.mapping.plan import read_plan
+
+    there = read_plan(request.folder).periods if (request.folder / runpaths.PLAN).is_file() else ()
+    return make_periods(request.years, request.every, parse_months(request.months), whole=last_whole(there))
+
+
 def known_periods(request: Request) -> list[Period]:
     """Periods of the request, and those that its folder has."""
     from subpixmap.mapping.plan import read_plan
 
-    by_label = {period.label: period for period in request.periods()}
+    by_label = {period.label: period for period in periods_of(request)}
     if request.every != "scene" and (request.folder / runpaths.PLAN).is_file():
         by_label |= {period.label: period for period in read_plan(request.folder).periods}
     return list(by_label.values())
