@@ -61,11 +61,18 @@ def observe(truth: Array, noise: float, rng: np.random.Generator, kind: str) -> 
     return counts, series
 
 
+def inputs(n: int, join: float) -> pd.DataFrame:
+    """What the imagery was made of; a join is a new catalogue in the second half of the periods."""
+    catalogues = ["new" if join and i >= n / 2 else "old" for i in range(n)]
+    rows = [{"baselines": {"05.00": 1.0}, "satellites": {"S2A": 1.0}, "catalogues": {name: 1.0}} for name in catalogues]
+    return pd.DataFrame(rows).assign(period=[str(2018 + i) for i in range(n)], dark_reflectance=float("nan"))
+
+
 def verdicts(n: int, noise: float, units: int, rng: np.random.Generator, *, join: float = 0.0) -> pd.DataFrame:
     """Share of the units of each kind that get each verdict; a row per kind."""
     parts = [observe(truth, noise, rng, kind) for kind, truth in worlds(n, units, rng, join=join).items()]
     counts, series = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
-    table = follow(counts, series).trend
+    table = follow(counts, series, inputs=inputs(n, join)).trend
     kind = table["unit_id"].str.rsplit(" ", n=1).str[0]
     shares = pd.crosstab(kind, table["direction"], normalize="index")
     order = list(dict.fromkeys(kind))

@@ -22,9 +22,11 @@ Array = NDArray[np.float64]
 
 POWER = 0.8
 """Share of cases in which the test finds the minimum detectable change."""
+SEASONAL = 0.84
+"""Most that the deviations of acquisitions repeat themselves from year to year, as a share of their variance: simulated
+countries with the seeds 201 to 203 (see docs/trends.md)."""
 _MOST = 1e4  # degrees of freedom that mean "as many as there are"
 _ENOUGH = 20  # steps of units from which their usual size is known
-_LEAST_RATIO = 0.5  # what units share in a year does not show in the few years there are
 _MEDIAN = 0.6745  # of the size of a standard normal number
 
 
@@ -121,21 +123,13 @@ def shared_noise(noise: Array, acquisitions: Array) -> tuple[Array, Array]:
     return np.sqrt(shared / n), freedom
 
 
-def even_noise(totals: Array, noise: Array, acquisitions: Array, alone: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Standard errors as large as periods really differ where nothing happens.
-
-    Acquisitions of a period differ by season and sun, which come back every year: their noise overstates how much
-    years differ. Or something differs between years that acquisitions of one year share: then it understates it. The
-    noise of a unit is taken to be the same in all its periods but for the number of acquisitions, and scaled by the
-    size that steps have in the median unit and period. Most steps of most units are no change, and a steady trend
-    cancels, because a total is compared with the mean of its neighbours.
+def even_noise(noise: Array, acquisitions: Array) -> tuple[Array, Array]:
+    """Standard errors of a unit whose noise is the same in all periods but for the number of acquisitions.
 
     Parameters
     ----------
-    totals, noise, acquisitions
+    noise, acquisitions
         (unit, period); NaN where not known.
-    alone
-        (unit,) units that are no sums of others.
 
     Returns
     -------
@@ -147,20 +141,37 @@ def even_noise(totals: Array, noise: Array, acquisitions: Array, alone: NDArray[
     variance = np.where(own > 0, np.asarray(noise, float) ** 2 * n, 0)
     most = own.sum(axis=1, keepdims=True)
     mean = np.divide((own * variance).sum(axis=1, keepdims=True), most, out=np.full(most.shape, np.nan), where=most > 0)
-    se = np.sqrt(mean / n)
-    return se * _ratio_to_noise(totals[alone], se[alone]), np.broadcast_to(most, se.shape)
+    return np.sqrt(mean / n), np.broadcast_to(most, n.shape)
 
 
-def _ratio_to_noise(totals: Array, se: Array) -> float:
-    """How much larger than its noise the step of the median unit and period is."""
-    if totals.shape[1] < 3:
-        return 1.0
+def relative_steps(totals: Array, se: Array) -> Array:
+    """(step,) how large the steps of units are, in standard errors: a total against the mean of its neighbours.
+
+    A steady trend cancels.
+    """
     step = totals[:, 1:-1] - (totals[:, :-2] + totals[:, 2:]) / 2
     error = np.sqrt(se[:, 1:-1] ** 2 + (se[:, :-2] ** 2 + se[:, 2:] ** 2) / 4)
     usable = np.isfinite(step) & (error > 0)
-    if np.count_nonzero(usable) < _ENOUGH:
+    sizes: Array = np.abs(step[usable]) / error[usable]
+    return sizes
+
+
+def noise_between_periods(steps: Array) -> float:
+    """Share of the noise within a period that shows between periods.
+
+    Acquisitions of a period differ by season and sun, which come back every year: their noise overstates how much years
+    differ. Or something differs between years that acquisitions of one year share: then it understates it. The median
+    step tells, because most steps of most units are no change. The share is never below that of acquisitions of which
+    `SEASONAL` of the variance is the same every year.
+
+    Parameters
+    ----------
+    steps
+        From `relative_steps`, of all objects and of units that are no sums of others.
+    """
+    if len(steps) < _ENOUGH:
         return 1.0
-    return max(float(np.median(np.abs(step[usable]) / error[usable])) / _MEDIAN, _LEAST_RATIO)
+    return max(float(np.median(steps)) / _MEDIAN, math.sqrt(1 - SEASONAL))
 
 
 def _prior_freedom(variance: Array, freedom: Array) -> float:

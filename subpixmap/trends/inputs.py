@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ import pandas as pd
 from subpixmap.scenes.items import Item
 
 COLUMNS = ("period", "baselines", "satellites", "catalogues", "offsets", "dark_reflectance")
+_KINDS = {"baselines": "processing baseline", "satellites": "satellites", "catalogues": "catalogue"}
+"""Columns whose change is a join, and what they are called."""
 _MIX = 0.25
 """Change of a share of the items from which a mix has changed."""
 _DARK = 0.002
@@ -43,20 +46,27 @@ def inputs_by_period(items_by_period: Mapping[str, Sequence[Item]]) -> pd.DataFr
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def changed_inputs(inputs: pd.DataFrame, before: str, after: str) -> tuple[list[str], list[str]]:
-    """(what changed between two periods, what did not), in words."""
+@dataclass(frozen=True)
+class InputChange:
+    """What became of the imagery between two periods, in words."""
+
+    joins: tuple[str, ...] = ()
+    """Another processing baseline, satellites or catalogue: totals before and after are not of one kind."""
+    changed: tuple[str, ...] = ()
+    """What else is different."""
+    unchanged: tuple[str, ...] = ()
+
+
+def changed_inputs(inputs: pd.DataFrame, before: str, after: str) -> InputChange | None:
+    """What changed between two periods; None where the imagery of one of them is not known."""
     by_period = inputs.set_index("period")
     if not {before, after} <= set(by_period.index):
-        return [], []
+        return None
     first, second = by_period.loc[before].to_dict(), by_period.loc[after].to_dict()
-    changed, same = [], []
-    for column, name in (
-        ("baselines", "processing baseline"),
-        ("satellites", "satellites"),
-        ("catalogues", "catalogue"),
-    ):
+    joins, changed, same = [], [], []
+    for column, name in _KINDS.items():
         if _moved(first[column], second[column]) > _MIX:
-            changed.append(f"{name} {_mix(first[column])} -> {_mix(second[column])}")
+            joins.append(f"{name} {_mix(first[column])} -> {_mix(second[column])}")
         else:
             same.append(name)
     step = second["dark_reflectance"] - first["dark_reflectance"]
@@ -65,7 +75,7 @@ def changed_inputs(inputs: pd.DataFrame, before: str, after: str) -> tuple[list[
             changed.append(f"dark pixels {step:+.4f}")
         else:
             same.append("dark pixels")
-    return changed, same
+    return InputChange(tuple(joins), tuple(changed), tuple(same))
 
 
 def _shares(values: Iterable[str]) -> dict[str, float]:

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from subpixmap.errors import InputError
 from subpixmap.tables import REGION
-from subpixmap.trends.inputs import changed_inputs
+from subpixmap.trends.inputs import InputChange, changed_inputs
 
 JOINS: dict[str, date] = {
     "processing baseline 04.00": date(2022, 1, 25),
     "Sentinel-2C replaces Sentinel-2A": date(2025, 1, 21),
 }
-"""Days on which the input changed everywhere at once."""
+"""Days on which the input changed everywhere at once: joins where the items of a series are not known."""
 
 _STANDS_OUT = 3.0  # times the median size of the other steps
 _LEAST_STEP = 1.0  # percent
@@ -93,9 +93,9 @@ def shared_steps(
     counts, series
         From the same count.
     joins
-        Name of a change of the input -> the day on which it happened.
+        Name of a change of the input -> the day on which it happened; for periods that `inputs` does not know.
     inputs
-        From `inputs_by_period`.
+        From `inputs_by_period`: a change of baseline, of the mix of satellites or of the catalogue is a join.
 
     Returns
     -------
@@ -112,14 +112,16 @@ def shared_steps(
         spans = mine.drop_duplicates("period").sort_values("period_start", kind="stable").to_dict("records")
         wide = mine.pivot(index="unit_id", columns="period", values="common_total")[[span["period"] for span in spans]]
         for i, (before, after) in enumerate(pairwise(spans)):
-            inside = [k for k, day in joins.items() if _middle(before) < day <= _middle(after)]
-            changed, unchanged = _evidence(before, after, inputs)
+            change = None if inputs is None else changed_inputs(inputs, before["period"], after["period"])
+            if change is None:
+                change = InputChange(tuple(k for k, day in joins.items() if _middle(before) < day <= _middle(after)))
+            changed, unchanged = _evidence(before, after, change)
             steps.append(
                 {
                     "object": name,
                     "before": before["period"],
                     "after": after["period"],
-                    "join": "; ".join(inside) or None,
+                    "join": "; ".join(change.joins) or None,
                     **_step(wide.iloc[:, i].to_numpy(float), wide.iloc[:, i + 1].to_numpy(float)),
                     "changed": "; ".join(changed) or None,
                     "unchanged": ", ".join(unchanged) or None,
@@ -127,6 +129,25 @@ def shared_steps(
             )
     table = pd.DataFrame(steps, columns=_STEP_COLUMNS)
     return table.assign(stands_out=_stand_out(table))
+
+
+def join_factors(rows: pd.DataFrame, steps: pd.DataFrame) -> NDArray[np.float64]:
+    """(row,) by what the shared steps at joins have multiplied each total; 1 without a join that stands out.
+
+    Parameters
+    ----------
+    rows
+        `object`, `period` and `period_start`.
+    steps
+        From `shared_steps`.
+    """
+    factors = np.ones(len(rows))
+    for step in steps[steps["stands_out"].astype(bool) & steps["join"].notna()].to_dict("records"):
+        mine = (rows["object"] == step["object"]).to_numpy(bool)
+        start = rows.loc[mine & (rows["period"] == step["after"]).to_numpy(bool), "period_start"].iloc[0]
+        later = mine & (rows["period_start"] >= start).to_numpy(bool)
+        factors[later] *= (200 + step["shared_step_percent"]) / (200 - step["shared_step_percent"])
+    return factors
 
 
 def step_text(step: Any) -> str:
@@ -167,11 +188,9 @@ def _step(first: NDArray[np.floating], second: NDArray[np.floating]) -> dict[str
     }
 
 
-def _evidence(
-    before: Mapping[Any, Any], after: Mapping[Any, Any], inputs: pd.DataFrame | None
-) -> tuple[list[str], list[str]]:
-    """(what changed from one period to the next besides the totals, what did not), in words."""
-    changed, unchanged = ([], []) if inputs is None else changed_inputs(inputs, before["period"], after["period"])
+def _evidence(before: Mapping[Any, Any], after: Mapping[Any, Any], change: InputChange) -> tuple[list[str], list[str]]:
+    """(what changed from one period to the next besides totals and joins, what did not), in words."""
+    changed, unchanged = list(change.changed), list(change.unchanged)
     first, second = before["background_per_ha"], after["background_per_ha"]
     if first == first and second == second:  # known in both
         moved = second - first

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -24,15 +24,19 @@ from subpixmap.trends.changes import (
     changes_table,
     even_noise,
     false_discovery_rates,
+    noise_between_periods,
+    relative_steps,
     shared_noise,
     year_to_year,
 )
 from subpixmap.trends.seasons import by_year, is_seasonal
-from subpixmap.trends.shared_effects import shared_steps, step_text
+from subpixmap.trends.shared_effects import join_factors, shared_steps, step_text
 from subpixmap.trends.slopes import seasonal_slope, smallest_p, theil_sen
 from subpixmap.trends.verdict import LEAST_COMMON, UNCLEAR, Evidence, verdict, weigh
 
 _ALIKE = ["object_definition", "measure", "model_sha256", "run_id", "boundary_source", "boundary_version", "evidence"]
+
+_STRAY = 0.0005  # of the pixels of a unit
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,9 @@ def follow(
     totals = _totals(counts, series)
     if year_effect is not None:
         totals = _remove_effect(totals, year_effect)
+    steps = shared_steps(counts, series, inputs=inputs)
+    # A shared effect that the user removes takes the steps at joins along.
+    totals = totals.assign(join_factor=1.0 if year_effect is not None else join_factors(totals, steps))
     rows, weighed, changes = [], [], []
     for _, group in _with_noise(totals).groupby(["unit_id", "object"], sort=False):
         row, evidence = _unit_trend(group.sort_values("period_start", kind="stable"), level, steady_within)
@@ -114,7 +121,6 @@ def follow(
             changes += year_to_year([row[name] for name in ("unit_id", "unit_name", "object")], evidence.series)
     table = pd.DataFrame(rows, columns=list(TREND)).astype(types_of(TREND))
     table = _judged(table, weighed, 1 - level)
-    steps = shared_steps(counts, series, inputs=inputs)
     for name, joins in steps[steps["stands_out"].astype(bool)].groupby("object"):
         table.loc[table["object"] == name, "shared_step"] = "; ".join(step_text(row) for row in joins.itertuples())
     return Followed(table, changes_table(changes, level=level))
@@ -192,7 +198,7 @@ def _totals(counts: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
 
 def _with_noise(totals: pd.DataFrame) -> pd.DataFrame:
     """The rows with `se` and `freedom` (of `shared_noise`), `even_se` and `even_freedom` (of `even_noise`)."""
-    parts = []
+    parts, steps = [], [np.empty(0)]
     for _, rows in totals.groupby("object", sort=False):
         unit, units = pd.factorize(rows["unit_id"])
         order = rows.sort_values("period_start", kind="stable")["period"].unique()
@@ -202,11 +208,16 @@ def _with_noise(totals: pd.DataFrame) -> pd.DataFrame:
             grids[name][unit, period] = values.to_numpy(float, na_value=np.nan)
         total, noise, n = grids["total"], grids["noise_se"], np.nan_to_num(grids["n"])
         parents = {*rows["parent_id"].dropna(), REGION} if "parent_id" in rows else {REGION}
+        alone = ~np.isin(np.asarray(units, str), list(parents))
         se, freedom = shared_noise(noise, n)
-        even_se, even_freedom = even_noise(total, noise, n, ~np.isin(np.asarray(units, str), list(parents)))
+        even_se, even_freedom = even_noise(noise, n)
+        steps.append(relative_steps(total[alone], even_se[alone]))
         columns = {"se": se, "freedom": freedom, "even_se": even_se, "even_freedom": even_freedom}
         parts.append(rows.assign(**{name: grid[unit, period] for name, grid in columns.items()}))
-    return pd.concat(parts).loc[totals.index] if parts else totals
+    if not parts:
+        return totals
+    both = pd.concat(parts).loc[totals.index]
+    return both.assign(even_se=both["even_se"] * noise_between_periods(np.concatenate(steps)))
 
 
 def _remove_effect(rows: pd.DataFrame, effect: pd.DataFrame) -> pd.DataFrame:
@@ -231,20 +242,32 @@ def _unit_trend(group: pd.DataFrame, level: float, within: float) -> tuple[dict[
         unshared = group["map_total_full"].notna().sum() >= 2
         reason = "no pixel was observed in all periods" if unshared else f"observed in {n} of {len(group)} periods"
         return row | {"note": f"{reason}: no trend"}, None
-    series, even = _series(observed), _series(observed, "even_")
+    series = _series(observed)
     if series.years[0] == series.years[-1]:
         return row | {"note": f"all that was observed is of {observed['period_start'].iloc[0]}: no trend"}, None
-    if is_seasonal(series.years):
-        yearly, even_yearly = by_year(series), by_year(even)
-    else:
-        yearly, even_yearly = series, even
     row |= _slope(series.years, series.totals, level)
     row["background_slope_per_year"] = _background_slope(observed, series.years)
-    if yearly is None or even_yearly is None:
+    evidence = _weighed(observed, level, within)
+    if evidence is None:
         return row | {"note": "no season was observed in two years: no slope"}, None
-    evidence = weigh(yearly, even_yearly, level=level, within=within)
     row |= _evidence_columns(evidence)
     return row | {"note": _note(row, n, len(group), 1 - level)}, evidence
+
+
+def _weighed(observed: pd.DataFrame, level: float, within: float) -> Evidence | None:
+    """What the tests find, by year; None where no two years share a season."""
+    series, even = _series(observed), _series(observed, "even_")
+    if is_seasonal(series.years):
+        yearly, even_yearly = by_year(series), by_year(even)
+        if yearly is None or even_yearly is None:
+            return None
+        series, even = yearly, even_yearly
+    found = weigh(series, even, level=level, within=within, holds=_holds(observed))
+    factor = observed["join_factor"]
+    if (factor == 1).all():
+        return found
+    cleaned = {name: observed[name] / factor for name in ("total", "se", "even_se")}
+    return replace(found, without_joins=_weighed(observed.assign(**cleaned, join_factor=1.0), level, within))
 
 
 def _series(observed: pd.DataFrame, errors: str = "") -> Totals:
@@ -271,7 +294,7 @@ def _evidence_columns(evidence: Evidence) -> dict[str, Any]:
         "change_percent": 100 * evidence.change / totals[0] if totals[0] > 0 else math.nan,
         "change_se": evidence.se,
         "change_p": evidence.change_p,
-        "direction_p": evidence.p_value,
+        "direction_p": evidence.direction_p,
         "min_detectable_change": evidence.detectable,
         "persistent": evidence.persistent,
     }
@@ -313,6 +336,14 @@ def _background_slope(observed: pd.DataFrame, middles: NDArray[np.floating]) -> 
         return math.nan
     middles, background = _by_day(middles, background)
     return float(theilslopes(background, middles)[0])
+
+
+def _holds(observed: pd.DataFrame) -> bool:
+    """Whether the map sees the object on more than a few stray pixels, in some period; where it says nothing: True."""
+    if "object_area_ha" not in observed:
+        return True
+    area = observed["object_area_ha"].to_numpy(float)
+    return not bool(np.nanmax(area, initial=0) < _STRAY * observed["area_ha"].iloc[0]) or not np.isfinite(area).any()
 
 
 def _by_day(

@@ -43,6 +43,8 @@ class Evidence:
     """Of the interval that decides on `steady`: both its ends must lie within the margin."""
     margin: float
     """Change that still counts as none, objects."""
+    holds: bool
+    """The map sees the object somewhere in the unit, in some period."""
     step: Step | None
     line: Line | None
     p_value: float
@@ -53,9 +55,24 @@ class Evidence:
     """The strongest test has the sign of the change."""
     persistent: bool | None
     """The last two periods lie on one side of the first two."""
+    without_joins: Evidence | None = None
+    """The same after the steps are removed that units share where the input changed; None without such a step."""
+
+    @property
+    def direction_p(self) -> float:
+        """p of the strongest test; of the weaker evidence where a shared step at a join may be the sensor's."""
+        if self.without_joins is None:
+            return self.p_value
+        return max(self.p_value, self.without_joins.p_value)  # NaN only together
+
+    @property
+    def is_steady(self) -> bool:
+        """The interval of the change lies within the margin, and a change of that size would be seen."""
+        alone = abs(self.change) + self.half_width <= self.margin and self.detectable <= self.margin
+        return alone and (self.without_joins is None or self.without_joins.is_steady)
 
 
-def weigh(series: Totals, even: Totals, *, level: float, within: float) -> Evidence:
+def weigh(series: Totals, even: Totals, *, level: float, within: float, holds: bool = True) -> Evidence:
     """Test the totals of a unit.
 
     Parameters
@@ -68,6 +85,8 @@ def weigh(series: Totals, even: Totals, *, level: float, within: float) -> Evide
         Confidence of the tests.
     within
         Share of the first total within which a unit counts as steady.
+    holds
+        Whether the map sees the object in the unit at all.
     """
     n, totals = len(series.totals), series.totals
     last_first = between(n, 0, n - 1)
@@ -88,6 +107,7 @@ def weigh(series: Totals, even: Totals, *, level: float, within: float) -> Evide
         detectable=even.detectable(last_first, level),
         half_width=even.half_width(last_first, 2 * level - 1),  # two one-sided tests, each at `level`
         margin=within * float(base),
+        holds=holds,
         step=step,
         line=line,
         p_value=_of_strongest(strongest, n),
@@ -120,9 +140,14 @@ def _largest_by_chance(n: int) -> NDArray[np.float64]:
 
 def verdict(evidence: Evidence, q: float, *, alpha: float) -> tuple[str, str]:
     """(`rise`, `fall`, `steady` or `unclear`, the reason in words); `q` is the false discovery rate of its p."""
+    if not evidence.holds:
+        return (
+            UNCLEAR,
+            f"the map sees none there: its total of {evidence.series.totals[-1]:,.0f} is noise around nothing",
+        )
     if not math.isfinite(evidence.p_value):
         return UNCLEAR, f"changed by {_signed(evidence)}, but too few acquisitions tell how noisy that is"
-    if abs(evidence.change) + evidence.half_width <= evidence.margin and evidence.detectable <= evidence.margin:
+    if evidence.is_steady:
         return (
             STEADY,
             f"changed by {_signed(evidence)}{_share(evidence)}; a change of {evidence.detectable:,.0f} would be seen",
@@ -130,12 +155,15 @@ def verdict(evidence: Evidence, q: float, *, alpha: float) -> tuple[str, str]:
     if q > alpha:
         return UNCLEAR, (
             f"changed by {_signed(evidence)}{_share(evidence)}; "
-            f"a change of less than {evidence.detectable:,.0f} cannot be told from noise"
+            + (_at_joins(evidence) or f"a change of less than {evidence.detectable:,.0f} cannot be told from noise")
         )
     if not evidence.agrees or evidence.ends_p > 2 * alpha:  # a storm from which a unit has come back
         return UNCLEAR, f"went up and down: from first to last it changed by {_signed(evidence)}{_share(evidence)}"
     if abs(evidence.change) <= evidence.margin:
         return UNCLEAR, f"changed by {_signed(evidence)}{_share(evidence)}: too little to be called a rise or a fall"
+    cleaned = evidence.without_joins
+    if cleaned is not None and (cleaned.change * evidence.change <= 0 or abs(cleaned.change) <= cleaned.margin):
+        return UNCLEAR, f"changed by {_signed(evidence)}{_share(evidence)}; {_at_joins(evidence)}"
     way, did = (RISE, "rose") if evidence.change > 0 else (FALL, "fell")
     size = f"{did} by {abs(evidence.change):,.0f} +/- {evidence.se:,.0f}{_share(evidence)}"
     return way, size + _when(evidence, alpha) + (
@@ -155,6 +183,13 @@ def _when(evidence: Evidence, alpha: float) -> str:
         first, last = series.periods[step.earliest], series.periods[step.latest + 1]
         return f", most of it between {first} and {last}"
     return f", about {abs(line.per_year):,.0f} a year" if line.misfit < step.misfit else ", in more than one step"
+
+
+def _at_joins(evidence: Evidence) -> str:
+    """What is left of the change without the steps that may be the sensor's; empty where there is none."""
+    if evidence.without_joins is None:
+        return ""
+    return f"without the step that units share where the input changed: {evidence.without_joins.change:+,.0f}"
 
 
 def _flickers(evidence: Evidence) -> bool:

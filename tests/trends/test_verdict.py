@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from subpixmap.trends.change_points import find_step
-from subpixmap.trends.changes import Totals, even_noise, shared_noise
+from subpixmap.trends.changes import Totals, even_noise, noise_between_periods, relative_steps, shared_noise
 from subpixmap.trends.seasons import by_year
 from subpixmap.trends.unit_trends import follow
 from subpixmap.trends.verdict import weigh
@@ -108,13 +108,61 @@ def test_noise_is_shared_between_periods_only_where_they_are_alike() -> None:
     assert (zero == 0).all()
 
 
-def test_even_noise_is_what_years_differ_by() -> None:
+def test_noise_between_periods_is_what_calm_units_differ_by() -> None:
     rng = np.random.default_rng(4)
     values = 100 + rng.normal(0, 3, (60, 6)) + 5 * np.arange(6)  # years differ by 3; a steady growth is no noise
-    noise, n, alone = np.full((60, 6), 4.0), np.full((60, 6), 4), np.ones(60, bool)
-    assert even_noise(values, noise, n, alone)[0].mean() == pytest.approx(3, rel=0.15)
-    assert even_noise(values, noise * 100, n, alone)[0].mean() == pytest.approx(200)  # never less than half
-    assert even_noise(values[:2], noise[:2], n[:2], alone[:2])[0].mean() == pytest.approx(4)  # too few to tell
+    values[:20, 3:] += 80  # a third of the units change
+    noise, n = np.full((60, 6), 4.0), np.full((60, 6), 4)
+    se, freedom = even_noise(noise, n)
+    assert se.mean() == pytest.approx(4)
+    assert (freedom == 18).all()
+    steps = relative_steps(values, se)
+    assert len(steps) == 240
+    assert noise_between_periods(steps) == pytest.approx(0.75 * 1.25, rel=0.15)  # they add a quarter
+    assert noise_between_periods(steps / 100) == pytest.approx(0.4)  # never less than seasons explain
+    assert noise_between_periods(steps * 2) > 1.5  # what acquisitions of a year share adds to it
+    assert noise_between_periods(steps[:19]) == 1  # too few to tell
+
+
+def joined(catalogues: Any) -> Any:
+    """Inputs of a series from 2018 on."""
+    rows = [{"baselines": {"05.00": 1.0}, "satellites": {"S2A": 1.0}, "catalogues": {name: 1.0}} for name in catalogues]
+    return pd.DataFrame(rows).assign(
+        period=[str(2018 + i) for i in range(len(rows))], dark_reflectance=math.nan, offsets=None
+    )
+
+
+def test_a_step_that_units_share_where_the_catalogue_changes_is_no_rise() -> None:
+    rng = np.random.default_rng(8)
+    join = np.array([1, 1, 1, 1.1, 1.1, 1.1])
+    truth = {f"same{i}": rng.uniform(500, 5000) * join for i in range(40)}
+    truth |= {f"felled{i}": rng.uniform(500, 5000) * join * np.array([1, 1, 0.6, 0.6, 0.6, 0.6]) for i in range(8)}
+    truth |= {f"hidden{i}": rng.uniform(500, 5000) * join * np.linspace(1, 0.9, 6) for i in range(4)}
+    counts, series = country(truth, share=0.01, rng=rng)
+    known = follow(counts, series, inputs=joined(["old"] * 3 + ["new"] * 3)).trend.set_index("unit_id")
+    same = known[known.index.str.startswith("same")]
+    assert not same["direction"].isin(["rise", "fall"]).any()
+    assert (same["direction"] == "unclear").all()
+    assert same["because"].str.contains("without the step that units share where the input changed").all()
+    assert same["shared_step"].str.contains(r"input changed \(catalogue old -> new\)").all()
+    assert (known[known.index.str.startswith("felled")]["direction"] == "fall").all()
+    assert (known[known.index.str.startswith("hidden")]["direction"] != "steady").all()  # the join hides a loss of 10 %
+    # The same step without a change of the input may be an event: it is told, and named as a question.
+    event = follow(counts, series, inputs=joined(["old"] * 6)).trend.set_index("unit_id")
+    rises = event[event.index.str.startswith("same")]
+    assert (rises["direction"] == "rise").mean() > 0.6
+    assert rises["shared_step"].str.contains("a real event").all()
+    assert not rises["shared_step"].str.contains("input changed").any()
+
+
+def test_nothing_cannot_rise_or_fall() -> None:
+    counts, series = country({"none": [9.0, 9, 9, 1, 1, 1]} | {f"same{i}": [800.0] * 6 for i in range(9)},
+                             share=0.01, rng=np.random.default_rng(9))  # fmt: skip
+    area = np.where(counts["unit_id"] == "none", 0.02, 5.0)  # of 100 ha: two stray pixels
+    assert follow(counts, series).trend.iloc[0]["direction"] == "fall"
+    row = follow(counts.assign(object_area_ha=area), series).trend.iloc[0]
+    assert (row["direction"], row["because"]) == (
+        "unclear", "the map sees none there: its total of 1 is noise around nothing")  # fmt: skip
 
 
 def test_years_are_compared_in_the_seasons_that_all_have() -> None:
