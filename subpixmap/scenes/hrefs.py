@@ -122,6 +122,13 @@ def require_public(url: str, base: str) -> None:
         raise InputError(f"{redact(url)[:200]!r} is not opened: {host} leads to a private address")
 
 
+def require_public_address(address: str, host: str, base: str) -> None:
+    """Refuse a connection that stands, by the address at its other end; rules as of `require_public`."""
+    own = host_of(base)
+    if is_remote(base) and not (is_private(own) or leads_to_private(own)) and is_private(address):
+        raise InputError(f"{host} is not asked: it leads to {address}, a private address")
+
+
 def leads_to_private(host: str) -> bool:
     """Whether any address of a host name is private; False if it has no address."""
     try:

@@ -1,14 +1,24 @@
-"""HTTP to catalogues: retries with back-off, timeouts, and no way from a public catalogue to a private host."""
+"""HTTP to strangers: retries with back-off, limits of time and size, and no way from a public server to a private one.
+
+An answer is read by us, piece by piece: libraries unpack whatever comes, and wait for ever as long as a byte comes now
+and then. Every connection is looked at when it stands, as a name may lead elsewhere than a moment ago.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import threading
-from typing import TYPE_CHECKING, Any
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from subpixmap.errors import Incomplete, InputError
-from subpixmap.scenes.hrefs import redact, require_public, without_secrets
+from subpixmap.scenes.hrefs import redact, require_public, require_public_address, without_secrets
 from subpixmap.scenes.pins import Pin
 
 if TYPE_CHECKING:
@@ -21,19 +31,27 @@ CONNECT_RETRIES = 4
 BACKOFF_S = 1.0
 """Seconds before the first retry; doubled for each further one."""
 TIMEOUT_S = (10.0, 60.0)
-"""Seconds to connect, and to wait for an answer."""
-MAX_BYTES = 2**28
-"""Largest size of an answer."""
+"""Seconds to connect, and to wait for an answer, or for more of it."""
+ANSWER_S = 300.0
+"""Seconds from a request to the last byte of its answer."""
+MAX_BYTES = 2**26
+"""Largest size of an answer, unpacked."""
+MAX_VALUES = 4_000_000
+"""Most brackets and commas of an answer: each can become an object of some hundred bytes."""
+_ERROR_BYTES = 2**14  # of a page that says what is wrong
+_TRY_AGAIN = (429, 500, 502, 503, 504)
+_PIECE = 2**16
 
 _threads = threading.local()
+T = TypeVar("T")
 
 
 class SourceFailed(Incomplete):
     """A catalogue did not answer; run the same command to try again."""
 
 
-def guarded(session: Session, base: str, retries: int | None = None) -> Session:
-    """Add our retries to a session, and a guard for every request, redirects and links included.
+def guarded(session: Session, base: str, retries: int | None = None, most: int | None = None) -> Session:
+    """Add our retries and limits to a session, and a guard for every request, redirects and links included.
 
     Parameters
     ----------
@@ -43,31 +61,125 @@ def guarded(session: Session, base: str, retries: int | None = None) -> Session:
         URL that the user gave; private hosts may only be requested if this one is private.
     retries
         Retries of a request that fails, with back-off; `RETRIES` by default.
+    most
+        Largest size of an answer, unpacked; `MAX_BYTES` by default. Streamed answers are the caller's to limit.
     """
     from requests.adapters import HTTPAdapter
     from urllib3 import Retry
 
-    class Guarded(HTTPAdapter):
-        def send(self, request: Any, *args: Any, **options: Any) -> Any:
-            require_public(request.url, base)
-            return super().send(request, *args, **options)
+    total = RETRIES if retries is None else retries
+    connecting = Retry(total, connect=CONNECT_RETRIES, backoff_factor=BACKOFF_S, allowed_methods=None)
+    connecting.respect_retry_after_header = False  # answers are repeated here, because they are read here
+    asking = Retry(total, backoff_factor=BACKOFF_S, raise_on_status=False, retry_after_max=300)
 
-    retry = Retry(
-        total=RETRIES if retries is None else retries,
-        connect=CONNECT_RETRIES,
-        backoff_factor=BACKOFF_S,
-        status_forcelist=[429, 500, 502, 503, 504],
-        allowed_methods=None,  # POST too: a search changes nothing
-        raise_on_status=False,
-        retry_after_max=300,
-    )
+    class Guarded(HTTPAdapter):
+        def send(self, request: Any, stream: bool = False, *args: Any, **options: Any) -> Any:
+            require_public(request.url, base)
+            if not stream:
+                request.headers["Accept-Encoding"] = "gzip"
+            ask = partial(super().send, request, True, *args, **options)
+            again = asking
+            while True:
+                answer, raw = within(ANSWER_S, partial(_answered, ask, stream, most or MAX_BYTES), request.url)
+                if answer.status_code not in _TRY_AGAIN or not again.total:
+                    return answer
+                again = again.increment(request.method, request.url, response=raw)
+                again.sleep(raw)
+
     for scheme in ("http://", "https://"):
-        session.mount(scheme, Guarded(max_retries=retry))
+        adapter = Guarded(max_retries=connecting)
+        adapter.poolmanager.pool_classes_by_scheme = _pools(base)
+        session.mount(scheme, adapter)
     return session
 
 
+def _pools(base: str) -> dict[str, Any]:
+    """Pools of connections that refuse a private address at its other end, if the user gave a public URL."""
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+
+    class Plain(HTTPConnectionPool.ConnectionCls):  # type: ignore[name-defined, misc]
+        def connect(self) -> None:
+            super().connect()
+            require_public_address(self.sock.getpeername()[0], self.host, base)
+
+    class Encrypted(HTTPSConnectionPool.ConnectionCls):  # type: ignore[name-defined, misc]
+        def connect(self) -> None:
+            super().connect()
+            require_public_address(self.sock.getpeername()[0], self.host, base)
+
+    http, https = type("Http", (HTTPConnectionPool,), {}), type("Https", (HTTPSConnectionPool,), {})
+    http.ConnectionCls, https.ConnectionCls = Plain, Encrypted  # type: ignore[attr-defined]
+    return {"http": http, "https": https}
+
+
+def within(seconds: float, call: Callable[[], T], url: str) -> T:
+    """The result of a call; when it takes longer, its thread is left behind. Timeouts of sockets start at each byte."""
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return outcome.result(seconds)
+    except TimeoutError:
+        if outcome.done():
+            raise
+        raise SourceFailed(f"source {redact(url)[:200]} did not end its answer in {seconds:g} s") from None
+
+
+def _answered(ask: Callable[[], Any], stream: bool, most: int) -> tuple[Any, Any]:
+    """An answer with its content read, and what it was read from; a good one that is streamed is not read."""
+    answer = ask()
+    raw, until = answer.raw, time.monotonic() + ANSWER_S
+    where = f"source {redact(answer.url)[:200]}"
+    if answer.status_code < 300 and stream:
+        return answer, raw
+    try:
+        content = b"".join(_pieces(raw, most if answer.status_code < 300 else _ERROR_BYTES, until, where))
+    finally:
+        raw.close()
+    answer.raw = io.BytesIO(content)
+    if answer.status_code < 300 and (values := sum(map(content.count, (b"{", b"[", b",")))) > MAX_VALUES:
+        raise InputError(f"{where} is not STAC as it should be: its answer has {values} values, limit {MAX_VALUES}")
+    return answer, raw
+
+
+def _pieces(raw: Any, most: int, until: float, where: str) -> Any:
+    """The unpacked content of an answer, of which an error's is cut and other content is refused beyond `most`."""
+    encoding = raw.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", "", "gzip", "x-gzip"):
+        raise InputError(f"{where} answers in the encoding {encoding[:50]!r}, which it was not asked for")
+    unpack = zlib.decompressobj(zlib.MAX_WBITS | 16) if "gzip" in encoding else None
+    got = 0
+    while packed := raw.read1(_PIECE, decode_content=False):
+        while packed:
+            try:
+                piece = packed if unpack is None else unpack.decompress(packed, _PIECE)
+            except zlib.error as error:
+                raise SourceFailed(f"{where} sends damaged gzip ({error})") from None
+            packed = b"" if unpack is None else unpack.unconsumed_tail
+            got += len(piece)
+            yield piece
+            if got > most:
+                if most == _ERROR_BYTES:
+                    return
+                raise InputError(
+                    f"{where} is not STAC as it should be: an answer has more than {most} bytes; if it is yours, "
+                    "download it and give its path"
+                )
+        if time.monotonic() > until:
+            raise SourceFailed(f"{where} did not end its answer in {ANSWER_S:g} s")
+    missing = getattr(raw, "length_remaining", None)
+    if missing or (unpack is not None and got and not unpack.eof):
+        raise SourceFailed(f"{where} ended its answer before its end")
+
+
 def get_json(session: Session, url: str) -> dict[str, Any]:
-    """The JSON object at a URL.
+    """The JSON object at a URL; the session is `guarded`.
 
     Raises
     ------
@@ -77,19 +189,16 @@ def get_json(session: Session, url: str) -> dict[str, Any]:
         The URL does not exist or is refused, or the answer is not a JSON object.
     """
     from requests import RequestException
+    from urllib3.exceptions import HTTPError
 
     where = f"source {redact(url)[:200]}"
     try:
-        with session.get(url, timeout=TIMEOUT_S, stream=True) as answer:
-            if answer.status_code >= 400:
-                wrong = InputError if answer.status_code < 500 and answer.status_code != 429 else SourceFailed
-                raise wrong(f"{where} answered with HTTP {answer.status_code}")
-            text = b""
-            for part in answer.iter_content(2**20):
-                text += part
-                if len(text) > MAX_BYTES:
-                    raise InputError(f"{where} is not STAC: it has more than {MAX_BYTES} bytes")
-    except RequestException as error:
+        answer = session.get(url, timeout=TIMEOUT_S)
+        if answer.status_code >= 400:
+            wrong = InputError if answer.status_code < 500 and answer.status_code != 429 else SourceFailed
+            raise wrong(f"{where} answered with HTTP {answer.status_code}")
+        text = answer.content
+    except (RequestException, HTTPError) as error:
         reason = without_secrets(" ".join(str(error).split()))[:300]
         raise SourceFailed(f"{where} did not answer: {reason}") from None
     try:
@@ -136,13 +245,23 @@ def get_bytes(url: str, first: int, last: int, *, trusted: bool = False) -> tupl
         sessions[key] = requests.Session() if trusted else guarded(requests.Session(), url, retries=0)
     span = f"{first}-{last - 1}"
     wanted = {"Range": f"bytes={span}", "Accept-Encoding": "identity"}
-    with sessions[key].get(url, headers=wanted, timeout=TIMEOUT_S, stream=True) as answer:
-        answer.raise_for_status()
-        content, stated = answer.raw.read(last - first + 1), answer.headers.get("Content-Range", "")
-        size = re.fullmatch(rf"bytes {span}/(\d+)", stated.strip())
-        if answer.status_code != 206 or size is None or len(content) != last - first:
-            raise OSError(
-                f"the server does not send the part that is asked for: for bytes {span} it answers HTTP "
-                f"{answer.status_code} with Content-Range {stated[:80]!r} and {len(content)} bytes"
-            )
-        return content, Pin(int(size[1]), answer.headers.get("ETag"), answer.headers.get("Last-Modified"))
+    session, enough = sessions[key], last - first + 1
+
+    def part() -> Any:
+        with session.get(url, headers=wanted, timeout=TIMEOUT_S, stream=True) as answer:
+            answer.raise_for_status()
+            right = answer.status_code == 206
+            return answer, answer.raw.read(enough, decode_content=False) if right else b""
+
+    try:
+        answer, content = within(ANSWER_S, part, url)
+    except SourceFailed as error:
+        raise OSError(str(error)) from None
+    stated = answer.headers.get("Content-Range", "")
+    size = re.fullmatch(rf"bytes {span}/(\d+)", stated.strip())
+    if answer.status_code != 206 or size is None or len(content) != last - first:
+        raise OSError(
+            f"the server does not send the part that is asked for: for bytes {span} it answers HTTP "
+            f"{answer.status_code} with Content-Range {stated[:80]!r} and {len(content)} bytes"
+        )
+    return content, Pin(int(size[1]), answer.headers.get("ETag"), answer.headers.get("Last-Modified"))

@@ -7,6 +7,7 @@ noticed. Only what a bad answer raises is called a bad answer: a bug of ours sta
 from __future__ import annotations
 
 import calendar
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,12 +33,18 @@ PAGE_SIZES = (100, 20)
 """Items per page; the second size is used when the first fails."""
 MAX_PAGES = 500
 """Most pages of one search: more means that the paging of the catalogue is broken."""
+MAX_TIMES = 10
+"""Times the items that were asked for that a page may have."""
+PAGE_BYTES = 2**25
+"""Largest size of a page, unpacked; an item has 10 to 60 kB."""
+SEARCH_S = 1800.0
+"""Seconds for all pages of one search, of one UTM zone and month."""
 
 
 def search(
     url: str, collection: str, geometry: BaseGeometry, periods: Sequence[Period], *, today: date | None = None
-) -> list[dict[str, Any]]:
-    """Items of a collection, each id once, in the order of the answers.
+) -> Iterator[dict[str, Any]]:
+    """Items of a collection, each id once, in the order of the answers, as they come.
 
     Parameters
     ----------
@@ -60,14 +67,15 @@ def search(
         The URL is not a STAC API, or the API refuses the search.
     """
     client = _open(url)
-    items: dict[str, dict[str, Any]] = {}
+    seen: set[str] = set()
     spans = month_spans(periods, today or datetime.now(UTC).date())
     for bbox in zone_boxes(geometry):
         for first, last in spans:
             when = f"{first}T00:00:00Z/{last}T23:59:59.999Z"
             for item in _ask(client, url, collection, bbox, when):
-                items.setdefault(str(item.get("id")), item)
-    return list(items.values())
+                if (name := str(item.get("id"))) not in seen:
+                    seen.add(name)
+                    yield item
 
 
 def month_spans(periods: Sequence[Period], today: date) -> list[tuple[date, date]]:
@@ -105,7 +113,7 @@ def _open(url: str) -> Client:
     from pystac_client.stac_api_io import StacApiIO
 
     stac_io = StacApiIO()
-    guarded(stac_io.session, url)
+    guarded(stac_io.session, url, most=PAGE_BYTES)
     with _bad_answers_as(InputError, url):
         # The timeout goes to `open`: it replaces that of the StacApiIO.
         client = Client.open(url, stac_io=stac_io, timeout=http.TIMEOUT_S)
@@ -116,15 +124,15 @@ def _open(url: str) -> Client:
     return client
 
 
-def _ask(client: Client, url: str, collection: str, bbox: Box, when: str) -> list[dict[str, Any]]:
-    """All items of one search; repeated with smaller pages if it fails."""
+def _ask(client: Client, url: str, collection: str, bbox: Box, when: str) -> Iterator[dict[str, Any]]:
+    """All items of one search; begun again with smaller pages if it fails."""
     for size in PAGE_SIZES:
         try:
-            return list(_pages(client, url, collection, bbox, when, size))
+            yield from _pages(client, url, collection, bbox, when, size)
+            return
         except SourceFailed:
             if size == PAGE_SIZES[-1]:
                 raise
-    raise AssertionError("unreachable")
 
 
 def _pages(client: Client, url: str, collection: str, bbox: Box, when: str, size: int) -> Iterator[dict[str, Any]]:
@@ -132,6 +140,7 @@ def _pages(client: Client, url: str, collection: str, bbox: Box, when: str, size
         query = client.search(collections=[collection], bbox=bbox, datetime=when, limit=size, max_items=None)
         pages = query.pages_as_dicts()
     seen: set[str] = set()
+    until = time.monotonic() + SEARCH_S
     for number in count(1):
         with _bad_answers_as(SourceFailed, url):
             page = next(pages, None)
@@ -140,6 +149,10 @@ def _pages(client: Client, url: str, collection: str, bbox: Box, when: str, size
         items = page.get("features")
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise SourceFailed(f"source {redact(url)} did not return valid STAC: there is no list of features")
+        if len(items) > MAX_TIMES * size:
+            raise InputError(f"source {redact(url)} answers with {len(items)} items where {size} were asked for")
+        if time.monotonic() > until:
+            raise SourceFailed(f"source {redact(url)} did not end a search in {SEARCH_S:g} s ({number} pages)")
         new = [item for item in items if str(item.get("id")) not in seen]
         if (items and not new) or number > MAX_PAGES:
             raise SourceFailed(

@@ -6,8 +6,9 @@ fallback in the given order.
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,17 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError
+from subpixmap.machine import memory
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
 from subpixmap.scenes.hrefs import host_of, is_private, leads_to_private, redact, require_public, resolve
 from subpixmap.scenes.search import search
 from subpixmap.scenes.static import read_local, read_static
+
+MAX_ITEM_BYTES = 2**18
+"""Largest size of what is kept of an item, as JSON; 3 to 10 kB are usual."""
+TIMES_AS_OBJECTS = 12
+"""Memory of an item, of which the half may be used, over its size as JSON."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,9 @@ def find_by_source(
         )
     shapely.prepare(geometry)
     return {
-        name: [item for item in _ask(name, geometry, periods, collection) if _wanted(item, geometry, periods)]
+        name: list(
+            _bounded(item for item in _ask(name, geometry, periods, collection) if _wanted(item, geometry, periods))
+        )
         for name in sources
     }
 
@@ -141,12 +150,30 @@ def _ask(
     """Items of one source."""
     catalogue = CATALOGUES.get(source)
     if catalogue is None and Path(source).exists():
-        return [_absolute(item, base) for item, base in read_local(Path(source))]
+        return (_absolute(item, base) for item, base in read_local(Path(source)))
     if catalogue is None and urlsplit(source).path.endswith((".json", ".geojson")):
-        return [_absolute(item, base) for item, base in read_static(source)]
+        return (_absolute(item, base) for item, base in read_static(source))
     url = catalogue.url if catalogue else source
     name = collection or (catalogue.collection if catalogue else "sentinel-2-l2a")
-    return [_absolute(item, url.rstrip("/") + "/") for item in search(url, name, geometry, periods)]
+    return (_absolute(item, url.rstrip("/") + "/") for item in search(url, name, geometry, periods))
+
+
+def _bounded(items: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The items, until they would fill the memory of this machine."""
+    most, kept = memory() // TIMES_AS_OBJECTS, 0
+    for number, item in enumerate(items):
+        size = len(json.dumps(item, default=str))
+        kept += size
+        if size > MAX_ITEM_BYTES:
+            raise InputError(
+                f"item {str(item.get('id'))[:100]} has {size} bytes besides what is left out of it: no scene"
+            )
+        if kept > most:
+            raise InputError(
+                f"the catalogue's {number} items so far, and it has more, need more memory than this machine has: ask for "
+                "fewer years at a time"
+            )
+        yield item
 
 
 def _wanted(item: dict[str, Any], geometry: BaseGeometry, periods: Sequence[Period]) -> bool:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from subpixmap.errors import InputError
 from subpixmap.scenes.hrefs import is_remote, redact, resolve
-from subpixmap.scenes.http import get_json, guarded
+from subpixmap.scenes.http import MAX_BYTES as MAX_REMOTE_BYTES
+from subpixmap.scenes.http import SourceFailed, get_json, guarded
+
+if TYPE_CHECKING:
+    from requests import Session
 
 MAX_BYTES = 2**30
 """Largest size of a file."""
@@ -25,6 +30,12 @@ MAX_DEPTH = 40
 """Most levels of one catalogue."""
 THREADS = 8
 """Documents requested from a server at the same time."""
+AHEAD = 32
+"""Items requested from a server before the first of them is looked at."""
+ITEM_BYTES = 2**20
+"""Largest size of an item on a server; 10 to 60 kB are usual."""
+CATALOGUE_S = 4 * 3600.0
+"""Seconds for all documents of a catalogue on a server."""
 
 Read = Callable[[str], dict[str, Any]]
 
@@ -65,11 +76,15 @@ def read_static(where: str) -> Iterator[tuple[dict[str, Any], str]]:
     SourceFailed
         A server does not answer.
     """
-    read: Read = _read_file
+    read = read_item = _read_file
     if is_remote(where):
         import requests
 
-        read = partial(get_json, guarded(requests.Session(), where))
+        until = time.monotonic() + CATALOGUE_S
+        read, read_item = (
+            partial(_read_remote, guarded(requests.Session(), where, most=most), where, until)
+            for most in (MAX_REMOTE_BYTES, ITEM_BYTES)
+        )
     content = read(where)
     kind = content.get("type")
     if kind == "FeatureCollection" and isinstance(content.get("features"), list):
@@ -80,12 +95,12 @@ def read_static(where: str) -> Iterator[tuple[dict[str, Any], str]]:
     if kind == "Feature" and "assets" in content:
         return iter([(content, where)])
     if kind in ("Catalog", "Collection") or ("links" in content and "stac_version" in content):
-        return _walk(where, content, read, {where}, MAX_DEPTH)
+        return _walk(where, content, read, read_item, {where}, MAX_DEPTH)
     raise InputError(f"source {redact(where)} is not STAC: it is neither an ItemCollection, an item nor a catalogue")
 
 
 def _walk(
-    where: str, content: dict[str, Any], read: Read, seen: set[str], depth: int
+    where: str, content: dict[str, Any], read: Read, read_item: Read, seen: set[str], depth: int
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """Items of a static catalogue, before those of its children; each document is read once."""
     items, children = (_follow(where, content, rel, seen) for rel in ("item", "child"))
@@ -93,11 +108,13 @@ def _walk(
         raise InputError(f"source {redact(where)} has more than {MAX_DOCUMENTS} documents or {MAX_DEPTH} levels")
     if is_remote(where):
         with ThreadPoolExecutor(THREADS) as pool:
-            yield from zip(pool.map(read, items), items, strict=True)
+            for first in range(0, len(items), AHEAD):
+                some = items[first : first + AHEAD]
+                yield from zip(pool.map(read_item, some), some, strict=True)
     else:
-        yield from ((read(item), item) for item in items)
+        yield from ((read_item(item), item) for item in items)
     for child in children:
-        yield from _walk(child, read(child), read, seen, depth - 1)
+        yield from _walk(child, read(child), read, read_item, seen, depth - 1)
 
 
 def _follow(where: str, content: dict[str, Any], rel: str, seen: set[str]) -> list[str]:
@@ -111,6 +128,12 @@ def _follow(where: str, content: dict[str, Any], rel: str, seen: set[str]) -> li
                 seen.add(target)
                 targets.append(target)
     return targets
+
+
+def _read_remote(session: Session, catalogue: str, until: float, where: str) -> dict[str, Any]:
+    if time.monotonic() > until:
+        raise SourceFailed(f"source {redact(catalogue)} was not read to its end in {CATALOGUE_S:g} s")
+    return get_json(session, where)
 
 
 def _read_file(name: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(server: Any, **options: Any) -> Any:
-    return search(server.url, "s2", REGION, PERIODS, today=TODAY, **options)
+    return list(search(server.url, "s2", REGION, PERIODS, today=TODAY, **options))
 
 
 def test_all_items_are_found_once_in_small_questions() -> None:
@@ -197,7 +197,7 @@ def test_a_key_in_the_url_is_not_told() -> None:
         server.fault = lambda *_: (500, {}, b"failed for ?key=SECRETTOKEN")
         url = server.url.replace("http://", "http://user:SECRETTOKEN@") + "/?key=SECRETTOKEN"
         with pytest.raises(SourceFailed) as error:
-            search(url, "s2", REGION, PERIODS, today=TODAY)
+            list(search(url, "s2", REGION, PERIODS, today=TODAY))
         assert "SECRETTOKEN" not in str(error.value)
 
 
@@ -255,6 +255,6 @@ def test_where_no_server_is_one_is_told_soon(monkeypatch: pytest.MonkeyPatch, ca
     with stac_server.serve(ITEMS) as server:
         url = server.url
     with pytest.raises(SourceFailed, match=f"{url}.*Connection refused"):
-        search(url, "s2", REGION, PERIODS, today=TODAY)
+        list(search(url, "s2", REGION, PERIODS, today=TODAY))
     asked = [record for record in caplog.records if record.getMessage().startswith("Retrying")]
     assert len(asked) == http.CONNECT_RETRIES < http.RETRIES
