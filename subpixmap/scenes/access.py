@@ -23,6 +23,7 @@ from subpixmap.scenes.http import first_answer
 from subpixmap.scenes.items import Asset
 from subpixmap.scenes.pins import Pin
 from subpixmap.scenes.stores import version_of
+from subpixmap.scenes.tunnel import gdal_proxy
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -60,9 +61,8 @@ def gdal_path(href: str, *, renew: bool = False) -> str:
 def pin_of(asset: Asset, path: str | None = None) -> Pin | None:
     """The version of a file as it is now, asked for with one request; None for a store that cannot be asked.
 
-    The request also guards what GDAL opens: by now the host's name or a redirect may lead to a private host, and GDAL
-    follows redirects to any host and has no option against it. Object stores redirect only within themselves. A server
-    that answers GDAL differently is not noticed.
+    The request also says by name what `tunnel` would refuse: by now the host's name or a redirect may lead to a private
+    host. Object stores redirect only within themselves.
 
     Parameters
     ----------
@@ -100,14 +100,15 @@ def is_trusted(asset: Asset) -> bool:
     return asset.own_network or is_private(host_of(asset.href))
 
 
-def gdal_env(href: str, *, renew: bool = False) -> AbstractContextManager[Any]:
-    """The context in which an href is opened and read; with `renew`, GDAL forgets its cache of it, failures too."""
+def gdal_env(asset: Asset, *, renew: bool = False) -> AbstractContextManager[Any]:
+    """The context in which a file is opened and read; with `renew`, GDAL forgets its cache of it, failures too."""
     # A limit that the user has set, in the environment or around us, stays.
     limited = "GDAL_CACHEMAX" in os.environ or (hasenv() and "GDAL_CACHEMAX" in getenv())
     cache = {} if limited else {"GDAL_CACHEMAX": GDAL_CACHE_BYTES}
-    context: AbstractContextManager[Any] = rasterio.Env(
-        **cache, **(gdal_options(href, renew=renew) if is_remote(href) else {})
-    )
+    options = gdal_options(asset.href, renew=renew) if is_remote(asset.href) else {}
+    if urlsplit(asset.href).scheme in ("http", "https") and not is_trusted(asset):
+        options |= gdal_proxy()
+    context: AbstractContextManager[Any] = rasterio.Env(**cache, **options)
     return context
 
 

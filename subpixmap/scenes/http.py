@@ -96,20 +96,25 @@ def guarded(session: Session, base: str, retries: int | None = None, most: int |
 def _pools(base: str) -> dict[str, Any]:
     """Pools of connections that refuse a private address at its other end, if the user gave a public URL."""
     from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+    from urllib3.connection import HTTPConnection, HTTPSConnection
 
-    class Plain(HTTPConnectionPool.ConnectionCls):  # type: ignore[name-defined, misc]
+    class Plain(HTTPConnection):
         def connect(self) -> None:
             super().connect()
             require_public_address(self.sock.getpeername()[0], self.host, base)
 
-    class Encrypted(HTTPSConnectionPool.ConnectionCls):  # type: ignore[name-defined, misc]
+    class Encrypted(HTTPSConnection):
         def connect(self) -> None:
             super().connect()
             require_public_address(self.sock.getpeername()[0], self.host, base)
 
-    http, https = type("Http", (HTTPConnectionPool,), {}), type("Https", (HTTPSConnectionPool,), {})
-    http.ConnectionCls, https.ConnectionCls = Plain, Encrypted  # type: ignore[attr-defined]
-    return {"http": http, "https": https}
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class EncryptedPool(HTTPSConnectionPool):
+        ConnectionCls = Encrypted
+
+    return {"http": PlainPool, "https": EncryptedPool}
 
 
 def within(seconds: float, call: Callable[[], T], url: str) -> T:

@@ -31,6 +31,7 @@ from subpixmap.scenes.items import Asset, Item
 from subpixmap.scenes.pins import Changed, Pin, require_unchanged
 from subpixmap.scenes.radiometry import MOST_DN, Missing
 from subpixmap.scenes.ranges import Checked, needs_checks, open_checked
+from subpixmap.scenes.tunnel import refused_since
 
 OPEN_FILES = 256
 """Files kept open by one thread."""
@@ -133,9 +134,10 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
     remote = is_remote(asset.href)
     attempts = ATTEMPTS if remote else 1
     for attempt in range(attempts):
+        started = time.monotonic()
         renew = attempt > 0  # GDAL remembers failures: otherwise nothing would be requested again
         try:
-            with gdal_env(asset.href, renew=renew):
+            with gdal_env(asset, renew=renew):
                 opened = _opened(source, renew)
                 values = _read(opened, source, **where)
                 require_unchanged(asset.href, opened.version, pin_of(asset, opened.path))  # all that was read is of one
@@ -150,6 +152,10 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
             _forget(source)
             if remote:
                 _exchanged.add(asset.href)  # what GDAL has got of it may be of a version that is never read whole
+            if private := refused_since(started):
+                raise InputError(
+                    f"{redact(asset.href)} is not opened: its server leads to {private}, a private address"
+                ) from None
             if attempt + 1 == attempts:
                 reason = without_secrets(str(error))
                 raise ReadFailed(f"{redact(asset.href)} could not be read in {attempts} attempts: {reason}") from None
@@ -194,7 +200,7 @@ def _opened(source: _Source, renew: bool) -> _Open:
     path = gdal_path(asset.href, renew=renew)
     version = pin_of(asset, path)
     _require_known(asset, version)
-    with gdal_env(asset.href, renew=renew or asset.href in _exchanged):
+    with gdal_env(asset, renew=renew or asset.href in _exchanged):
         dataset = open_raster(asset.href, path)
     checked = None
     try:

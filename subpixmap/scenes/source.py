@@ -170,7 +170,7 @@ def _bounded(items: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             )
         if kept > most:
             raise InputError(
-                f"the catalogue's {number} items so far, and it has more, need more memory than this machine has: ask for "
+                f"the catalogue has more items than the memory of this machine can hold ({number} so far): ask for "
                 "fewer years at a time"
             )
         yield item
