@@ -12,9 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from subpixmap.errors import InputError
+from subpixmap.periods import Period
 
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 """Reflectance bands, in the order of wavelength number that all arrays use."""
@@ -368,3 +369,30 @@ def _first_band(asset: dict[str, Any]) -> dict[str, Any]:
 
 def _numbers(values: list[Any]) -> bool:
     return all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+
+
+class Product(NamedTuple):
+    """One product of a scene; where several have data, the greatest counts."""
+
+    baseline: str
+    id: str
+    raw: dict[str, Any]
+    period: Period
+
+    @property
+    def name(self) -> str:
+        """The product's own name, which catalogues share, or the item's."""
+        return str(properties(self.raw).get("s2:product_uri") or self.id).removesuffix(".SAFE")
+
+
+def newest(products: Sequence[Product]) -> list[Product]:
+    """The products of the newest baseline, each once: where a datastrip ends, a scene is cut into two products.
+
+    They are read in this order, and a later one only where the earlier ones have no data: the same scene twice costs
+    nothing.
+    """
+    newest = max(product.baseline for product in products)
+    by_name: dict[str, Product] = {}
+    for product in sorted((one for one in products if one.baseline == newest), key=lambda one: one.id, reverse=True):
+        by_name.setdefault(product.name, product)
+    return list(by_name.values())

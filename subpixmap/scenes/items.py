@@ -25,8 +25,8 @@ from subpixmap.files import path_of, write_atomic
 from subpixmap.grid import transformer
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
+from subpixmap.scenes.dialect import Product, newest
 from subpixmap.scenes.pins import Pin
-from subpixmap.scenes.products import Product, newest
 from subpixmap.scenes.radiometry import OffsetRule, decide_offset
 
 DarkCheck = Literal["agrees", "contradicts", "cannot say", "not checked"]

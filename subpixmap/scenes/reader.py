@@ -1,7 +1,7 @@
 """A Reader for stackstac: aligned window reads from files that stay open; errors stay errors.
 
-stackstac's own Reader warps whenever the grid is not exactly that of one file, and turns a missing file into no data.
-Here a window of the lattice is a window of the file: it is read unchanged and padded outside; a failed read raises.
+stackstac's own warps unless the grid is exactly that of one file, and turns a missing file into no data. Here a window
+of the lattice is a window of the file: it is read unchanged and padded outside; a failed read raises.
 """
 
 from __future__ import annotations
@@ -131,10 +131,9 @@ def read_overview(asset: Asset, shape: tuple[int, int], epsg: int, *, classes: b
 def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
     """Read from the open raster; a remote one that fails is opened anew and really requested again."""
     asset = source.asset
-    remote = is_remote(asset.href)
+    remote, started = is_remote(asset.href), time.monotonic()
     attempts = ATTEMPTS if remote else 1
     for attempt in range(attempts):
-        started = time.monotonic()
         renew = attempt > 0  # GDAL remembers failures: otherwise nothing would be requested again
         try:
             with gdal_env(asset, renew=renew):
@@ -153,12 +152,10 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
             if remote:
                 _exchanged.add(asset.href)  # what GDAL has got of it may be of a version that is never read whole
             if private := refused_since(started):
-                raise InputError(
-                    f"{redact(asset.href)} is not opened: its server leads to {private}, a private address"
-                ) from None
+                raise InputError(f"{redact(asset.href)} is not opened: it leads to {private}, a private host") from None
             if attempt + 1 == attempts:
-                reason = without_secrets(str(error))
-                raise ReadFailed(f"{redact(asset.href)} could not be read in {attempts} attempts: {reason}") from None
+                tried = f"{redact(asset.href)} could not be read in {attempts} attempts"
+                raise ReadFailed(f"{tried}: {without_secrets(str(error))}") from None
             time.sleep(BACKOFF_S * 2**attempt)
     raise AssertionError("unreachable")
 
@@ -280,12 +277,7 @@ def _forget(source: _Source) -> None:
 
 
 def check_header(
-    dataset: rasterio.DatasetReader,
-    asset: Asset,
-    epsg: int,
-    *,
-    classes: bool = False,
-    offset_dn: int | None = None,
+    dataset: rasterio.DatasetReader, asset: Asset, epsg: int, *, classes: bool = False, offset_dn: int | None = None
 ) -> None:
     """Refuse an item that contradicts the file's own header, and an absurd header."""
     where = redact(asset.href)
@@ -399,7 +391,7 @@ class AlignedReader:
         """Files stay open for the thread's next window."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__
+        return vars(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
