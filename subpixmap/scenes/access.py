@@ -87,7 +87,7 @@ def pin_of(asset: Asset, path: str | None = None) -> Pin | None:
         )
     path = path or gdal_path(asset.href)
     if not path.startswith("/vsicurl/"):
-        with gdal_env(asset.href):
+        with gdal_env(asset):
             return version_of(path)
     host, trusted = host_of(asset.href), is_trusted(asset)
     if not trusted and leads_to_private(host):
