@@ -1,6 +1,6 @@
 """Are the directions of mapped, simulated countries right? The check of docs/trends.md.
 
-    python workflows/mapped_trends.py worlds --seeds 301-320
+    python workflows/mapped_trends.py worlds --seeds 301-320 [--every quarter --overpasses 12]
 
 Simulates and maps a small country for every seed with the shipped model (what is there already is kept), follows its
 counts, and compares every direction with the truth: of units that change by more than 20 % and 500 objects, how many
@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from subpixmap import simulate_country
+from subpixmap.periods import Every
 from subpixmap.runfolder import RunFolder
 from subpixmap.simulate.recognise import truth_of
 from subpixmap.tables import REGION
@@ -32,7 +33,7 @@ CENTER = (119.506915, 10.498287)
 """Of a country of 2.4 km: it lies in a single chunk of the map."""
 
 
-def mapped(folder: Path, seed: int, *, size_km: float, years: str, overpasses: int) -> Path:
+def mapped(folder: Path, seed: int, *, size_km: float, years: str, overpasses: int, every: Every) -> Path:
     """The run folder of a simulated country, mapped and counted unless it is there."""
     country, out = folder / f"country-{seed}", folder / f"run-{seed}"
     first, last = (int(year) for year in years.split("-"))
@@ -132,10 +133,18 @@ def main() -> None:
     parser.add_argument("--size-km", type=float, default=2.4)
     parser.add_argument("--years", default="2018-2022")
     parser.add_argument("--overpasses", type=int, default=4)
+    parser.add_argument("--every", choices=("year", "quarter", "month"), default="year")
     options = parser.parse_args()
     tables = []
     for seed in options.seeds:
-        out = mapped(options.folder, seed, size_km=options.size_km, years=options.years, overpasses=options.overpasses)
+        out = mapped(
+            options.folder,
+            seed,
+            size_km=options.size_km,
+            years=options.years,
+            overpasses=options.overpasses,
+            every=options.every,
+        )
         tables.append(judged(out).assign(seed=seed))
         print(f"{seed}: {dict(Counter(tables[-1]['direction']))}", flush=True)
     for what, (n, of) in score(pd.concat(tables)).items():

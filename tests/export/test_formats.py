@@ -193,3 +193,16 @@ def test_the_dictionary_is_a_data_package_of_the_csv_files(counted: Any, tmp_pat
                 cells.astype(float)
             elif field["type"] == "boolean":
                 assert set(cells) <= {*field["trueValues"], *field["falseValues"]}
+
+
+def test_a_validator_of_data_packages_accepts_the_tables(counted: Any, tmp_path: Path) -> None:
+    from frictionless import validate
+
+    export_run(RunFolder.open(counted), "csv", to=tmp_path)
+    report = validate(str(tmp_path / "tables.json"), type="package")
+    assert report.valid, report.flatten(["title", "note"])
+    assert [task.name for task in report.tasks] == ["counts", "trend", "changes"]
+    assert all(task.stats["rows"] for task in report.tasks)
+    text = (tmp_path / "trend.csv").read_text(encoding="utf-8")
+    (tmp_path / "trend.csv").write_text(text.replace('"count"', '"count","too many"', 1), encoding="utf-8")
+    assert not validate(str(tmp_path / "tables.json"), type="package").valid  # it can fail

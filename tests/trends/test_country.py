@@ -14,7 +14,7 @@ from subpixmap.counts.count import count_blocks
 from subpixmap.counts.units import cells_of
 from subpixmap.grid import Block, Lattice
 from subpixmap.mapping.ledger import cell_sums
-from subpixmap.periods import Period
+from subpixmap.periods import Period, make_periods
 from subpixmap.trends.slopes import theil_sen
 from subpixmap.trends.unit_trends import trend
 from tests.helpers.map_blocks import ZONE51, facts, frame, map_block
@@ -24,12 +24,14 @@ PERIODS = tuple(Period(str(year), date(year, 1, 1), date(year, 12, 31)) for year
 ACQUISITIONS = 6
 
 
-def observed(rng: Any, truth: Any, *, cloud: Any, error: Any, pixel_error: Any) -> Any:
+def observed(
+    rng: Any, truth: Any, *, cloud: Any, error: Any, pixel_error: Any, acquisitions: int = ACQUISITIONS
+) -> Any:
     """A period's count, and what the ledger keeps of it, as a map makes them: a mean over clear acquisitions, each with
     an error that all its pixels share and one of each pixel's own. `cloud` (y, x) is the chance of being covered."""
-    shape = (ACQUISITIONS, *truth.shape)
-    seen = rng.random((ACQUISITIONS, truth.shape[0] // 8, truth.shape[1] // 8)).repeat(8, 1).repeat(8, 2) >= cloud
-    shared = 1 + rng.normal(0, error, (ACQUISITIONS, 1, 1))
+    shape = (acquisitions, *truth.shape)
+    seen = rng.random((acquisitions, truth.shape[0] // 8, truth.shape[1] // 8)).repeat(8, 1).repeat(8, 2) >= cloud
+    shared = 1 + rng.normal(0, error, (acquisitions, 1, 1))
     each = np.where(seen, truth * shared + rng.normal(0, pixel_error, shape), 0)
     n = seen.sum(axis=0)
     count = np.where(n > 0, each.sum(axis=0) / np.maximum(n, 1), np.nan)
@@ -37,17 +39,25 @@ def observed(rng: Any, truth: Any, *, cloud: Any, error: Any, pixel_error: Any) 
         "observed_px": cell_sums((n > 0).astype(np.int32)),
         "acquisition_observed_px": cell_sums(seen.astype(np.int32)),
         "acquisition_total": cell_sums(each[:, None]),
-        "acquisitions": [f"a{i}" for i in range(ACQUISITIONS)],
+        "acquisitions": [f"a{i}" for i in range(acquisitions)],
     }
     return count[None], cells
 
 
-def mapped(rng: Any, block: Any, truths: Any, clouds: Any, *, error: float = 0.02, pixel_error: float = 0.05) -> Any:
-    found = [
-        observed(rng, truth, cloud=cloud, error=error, pixel_error=pixel_error)
-        for truth, cloud in zip(truths, clouds, strict=True)
-    ]
-    labels = [period.label for period in PERIODS]
+def mapped(
+    rng: Any,
+    block: Any,
+    truths: Any,
+    clouds: Any,
+    *,
+    error: float = 0.02,
+    pixel_error: float = 0.05,
+    periods: Any = PERIODS,
+    acquisitions: int = ACQUISITIONS,
+) -> Any:
+    noise: dict[str, Any] = {"error": error, "pixel_error": pixel_error, "acquisitions": acquisitions}
+    found = [observed(rng, truth, cloud=cloud, **noise) for truth, cloud in zip(truths, clouds, strict=True)]
+    labels = [period.label for period in periods]
     counts = dict(zip(labels, [count for count, _ in found], strict=True))
     return map_block(block, counts, cells=dict(zip(labels, [cells for _, cells in found], strict=True)))
 
@@ -109,9 +119,14 @@ def test_known_trends_are_recovered_with_the_right_sign(country: Any) -> None:
     plain = {unit: slopes[unit] / known.loc[unit].mean() for unit in known.index if known.loc[unit].mean() > 100}
     clear = [unit for unit, share in plain.items() if abs(share) > 0.02]
     assert len(clear) >= 3  # units whose palms change by more than 2 % a year
-    assert {np.sign(slopes[unit]) for unit in clear} <= {-1, 1}
     for unit in clear:
         assert np.sign(table.loc[unit, "slope_per_year"]) == np.sign(slopes[unit]), unit
+    change = known.iloc[:, -1] - known.iloc[:, 0]
+    told = {unit: 1 if table.loc[unit, "direction"] == "rise" else -1 for unit in known.index
+            if table.loc[unit, "direction"] in ("rise", "fall")}  # fmt: skip
+    assert len(told) >= 3
+    for unit, sign in told.items():
+        assert sign == np.sign(change[unit]), unit
     found = table.loc[list(plain), "slope_per_year"].to_numpy(float)
     assert np.corrcoef(found, [slopes[unit] for unit in plain])[0, 1] > 0.9
 
@@ -140,8 +155,42 @@ def test_no_change_under_unequal_clouds_raises_false_alarms_at_the_stated_rate_o
     assert table["trend_significant"].mean() <= 0.01
     assert (table["change_p"] <= 0.05).mean() <= 0.08  # the t test of first against last, at 5 %
     assert (table["change_q"] <= 0.05).mean() <= 0.02
+    assert table["direction"].isin(["rise", "fall"]).mean() <= 0.05
     # The check can fail: the totals that each year saw raise the alarm everywhere.
     assert (wrong["p_value"] <= 0.05).mean() > 0.5
+
+
+@pytest.mark.parametrize(("every", "n", "acquisitions"), [("quarter", 4, 3), ("month", 12, 2)])
+def test_quarters_and_months_are_followed_without_their_season(every: Any, n: int, acquisitions: int) -> None:
+    """Twelve overpasses a year or more; the map sees 30 % more in one season and 30 % less in another."""
+    rng = np.random.default_rng(23)
+    block = Block(ZONE51, 3268, 116, 256)
+    periods = tuple(make_periods("2018-2020", every))
+    assert len(periods) == 3 * n
+    palms = np.where(rng.random((64, 64)) < 0.4, 0.8, 0.0).repeat(4, 0).repeat(4, 1)
+    felled = np.where(np.arange(256)[:, None] < 64, 0.6, 1.0)  # the four units in the north, at the end of 2019
+    truths = [
+        palms * (1 + 0.3 * np.sin(2 * np.pi * i / n)) * (felled if period.start.year == 2020 else 1)
+        for i, period in enumerate(periods)
+    ]
+    clear = [np.zeros((256, 256))] * len(periods)  # only what all periods saw is compared
+    made = mapped(rng, block, truths, clear, periods=periods, acquisitions=acquisitions)
+    counted = count_blocks([made], frame(squares(block, 64)), facts(periods), size=256)
+    table = trend(counted.table, counted.series)
+    assert len(table) == 16
+    north, rest = table.iloc[:4], table.iloc[4:]
+    assert (table["first_period"] == "2018").all()
+    assert (table["last_period"] == "2020").all()
+    assert (north["direction"] == "fall").all()
+    assert north["change_percent"].to_numpy(float) == pytest.approx(-40, abs=4)
+    assert (north["step_from"] == "2019").all()
+    assert not rest["direction"].isin(["rise", "fall"]).any()
+    assert rest["change_percent"].to_numpy(float) == pytest.approx(0, abs=4)
+    assert (table["p_method"] == "seasonal").all()
+    # The check can fail: single periods differ by their season.
+    wide = counted.series.pivot(index="unit_id", columns="period", values="common_total")
+    autumn, spring = periods[3 * n // 4].label, periods[n // 4].label
+    assert (wide[autumn] / wide[spring] < 0.7).all()
 
 
 def test_intervals_of_a_table_hold_the_true_slopes_in_90_to_99_percent() -> None:
