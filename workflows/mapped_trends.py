@@ -44,7 +44,9 @@ def mapped(folder: Path, seed: int, *, size_km: float, years: str, overpasses: i
     if not (out / "counts.parquet").is_file():
         region, units, source = (country / name for name in ("region.geojson", "admin.parquet", "catalog.json"))
         plan(
-            Request(region=str(region), years=years, out=out, source=(str(source),), admin=units, quiet=True, yes=True)
+            Request(
+                region=str(region), years=years, out=out, every=every, source=(str(source),), admin=units, quiet=True
+            )
         )
         map_planned(out, workers=0, quiet=True)
         count(out, workers=0, quiet=True)
