@@ -24,6 +24,7 @@ from subpixmap.mapping.plan import Plan
 from subpixmap.mapping.schema import (
     ARRAYS,
     COORDINATES,
+    GRID_MAPPING,
     N_OBS,
     PACKING,
     ZARR_FORMAT,
@@ -62,7 +63,7 @@ def rebuild_metadata(out: Path, plan: Plan) -> None:
     order = {}
     for epsg in plan.zones:
         with contextlib.suppress(VerificationFailed, OSError):  # damaged: that is why we are here
-            labels = list(read_zone(path, epsg).labels)
+            labels = _read_labels(path, epsg)
             if set(labels) <= {period.label for period in plan.periods}:
                 order[epsg] = labels
     for file in metadata_files(out):
@@ -99,6 +100,8 @@ def require_readable(out: Path, plan: Plan, epsg: int) -> None:
         # A run that was killed between lengthening the arrays and naming the periods has longer ones.
         if layout != expected or not n <= n_periods <= max(n, len(plan.periods)):
             raise _damaged_metadata(path, epsg, f"{name} is laid out as {layout}, its plan says {expected}")
+    if there.objects != plan.objects:
+        raise _damaged_metadata(path, epsg, f"its objects are {there.objects}, its plan says {plan.objects}")
     for name, values, stored in zip("xy", zone.lattice.coords(zone.extent), (there.x, there.y), strict=True):
         if not np.array_equal(stored, values):
             raise _damaged_metadata(path, epsg, f"coordinate {name} is not that of the plan")
@@ -112,6 +115,7 @@ class ZoneMetadata:
     """Window of the lattice: row, column, height, width."""
     labels: tuple[str, ...]
     """Periods in the order of the map."""
+    objects: tuple[str, ...]
     shapes: Mapping[str, tuple[int, ...]]
     """Array -> shape."""
     layouts: Mapping[str, tuple[Any, ...]]
@@ -124,11 +128,14 @@ class ZoneMetadata:
 def read_zone(path: Path, epsg: int) -> ZoneMetadata:
     """The metadata of a zone that is whole; VerificationFailed where it is not.
 
+    What only other readers and the next run look at, the group above the zones and the CRS, has to be whole as well.
     Only calls of Zarr stand under its errors, so that a mistake of ours is never taken for damage.
     """
     store = zarr_store(path)
     with _zarr_damage(path, epsg):
+        zarr.open_group(store, mode="r", zarr_format=ZARR_FORMAT, use_consolidated=False)
         group = zarr.open_group(store, path=str(epsg), mode="r", zarr_format=ZARR_FORMAT, use_consolidated=False)
+        dict(group[GRID_MAPPING].attrs)
         arrays: dict[str, Any] = {name: group[name] for name in ARRAYS}
         place: Any = tuple(group.attrs["lattice_window"])  # type: ignore[arg-type]
         shapes = {name: array.shape for name, array in arrays.items()}
@@ -141,8 +148,16 @@ def read_zone(path: Path, epsg: int) -> ZoneMetadata:
             )
             for name, array in arrays.items()
         }
-        x, y, periods = (np.asarray(group[name][:]) for name in ("x", "y", "period"))  # type: ignore[index]
-    return ZoneMetadata(place, tuple(labels_in(periods)), shapes, layouts, x, y)
+        x, y, objects, periods = (np.asarray(group[name][:]) for name in COORDINATES)  # type: ignore[index]
+    return ZoneMetadata(place, tuple(labels_in(periods)), tuple(map(str, objects)), shapes, layouts, x, y)
+
+
+def _read_labels(path: Path, epsg: int) -> list[str]:
+    """Periods in the order of the map, whatever else of it is damaged."""
+    with _zarr_damage(path, epsg):
+        array: Any = zarr.open_array(zarr_store(path / str(epsg) / "period"), mode="r", zarr_format=ZARR_FORMAT)
+        periods = np.asarray(array[:])
+    return labels_in(periods)
 
 
 def _read_present(path: Path, epsg: int) -> None:
@@ -154,7 +169,7 @@ def _read_present(path: Path, epsg: int) -> None:
             return
         group: Any = root[str(epsg)]
         dict(group.attrs)
-        for name in (*ARRAYS, *COORDINATES):
+        for name in (*ARRAYS, *COORDINATES, GRID_MAPPING):
             if name in group:
                 array = group[name]
                 if name in COORDINATES:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from subpixmap.errors import VerificationFailed
-from subpixmap.mapping.metadata import create_map, require_readable
+from subpixmap.mapping.metadata import create_map, metadata_files, read_zone, require_readable
 from subpixmap.mapping.plan import Plan
+from subpixmap.mapping.run import map_region
 from subpixmap.mapping.schema import ARRAYS
+from subpixmap.mapping.verify import take_back, verify
 from subpixmap.model.mean import Accumulator
 from subpixmap.runpaths import MAP
 from tests.helpers.mapping_data import raising, tiny
@@ -29,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
 
 
 def metadata(out: Path) -> list[Path]:
-    return sorted(path for path in (out / MAP / str(ZONE)).rglob("*") if path.is_file())
+    return sorted(path for path in (out / MAP).rglob("*") if path.is_file())
 
 
 def mutations(value: Any) -> Iterator[Any]:
@@ -54,17 +56,49 @@ def test_damaged_metadata_are_named_and_raise_nothing_else(made: tuple[Path, Pla
         if path.name == "zarr.json":
             raw = json.loads(good)
             raw.pop("consolidated_metadata", None)
-            bad += [json.dumps(one).encode() for one in draw.sample(list(mutations(raw)), 30)]
+            others = list(mutations(raw))
+            bad += [json.dumps(one).encode() for one in draw.sample(others, min(30, len(others)))]
         for data in bad:
             path.write_bytes(data)
             with contextlib.suppress(VerificationFailed):  # what changes no meaning may pass
                 require_readable(out, plan, ZONE)
-        path.write_bytes(b"not JSON")
-        if "spatial_ref" not in path.parts and "object" not in path.parts:
-            with pytest.raises(VerificationFailed):
+        for data in (b"not JSON", b"", good[: len(good) // 2]):
+            path.write_bytes(data)
+            with pytest.raises(VerificationFailed, match=str(ZONE)):
                 require_readable(out, plan, ZONE)
         path.write_bytes(good)
     require_readable(out, plan, ZONE)
+
+
+def test_metadata_that_no_manifest_vouches_for_are_named_and_made_anew(tmp_path: Path) -> None:
+    """A run that was ended before its manifest: what the next run cannot read, `verify` has to find."""
+    made = tiny(tmp_path / "scenes", dates=1, years="2021", region_px=(90, 90))
+    out = tmp_path / "run"
+    map_region(out, made.plan(), made.items, made.model, workers=0)
+    assert not (out / "manifest.json").exists()
+    for path in metadata_files(out):
+        good, records = path.read_bytes(), sorted((out / "ledger").iterdir())
+        path.write_bytes(good[: len(good) // 2])
+        damaged = verify(out).damaged
+        assert damaged, path
+        with pytest.raises(VerificationFailed, match="verify --repair"):
+            map_region(out, made.plan(), made.items, made.model, workers=0)
+        assert take_back(out, damaged) == []
+        assert sorted((out / "ledger").iterdir()) == records
+        assert path.read_bytes() == good
+        assert not verify(out).damaged
+
+
+def test_a_repair_keeps_the_order_in_which_periods_were_added(tmp_path: Path) -> None:
+    made = tiny(tmp_path / "scenes", dates=1, region_px=(90, 90))
+    out = tmp_path / "run"
+    for years in ("2022", "2021"):
+        one = made.years(years)
+        map_region(out, one.plan(), made.items, made.model, workers=0)
+    (out / MAP / "zarr.json").write_bytes(b"")
+    assert take_back(out, verify(out).damaged) == []
+    assert read_zone(out / MAP, ZONE).labels == ("2022", "2021")
+    assert not verify(out).damaged
 
 
 def test_a_new_period_is_not_added_to_a_damaged_map(made: tuple[Path, Plan]) -> None:
