@@ -1,22 +1,78 @@
-"""Progress on stderr: a live bar on a terminal, plain lines with rate and time left elsewhere."""
+"""Progress on stderr: a live bar on a terminal, plain lines with rate and time left elsewhere.
+
+A command that is not quiet says `with shown():`; what it calls then shows its long loops by `track`. In Python the same
+functions are silent, unless the caller says `with shown():` as well.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
 
 _LINE_EVERY_S = 10.0
+_WORTH_A_LINE_S = 3.0
+"""Loops that end sooner say nothing."""
+_shown: ContextVar[bool] = ContextVar("shown", default=False)
+
+
+@contextlib.contextmanager
+def shown(quiet: bool = False) -> Iterator[None]:
+    """Show the loops of `track` in here; with `quiet`, do not."""
+    token = _shown.set(not quiet)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def track(pieces: Iterable[T], title: str, unit: str, *, total: int | None = None) -> Iterator[T]:
+    """The pieces, one by one, with progress on stderr where it is shown; a loop of a few seconds says nothing.
+
+    Parameters
+    ----------
+    pieces
+        What is worked on.
+    title, unit
+        What is done, in a few words, and what a piece is called, plural.
+    total
+        Number of pieces; asked of the pieces themselves when not given.
+    """
+    number = total if total is not None else len(pieces) if isinstance(pieces, Sequence) else 0
+    with counter(title, number, unit) as bar:
+        for done, piece in enumerate(pieces):
+            yield piece
+            bar.update(done + 1)
+
+
+def counter(title: str, total: int, unit: str) -> Progress:
+    """As `track`, for work that is no simple loop: call `update` of what it returns."""
+    return Progress(title, total, unit, quiet=not _shown.get(), patient=True)
+
+
+def duration(seconds: float) -> str:
+    """A span of time for people: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"
 
 
 class Progress:
-    """Counts finished pieces of work; a context manager.
+    """Counts finished pieces of work; a context manager. Of two inside each other, the outer one is shown.
 
     Parameters
     ----------
     title
-        What is done, one word.
+        What is done, in a few words.
     total
         Pieces of work.
     unit
@@ -25,56 +81,87 @@ class Progress:
         Pieces that were finished earlier (a resumed run); they do not count for the rate.
     quiet
         Show nothing.
+    patient
+        Show nothing either if it ends within a few seconds.
     """
 
-    def __init__(self, title: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> None:
-        self.title, self.total, self.unit, self.quiet = title, total, unit, quiet
+    _outermost: Progress | None = None
+
+    def __init__(
+        self, title: str, total: int, unit: str, *, done: int = 0, quiet: bool = False, patient: bool = False
+    ) -> None:
+        self.title, self.total, self.unit, self.quiet, self.patient = title, total, unit, quiet, patient
         self.first = self.done = done
         self.started = self.last_line = time.monotonic()
+        self._said = False
         self._bar: Any = None
         self._task: Any = None
+        self._alarm: threading.Timer | None = None
 
     def __enter__(self) -> Self:
-        if not self.quiet and sys.stderr.isatty():
-            from rich import progress as rp
-            from rich.console import Console
-
-            self._bar = rp.Progress(
-                rp.TextColumn("{task.description}"),
-                rp.BarColumn(),
-                rp.TextColumn(f"{{task.completed}}/{{task.total}} {self.unit}"),
-                rp.TextColumn("{task.fields[note]}"),
-                rp.TimeElapsedColumn(),
-                rp.TextColumn("left"),
-                rp.TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, note="")
-        elif not self.quiet and self.done:
+        self.quiet = self.quiet or Progress._outermost is not None
+        if self.quiet:
+            return self
+        Progress._outermost = self
+        if sys.stderr.isatty():
+            self._start_bar()
+        elif self.patient:
+            self._alarm = threading.Timer(_WORTH_A_LINE_S, self._say)
+            self._alarm.daemon = True
+            self._alarm.start()
+        elif self.done:
             self._print(f"{self.done} of {self.total} {self.unit} are done already")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._bar is not None:
             self._bar.stop()
+        if Progress._outermost is self:
+            Progress._outermost = None
 
     def update(self, done: int, total: int | None = None, *, note: str = "") -> None:
         """Say that `done` pieces (of a total that became known) are finished, with a short note."""
         self.done, self.total = done, total or self.total
         now = time.monotonic()
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=self.total, note=note)
-        elif not self.quiet and (now - self.last_line >= _LINE_EVERY_S or done >= self.total):
-            self.last_line = now
-            rate = (done - self.first) / max(now - self.started, 1e-9)
-            left = (
-                f"{(self.total - done) / rate:.0f} s left"
-                if rate and done < self.total
-                else f"{now - self.started:.0f} s"
-            )
-            percent = 100 * done / max(self.total, 1)
-            self._print(f"{done}/{self.total} {self.unit}  {percent:.0f} %  {rate:.2g}/s  {left}  {note}".rstrip())
+            self._bar.update(self._task, completed=done, total=self.total or None, note=note)
+        elif not self.quiet and (now - self.last_line >= _LINE_EVERY_S or done >= self.total > 0):
+            if not self.patient or self._said or now - self.started >= _WORTH_A_LINE_S:
+                self._say(note)
+
+    def step(self) -> None:
+        """One more piece is finished."""
+        self.update(self.done + 1)
+
+    def _say(self, note: str = "") -> None:
+        """One line on how far it is."""
+        self._said, self.last_line = True, time.monotonic()
+        passed = self.last_line - self.started
+        rate = (self.done - self.first) / max(passed, 1e-9)
+        of = f"/{self.total} {self.unit}  {100 * self.done / self.total:.0f} %" if self.total else f" {self.unit}"
+        left = f"{duration((self.total - self.done) / rate)} left" if rate and self.done < self.total else ""
+        speed = f"  {rate:.2g}/s" if rate else ""
+        self._print(f"{self.done}{of}{speed}  {left or duration(passed)}  {note}".rstrip())
+
+    def _start_bar(self) -> None:
+        from rich import progress as rp
+        from rich.console import Console
+
+        self._bar = rp.Progress(
+            rp.TextColumn("{task.description}"),
+            rp.BarColumn(),
+            rp.TextColumn("{task.completed:.0f}" + (f"/{{task.total:.0f}} {self.unit}" if self.total else self.unit)),
+            rp.TextColumn("{task.fields[note]}"),
+            rp.TimeElapsedColumn(),
+            rp.TextColumn("left"),
+            rp.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=self.patient,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(self.title, total=self.total or None, completed=self.done, note="")
 
     def _print(self, text: str) -> None:
         print(f"{self.title}: {text}", file=sys.stderr, flush=True)

@@ -20,6 +20,7 @@ from typer.core import TyperCommand
 
 from subpixmap.errors import InputError
 from subpixmap.files import path_of
+from subpixmap.progress import shown
 from subpixmap.training.config import TrainConfig
 from subpixmap.verbs.request import DEFAULT_SOURCE, Labelling, Request, Shape
 
@@ -47,9 +48,11 @@ def in_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def call(**values: Any) -> None:
+        quiet = bool(values.get("quiet"))
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
-        command(**values)
+        with shown(quiet):
+            command(**values)
 
     # An option without a default has to be given; in a signature such parameters come first.
     parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
@@ -310,7 +313,9 @@ class SamplingOptions:
 class TrainingOptions:
     """How a network is trained; what is None is left to the recipe."""
 
-    steps: Annotated[int | None, Option(help="training steps  [default: the recipe's]")] = None
+    steps: Annotated[
+        int | None, Option(min=1, help="training steps  [default: by the labelled land, 1500 to 10500]")
+    ] = None
     members: Annotated[int, Option(help="networks trained apart; the model predicts their mean")] = TrainConfig.members
     turns: Annotated[bool, Option("--turns", help="predict the mean over turns and mirrors (8 times the cost)")] = (
         TrainConfig.turns
@@ -335,7 +340,7 @@ class TrainingOptions:
         """The recipe with what was asked for; a short training also warms up for a shorter time."""
         asked = {name: value for name, value in vars(self).items() if value is not None}
         config = dataclasses.replace(recipe, seed=seed, **asked)
-        return dataclasses.replace(config, warmup=min(config.warmup, max(1, config.steps // 5)))
+        return config.for_land(0) if config.steps else config
 
 
 @dataclass(frozen=True, kw_only=True)

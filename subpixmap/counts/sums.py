@@ -29,6 +29,7 @@ from subpixmap.counts.units import Ground, Units, cells_of, clipped
 from subpixmap.errors import VerificationFailed
 from subpixmap.grid import Lattice, Window
 from subpixmap.mapping.quantise import STEP, is_known, step_of
+from subpixmap.progress import track
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -126,7 +127,8 @@ def sum_blocks(
         for block in blocks
         for at, polygons in [by_block.take(block.lattice, block.window)]
     )
-    for at, part in _in_order(partial(block_sums, facts=facts), calls, client):
+    parts = _in_order(partial(block_sums, facts=facts), calls, client)
+    for at, part in track(parts, "count", "blocks"):
         sums.add(np.append(at, n + np.arange(EXTRA)), part)
     sums.area[:n] += by_block.rest(facts.resolution)
     return sums

@@ -27,6 +27,7 @@ from subpixmap.counts.units import Units
 from subpixmap.errors import InputError
 from subpixmap.grid import Lattice, Window, owned, project, transformer, utm_epsg
 from subpixmap.mapping.quantise import is_known, step_of
+from subpixmap.progress import track
 
 _CELL_ID = re.compile(r"(\d{5})-p(\d+)-r(-?\d+)-c(-?\d+)")
 SEEN = 0.25
@@ -200,7 +201,7 @@ def frame_cells(
     find = _UnitFinder(units)
     grids: dict[int, CellGrid] = {}
     parts = []
-    for block in blocks:
+    for block in track(blocks, "read the map", "blocks"):
         grid = grids.setdefault(block.lattice.epsg, CellGrid(block.lattice, px))
         parts += list(_parts_of(block, grid, find, periods, objects, threshold))
     if not parts:

@@ -18,6 +18,7 @@ from subpixmap.errors import InputError
 from subpixmap.mapping.plan import Plan
 from subpixmap.mapping.quantise import decode
 from subpixmap.mapping.zones import Zone
+from subpixmap.progress import track
 from subpixmap.runfolder import RunFolder
 
 MEANINGS = {
@@ -60,15 +61,15 @@ def export_cogs(
         if unknown := [name for name in asked or () if name not in all_names]:
             raise InputError(f"no {what} {unknown[0]!r} in this run; it has {', '.join(all_names)}")
     to.mkdir(parents=True, exist_ok=True)
-    return [
-        path
+    layers = [
+        (zone, o, label)
         for zone in run.plan.zones.values()
         for o, name in enumerate(run.plan.objects)
         if objects is None or name in objects
         for label in labels
         if periods is None or label in periods
-        for path in _write_zone(run, zone, o, label, to)
     ]
+    return [path for layer in track(layers, "export", "layers of the map") for path in _write_zone(run, *layer, to)]
 
 
 def _write_zone(run: RunFolder, zone: Zone, position: int, label: str, to: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from subpixmap.mapping.plan import Plan, write_plan
 from subpixmap.mapping.run import pending_tasks
 from subpixmap.mapping.task import map_block
 from subpixmap.mapping.zones import Zone
+from subpixmap.progress import track
 from subpixmap.scenes.items import Item
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def probe(plan: Plan, items: Sequence[Item], model: Model, whole: Needs) -> Prob
         (task,) = pending_tasks(folder, small, items)
         began = time.perf_counter()
         with one_thread():
-            outcome = map_block(task, model)
+            (outcome,) = [map_block(one, model) for one in track([task], "probe", "blocks")]
         seconds = time.perf_counter() - began
         written = _bytes_in(folder) - empty
     one = needs(small, items)

@@ -35,6 +35,7 @@ from subpixmap.mapping.owner import Owner, is_held_here, live_owner
 from subpixmap.mapping.plan import Plan, read_plan
 from subpixmap.mapping.schema import ARRAYS, N_OBS
 from subpixmap.mapping.store import read_block
+from subpixmap.progress import track
 
 _STRAY = "a shard where the plan has no block"
 _RATE_OVER = 200  # records: the pace of a run is that of its latest ones
@@ -194,7 +195,8 @@ def verify(out: Path, *, threads: int | None = None) -> Verification:
     sound = [record for record in mine if planned[record.key].lattice.epsg in readable]
     with ThreadPoolExecutor(threads or cores()) as pool:
         results = pool.map(lambda record: _verify_block(out, planned[record.key], record), sound)
-        damaged += [one for one in results if one is not None]
+        checked_blocks = track(results, "verify", "blocks x periods", total=len(sound))
+        damaged += [one for one in checked_blocks if one is not None]
     if damaged:
         _require_idle(out)  # a run that began meanwhile has changed what was compared
     return Verification(len(sound), checked, len(planned) - len(done), tuple(damaged), unfinished)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from subpixmap.progress import track
 from subpixmap.reference.imagery import Imagery, read_scenes
 from subpixmap.reference.reference import UNLABELLED, Area, Reference
 
@@ -53,7 +54,7 @@ class Shift:
 def estimate_shifts(reference: Reference, imagery: Imagery, *, max_scenes: int = 4) -> dict[str, Shift]:
     """The shift of every area, its median over the clearest acquisitions; areas too small to say are left out."""
     shifts: dict[str, Shift] = {}
-    for area in reference.areas:
+    for area in track(reference.areas, "compare points and imagery", "areas"):
         scenes = read_scenes(area, imagery, max_scenes=max_scenes)
         labelled = area.labelled > UNLABELLED
         each = [

@@ -117,6 +117,7 @@ def read_scenes(
     max_scenes: int = 8,
     mask: MaskRule | None = None,
     when: Callable[[date], bool] = lambda day: True,
+    step: Callable[[], None] = lambda: None,
 ) -> Scenes:
     """Read the clearest acquisitions of an area, balanced over months and orbits.
 
@@ -132,6 +133,8 @@ def read_scenes(
         Which pixels are valid.
     when
         Days that may be used.
+    step
+        Called after every read of an acquisition: of each its scene classes, then of the chosen ones all bands.
 
     Raises
     ------
@@ -141,7 +144,10 @@ def read_scenes(
     window, rule = window or area.window, mask or MaskRule()
     groups = {name: items for name, items in by_acquisition(imagery.items[area.key]).items() if when(day_of(items[0]))}
     labelled = area.labelled > UNLABELLED
-    clear = {name: read_valid(items, area.lattice, area.window, rule) for name, items in groups.items()}
+    clear = {}
+    for name, items in groups.items():
+        clear[name] = read_valid(items, area.lattice, area.window, rule)
+        step()
     share = {name: float(mask[labelled].mean()) if labelled.any() else 0.0 for name, mask in clear.items()}
     share = {name: value for name, value in share.items() if value >= _LEAST_CLEAR}
     names = choose(groups, share, max_scenes)
@@ -150,8 +156,10 @@ def read_scenes(
             f"area {area.name}: none of {len(groups)} acquisitions is clear over {100 * _LEAST_CLEAR:.0f} % of it; "
             "allow more --within-days"
         )
-    images = [read_reflectance(groups[name], area.lattice, window, imagery.bands) for name in names]
-    reflectance = [image.astype(np.float16) for image in images]
+    reflectance = []
+    for name in names:
+        reflectance.append(read_reflectance(groups[name], area.lattice, window, imagery.bands).astype(np.float16))
+        step()
     valid = [
         read_valid(groups[name], area.lattice, window, rule) & np.isfinite(image).all(axis=0)
         for name, image in zip(names, reflectance, strict=True)

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from subpixmap.errors import InputError
 from subpixmap.grid import Window
 from subpixmap.periods import parse_years
+from subpixmap.progress import counter
 from subpixmap.reference.imagery import Imagery, Scenes, find_imagery, read_scenes
 from subpixmap.reference.patches import Patches
 from subpixmap.reference.question import Locks
 from subpixmap.reference.reference import Area, Reference
 from subpixmap.reference.splits import AreaTile, split_tiles
 from subpixmap.scenes.clouds import MaskRule
+from subpixmap.scenes.items import by_acquisition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,10 +153,13 @@ def read_sample(
     for tile in tiles:
         groups.setdefault(tile.area.key, []).append(tile)
     seen: dict[str, tuple[Scenes, Window]] = {}
-    for key, group in groups.items():
-        window = _around([tile.window for tile in group]).padded(halo)
-        scenes = read_scenes(group[0].area, imagery, window=window, max_scenes=max_scenes, mask=mask, when=when)
-        seen[key] = scenes, window
+    options: dict[str, Any] = {"max_scenes": max_scenes, "mask": mask, "when": when}
+    acquisitions = [len(by_acquisition(imagery.items[key])) for key in groups]
+    reads = sum(number + min(number, max_scenes) for number in acquisitions)
+    with counter("read imagery", reads, "reads of acquisitions") as bar:
+        for key, group in groups.items():
+            window = _around([tile.window for tile in group]).padded(halo)
+            seen[key] = read_scenes(group[0].area, imagery, window=window, step=bar.step, **options), window
     most = max(len(scenes.acquisitions) for scenes, _ in seen.values())
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in ("reflectance", "valid", "count", "labelled")}
     ordered = tuple(tile for group in groups.values() for tile in group)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.errors import InputError
+from subpixmap.progress import track
 from subpixmap.scenes.dialect import SCL
 from subpixmap.scenes.items import Item, several_problems
 from subpixmap.scenes.radiometry import to_reflectance
@@ -70,7 +71,8 @@ def check_darkness(items: Iterable[Item], *, threads: int = 8, refused: dict[str
 
     locked = list(items)
     with ThreadPoolExecutor(threads) as pool:
-        results = list(pool.map(look, locked))
+        looked = track(pool.map(look, locked), "look at dark ground", "items", total=len(locked))
+        results = list(looked)
     problems = {item.id: result for item, result in zip(locked, results, strict=True) if isinstance(result, str)}
     if refused is not None:
         refused.update(problems)

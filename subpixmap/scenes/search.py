@@ -20,6 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError, SubpixmapError
 from subpixmap.periods import Period
+from subpixmap.progress import track
 from subpixmap.scenes import http
 from subpixmap.scenes.hrefs import redact, without_secrets
 from subpixmap.scenes.http import SourceFailed, guarded
@@ -69,13 +70,13 @@ def search(
     client = _open(url)
     seen: set[str] = set()
     spans = month_spans(periods, today or datetime.now(UTC).date())
-    for bbox in zone_boxes(geometry):
-        for first, last in spans:
-            when = f"{first}T00:00:00Z/{last}T23:59:59.999Z"
-            for item in _ask(client, url, collection, bbox, when):
-                if (name := str(item.get("id"))) not in seen:
-                    seen.add(name)
-                    yield item
+    questions = [(bbox, span) for bbox in zone_boxes(geometry) for span in spans]
+    for bbox, (first, last) in track(questions, "ask the catalogue", "months of a UTM zone"):
+        when = f"{first}T00:00:00Z/{last}T23:59:59.999Z"
+        for item in _ask(client, url, collection, bbox, when):
+            if (name := str(item.get("id"))) not in seen:
+                seen.add(name)
+                yield item
 
 
 def month_spans(periods: Sequence[Period], today: date) -> list[tuple[date, date]]:

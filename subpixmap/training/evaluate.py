@@ -16,6 +16,7 @@ from subpixmap.model.card import Card
 from subpixmap.model.checkpoint import Model
 from subpixmap.model.mean import Accumulator, fits_in_order
 from subpixmap.model.predict import predict_patch
+from subpixmap.progress import track
 from subpixmap.reference.patches import Patches
 from subpixmap.reference.supports import SUPPORTS, FloatArray, block_means
 from subpixmap.training import metrics
@@ -85,7 +86,7 @@ def accumulate_dates(
     index = [patches.objects.index(name) for name in objects]
     shape = patches.count.shape[3:]
     whole, nothing = (slice(None), slice(None)), np.zeros(shape, bool)
-    for i, scenes in enumerate(patches.reflectance):
+    for i, scenes in enumerate(track(patches.reflectance, "predict", "places", total=len(patches))):
         valid = patches.valid[i] & patches.labelled[i]
         dates, reference = Accumulator(len(index), shape), np.zeros((len(index), *shape))
         for scene, truth, clear in zip(scenes, patches.count[i], valid, strict=True):

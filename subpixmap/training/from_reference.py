@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,6 +25,7 @@ from subpixmap.model.net import halo_of
 from subpixmap.model.predict import check_input
 from subpixmap.reference.imagery import FAR_DAYS, Imagery, days_off
 from subpixmap.reference.landcover import with_cover
+from subpixmap.reference.patches import Patches
 from subpixmap.reference.question import Locks
 from subpixmap.reference.reference import Reference
 from subpixmap.reference.samples import Sample, Scheme, read_sample
@@ -33,10 +34,12 @@ from subpixmap.scenes.clouds import MaskRule
 from subpixmap.training.baselines import fit_baselines, require_baselines
 from subpixmap.training.calibrate import calibrate
 from subpixmap.training.config import TrainConfig
-from subpixmap.training.evaluate import brief, evaluate, table
+from subpixmap.training.evaluate import evaluate, table
 from subpixmap.training.inputs import input_statistics
+from subpixmap.training.lines import say
 from subpixmap.training.process import reproducible
 from subpixmap.training.provenance import (
+    card_with_errors,
     labelled_objects,
     limits,
     tile_land,
@@ -115,9 +118,11 @@ def learn_from(
     tiles = scheme.tiles(reference, halo)
     if min(tile.window.width for tile in tiles) < config.crop:
         config = dataclasses.replace(config, crop=min(tile.window.width for tile in tiles))
+    say(progress, "1 of 4: imagery")
     imagery = scheme.imagery(reference, source, bands=bands, halo=halo, collection=collection, locks=locks)
     land = _Land(reference, imagery, scheme, halo, MaskRule(), progress)
     samples = {split: land.read(tiles, split) for split in SPLITS}
+    config = config.for_land(samples["training"].patches.labelled.sum())
     facts = training_facts(reference, tiles, samples, scheme, config, sha256=reference_sha256, command=command)
     training, calibration, test = (samples[split].patches for split in SPLITS)
     card = Card(
@@ -137,14 +142,30 @@ def learn_from(
         training=facts,
         limits=limits(tiles, evidence),
     )
+    files: dict[str, Any] = {"state": state, "curves": curves}
+    model, errors = _taught(card, config, (training, calibration, test), baselines, files, progress)
+    say(progress, table(errors))
+    return save_model(path, model.net, card_with_errors(model.card, errors, config.all_steps)), errors
+
+
+def _taught(
+    card: Card,
+    config: TrainConfig,
+    splits: tuple[Patches, Patches, Patches],
+    baselines: Sequence[str],
+    files: Mapping[str, Any],
+    progress: TextIO | None,
+) -> tuple[Model, dict[str, Any]]:
+    """A trained and calibrated model, and its errors."""
+    training, calibration, test = splits
     watched = calibration if config.patience else None
     with reproducible(config):  # calibrated and measured with the threads of the training: others change the last bits
-        model = train(training, card, config, validation=watched, state=state, curves=curves, progress=progress)
+        say(progress, "2 of 4: training")
+        model = train(training, card, config, validation=watched, progress=progress, **files)
+        say(progress, "3 of 4: calibration")
         model = calibrate(model, calibration)
-        errors = evaluate(model, test, baselines=fit_baselines(baselines, training, model, config))
-    if progress is not None:
-        print(table(errors), file=progress, flush=True)
-    return save_model(path, model.net, dataclasses.replace(model.card, error=brief(errors))), errors
+        say(progress, "4 of 4: evaluation")
+        return model, evaluate(model, test, baselines=fit_baselines(baselines, training, model, config))
 
 
 def evaluate_on(
@@ -293,8 +314,7 @@ class _Land:
         off = days_off(self.reference, sample.days)
         if off > FAR_DAYS:
             log.warning("%s: acquisitions lie %.0f days from the image date (median)", split, off)
-        if self.progress is not None:
-            print(f"{split}: {self._in_words(sample)}", file=self.progress, flush=True)
+        say(self.progress, f"{split}: {self._in_words(sample)}")
         return sample
 
     def _in_words(self, sample: Sample) -> str:

@@ -5,7 +5,6 @@ They show that the code works. On real imagery their numbers are not estimates, 
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import sys
 from collections.abc import Sequence
@@ -19,13 +18,16 @@ from subpixmap.errors import InputError
 from subpixmap.model.card import Card
 from subpixmap.model.checkpoint import Model, save_model
 from subpixmap.model.net import halo_of
+from subpixmap.progress import track
 from subpixmap.reference.patches import Patches, join, make_patches
 from subpixmap.scenes.clouds import MaskRule, scl_valid
 from subpixmap.training.calibrate import calibrate, calibrate_trimmed
 from subpixmap.training.config import SIMULATED, TrainConfig
-from subpixmap.training.evaluate import brief, evaluate, table
+from subpixmap.training.evaluate import evaluate, table
 from subpixmap.training.inputs import input_statistics
+from subpixmap.training.lines import say
 from subpixmap.training.process import reproducible
+from subpixmap.training.provenance import card_with_errors
 from subpixmap.training.train import train
 
 BANDS = {
@@ -92,9 +94,10 @@ def simulated_patches(
     jobs = [(seed, start, min(_PART, n_places - start), kind) for start in starts]
     if workers > 1 and len(jobs) > 1:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            parts = list(pool.map(_render, *zip(*jobs, strict=True)))
+            made = pool.map(_render, *zip(*jobs, strict=True))
+            parts = list(track(made, "simulate", f"parts of {_PART} places", total=len(jobs)))
     else:
-        parts = [_render(*job) for job in jobs]
+        parts = [_render(*job) for job in track(jobs, "simulate", f"parts of {_PART} places")]
     whole = join(parts)
     if folder is not None:
         whole.save(folder)
@@ -171,6 +174,7 @@ def train_simulated(
         options: dict[str, Any] = {"acquisitions": _ACQUISITIONS[part], "cache": cache, "workers": workers}
         return simulated_patches(SEEDS[part], numbers[part], objects=counted, halo=halo_of(blocks), **options)
 
+    say(progress, "1 of 4: simulated places")
     training = rendered("training")
     card = Card(
         name=name,
@@ -188,13 +192,15 @@ def train_simulated(
         limits=LIMITS,
     )
     with reproducible(config):  # calibrated and measured with the threads of the training: others change the last bits
+        say(progress, "2 of 4: training")
         model = train(training, card, config, state=state, curves=curves, progress=progress)
+        say(progress, "3 of 4: calibration")
         model = calibrate(model, rendered("calibration"))
         model = calibrate_trimmed(model, rendered("trimmed"))
+        say(progress, "4 of 4: evaluation")
         errors = evaluate(model, rendered("test"))
-    if progress is not None:
-        print(table(errors), file=progress, flush=True)
-    return save_model(path, model.net, dataclasses.replace(model.card, error=brief(errors)))
+    say(progress, table(errors))
+    return save_model(path, model.net, card_with_errors(model.card, errors, config.all_steps))
 
 
 def _facts(name: str, config: TrainConfig, numbers: dict[str, int]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from subpixmap.reference.reference import Reference
 from subpixmap.reference.samples import Sample, Scheme
 from subpixmap.reference.splits import SPLITS, AreaTile
 from subpixmap.training.config import TrainConfig
+from subpixmap.training.evaluate import brief
+from subpixmap.training.lines import undertrained
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +93,14 @@ def limits(tiles: Sequence[AreaTile], evidence: str) -> tuple[str, ...]:
         texts.append(f"Tested in {len(areas['test'])} areas it was not taught in; other regions are untested.")
     texts.append(f"Taught in {len(areas['training'])} areas; other planting systems, seasons and soils are untested.")
     return tuple(texts)
+
+
+def card_with_errors(card: Card, errors: Mapping[str, Any], steps: int) -> Card:
+    """The card with its measured errors; it warns if they, or the losses, show that the training was too short."""
+    remarks = undertrained(card.training["loss"], errors, steps)
+    for text in remarks:
+        log.warning(text)
+    return replace(card, error=brief(errors), limits=(*card.limits, *remarks))
 
 
 def warn_of_training_land(card: Card, reference: Reference) -> None:

@@ -6,7 +6,7 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TextIO, TypeVar
 
@@ -39,10 +39,19 @@ class TrainingState(Generic[N]):
     best_step: int = 0
     best: dict[str, Tensor] | None = None
     """Averaged weights at that step."""
+    losses: list[float] = field(default_factory=list)
+    """Of every step."""
+    rows: list[dict[str, float]] = field(default_factory=list)
+    """Losses, by name, of the steps that are not in the curves yet."""
 
     def is_stuck(self, patience: int) -> bool:
         """Whether the loss of the validation places has not fallen for so many steps."""
         return 0 < patience <= self.step - self.best_step
+
+    def keep(self, row: dict[str, float]) -> None:
+        """Keep the losses of a step."""
+        self.losses.append(row["loss"])
+        self.rows.append(row)
 
     def watch(self, loss: float, progress: TextIO | None) -> None:
         """Keep the averaged weights if they are the best so far."""
@@ -59,6 +68,7 @@ class TrainingState(Generic[N]):
         content |= {"net": self.net.state_dict(), "averaged": self.averaged.state_dict()}
         content |= {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
         content |= {"best_loss": self.best_loss, "best_step": self.best_step, "best": self.best}
+        content |= {"losses": torch.tensor(self.losses, dtype=torch.float64), "rows": self.rows}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         torch.save(content, partial)
@@ -86,6 +96,8 @@ class TrainingState(Generic[N]):
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self.best_loss, self.best_step, self.best = saved["best_loss"], saved["best_step"], saved["best"]
+        self.losses = saved["losses"].tolist() if "losses" in saved else []  # a state of an earlier version has none
+        self.rows = saved.get("rows", [])
         self.step = step
 
 

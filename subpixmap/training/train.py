@@ -30,12 +30,13 @@ from subpixmap.reference.patches import Patches
 from subpixmap.training.batches import Batch, CropOdds, draw_batch
 from subpixmap.training.config import TrainConfig
 from subpixmap.training.inputs import density_scale
+from subpixmap.training.lines import COLUMNS, Lines, loss_facts, mean_of
 from subpixmap.training.losses import loss_terms
 from subpixmap.training.process import reproducible, require_machine
 from subpixmap.training.state import N, TrainingState, numbered, start, update_average
 
-_COLUMNS = ("step", "loss", "mse", "ce", "block", "sample", "pair")
-"""Of the curves; a term that a recipe lacks stays empty."""
+SAVE_EVERY_S = 30.0
+"""A training that is ended loses no more; its state takes a few milliseconds to write."""
 
 
 def train(
@@ -62,8 +63,8 @@ def train(
     validation
         Places that no gradient sees: the weights at their lowest loss are kept, and `config.patience` stops there.
     state
-        File from which training resumes if it exists, and to which it saves every `save_every` steps; of several
-        members each has its own, numbered.
+        File from which training resumes if it exists, and to which it saves twice a minute and every `save_every`
+        steps; of several members each has its own, numbered.
     curves
         CSV of step, rate and losses; likewise.
     progress
@@ -74,16 +75,18 @@ def train(
     Returns
     -------
     Model
-        With averaged weights, not calibrated.
+        With averaged weights, not calibrated; its card says how the loss fell (see `lines.loss_facts`).
 
     Raises
     ------
     InputError
         The patches lack bands or objects, are smaller than a crop, or the state is of another recipe.
     """
+    config = config.for_land(patches.labelled.sum())
     patches = _matching(patches, card, config)
     validation = None if validation is None else _matching(validation, card, config)
     single = dataclasses.replace(card, members=1, turns=False)
+    losses: list[list[float]] = [[] for _ in range(config.members)]
     members = [
         fit(
             single.build_member,
@@ -94,10 +97,13 @@ def train(
             curves=numbered(curves, k, config.members),
             progress=progress,
             check=None if check is None else lambda net: check(Model.of(copy.deepcopy(net), single)),
+            title=f"network {k + 1} of {config.members}: " if config.members > 1 else "",
+            losses=losses[k],
         )
         for k in range(config.members)
     ]
-    card = dataclasses.replace(card, members=config.members, turns=config.turns)
+    training = dict(card.training) | {"loss": loss_facts(losses)}
+    card = dataclasses.replace(card, members=config.members, turns=config.turns, training=training)
     return Model.of(combined(members, turns=config.turns), card)
 
 
@@ -111,6 +117,8 @@ def fit(
     curves: Path | None = None,
     progress: TextIO | None = sys.stderr,
     check: Callable[[N], str] | None = None,
+    title: str = "",
+    losses: list[float] | None = None,
 ) -> N:
     """Train one network of any kind that has `heads`; the rest is as in `train`.
 
@@ -120,6 +128,10 @@ def fit(
         Makes the untrained network, after the seed is set.
     patches, config, validation, state, curves, progress, check
         As in `train`; patches have what the network wants, in its order.
+    title
+        Before every line of progress.
+    losses
+        Filled with the loss of every step.
     """
     if config.patience and validation is None:
         raise InputError("training: stopping early (patience) needs places for validation")
@@ -132,26 +144,29 @@ def fit(
             run.load(state)
         if config.compile:
             run.net.compile()
-        rows: list[dict[str, float]] = []
-        started, first = time.monotonic(), run.step
+        drop_rows(curves, after=run.step)
+        lines = Lines(progress, step=run.step, steps=config.all_steps, log_every=config.log_every, title=title)
+        saved = time.monotonic()
         while run.step < config.all_steps and not run.is_stuck(config.patience):
             _freeze_when_due(run, patches, config, odds)
             now = config.at(run.step)
             batch = draw_batch(patches, now, np.random.default_rng([config.seed, run.step]), odds)
-            rows.append(take_step(run, batch.to(config.device), scale, now))
+            run.keep(take_step(run, batch.to(config.device), scale, now))
             last = run.step == config.all_steps
+            lines.after(run.step, run.rows)
             if run.step % config.log_every == 0 or last:
-                speed = (time.monotonic() - started) / (run.step - first)
-                _log(rows, curves, progress, left=speed * (config.all_steps - run.step), steps=config.all_steps)
-                rows = []
-            if run.step % config.save_every and not last:
-                continue
-            if validation is not None:
+                add_row(curves, mean_of(run.rows))
+                run.rows = []
+            round_one = run.step % config.save_every == 0 or last
+            if round_one and validation is not None:
                 run.watch(validation_loss(run.averaged, validation, scale, config), progress)
-            if state is not None:
+            if state is not None and (round_one or time.monotonic() - saved >= SAVE_EVERY_S):
                 run.save(state)
-            if check is not None and progress is not None:
+                saved = time.monotonic()
+            if round_one and check is not None and progress is not None:
                 print(check(run.averaged), file=progress, flush=True)
+        if losses is not None:
+            losses += run.losses
         return _finished(run, patches, config, odds)
 
 
@@ -248,19 +263,20 @@ def settle_statistics(
     net.eval()
 
 
-def _log(
-    rows: list[dict[str, float]], curves: Path | None, progress: TextIO | None, *, left: float, steps: int
-) -> None:
-    """One line of means over the last steps, to the curves and to the screen."""
-    by_name = {key: [row[key] for row in rows if key in row] for key in _COLUMNS}
-    mean = {key: float(np.mean(values)) for key, values in by_name.items() if values} | {"step": rows[-1]["step"]}
-    if curves is not None:
-        fresh = not curves.exists()
-        with curves.open("a", newline="") as file:
-            writer = csv.DictWriter(file, _COLUMNS)
-            if fresh:
-                writer.writeheader()
-            writer.writerow({key: f"{value:.6g}" for key, value in mean.items()})
-    if progress is not None:
-        text = " ".join(f"{key} {value:.4f}" for key, value in mean.items() if key != "step")
-        print(f"step {mean['step']:.0f}/{steps} {text} {left / 60:.1f} min left", file=progress, flush=True)
+def add_row(curves: Path | None, mean: dict[str, float]) -> None:
+    """Mean losses of the latest steps as a row of the curves."""
+    if curves is None:
+        return
+    fresh = not curves.exists()
+    with curves.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if fresh:
+            writer.writeheader()
+        writer.writerow({key: f"{value:.6g}" for key, value in mean.items()})
+
+
+def drop_rows(curves: Path | None, *, after: int) -> None:
+    """Drop rows of steps that an interrupted training has to do again."""
+    if curves is not None and curves.is_file():
+        header, *rows = curves.read_bytes().splitlines(keepends=True)
+        curves.write_bytes(b"".join([header, *(row for row in rows if float(row.split(b",")[0]) <= after)]))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from subpixmap import runpaths
 from subpixmap.errors import InputError
 from subpixmap.files import is_remote, write_atomic
+from subpixmap.progress import duration
 from subpixmap.scenes.hrefs import without_secrets
 from subpixmap.sizes import CHUNK
 
@@ -60,12 +61,12 @@ def plan_table(job: Job, needed: Needs, *, seconds: float, measured: Probe | Non
         "reading": f"up to {_bytes(needed.bytes_to_read)}",
         "memory": f"up to {_bytes(needed.worker_memory)} a worker",
         "map": f"about {_bytes(needed.map_bytes)} on disk",
-        "time": f"at most {_duration(seconds)} of arithmetic",
+        "time": f"at most {duration(seconds)} of arithmetic",
         "run": plan.run_id,
     }
     if measured is not None:
-        probed = f"block {measured.block_id}, period {measured.period}, took {_duration(measured.seconds)}"
-        rows["time"] = f"about {_duration(seconds)} by a probe ({probed})"
+        probed = f"block {measured.block_id}, period {measured.period}, took {duration(measured.seconds)}"
+        rows["time"] = f"about {duration(seconds)} by a probe ({probed})"
         rows["map"] += " by the probe"
     if verbose and job.lacks:
         rows["by month"] = "\n".join(job.lacks.table())
@@ -96,7 +97,7 @@ def require_consent(needed: Needs, *, seconds: float, yes: bool) -> None:
     """Refuse a very large run that was not asked for by --yes."""
     if not yes and (seconds > HOURS * 3600 or needed.bytes_to_read > GIGABYTES * 1e9):
         raise InputError(
-            f"this run would read up to {_bytes(needed.bytes_to_read)} and compute for up to {_duration(seconds)}: "
+            f"this run would read up to {_bytes(needed.bytes_to_read)} and compute for up to {duration(seconds)}: "
             "add --yes to start it, or look at it with `subpixmap plan`"
         )
 
@@ -112,7 +113,7 @@ def show_map_summary(summary: Summary, *, quiet: bool) -> None:
         return
     stages = ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in summary.stages.items())
     print(
-        f"map: {summary.done} done in {_duration(summary.seconds)} ({stages} over all workers; most of it "
+        f"map: {summary.done} done in {duration(summary.seconds)} ({stages} over all workers; most of it "
         f"{summary.bottleneck}), peak memory of a worker {_bytes(summary.peak_rss)}"
         + (f", {summary.retries} attempts repeated" if summary.retries else "")
         + (f", {len(summary.failed)} failed" if summary.failed else ""),
@@ -209,7 +210,7 @@ def show_status(status: Status) -> None:
     for label, (done, total) in status.by_period.items():
         print(f"  {label:<12}{done}/{total}")
     if status.owner is not None:
-        print(f"running: {status.owner}; {status.rate:.2g}/s, {_duration(status.seconds_left)} left")
+        print(f"running: {status.owner}; {status.rate:.2g}/s, {duration(status.seconds_left)} left")
     for failure in status.failed:
         print(f"failed: block {failure.block_id}, period {failure.period}: {failure.reason}")
     for path in status.damaged:
@@ -325,11 +326,3 @@ def _bytes(number: float) -> str:
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:,.3g} TB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.1f} h"

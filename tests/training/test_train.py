@@ -20,12 +20,15 @@ from subpixmap.model.checkpoint import load_model, save_model
 from subpixmap.model.net import Averaged, StridedNet
 from subpixmap.model.predict import predict_block
 from subpixmap.training import from_simulator as simulated
+from subpixmap.training import lines
+from subpixmap.training import train as loop
 from subpixmap.training.batches import Batch, CropOdds, draw_batch
 from subpixmap.training.calibrate import calibrate, calibrate_trimmed
 from subpixmap.training.config import SIMULATED, TrainConfig
 from subpixmap.training.evaluate import evaluate
 from subpixmap.training.from_simulator import simulated_patches, train_simulated
 from subpixmap.training.inputs import input_statistics
+from subpixmap.training.lines import loss_facts, undertrained
 from subpixmap.training.losses import loss_terms
 from subpixmap.training.process import require_machine
 from subpixmap.training.state import remove_states
@@ -33,6 +36,12 @@ from subpixmap.training.train import fit, rate_factor, train
 from subpixmap.verbs import teach as learning
 from tests.helpers.patches import BANDS, OBJECTS, some_patches
 from tests.helpers.trainings import SMALL, a_card, weights
+
+
+@pytest.fixture(autouse=True)
+def _all_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line of progress, not one every few seconds."""
+    monkeypatch.setattr(lines, "LINE_EVERY_S", 0.0)
 
 
 def test_it_learns_and_calibration_makes_totals_right() -> None:
@@ -109,6 +118,61 @@ def test_resume_ends_as_if_never_stopped(muon_rate: float, frozen: int, tmp_path
     state.write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"state\.pt"):
         train(patches, card, config, state=state, progress=None)
+
+
+@pytest.mark.parametrize("last", [1, 3, 5])
+def test_a_training_that_is_ended_at_any_step_goes_on_there(
+    last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States are saved by the clock, between the steps of `save_every` and of `log_every` too."""
+    patches = some_patches()
+    card = a_card(patches)
+    config = dataclasses.replace(SMALL, save_every=100)
+    whole = train(patches, card, config, curves=tmp_path / "whole.csv", progress=None)
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+    take_step, state = loop.take_step, tmp_path / "state.pt"
+
+    def ended(run: Any, *args: Any) -> Any:
+        if run.step == last:
+            raise KeyboardInterrupt
+        return take_step(run, *args)
+
+    with monkeypatch.context() as once:
+        once.setattr(loop, "take_step", ended)
+        with pytest.raises(KeyboardInterrupt):
+            train(patches, card, config, state=state, curves=tmp_path / "c.csv", progress=None)
+    log = io.StringIO()
+    resumed = train(patches, card, config, state=state, curves=tmp_path / "c.csv", progress=log)
+    assert log.getvalue().startswith(f"goes on after step {last} of 6\nstep {last + 1}/6")
+    assert resumed.sha256 == whole.sha256  # weights and card, with the losses of all steps
+    assert (tmp_path / "c.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_steps_follow_the_land_unless_they_are_given() -> None:
+    assert [TrainConfig().for_land(round(km2 * 1e4)).steps for km2 in (0.1, 1, 5, 13.5, 100)] == [
+        *(1500, 1500, 3906, 10500, 10500)
+    ]
+    assert TrainConfig(steps=70).for_land(10**6).steps == 70
+    short = TrainConfig(steps=50).for_land(0)
+    assert (short.steps, short.warmup) == (50, 10)
+    with pytest.raises(InputError, match="steps"):
+        TrainConfig(steps=-1)
+
+
+def test_a_training_that_ended_too_early_is_called_so() -> None:
+    rng = np.random.default_rng(0)
+    still, done = np.exp(-np.arange(1000) / 400), np.exp(-np.arange(1000) / 100) + 0.3
+    still, done = (values * rng.lognormal(0, 0.1, 1000) for values in (still, done))
+    good, poor = {"palm": {"1 ha": {"r2": 0.6}}, "places": 3}, {"palm": {"1 ha": {"r2": 0.04}}}
+    assert undertrained(loss_facts([done.tolist()]), good, 1000) == ()
+    (text,) = undertrained(loss_facts([done.tolist(), still.tolist()]), good, 1000)
+    assert "fell by 2" in text  # 1 - exp(-100 / 400)
+    assert "1000 steps" in text
+    (text,) = undertrained(loss_facts([done.tolist()]), poor, 1000)
+    assert "palm" in text
+    assert "0.04" in text
+    assert loss_facts([done[:30].tolist()]) == {}
+    assert undertrained({}, {"palm": {"1 ha": {"r2": float("nan")}}}, 30) == ()
 
 
 def test_members_are_trained_apart_and_averaged(tmp_path: Path) -> None:
@@ -197,7 +261,7 @@ def test_another_network_trains_in_the_same_loop() -> None:
     log = io.StringIO()
     config = dataclasses.replace(SMALL, steps=60, rate=0.01, head_rate=0.5, log_every=10)
     net = fit(lambda: StridedNet(len(BANDS), len(OBJECTS), width=16, halo=patches.halo), patches, config, progress=log)
-    losses = [float(line.split("loss ")[1].split()[0]) for line in log.getvalue().splitlines()]
+    losses = [float(line.split("loss ")[1].split()[0]) for line in log.getvalue().splitlines() if "loss " in line]
     assert losses[-1] < 0.7 * losses[0]
     assert not net.training
 
