@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,3 +54,16 @@ def regions(
     from subpixmap.verbs import look as verbs
 
     verbs.regions(country)
+
+
+def doctor(
+    out: Annotated[Path, Option(help="folder where runs will be written, or s3://bucket/folder")] = Path("."),
+    source: options.SourceOrDefault = None,
+    device: Annotated[str, Option(help="cpu, cuda or auto")] = "auto",
+    as_json: Annotated[bool, Option("--json", help="one JSON array instead of lines")] = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Try all that a run needs on this machine, and say what to do: 0 all well, 3 something is to do."""
+    from subpixmap.verbs import doctor as verbs
+
+    verbs.doctor(out=out, source=source or (), device=device, as_json=as_json)

@@ -52,6 +52,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     "-o palms.safetensors",
     look.models: "models",
     look.regions: "regions philippines",
+    look.doctor: "doctor --out runs",
 }
 """Every command, in the order of --help, with an example that begins with its name."""
 

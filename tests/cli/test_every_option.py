@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from subpixmap.cli.main import app
-from subpixmap.verbs import calibrate, count, look, run, sample, simulate, teach
+from subpixmap.verbs import calibrate, count, doctor, look, run, sample, simulate, teach
 
 RUN = "run --region 1,2,3,4 --years 2020"
 LABELLED = "points.gpkg --labelled areas.gpkg --image-date 2021"
@@ -209,6 +209,7 @@ OBEYED: dict[str, dict[str, str]] = {
         "--image-date": "2021 --labelled a.gpkg",
     },
     f"learn {LABELLED}": {"--output": "n.safetensors"},
+    "doctor": {"--out": "folder", "--source": "cdse", "--device": "cpu", "--json": ""},
 }
 
 # Command line -> options that are refused in it, by name: they would do nothing there.
@@ -252,6 +253,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         run: ("run", "plan", "map_planned"),
         count: ("count", "trend", "report", "export"),
         look: ("status", "verify", "models", "regions"),
+        doctor: ("doctor",),
         simulate: ("simulate",),
         calibrate: ("calibrate",),
         sample: ("design_sample", "import_labels", "estimate"),

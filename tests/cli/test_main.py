@@ -70,6 +70,7 @@ VERBS = [
     "learn",
     "models",
     "regions",
+    "doctor",
 ]
 
 # option: value -> what the message must name

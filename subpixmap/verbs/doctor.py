@@ -1,0 +1,298 @@
+"""Is this machine ready? Every part that a run needs is tried, each within a bounded time, and says what to do.
+
+In: where runs will be written, the catalogue that will be asked, the device. Out: findings. Nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from subpixmap.errors import Incomplete
+from subpixmap.files import is_remote, path_of
+from subpixmap.verbs.request import DEFAULT_SOURCE
+
+State = Literal["ok", "warning", "to do"]
+
+PACKAGES = ("torch", "numpy", "zarr", "xarray", "dask", "stackstac", "rasterio", "pyproj", "geopandas", "exactextract")
+RASTERS = {"GTiff": "imagery", "COG": "exports", "JP2OpenJPEG": ".SAFE products"}
+VECTORS = {"GPKG": "units", "GeoJSON": "units", "PMTiles": "exports"}
+WORKER_BYTES = 1.6e9
+"""What a worker needs with the shipped models, blocks of 1024 px and ten acquisitions; a plan tells it exactly."""
+DISK_BYTES = 10e9
+CLOCK_S = 300.0
+"""By which the clock may differ from the catalogue's: signatures of links hold for so long."""
+CATALOGUE_WAIT_S = 8.0
+RUN_WAIT_S = 240.0
+_SHOWN = {"ok": "ok", "warning": "warning", "to do": "TO DO"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one part."""
+
+    name: str
+    state: State
+    text: str
+    remedy: str = ""
+    """What to do; empty if all is well."""
+
+
+def doctor(
+    *,
+    out: Path = Path("."),
+    source: Sequence[str] = (),
+    device: str = "auto",
+    as_json: bool = False,
+) -> list[Finding]:
+    """Try all that a run needs, and print a line on each; raises Incomplete where something has to be done.
+
+    Parameters
+    ----------
+    out
+        Folder where runs will be written, or `s3://bucket/folder`.
+    source
+        Catalogues that will be asked; the default one if empty.
+    device
+        "cpu", "cuda" or "auto".
+    as_json
+        Print one JSON array instead of lines.
+    """
+    parts: list[tuple[str, Callable[[], Finding]]] = [
+        ("versions", _versions),
+        ("GDAL", _drivers),
+        ("network", partial(_network, device)),
+        ("memory", _memory),
+        ("disk", partial(_disk, path_of(out))),
+        ("store", partial(_store, path_of(out))),
+        *((f"catalogue {name}", partial(_catalogue, name)) for name in source or DEFAULT_SOURCE),
+        ("a run", partial(_run, device)),
+    ]
+    findings = []
+    for name, look in parts:
+        if name == "a run" and not as_json:
+            print("a run: one simulated block from imagery to report, half a minute ...", file=sys.stderr, flush=True)
+        findings.append(_look(name, look))
+        if not as_json:
+            _show(findings[-1])
+    if as_json:
+        print(json.dumps([asdict(one) for one in findings], indent=1, ensure_ascii=False))
+    if wanting := [one.name for one in findings if one.state == "to do"]:
+        raise Incomplete(f"something is to do: {', '.join(wanting)}; then run `subpixmap doctor` again")
+    return findings
+
+
+def _look(name: str, look: Callable[[], Finding]) -> Finding:
+    """A finding, also of a part that fails in a way that nobody foresaw."""
+    try:
+        return look()
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return Finding(name, "to do", what, "repair the installation: pip install --force-reinstall subpixmap")
+
+
+def _show(finding: Finding) -> None:
+    remedy = f"\n{'':<9}-> {finding.remedy}" if finding.remedy else ""
+    print(f"{_SHOWN[finding.state]:<9}{finding.name}: {finding.text}{remedy}", flush=True)
+
+
+def _versions() -> Finding:
+    """Python and packages against what the project asks for."""
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    from packaging.requirements import Requirement
+
+    wrong = []
+    for text in requires("subpixmap") or ():
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            if not wanted.specifier.contains(version(wanted.name), prereleases=True):
+                wrong.append(f"{wanted.name} {version(wanted.name)} (wanted: {wanted.specifier})")
+        except PackageNotFoundError:
+            wrong.append(f"{wanted.name} is missing")
+    shown = ", ".join(f"{name} {version(name)}" for name in PACKAGES if not any(w.startswith(name) for w in wrong))
+    text = f"subpixmap {version('subpixmap')}, Python {sys.version.split()[0]}, {shown}"
+    if wrong:
+        return Finding("versions", "to do", f"{'; '.join(wrong)}", "pip install -c constraints.txt subpixmap")
+    return Finding("versions", "ok", text)
+
+
+def _drivers() -> Finding:
+    """Formats that GDAL was built with; rasterio and pyogrio each bring a GDAL of their own."""
+    import pyogrio
+    import rasterio
+    from rasterio.env import Env
+
+    with Env() as env:
+        rasters = env.drivers()
+    vectors = pyogrio.list_drivers()
+    text = f"{rasterio.__gdal_version__} for rasters, {'.'.join(map(str, pyogrio.__gdal_version__))} for polygons"
+    lacking = [f"{name} ({use})" for name, use in RASTERS.items() if name not in rasters]
+    lacking += [f"{name} ({use})" for name, use in VECTORS.items() if name not in vectors]
+    if lacking:
+        needed = any(one.startswith(("GTiff", "GPKG", "GeoJSON")) for one in lacking)
+        remedy = "install rasterio and pyogrio from wheels or conda-forge, which bring these drivers"
+        return Finding("GDAL", "to do" if needed else "warning", f"{text}; without {', '.join(lacking)}", remedy)
+    return Finding("GDAL", "ok", f"{text}, all drivers")
+
+
+def _network(device: str) -> Finding:
+    """The shipped model on the device that a run would use: does it predict, and how fast?"""
+    import numpy as np
+    import torch
+
+    from subpixmap.model.checkpoint import load_model
+    from subpixmap.model.predict import predict_block
+
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        remedy = "install a driver and a torch build for it, or run with --device cpu"
+        return Finding("network", "to do", f"torch {torch.__version__} finds no GPU", remedy)
+    chosen = "cuda" if there and device != "cpu" else "cpu"
+    model = load_model("demo-rgbn")
+    scene = np.full((len(model.card.bands), 272, 272), 0.1, np.float32)
+    predict_block(model, scene, device=chosen)  # the first one is slower
+    began = time.perf_counter()
+    count = predict_block(model, scene, device=chosen)[0]
+    seconds = time.perf_counter() - began
+    if not np.isfinite(count).all():
+        return Finding("network", "to do", f"predictions on {chosen} are not numbers", "install another torch build")
+    name = torch.cuda.get_device_name() if chosen == "cuda" else "CPU"
+    text = (
+        f"torch {torch.__version__} on {name}: {256 * 256 / 1e6 / seconds:.2g} million pixels a second in one process"
+    )
+    return Finding("network", "ok", text)
+
+
+def _memory() -> Finding:
+    """Cores and memory within the limits of a container, and how many workers they are enough for."""
+    from subpixmap.machine import available_memory, cores, memory
+
+    text = f"{cores()} cores, {memory() / 1e9:.1f} GB, {available_memory() / 1e9:.1f} GB of it free"
+    workers = int(memory() // WORKER_BYTES)
+    if workers < 1:
+        return Finding("memory", "to do", text, f"a worker needs about {WORKER_BYTES / 1e9:.1f} GB: raise the limit")
+    if workers < cores():
+        return Finding("memory", "warning", text, f"enough for {workers} workers: run with --workers {workers}")
+    return Finding("memory", "ok", text)
+
+
+def _disk(out: Path) -> Finding:
+    """Room where runs are written and where scratch files go."""
+    import shutil
+
+    if is_remote(out):
+        return Finding("disk", "ok", f"{out} is an object store, whose room cannot be asked for")
+    there = next(folder for folder in [out.absolute(), *out.absolute().parents] if folder.exists())
+    free = {str(folder): shutil.disk_usage(folder).free for folder in (there, Path(tempfile.gettempdir()))}
+    text = ", ".join(f"{size / 1e9:,.1f} GB free in {folder}" for folder, size in free.items())
+    if min(free.values()) < DISK_BYTES:
+        remedy = "a plan says what a run needs; give --out on a larger disk, or set TMPDIR"
+        return Finding("disk", "warning", text, remedy)
+    return Finding("disk", "ok", text)
+
+
+def _store(out: Path) -> Finding:
+    """Whether the folder of runs takes files whole: write, read, compare, remove."""
+    from subpixmap.files import make_folder, write_atomic
+
+    made = not out.exists()
+    path, data = out / f".doctor-{os.getpid()}", os.urandom(4096)
+    try:
+        make_folder(out)
+        write_atomic(path, data)
+        same = path.read_bytes() == data
+        path.unlink()
+        if made and not is_remote(out):
+            out.rmdir()
+    except OSError as error:
+        remedy = "give --out where you may write; for s3:// set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret"
+        return Finding("store", "to do", f"{out} cannot be written ({error})", remedy)
+    if not same:
+        return Finding("store", "to do", f"{out} gives back other bytes than were written", "use another disk")
+    return Finding("store", "ok", f"{out} was written, read and cleared")
+
+
+def _catalogue(source: str) -> Finding:
+    """Whether the catalogue answers, and whether both clocks agree."""
+    from subpixmap.scenes.hrefs import redact
+    from subpixmap.scenes.source import CATALOGUES
+
+    url = CATALOGUES[source].url if source in CATALOGUES else source
+    name, shown = f"catalogue {redact(source)}", redact(url)
+    if Path(url).exists():
+        return Finding(name, "ok", f"{url} is on this machine")
+    began, answers = time.perf_counter(), queue.Queue[tuple[int, float | None] | OSError](1)
+    threading.Thread(target=_ask, args=(url, answers), daemon=True).start()  # looking up a name has no timeout
+    try:
+        answer = answers.get(timeout=CATALOGUE_WAIT_S)
+    except queue.Empty:
+        answer = TimeoutError()
+    if isinstance(answer, OSError):
+        remedy = (
+            "is there a network? behind a proxy set HTTPS_PROXY; without one give --source PATH of a local catalogue"
+        )
+        return Finding(name, "to do", f"{shown} cannot be reached ({type(answer).__name__})", remedy)
+    status, ahead = answer
+    if status >= 400:
+        return Finding(name, "to do", f"{shown} answers with HTTP {status}", "check --source, or wait and try again")
+    if ahead is not None and abs(ahead) > CLOCK_S:
+        remedy = "set the clock (NTP): signed links would be refused"
+        return Finding(name, "to do", f"the clock here is {ahead:+.0f} s off that of {shown}", remedy)
+    return Finding(name, "ok", f"{shown} answers after {time.perf_counter() - began:.1f} s; the clocks agree")
+
+
+def _ask(url: str, answers: queue.Queue[tuple[int, float | None] | OSError]) -> None:
+    """HTTP status of a URL, and seconds by which the clock here is ahead of its server's; or why there is no answer."""
+    from email.utils import parsedate_to_datetime
+
+    import requests
+
+    try:
+        with requests.get(url, timeout=CATALOGUE_WAIT_S / 2, stream=True) as answer:
+            stated = answer.headers.get("Date")
+            ahead = time.time() - parsedate_to_datetime(stated).timestamp() if stated else None
+            answers.put((answer.status_code, ahead))
+    except OSError as error:  # of requests, too
+        answers.put(error)
+
+
+def _run(device: str) -> Finding:
+    """A simulated country of 1 km, mapped, counted and reported in a process of its own."""
+    own = [sys.executable, "-m", "subpixmap"]
+    simulate = ["simulate", "country", "--size-km", "1", "--years", "2020", "--acquisitions", "1", "--quiet"]
+    run = ["run", "--region", "country/region.geojson", "--source", "country/catalog.json", "--years", "2020"]
+    run += ["--admin", "country/admin.parquet", "--model", "demo-rgbn", "--block", "256", "--workers", "0"]
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="subpixmap-doctor-") as scratch:
+        for command in (simulate, [*run, "--device", device, "--out", "out", "--quiet"]):
+            try:
+                done = subprocess.run(
+                    [*own, *command], cwd=scratch, capture_output=True, text=True, timeout=RUN_WAIT_S, check=False
+                )
+            except subprocess.TimeoutExpired:
+                text = f"{command[0]} of one block was not finished after {RUN_WAIT_S:.0f} s"
+                return Finding("a run", "to do", text, "is the machine busy? otherwise run `make demo` and look")
+            if done.returncode:
+                said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+                return Finding(
+                    "a run", "to do", f"{command[0]} ended with {done.returncode}: {said}", "see what it said"
+                )
+        page = Path(scratch, "out", "report.html").is_file()
+    if not page:
+        return Finding("a run", "to do", "it left no report.html", "report this, with the lines above")
+    seconds = time.perf_counter() - began
+    return Finding("a run", "ok", f"one block, from imagery to report, in {seconds:.0f} s")
