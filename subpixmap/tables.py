@@ -126,7 +126,7 @@ TREND: dict[str, Column] = {
     "change_q": _number("0-1", "false discovery rate of change_p over the units of an object (Benjamini-Hochberg)"),
     "change_significant": Column("boolean", "", "change_q is at most 1 - level"),
     "direction": _text("rise, fall, steady (within --steady-within) or unclear; never blank"),
-    "because": _text("the reason of the direction, in words"),
+    "because": _text("the reason of the direction, in words, with the error of the tests: what differs between years"),
     "measure": COUNTS["measure"],
     "basis": _text("common_pixels: density on the pixels observed in every period times area"),
     "common_frac": SERIES["common_frac"],

@@ -2,8 +2,9 @@
 
 Three tests look at the totals on common pixels: the last period against the first, a straight line with the known
 errors of the periods, and one step. The verdict takes the strongest and corrects for having had three. It is `steady`
-only where a change beyond the margin would have been seen. The errors of these tests are those of `even_noise`; the
-change itself is shown with the error that its two periods tell of themselves.
+only where a change beyond the margin would have been seen. The errors of these tests, and of the reason in words, are
+those of `even_noise`, scaled to what shows between periods; the columns of the change hold the error that its two
+periods tell of themselves.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Evidence:
     line: Line | None
     p_value: float
     """Of the strongest of the three tests, corrected for their number."""
+    test_se: float
+    """Standard error of the change, with the errors of the tests: what the reason in words shows."""
     ends_p: float
     """Of the last period against the first alone, with the same errors as the other two tests."""
     agrees: bool
@@ -92,7 +95,7 @@ def weigh(series: Totals, even: Totals, *, level: float, within: float, holds: b
     last_first = between(n, 0, n - 1)
     change, se, change_p = series.contrast(last_first)
     step, line = find_step(even, level=level), weighted_line(even)
-    ends_p = even.contrast(last_first)[2]
+    _, test_se, ends_p = even.contrast(last_first)
     tests = [(ends_p, change)]
     if n > 2 and step is not None and line is not None:
         tests += [(line.p_value, line.per_year), (step.p_there, step.change)]
@@ -111,6 +114,7 @@ def weigh(series: Totals, even: Totals, *, level: float, within: float, holds: b
         step=step,
         line=line,
         p_value=_of_strongest(strongest, n),
+        test_se=test_se,
         ends_p=ends_p,
         agrees=value * change > 0,
         persistent=_persistent(series) if n >= 4 else None,
@@ -165,7 +169,7 @@ def verdict(evidence: Evidence, q: float, *, alpha: float) -> tuple[str, str]:
     if cleaned is not None and (cleaned.change * evidence.change <= 0 or abs(cleaned.change) <= cleaned.margin):
         return UNCLEAR, f"changed by {_signed(evidence)}{_share(evidence)}; {_at_joins(evidence)}"
     way, did = (RISE, "rose") if evidence.change > 0 else (FALL, "fell")
-    size = f"{did} by {abs(evidence.change):,.0f} +/- {evidence.se:,.0f}{_share(evidence)}"
+    size = f"{did} by {abs(evidence.change):,.0f} +/- {evidence.test_se:,.0f}{_share(evidence)}"
     return way, size + _when(evidence, alpha) + (
         "; not all late periods lie beyond the early ones" if _flickers(evidence) else ""
     )
@@ -202,7 +206,7 @@ def _persistent(series: Totals) -> bool:
 
 
 def _signed(evidence: Evidence) -> str:
-    error = "" if math.isnan(evidence.se) else f" +/- {evidence.se:,.0f}"
+    error = "" if math.isnan(evidence.test_se) else f" +/- {evidence.test_se:,.0f}"
     return f"{evidence.change:+,.0f}{error}"
 
 
