@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,9 +76,22 @@ def connect(
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": KEPT_BYTES,
         "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": KEPT_BYTES,
     }
-    with dask.config.set(settings), _local_cluster(workers, device, memory_limit) as cluster:
-        with Client(cluster, set_as_default=False) as client:
+    with dask.config.set(settings), _closed_in_time(_local_cluster(workers, device, memory_limit)) as cluster:
+        with _closed_in_time(Client(cluster, set_as_default=False)) as client:
             yield client
+
+
+@contextlib.contextmanager
+def _closed_in_time(opened: Any) -> Iterator[Any]:
+    """A cluster or client of this machine; one that does not close as fast as Dask expects takes no result with it."""
+    entered = opened.__enter__()
+    try:
+        yield entered
+    finally:
+        try:
+            opened.__exit__(*sys.exc_info())
+        except TimeoutError:  # the machine is crowded; its processes end with this one
+            log.warning("local workers did not end in time")
 
 
 def _address_in(file: str) -> str:

@@ -336,3 +336,29 @@ def test_local_workers_keep_freed_memory() -> None:
     with open_pool(faults_of_a_freed_tensor, tiny_model(), workers=1) as pool:
         faults = results(pool, ["once"])["once"]
     assert faults < 10 * 256  # handed back to the system each time it would be ten times as much
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_cluster_that_does_not_close_in_time_takes_no_result_with_it(
+    failing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a crowded machine Dask gives up waiting for its workers, after the last block is done."""
+    closed = []
+
+    class Slow:
+        def __init__(self, *_: object, **__: object) -> None:
+            self.scheduler = None
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            closed.append(self)
+            raise TimeoutError
+
+    monkeypatch.setattr("distributed.LocalCluster", Slow)
+    monkeypatch.setattr("distributed.Client", Slow)
+    with contextlib.suppress(ZeroDivisionError), cluster.connect(1):
+        if failing:
+            raise ZeroDivisionError  # and what went wrong inside is what is told
+    assert len(closed) == 2
