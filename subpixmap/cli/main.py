@@ -107,6 +107,14 @@ def _signals_end_the_run() -> Iterator[None]:
             signal.signal(one, handler)
 
 
+def _tell(text: str) -> None:
+    """A line, or a traceback, on stderr: without passwords and tokens of URLs."""
+    from subpixmap.scenes.hrefs import redact_urls, without_secrets
+
+    shown = redact_urls(text)
+    print(without_secrets(shown) if "Traceback" in shown else shown, file=sys.stderr)
+
+
 def main() -> None:
     """Entry point of the `subpixmap` command."""
     session = Session()
@@ -115,16 +123,13 @@ def main() -> None:
             app(obj=session)
     except SubpixmapError as error:
         if session.verbose:
-            traceback.print_exc()
-        print(f"subpixmap: {error}", file=sys.stderr)
+            _tell(traceback.format_exc())
+        _tell(f"subpixmap: {error}")
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a lost object store
         if session.verbose:
-            traceback.print_exc()
-        print(
-            f"subpixmap: {str(error) or repr(error)}; when this is repaired, the same command continues",
-            file=sys.stderr,
-        )
+            _tell(traceback.format_exc())
+        _tell(f"subpixmap: {str(error) or repr(error)}; when this is repaired, the same command continues")
         sys.exit(3)
     except Interrupted as end:
         print(f"subpixmap: interrupted by {end}; the same command continues where it stopped", file=sys.stderr)

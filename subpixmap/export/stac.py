@@ -7,6 +7,8 @@ software), so that a catalogue can serve them and a reader can check them.
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import replace
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +19,12 @@ from subpixmap import runpaths
 from subpixmap.export.cogs import export_cogs
 from subpixmap.export.licence import NAME as LICENCE
 from subpixmap.grid import project
-from subpixmap.mapping.plan import Plan
+from subpixmap.mapping.plan import Plan, read_plan, write_plan
 from subpixmap.mapping.zones import Zone
 from subpixmap.periods import Period
 from subpixmap.runfolder import RunFolder
+from subpixmap.scenes.hrefs import redact_urls, unsigned
+from subpixmap.scenes.items import read_lock, read_notes, write_lock
 
 if TYPE_CHECKING:
     import pystac
@@ -69,12 +73,32 @@ def export_stac(run: RunFolder, to: Path) -> list[Path]:
     collection.make_all_asset_hrefs_relative()
     tables = [name for name in _TABLES if (run.path / name).is_file()]
     for name in tables:
-        (to / name).write_bytes((run.path / name).read_bytes())
+        _copy(run.path / name, to / name)
         asset = _asset(to / name, _TABLES[name], ["metadata"] if name in _METADATA else ["data"])
         asset.href = f"./{name}"
         collection.add_asset(name, asset)
     collection.save(pystac.CatalogType.SELF_CONTAINED)
     return [to / "collection.json", *sorted(to.glob("*/*.json")), *rasters, *(to / name for name in tables)]
+
+
+def _copy(path: Path, to: Path) -> None:
+    """Copy a file for others; what earlier versions wrote into plans and locks can hold signatures and passwords."""
+    if path.name == runpaths.ITEMS:
+        items = read_lock(path)
+        hrefs = [asset.href for item in items for asset in item.assets.values()]
+        if any(unsigned(href) != href for href in hrefs):
+            without = [
+                replace(item, assets={b: replace(a, href=unsigned(a.href)) for b, a in item.assets.items()})
+                for item in items
+            ]
+            write_lock(to, without, json.loads(redact_urls(json.dumps(read_notes(path)))))
+            return
+    if path.name == runpaths.PLAN:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if redact_urls(str(stated := raw.get("sources", raw.get("source")))) != str(stated):
+            write_plan(to.parent, read_plan(path.parent))  # reading leaves secrets out
+            return
+    to.write_bytes(path.read_bytes())
 
 
 def _ending(period: Period, zone: Zone) -> str:

@@ -27,6 +27,7 @@ from subpixmap.mapping.recipe import Recipe, json_sha256, numerics, require_bloc
 from subpixmap.mapping.zones import BlockPlan, Zone, chunk_bits, chunks_of_bits, plan_zones
 from subpixmap.periods import ALL_MONTHS, Every, Period
 from subpixmap.scenes.clouds import MaskRule
+from subpixmap.scenes.hrefs import redact
 from subpixmap.scenes.items import Item, by_acquisition
 from subpixmap.scenes.lattices import lattices
 from subpixmap.scenes.radiometry import Missing
@@ -385,7 +386,9 @@ def _from_json(raw: Mapping[str, Any]) -> Plan:
         ),
         zones=zones,
         model=ModelInfo(**{f.name: raw["model"][f.name] for f in fields(ModelInfo)}),
-        sources=tuple(raw["sources"] if "sources" in raw else raw["source"].split(", ")),  # one text in old plans
+        sources=tuple(
+            map(redact, raw["sources"] if "sources" in raw else raw["source"].split(", "))
+        ),  # one text in old plans
         versions=raw["versions"],
         forced=raw.get("forced", False),
         expected=raw.get("expected", {}),

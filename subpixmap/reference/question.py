@@ -189,7 +189,10 @@ def _read(path: Path, question: Question) -> tuple[list[Item], tuple[str, ...]] 
     bands = tuple(notes["bands"])
     if not question.answered_by(Question.from_json(notes["question"]), bands):
         return None
-    return [item for item in read_lock(path) if question.holds(item)], question.bands or bands
+    items = [item for item in read_lock(path) if question.holds(item)]
+    if any(asset.needs_signature for item in items for asset in item.assets.values()):
+        return None  # only the catalogue can sign them
+    return items, question.bands or bands
 
 
 def _neighbourhoods(reference: Reference, windows: Mapping[str, Window]) -> list[BaseGeometry]:

@@ -1,7 +1,7 @@
 """How an href is opened: its GDAL path and options, signed at the moment of opening.
 
-Locks and ledgers hold unsigned hrefs. Keys come from the user's environment, tokens from the catalogue; neither is
-stored or shown. GDAL options hold only inside `gdal_env`.
+Locks and ledgers hold unsigned hrefs. Keys come from the user's environment, tokens and signatures from the catalogue;
+none is stored or shown. GDAL options hold only inside `gdal_env`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import rasterio
 from rasterio.env import getenv, hasenv
 
 from subpixmap.errors import InputError
-from subpixmap.scenes.hrefs import host_of, is_private, is_remote, leads_to_private, redact, without_secrets
+from subpixmap.scenes.hrefs import RENEWED, host_of, is_private, is_remote, leads_to_private, redact, without_secrets
 from subpixmap.scenes.http import first_answer
 from subpixmap.scenes.items import Asset
 from subpixmap.scenes.pins import Pin
@@ -58,6 +58,16 @@ def gdal_path(href: str, *, renew: bool = False) -> str:
     return f"/vsicurl/{href}"
 
 
+def signed_href(asset: Asset) -> str:
+    """The href to open; `InputError` if its signature was of an earlier process."""
+    if asset.needs_signature and not asset.signed:
+        raise InputError(
+            f"{asset.href} was signed by its catalogue, and locks keep no signatures: repeat `subpixmap run` with its "
+            "--source, which asks for new ones"
+        )
+    return asset.signed or asset.href
+
+
 def pin_of(asset: Asset, path: str | None = None) -> Pin | None:
     """The version of a file as it is now, asked for with one request; None for a store that cannot be asked.
 
@@ -85,7 +95,7 @@ def pin_of(asset: Asset, path: str | None = None) -> Pin | None:
         return Pin(
             status.st_size, modified=f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09}Z"
         )
-    path = path or gdal_path(asset.href)
+    path = path or gdal_path(signed_href(asset))
     if not path.startswith("/vsicurl/"):
         with gdal_env(asset):
             return version_of(path)
@@ -105,7 +115,7 @@ def gdal_env(asset: Asset, *, renew: bool = False) -> AbstractContextManager[Any
     # A limit that the user has set, in the environment or around us, stays.
     limited = "GDAL_CACHEMAX" in os.environ or (hasenv() and "GDAL_CACHEMAX" in getenv())
     cache = {} if limited else {"GDAL_CACHEMAX": GDAL_CACHE_BYTES}
-    options = gdal_options(asset.href, renew=renew) if is_remote(asset.href) else {}
+    options = gdal_options((asset.signed or asset.href).partition("?")[0], renew=renew) if is_remote(asset.href) else {}
     if urlsplit(asset.href).scheme in ("http", "https") and not is_trusted(asset):
         options |= gdal_proxy()
     context: AbstractContextManager[Any] = rasterio.Env(**cache, **options)
@@ -150,5 +160,5 @@ for _name in ("rasterio._env", "rasterio._err"):  # GDAL's warnings name the sig
     logging.getLogger(_name).addFilter(_redact_record)
 
 
-SIGNERS: dict[str, Callable[[str, bool], str]] = {".blob.core.windows.net": _planetary_computer}
+SIGNERS: dict[str, Callable[[str, bool], str]] = {RENEWED: _planetary_computer}
 """Ending of the host name -> (href, whether to renew the token) -> signed href."""

@@ -8,6 +8,7 @@ from typing import Any
 from subpixmap.periods import Period
 from subpixmap.scenes.darkness import check_darkness
 from subpixmap.scenes.dialect import SceneKey, scene_key_of
+from subpixmap.scenes.hrefs import redact
 from subpixmap.scenes.items import Item, lock_items, several_problems, sort_items
 from subpixmap.scenes.radiometry import OffsetRule
 from subpixmap.scenes.reader import pin
@@ -75,6 +76,6 @@ def lock_sources(
         raise several_problems([reason for _, reason in problems.values()])
     if refused is not None:
         for name, (key, reason) in problems.items():
-            stands_in = f"; {taken[key][1][0].id} of {taken[key][0]} stands in for it" if key in taken else ""
+            stands_in = f"; {taken[key][1][0].id} of {redact(taken[key][0])} stands in for it" if key in taken else ""
             refused[name] = reason + stands_in
     return sort_items(pin((item for _, items in taken.values() for item in items), ask=look))

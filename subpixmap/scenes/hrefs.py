@@ -12,12 +12,18 @@ import re
 import socket
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 from subpixmap.errors import InputError
 
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
 """GDAL driver by extension; no other file is opened."""
+
+VERSIONS = ("versionid", "generation")
+"""What a query may say that is no secret: the version of an object in a store."""
+
+RENEWED = ".blob.core.windows.net"
+"""Ending of the hosts whose files are signed anew whenever they are opened (see `access.SIGNERS`)."""
 
 REMOTE = ("https", "http", "s3")
 """Schemes of URLs that may be opened."""
@@ -34,6 +40,23 @@ def redact(href: str) -> str:
         return href
     parts = urlsplit(href)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def unsigned(href: str) -> str:
+    """The href as a lock keeps it: without user, password and signature, which end and which others must not get.
+
+    Nobody knows which part of a query is secret, so only what names a version of the file is kept of it.
+    """
+    parts = urlsplit(href) if is_remote(href) else None
+    if parts is None or not (parts.query or parts.fragment or "@" in parts.netloc):
+        return href
+    kept = [(name, value) for name, value in parse_qsl(parts.query) if name.lower() in VERSIONS]
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, urlencode(kept), ""))
+
+
+def redact_urls(text: str) -> str:
+    """A message of anybody without the queries and passwords of what is certainly a URL in it."""
+    return re.sub(r"(\b[A-Za-z][\w+.-]*:/{1,2})(?:[^\s'\"/@]*@)?([^\s'\"?]*)(\?[^\s'\"]*)?", r"\1\2", text)
 
 
 def without_secrets(text: str) -> str:
@@ -72,7 +95,9 @@ def resolve(href: str, base: str) -> str:
         The scheme is not allowed, a remote catalogue names a local file, or a public one names a private address.
     """
     if re.match(r"/?vsi\w*/|<|[A-Za-z]{2,}:(?!//)", href.strip()):
-        raise InputError(f"href {href[:200]!r} is not opened: it is neither a path nor a URL of {', '.join(REMOTE)}")
+        raise InputError(
+            f"href {without_secrets(href)[:200]!r} is not opened: it is neither a path nor a URL of {', '.join(REMOTE)}"
+        )
     if is_remote(base):
         url = urljoin(base, href)
     elif href.startswith("file://") and urlsplit(href).netloc in ("", "localhost"):

@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from subpixmap.grid import transformer
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
 from subpixmap.scenes.dialect import Product, newest
+from subpixmap.scenes.hrefs import RENEWED, host_of, unsigned
 from subpixmap.scenes.pins import Pin
 from subpixmap.scenes.radiometry import OffsetRule, decide_offset
 
@@ -52,6 +53,10 @@ class Asset:
     """The digital number that its item declares as missing; None if it declares none."""
     pin: Pin | None = None
     """The version that was seen when the lock was made; not part of `items_sha256`."""
+    needs_signature: bool = False
+    """Whether the catalogue signed its href, with a user, password or query."""
+    signed: str = field(default="", repr=False, compare=False)
+    """The href with its signature: in memory alone, neither stored nor shown."""
 
     @property
     def resolution(self) -> float:
@@ -212,11 +217,16 @@ def _freeze(raw: dict[str, Any], period: Period, bands: Sequence[str], rule: Off
 
 
 def _asset(raw: dict[str, Any], band: str, asset: dict[str, Any]) -> Asset:
+    href = unsigned(asset["href"])
+    renewable = host_of(href).endswith(RENEWED)
+    signed = "" if renewable or href == asset["href"] else asset["href"]
     return Asset(
-        asset["href"],
+        href,
         *dialect.raster(raw, band, asset),
         own_network=asset.get("own_network") is True,
         nodata=dialect.stated_nodata(raw, band, asset),
+        needs_signature=bool(signed),
+        signed=signed,
     )
 
 
@@ -334,6 +344,7 @@ def _to_stac(item: Item) -> dict[str, Any]:
     assets = {
         band: {"href": asset.href, "proj:transform": list(asset.transform), "proj:shape": list(asset.shape)}
         | ({"subpixmap:own_network": True} if asset.own_network else {})
+        | ({"subpixmap:needs_signature": True} if asset.needs_signature else {})
         | ({} if asset.nodata is None else {"subpixmap:nodata": asset.nodata})
         | {f"subpixmap:pin_{name}": value for name, value in (asset.pin.to_json() if asset.pin else {}).items()}
         for band, asset in item.assets.items()
@@ -362,6 +373,7 @@ def _from_stac(raw: dict[str, Any]) -> Item:
             asset.get("subpixmap:own_network") is True,
             _whole(asset.get("subpixmap:nodata")),
             _pin(asset),
+            asset.get("subpixmap:needs_signature") is True,
         )
         for band, asset in raw["assets"].items()
         if asset

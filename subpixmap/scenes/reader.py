@@ -24,7 +24,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from subpixmap.errors import Incomplete, InputError, Refused, SubpixmapError
-from subpixmap.scenes.access import gdal_env, gdal_path, is_trusted, pin_of
+from subpixmap.scenes.access import gdal_env, gdal_path, is_trusted, pin_of, signed_href
 from subpixmap.scenes.dialect import SCALE
 from subpixmap.scenes.hrefs import driver, is_remote, redact, require_own_overviews, without_secrets
 from subpixmap.scenes.items import Asset, Item
@@ -194,7 +194,7 @@ def _opened(source: _Source, renew: bool) -> _Open:
         pool.popitem(last=False)[1].dataset.close()
     asset = source.asset
     driver(asset.href)  # refuses what must not be opened, before any request
-    path = gdal_path(asset.href, renew=renew)
+    path = gdal_path(signed_href(asset), renew=renew)
     version = pin_of(asset, path)
     _require_known(asset, version)
     with gdal_env(asset, renew=renew or asset.href in _exchanged):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +23,8 @@ from subpixmap.errors import InputError
 from subpixmap.machine import memory
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
-from subpixmap.scenes.hrefs import host_of, is_private, leads_to_private, redact, require_public, resolve
+from subpixmap.scenes.hrefs import host_of, is_private, leads_to_private, redact, require_public, resolve, unsigned
+from subpixmap.scenes.items import Item
 from subpixmap.scenes.search import search
 from subpixmap.scenes.static import read_local, read_static
 
@@ -114,6 +115,31 @@ def find_by_source(
     }
 
 
+def with_signatures(
+    items: Sequence[Item],
+    source: str | Sequence[str],
+    geometry: BaseGeometry,
+    periods: Sequence[Period],
+    *,
+    collection: str | None = None,
+) -> list[Item]:
+    """Items of a lock with the signatures of now, for which the source is asked again if they need some."""
+    lost = {
+        item.period for item in items if any(one.needs_signature and not one.signed for one in item.assets.values())
+    }
+    if not lost:
+        return list(items)
+    asked = find_by_source(source, geometry, [p for p in periods if p.label in lost], collection=collection)
+    raws = [asset for found in asked.values() for raw in found for asset in raw["assets"].values() if "href" in asset]
+    signed = {unsigned(asset["href"]): asset["href"] for asset in raws}
+    return [
+        replace(item, assets={b: replace(a, signed=signed.get(a.href, a.signed)) for b, a in item.assets.items()})
+        if item.period in lost
+        else item
+        for item in items
+    ]
+
+
 def preferred(by_source: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Items of the first source, and the scenes that it lacks from the later ones."""
     chosen: list[dict[str, Any]] = []
@@ -134,7 +160,7 @@ def _require_source(source: str) -> None:
     if source in CATALOGUES or urlsplit(source).scheme in ("http", "https") or Path(source).exists():
         return
     raise InputError(
-        f"source {source!r} is neither a file, a URL nor one of {', '.join(CATALOGUES)}; "
+        f"source {redact(source)!r} is neither a file, a URL nor one of {', '.join(CATALOGUES)}; "
         "give one of these, or the path of an ItemCollection or catalog.json"
     )
 

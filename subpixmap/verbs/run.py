@@ -101,10 +101,13 @@ def map_planned(
     """Do the planned blocks of a run folder that are not done yet."""
     from subpixmap.mapping.needs import needs
     from subpixmap.model.checkpoint import load_model
+    from subpixmap.scenes.access import signed_href
 
     with hold(out) as folder:
         planned = folder.plan
         job = Job(out, planned, folder.items, load_model(model or planned.model.name))
+        for asset in (asset for item in job.items for asset in item.assets.values()):
+            signed_href(asset)  # refuses those that only the catalogue can sign
         _require_fit(job, needs(job.plan, job.items), scheduler=scheduler, workers=workers)
         with console.run_log(out):
             return map_job(job, scheduler=scheduler, workers=workers, allow_partial=allow_partial, quiet=quiet)

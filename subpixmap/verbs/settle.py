@@ -28,6 +28,7 @@ def settle(request: Request) -> Job:
     """Settle region, model, items and plan; writes nothing."""
     from subpixmap.mapping.plan import make_plan
     from subpixmap.scenes.completeness import completeness
+    from subpixmap.scenes.hrefs import redact
     from subpixmap.scenes.source import anchored
 
     new_units = request.names_units
@@ -53,7 +54,7 @@ def settle(request: Request) -> Job:
         every=request.every,
         months=parse_months(request.months),
         objects=request.objects or None,
-        sources=[anchored(source) for source in request.sources] if asked else (),
+        sources=[redact(anchored(source)) for source in request.sources] if asked else (),
         device=_device(request.device),
         forced=request.force,
         missing=_missing(request),
@@ -87,8 +88,9 @@ def ask_items(
     from subpixmap.mapping.plan import read_plan
     from subpixmap.scenes.cube import common_bands
     from subpixmap.scenes.fallback import lock_sources
+    from subpixmap.scenes.hrefs import redact
     from subpixmap.scenes.items import read_lock, read_notes
-    from subpixmap.scenes.source import find_by_source, preferred
+    from subpixmap.scenes.source import find_by_source, preferred, with_signatures
 
     new, kept, noted = periods_of(request), [], {}
     if (request.folder / runpaths.PLAN).is_file():
@@ -100,14 +102,15 @@ def ask_items(
         labels = {p.label for p in new}
         kept = [item for item in read_lock(request.folder / runpaths.ITEMS) if item.period not in labels]
         _require_offsets(request, kept)
+        kept = with_signatures(kept, request.sources, region.geometry, planned.periods, collection=request.collection)
         noted = read_notes(request.folder / runpaths.ITEMS).get("refused", {})
     by_source = find_by_source(request.sources, region.geometry, new, collection=request.collection) if new else {}
     candidates = preferred(by_source)
     if not candidates and not kept:
         when = f"--years {request.years}" + (f" with --months {request.months}" if request.months else "")
         raise InputError(
-            f"no item of {', '.join(request.sources)} touches region {region.name} in {when}; choose other years or "
-            "months, or another --source"
+            f"no item of {', '.join(map(redact, request.sources))} touches region {region.name} in {when}; choose "
+            "other years or months, or another --source"
         )
     model = models[0]
     if len(models) > 1 and candidates:
@@ -130,20 +133,21 @@ def ask_items(
 def _other_source(request: Request, asked: Sequence[str]) -> tuple[str, ...]:
     """A note on a source that was given and is not asked, because the folder has the items of all or some periods."""
     from subpixmap.mapping.plan import read_plan
+    from subpixmap.scenes.hrefs import redact
     from subpixmap.scenes.source import anchored
 
     if not request.source or not (request.folder / runpaths.PLAN).is_file():
         return ()
     planned = read_plan(request.folder)
-    other = [source for source in request.source if anchored(source) not in planned.sources]
+    other = [source for source in request.source if redact(anchored(source)) not in planned.sources]
     kept = [period.label for period in planned.periods if period.label not in asked]
     if not other or not kept:
         return ()
     again = " ".join(f"--refresh {label}" for label in kept[:3]) + (" ..." if len(kept) > 3 else "")
     told = "" if request.every == "scene" else f"; add {again} to ask again"
     return (
-        f"--source {' '.join(other)} is not asked for {', '.join(kept[:3])}{' ...' if len(kept) > 3 else ''}: their "
-        f"items are locked from {', '.join(planned.sources)}{told}",
+        f"--source {' '.join(map(redact, other))} is not asked for {', '.join(kept[:3])}"
+        f"{' ...' if len(kept) > 3 else ''}: their items are locked from {', '.join(planned.sources)}{told}",
     )
 
 

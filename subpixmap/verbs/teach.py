@@ -383,4 +383,6 @@ def _plain(value: Any) -> Any:
 
 def _short(source: str) -> str:
     """A source as a card names it: of a path, its last two parts."""
-    return source if "://" in source or not Path(source).exists() else "/".join(Path(source).parts[-2:])
+    from subpixmap.scenes.hrefs import redact
+
+    return redact(source) if "://" in source or not Path(source).exists() else "/".join(Path(source).parts[-2:])

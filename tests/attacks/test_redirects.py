@@ -54,7 +54,12 @@ def test_pixels_of_public_servers_come_through_the_tunnel(remote: Any, monkeypat
     server, asset = remote
     seen = []
     connect = tunnel._connect
-    monkeypatch.setattr(tunnel, "_connect", lambda host, port: seen.append((host, port)) or connect(host, port))
+
+    def noted(host: str, port: int) -> Any:
+        seen.append((host, port))
+        return connect(host, port)
+
+    monkeypatch.setattr(tunnel, "_connect", noted)
     np.testing.assert_array_equal(reader.read_window(asset, WHOLE, 32651), VALUES)
     assert set(seen) == {("127.0.0.1", int(server.url.rpartition(":")[2]))}
 
