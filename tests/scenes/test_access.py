@@ -52,6 +52,13 @@ def test_a_public_catalogue_may_not_name_this(href: str) -> None:
         resolve(href, "https://stac.example.org/v1/")
 
 
+@pytest.mark.parametrize("base", ["https://stac.example.org/v1/", "/data/catalog/item.json"])
+@pytest.mark.parametrize("store", ["gs://", "az://", "abfs://", "/vsigs/", "/vsiaz/", "/vsis3/"])
+def test_stores_whose_versions_nobody_asks_for_are_not_opened(store: str, base: str) -> None:
+    with pytest.raises(InputError, match=f"{store}bucket/B04.tif.*is not opened"):
+        resolve(f"{store}bucket/B04.tif", base)
+
+
 def test_hrefs_are_made_absolute() -> None:
     assert resolve("../x/B04.tif", "https://a.example.org/b/c.json") == "https://a.example.org/x/B04.tif"
     assert resolve("./B04.jp2", "/data/catalog/item.json") == "/data/catalog/B04.jp2"
