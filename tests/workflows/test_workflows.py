@@ -21,6 +21,7 @@ WORKFLOWS = Path(__file__).parents[2] / "workflows"
 sys.path.insert(0, str(WORKFLOWS))
 
 import certificates  # noqa: E402
+import mapped_trends  # noqa: E402
 import simulated_worlds  # noqa: E402
 
 
@@ -130,3 +131,20 @@ def test_another_calibration_of_totals_is_that_of_pixels() -> None:
     counts = pd.DataFrame({"object": ["coconut", "car"], "area_ha": 6.0, "map_total_full": before})
     found = simulated_worlds.with_calibration(counts, old, new)["map_total_full"]
     np.testing.assert_allclose(found, after, rtol=1e-12)
+
+
+def test_directions_are_scored_by_hand() -> None:
+    rows = [
+        ("a", "fall", 4000, 2000, "2019", "2019", 0.9),  # right, and dated
+        ("b", "rise", 4000, 2000, "2018", "2019", 0.9),  # wrong
+        ("c", "unclear", 1000, 2000, "2018", "2018", 1.0),  # missed
+        ("d", "rise", 1000, 1010, "2018", "2018", 1.0),  # a change of 1 % that is told
+        ("e", "steady", 1000, 1100, "2018", "2018", 1.0),  # no: 10 %
+        ("f", "fall", 100, 50, "2018", "2018", 1.0),  # too small to be asked for
+        ("REGION", "fall", 11100, 8160, "2018", "2018", 1.0),
+    ]
+    names = ["unit_id", "direction", "first", "last", "step_from", "largest", "share"]
+    table = pd.DataFrame(rows, columns=names)
+    assert list(mapped_trends.score(table.assign(true_change=table["last"] - table["first"])).values()) == [
+        (1, 3), (1, 3), (1, 4), (1, 1), (1, 1), (1, 1), (1, 1),
+    ]  # fmt: skip
