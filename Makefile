@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench chaos soak notebooks format clean
+.PHONY: demo test lint bench chaos soak notebooks format audit hashes clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -40,6 +40,15 @@ soak: $(VENV)/.installed  ## half an hour of mapping: do the workers grow?
 
 notebooks: $(VENV)/.installed  ## execute the notebooks
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+
+audit: $(VENV)/.installed  ## known holes in the pinned versions (needs the network; part of a release)
+	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --disable-pip-version-check -q pip-audit
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+hashes: $(VENV)/.installed  ## the pinned versions with their hashes on this platform: dist/requirements-hashed.txt
+	mkdir -p dist
+	$(BIN)/python -m pip install -q --dry-run --ignore-installed --report dist/report.json -c constraints.txt '.[train,s3,safe]'
+	$(BIN)/python .ci/hashes.py dist/report.json > dist/requirements-hashed.txt
 
 clean:  ## remove the environment and the runs
 	rm -rf $(VENV) runs

@@ -16,6 +16,7 @@ from subpixmap.scenes import access, http
 from subpixmap.scenes.hrefs import redact_urls, unsigned
 from subpixmap.scenes.hrefs import resolve as absolute
 from subpixmap.scenes.items import Asset, items_sha256, read_lock, write_lock
+from subpixmap.scenes.reader import open_raster
 from subpixmap.scenes.static import read_local
 from tests.helpers import stac_server
 
@@ -132,6 +133,25 @@ def test_a_url_in_another_option_tells_no_secret(option: str, tmp_path: Path, su
 
 
 ASSET = Asset("https://host.example/B04.tif", (10.0, 0.0, 300000.0, 0.0, -10.0, 1200000.0), (300, 300))
+
+
+def test_a_netrc_gives_the_password_to_us_and_to_gdal(
+    signing: Signing, country: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login user password SECRETPASSWORD\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = next(country.rglob("*.tif"))
+
+    def ask(server: Any, method: str, path: str, body: Any) -> Any:
+        return None if "Authorization" in server.headers[-1] else (401, {"WWW-Authenticate": "Basic"}, b"")
+
+    monkeypatch.setattr(signing.server, "fault", ask)
+    url = f"{signing.server.url}/{path.relative_to(country)}"
+    assert http.get_bytes(url, 0, 4, trusted=True)[0] == path.read_bytes()[:4]
+    asset = replace(ASSET, href=url)
+    with access.gdal_env(asset), open_raster(url, access.gdal_path(url)) as raster:
+        assert raster.count
 
 
 @pytest.mark.parametrize(
