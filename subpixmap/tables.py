@@ -28,6 +28,8 @@ class Column(NamedTuple):
     meaning: str
     former: str = ""
     """Name of the column in files of older versions."""
+    later: bool = False
+    """Files of older versions lack it; there it is blank."""
 
 
 Columns = Mapping[str, Column]
@@ -245,6 +247,12 @@ ESTIMATES: dict[str, Column] = {
     "suppressed": COUNTS["suppressed"],
     "raked": Column("boolean", "", "scaled so that units sum to their parent"),
     "note": _text("why there is no interval, or no estimate"),
+    "unseen": Column(
+        "float64",
+        "objects",
+        "of ci_high, what may stand where the map predicts nothing without having been seen",
+        later=True,
+    ),
 }
 """estimates.csv: a row per unit, object, period and estimator."""
 
@@ -338,6 +346,9 @@ def read_table(path: Path, columns: Columns) -> pd.DataFrame:
         for name in texts & set(table.columns):
             table[name] = table[name].map(_unguarded, na_action="ignore").astype("string")
     table = table.rename(columns={column.former: name for name, column in columns.items() if column.former})
+    for name, column in columns.items():
+        if column.later and name not in table.columns:
+            table[name] = None
     if missing := [name for name in columns if name not in table.columns]:
         raise InputError(f"{path} lacks the columns {', '.join(missing)}; make it again (subpixmap count or trend)")
     return typed(table, columns)

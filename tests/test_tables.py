@@ -8,7 +8,19 @@ import pandas as pd
 import pytest
 
 from subpixmap.errors import InputError
-from subpixmap.tables import COUNTS, SERIES, read_table, rounded, to_csv, types_of, write_parquet, write_table
+from subpixmap.tables import (
+    COUNTS,
+    ESTIMATES,
+    SERIES,
+    read_table,
+    rounded,
+    to_csv,
+    typed,
+    types_of,
+    write_csv,
+    write_parquet,
+    write_table,
+)
 
 NAMES = [
     "plain",
@@ -97,3 +109,14 @@ def test_a_column_of_an_older_version_is_read_under_its_present_name(tmp_path: P
     path = write_parquet(table, tmp_path / "series.parquet", SERIES)
     pd.read_parquet(path).rename(columns={"n_noise_acquisitions": "n_acquisitions"}).to_parquet(path)
     assert read_table(path, SERIES)["n_noise_acquisitions"].tolist() == [3]
+
+
+def test_a_column_that_came_later_is_blank_in_an_older_file(tmp_path: Path) -> None:
+    table = pd.DataFrame([dict.fromkeys(ESTIMATES)]).assign(unit_id="a", n_ref=5, n_zero=1)
+    old = {name: column for name, column in ESTIMATES.items() if name != "unseen"}
+    write_csv(typed(table, old), tmp_path / "old.csv", old)
+    assert read_table(tmp_path / "old.csv", ESTIMATES)["unseen"].isna().all()
+    cut = {name: column for name, column in ESTIMATES.items() if name != "note"}
+    write_csv(typed(table, cut), tmp_path / "cut.csv", cut)
+    with pytest.raises(InputError, match="lacks the columns note"):
+        read_table(tmp_path / "cut.csv", ESTIMATES)

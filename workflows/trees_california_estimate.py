@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from trees_california import BANDS, HALO, NAME, Crops, predict_crops, read_crops, see
 
 from subpixmap.errors import InputError, SubpixmapError
-from subpixmap.estimation.coverage import Population, plan_simple, simulate
+from subpixmap.estimation.coverage import plan_simple, simulate
+from subpixmap.estimation.populations import Population
 from subpixmap.model.checkpoint import load_model
 
 SIZES = (20, 40, 60)
@@ -48,7 +49,7 @@ def estimate_city(crops: Crops, predicted: NDArray[np.float64], *, draws: int, s
     }
     for n in SIZES:
         if len(predicted) >= 2 * n:
-            table = simulate(population, plan_simple(population, n), draws=draws, seed=seed + n)
+            table = simulate(population, plan_simple(population, n), draws=draws, seed=seed + n, min_cells=min(SIZES))
             rows = table.set_index("estimator")[list(COLUMNS)].to_dict("index")
             found["n"][str(n)] = {
                 str(name): {k: round(float(v), 3) for k, v in row.items()} for name, row in rows.items()

@@ -98,6 +98,13 @@ def estimate(
     ] = 30,
     max_cv: Annotated[float, Option(help="estimates with a larger se / estimate are suppressed")] = 0.33,
     rake: Annotated[bool, Option("--rake", help="scale units so that they sum to their parent")] = False,
+    unseen: Annotated[
+        float,
+        Option(
+            help="share of all objects that may stand where the map predicts nothing without having been seen; the "
+            "upper ends allow for it as far as the labelled cells do not rule it out"
+        ),
+    ] = 0.12,
     change: Annotated[
         list[str] | None,
         Option(help="change between two labelled periods, such as 2018,2023; may be repeated  [default: neighbours]"),
@@ -109,7 +116,7 @@ def estimate(
     from subpixmap.estimation.results import Rules
     from subpixmap.verbs import sample as verbs
 
-    rules = Rules(level=level, estimator=estimator, min_cells=min_cells, max_cv=max_cv, rake=rake)
+    rules = Rules(level=level, estimator=estimator, min_cells=min_cells, max_cv=max_cv, rake=rake, unseen=unseen)
     verbs.estimate(out, rules, changes=_pairs(change), quiet=quiet)
 
 

@@ -6,8 +6,9 @@ holds the truth. All samples are drawn at once: 2,000 of them take seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,37 +18,14 @@ from numpy.typing import NDArray
 from subpixmap.estimation.allocation import allocate
 from subpixmap.estimation.draw import hilbert, segments_of
 from subpixmap.estimation.estimators import ESTIMATORS, Domains, estimate_total, spread_of
-from subpixmap.estimation.intervals import interval
-from subpixmap.estimation.layout import Layout
+from subpixmap.estimation.intervals import MIN_CELLS, interval, why_none
+from subpixmap.estimation.layout import Array, Layout
+from subpixmap.estimation.populations import KINDS, Population, make_population
 from subpixmap.estimation.prior import Prior
 from subpixmap.estimation.strata import UNSEEN, ZERO, stratify
+from subpixmap.estimation.unseen import MOST, unseen_objects
 
-Array = NDArray[np.float64]
 _AT_ONCE = 500  # samples
-
-
-@dataclass(frozen=True)
-class Population:
-    """All cells of a place: what stands there, and what a map says."""
-
-    x: Array
-    """(cell,) place, cells."""
-    y: Array
-    count: Array
-    """(cell,) objects."""
-    predicted: Array
-    """(cell,) objects of the map; 0 where it saw nothing."""
-    seen: NDArray[np.bool_]
-    """(cell,) whether the map saw it."""
-    present: NDArray[np.bool_]
-    """(cell,) whether the map predicts objects."""
-    near: NDArray[np.bool_]
-    """(cell,) whether it predicts some close by."""
-
-    @property
-    def truth(self) -> float:
-        """Objects in all."""
-        return float(self.count.sum())
 
 
 @dataclass(frozen=True)
@@ -58,6 +36,8 @@ class SamplePlan:
     """(cell,)."""
     mapped: NDArray[np.bool_]
     """(stratum,) whether the map saw its cells."""
+    zero: NDArray[np.bool_]
+    """(stratum,) whether the map predicts nothing there."""
     segments: tuple[tuple[NDArray[np.int64], int], ...]
     """Cells of each segment, and how many are drawn from it; by stratum."""
     segment_stratum: NDArray[np.int64]
@@ -86,13 +66,13 @@ def plan_sample(population: Population, n: int, *, prior: Prior = Prior()) -> Sa
         segments += parts
         strata += [one] * len(parts)
     mapped = np.array([name != UNSEEN for name in names])
-    return SamplePlan(stratum, mapped, tuple(segments), np.array(strata))
+    return SamplePlan(stratum, mapped, zero, tuple(segments), np.array(strata))
 
 
 def plan_simple(population: Population, n: int) -> SamplePlan:
     """A simple random sample."""
     cells = np.arange(len(population.count))
-    return SamplePlan(np.zeros(len(cells), np.int64), np.array([True]), ((cells, n),), np.array([0]))
+    return SamplePlan(np.zeros(len(cells), np.int64), np.array([True]), np.array([False]), ((cells, n),), np.array([0]))
 
 
 def draw_many(plan: SamplePlan, draws: int, *, seed: int) -> NDArray[np.int64]:
@@ -122,8 +102,9 @@ def simulate(
     *,
     draws: int = 2000,
     seed: int = 0,
-    inside: NDArray[np.bool_] | None = None,
     estimators: Sequence[str] = ESTIMATORS,
+    min_cells: int = MIN_CELLS,
+    most_unseen: float = MOST,
 ) -> pd.DataFrame:
     """How the estimators do over many samples.
 
@@ -133,8 +114,10 @@ def simulate(
         What is sampled, and how.
     draws, seed
         Samples, and where their numbers start.
-    inside
-        (cell,) the part of the population that is estimated; all of it by default.
+    estimators
+        Which ones.
+    min_cells, most_unseen
+        As `Rules.min_cells` and `Rules.unseen`.
 
     Returns
     -------
@@ -142,129 +125,175 @@ def simulate(
         A row per estimator: `bias_pct` and `rse_pct` of the truth, `coverage_95` and `mean_width_pct` of the intervals
         that are printed, `printed` (their share), `missed_low` and `missed_high` (truth below or above the interval).
     """
-    within = np.ones(len(population.count), bool) if inside is None else inside
-    layout = plan.layout
-    cells = np.bincount(plan.stratum[within], minlength=len(plan.mapped)).astype(float)
-    on_map = float(population.predicted[within & plan.mapped[plan.stratum]].sum())
-    truth = float(population.count[within].sum())
     chosen = draw_many(plan, draws, seed=seed)
+    everywhere = np.ones(len(population.count), bool)
     rows = []
     for name in estimators:
-        parts = [
-            _one(
-                name, population, within, layout, Domains(within[some], cells, np.array(on_map), np.array(on_map)), some
-            )
-            for some in np.array_split(chosen, -(-draws // _AT_ONCE))
-        ]
-        value, se, low, high = (np.concatenate(part) for part in zip(*parts, strict=True))
-        rows.append({"estimator": name, **_judge(value, se, low, high, truth)})
+        of = _estimate_draws(name, population, plan, everywhere, chosen, min_cells=min_cells, most_unseen=most_unseen)
+        rows.append({"estimator": name, **_judge(of, population.truth)})
     return pd.DataFrame(rows)
 
 
-def _one(
+@dataclass(frozen=True)
+class _Draws:
+    """Estimates of one domain from many samples: (draw,) each."""
+
+    value: Array
+    se: Array
+    low: Array
+    """NaN where no interval is printed."""
+    high: Array
+    labelled: NDArray[np.int64]
+    """Labelled cells of the domain."""
+
+
+def _estimate_draws(
     name: str,
     population: Population,
+    plan: SamplePlan,
     within: NDArray[np.bool_],
-    layout: Layout,
-    domains: Domains,
     chosen: NDArray[np.int64],
-) -> tuple[Array, Array, Array, Array]:
-    y = population.count[chosen]
-    total = estimate_total(name, y, population.predicted[chosen], layout, domains)
-    spread = spread_of(total.influence, layout)
-    least = (y * within[chosen]).sum(axis=-1)
-    low, high = interval(total.value, spread, least=least)
-    return total.value, np.sqrt(spread.variance), low, high
+    *,
+    min_cells: int,
+    most_unseen: float,
+) -> _Draws:
+    """One estimator of the cells `within`, from every row of `chosen`."""
+    cells = np.bincount(plan.stratum[within], minlength=len(plan.mapped)).astype(float)
+    on_map = np.array(population.predicted[within & plan.mapped[plan.stratum]].sum())
+    parts = []
+    for some in np.array_split(chosen, -(-len(chosen) // _AT_ONCE)):
+        domains, layout, y = Domains(within[some], cells, on_map, on_map), plan.layout, population.count[some]
+        total = estimate_total(name, y, population.predicted[some], layout, domains)
+        spread = spread_of(total.influence, layout)
+        region = None if within.all() else _region_total(name, y, population, some, plan)
+        unseen = unseen_objects(y, total.value, layout, domains, plan.zero, region=region, most=most_unseen)
+        low, high = interval(total.value, spread, least=(y * domains.member).sum(axis=-1), unseen=unseen)
+        labelled = domains.member.sum(axis=-1)
+        why = why_none(
+            total.value,
+            spread,
+            unseen=unseen,
+            labelled=labelled,
+            labelled_zero=(domains.member & plan.zero[layout.stratum]).sum(axis=-1),
+            cells=cells.sum(),
+            zero_cells=cells[plan.zero].sum(),
+            min_cells=min_cells,
+        )
+        none = why != ""
+        parts.append(
+            (total.value, np.sqrt(spread.variance), np.where(none, np.nan, low), np.where(none, np.nan, high), labelled)
+        )
+    return _Draws(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def _judge(value: Array, se: Array, low: Array, high: Array, truth: float) -> dict[str, Any]:
-    printed = np.isfinite(low)
-    below, above = (truth < low)[printed], (truth > high)[printed]
+def _region_total(name: str, y: Array, population: Population, some: NDArray[np.int64], plan: SamplePlan) -> Array:
+    """(draw,) estimated total of the whole place."""
+    everywhere = np.ones(some.shape, bool)
+    on_map = np.array(population.predicted[plan.mapped[plan.stratum]].sum())
+    domains = Domains(everywhere, plan.layout.stratum_size, on_map, on_map)
+    return estimate_total(name, y, population.predicted[some], plan.layout, domains).value
+
+
+def _judge(of: _Draws, truth: float) -> dict[str, Any]:
+    printed = np.isfinite(of.low)
+    below, above = (truth < of.low)[printed], (truth > of.high)[printed]
     some = bool(printed.any())
     return {
-        "bias_pct": 100 * (value.mean() / truth - 1),
-        "rse_pct": 100 * value.std() / truth,
-        "se_ratio": float(np.sqrt((se**2).mean()) / value.std()),
+        "bias_pct": 100 * (of.value.mean() / truth - 1),
+        "rse_pct": 100 * of.value.std() / truth,
+        "se_ratio": float(np.sqrt((of.se**2).mean()) / of.value.std()),
         "coverage_95": 100 * float(1 - (below | above).mean()) if some else np.nan,
         "missed_low": 100 * float(below.mean()) if some else np.nan,
         "missed_high": 100 * float(above.mean()) if some else np.nan,
-        "mean_width_pct": 100 * float((high - low)[printed].mean()) / truth if some else np.nan,
+        "mean_width_pct": 100 * float((of.high - of.low)[printed].mean()) / truth if some else np.nan,
         "printed": 100 * float(printed.mean()),
     }
 
 
-# Populations ----------------------------------------------------------------------------------------------------------
-
-KINDS = ("easy", "rare", "omission", "biased", "clouded", "clumped")
-"""What `make_population` makes."""
-
-
-def make_population(kind: str, *, side: int = 120, seed: int = 0) -> Population:
-    """A simulated place of `side` x `side` cells, and a map of it.
-
-    Parameters
-    ----------
-    kind
-        "easy": plantations, seen well. "rare": objects in one cell of a hundred. "omission": the map misses a ninth of
-        the objects, which stand in one of twenty cells of empty land. "biased": the map is 40 % too high and blurs.
-        "clouded": a quarter of the land was not seen. "clumped": few cells hold most objects, and the map errs by a
-        factor.
-    """
-    rng = np.random.default_rng(seed)
-    row, col = np.divmod(np.arange(side * side), side)
-    field = _smooth(rng, side, 6).ravel()
-    share = {"rare": 0.01, "clumped": 0.08}.get(kind, 0.15)
-    full = field > np.quantile(field, 1 - share)
-    mean = np.where(full, 40 * (field - np.quantile(field, 1 - share)) / np.ptp(field) + 8, 0.0)
-    if kind == "clumped":
-        mean = mean * rng.gamma(0.5, 2.0, mean.shape)
-    count = rng.poisson(mean).astype(float)
-    error = {"clumped": rng.lognormal(-0.3, 0.8, count.shape)}.get(kind, rng.lognormal(-0.03, 0.25, count.shape))
-    predicted = count * error + rng.normal(0, 0.15, count.shape)
-    if kind == "biased":
-        predicted = 1.4 * (0.8 * predicted + 0.2 * _blurred(predicted, side))
-    if kind == "omission":
-        alone = ~full & (rng.random(count.shape) < 0.05)
-        count[alone] += rng.poisson(count.sum() / 8 / alone.sum(), int(alone.sum()))
-    seen = np.ones(count.shape, bool)
-    if kind == "clouded":
-        cloud = _smooth(rng, side, 8).ravel()
-        seen = cloud < np.quantile(cloud, 0.75)
-    predicted = np.where(seen, predicted, 0.0)
-    present = seen & (predicted > 1)
-    near = _dilated(present.reshape(side, side), 2).ravel() & ~present
-    return Population(col.astype(float), row.astype(float), count, predicted, seen, present, near)
-
-
-def _smooth(rng: np.random.Generator, side: int, sigma: float) -> Array:
-    from scipy.ndimage import gaussian_filter
-
-    return np.asarray(gaussian_filter(rng.standard_normal((side, side)), sigma))
-
-
-def _blurred(values: Array, side: int) -> Array:
-    from scipy.ndimage import uniform_filter
-
-    return np.asarray(uniform_filter(values.reshape(side, side), 3)).ravel()
-
-
-def _dilated(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    from scipy.ndimage import maximum_filter
-
-    return np.asarray(maximum_filter(mask.astype(np.uint8), 2 * reach + 1)) > 0
+# Tables ---------------------------------------------------------------------------------------------------------------
 
 
 def coverage_table(
-    kinds: Sequence[str] = KINDS, sizes: Sequence[int] = (50, 100, 150, 300), *, draws: int = 2000, seed: int = 0
+    kinds: Sequence[str] = KINDS, sizes: Sequence[int] = (100, 150, 300), *, draws: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """`simulate` for several populations and sample sizes, of the whole place and of its western third."""
-    return pd.concat(list(_tables(kinds, sizes, draws, seed)), ignore_index=True)
-
-
-def _tables(kinds: Sequence[str], sizes: Sequence[int], draws: int, seed: int) -> Iterator[pd.DataFrame]:
+    """`simulate` for several populations and sample sizes, with columns `population` and `n`."""
+    parts = []
     for kind in kinds:
         population = make_population(kind, seed=seed)
         for n in sizes:
+            found = simulate(population, plan_sample(population, n), draws=draws, seed=seed + n)
+            parts.append(found.assign(population=kind, n=n))
+    return pd.concat(parts, ignore_index=True)
+
+
+BANDS = (10, 30, 50, 100, 10_000)
+"""Labelled cells of a unit: limits of the rows of `unit_table`."""
+
+
+def unit_table(
+    kinds: Sequence[str] = KINDS,
+    sizes: Sequence[int] = (300, 600, 1200),
+    *,
+    draws: int = 500,
+    seed: int = 0,
+    across: int = 4,
+    max_cv: float = 0.33,
+) -> pd.DataFrame:
+    """Coverage of single units that share the sample of the region: `across` x `across` equal squares of each place.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per population, size of the sample and band of labelled cells of a unit (see `BANDS`): `pairs` (unit and
+        draw), `printed` (share with an interval that is not suppressed), `coverage_95` and `mean_width_pct` of those.
+    """
+    parts = []
+    for kind in kinds:
+        population = make_population(kind, seed=seed)
+        side = int(population.x.max()) + 1
+        unit = (population.y * across // side * across + population.x * across // side).astype(np.int64)
+        for n in sizes:
             plan = plan_sample(population, n)
-            results = simulate(population, plan, draws=draws, seed=seed + n)
-            yield results.assign(population=kind, n=n, of="region")
+            found = pd.concat(
+                [_unit_draws(population, plan, unit == one, draws, seed + n, max_cv) for one in range(across**2)]
+            )
+            parts.append(_by_band(found).assign(population=kind, n=n))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _unit_draws(
+    population: Population, plan: SamplePlan, within: NDArray[np.bool_], draws: int, seed: int, max_cv: float
+) -> pd.DataFrame:
+    """(draw,) labelled cells of a unit, whether an interval is printed and covers, and its width."""
+    truth = float(population.count[within].sum())
+    chosen = draw_many(plan, draws, seed=seed)
+    name = "regression" if chosen.shape[1] >= 100 else "difference"
+    of = _estimate_draws(name, population, plan, within, chosen, min_cells=MIN_CELLS, most_unseen=MOST)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        printed = np.isfinite(of.low) & (of.se <= max_cv * np.abs(of.value))
+    return pd.DataFrame(
+        {
+            "labelled": of.labelled,
+            "printed": printed,
+            "covers": (of.low <= truth) & (truth <= of.high),
+            "width": (of.high - of.low) / max(truth, 1.0),
+        }
+    )
+
+
+def _by_band(found: pd.DataFrame) -> pd.DataFrame:
+    names = [f"{low} to {high - 1}" if high < BANDS[-1] else f"{low} or more" for low, high in pairwise(BANDS)]
+    band = pd.cut(found["labelled"], BANDS, right=False, labels=names)
+    rows = []
+    for name, own in found.groupby(band, observed=True):
+        shown = own[own["printed"]]
+        rows.append(
+            {
+                "labelled": name,
+                "pairs": len(own),
+                "printed": 100 * own["printed"].mean(),
+                "coverage_95": 100 * shown["covers"].mean(),
+                "mean_width_pct": 100 * shown["width"].mean(),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -18,6 +18,7 @@ from subpixmap.estimation.estimators import Domains, Total, estimate_total
 from subpixmap.estimation.layout import Array, Layout, merged_segments
 from subpixmap.estimation.sheets import DrawnSample
 from subpixmap.estimation.strata import ZERO
+from subpixmap.estimation.unseen import unseen_objects
 from subpixmap.tables import REGION
 
 FILLED = 0.8
@@ -58,6 +59,11 @@ class LabelledCells:
         """Of every unit."""
         y, m = (self.cells[name].to_numpy(float) for name in ("n_objects", "mapped"))
         return estimate_total(estimator, y, m, self.layout, self.domains)
+
+    def unseen(self, total: Total, most: float) -> Array:
+        """(unit,) objects that the sample may have missed altogether."""
+        y = self.cells["n_objects"].to_numpy(float)
+        return unseen_objects(y, total.value, self.layout, self.domains, self.zero, region=total.value[0], most=most)
 
 
 def labelled_cells(

@@ -17,20 +17,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from subpixmap.errors import InputError
 from subpixmap.estimation.estimators import ESTIMATORS, Spread, Total, spread_of
-from subpixmap.estimation.intervals import MIN_CELLS, MIN_DF, MIN_ZERO, interval
+from subpixmap.estimation.intervals import MIN_CELLS, interval, why_none
 from subpixmap.estimation.labelled import LabelledCells, labelled_cells
 from subpixmap.estimation.layout import Array, Layout
 from subpixmap.estimation.sheets import DrawnSample
 from subpixmap.estimation.small_area import departure, raked, synthetic_error
+from subpixmap.estimation.unseen import MOST
 from subpixmap.tables import COUNTS, ESTIMATES, REGION, typed
 
 MIN_REGRESSION = 50
 """Labelled cells on the observed map from which the slope is fitted rather than taken to be 1."""
-_ZERO_MATTERS = 0.1  # share of a unit's cells in which the map predicts nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +46,8 @@ class Rules:
     """Estimates with a larger se / estimate are suppressed."""
     rake: bool = False
     """Scale units so that they sum to their parent."""
+    unseen: float = MOST
+    """Share of all objects that may stand unseen where the map predicts nothing; upper ends allow for it."""
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.level < 1:
@@ -57,6 +58,8 @@ class Rules:
             raise InputError(f"--min-cells {self.min_cells}: an interval needs 10 labelled cells or more")
         if not self.max_cv > 0:
             raise InputError(f"--max-cv {self.max_cv:g}: a positive share, such as 0.33")
+        if not 0 <= self.unseen < 0.5:
+            raise InputError(f"--unseen {self.unseen:g}: a share of all objects, from 0 (none) to below 0.5")
 
 
 def estimate_all(
@@ -126,7 +129,11 @@ def _totals(
         total = one.total(estimator)
         spread = spread_of(total.influence, one.layout)
         found[estimator] = total, spread
-        rows.append(_rows(one, estimator, total.value, spread, rules, least=one.least).assign(slope=total.slope))
+        rows.append(
+            _rows(
+                one, estimator, total.value, spread, rules, least=one.least, unseen=one.unseen(total, rules.unseen)
+            ).assign(slope=total.slope)
+        )
     rows.insert(0, _map_rows(one))
     table = pd.concat(rows, ignore_index=True).assign(object=name, period=period, from_period=None, raked=False)
     synthetic = _synthetic(one, *found[wanted], wanted, rules).assign(object=name, period=period, from_period=None)
@@ -147,11 +154,27 @@ def chosen_estimator(layout: Layout, rules: Rules) -> str:
 
 
 def _rows(
-    one: LabelledCells, estimator: str, value: Array, spread: Spread, rules: Rules, *, least: Array | float
+    one: LabelledCells,
+    estimator: str,
+    value: Array,
+    spread: Spread,
+    rules: Rules,
+    *,
+    least: Array | float,
+    unseen: Array | float,
 ) -> pd.DataFrame:
     """Rows of one estimator, with an interval where one may be printed."""
-    low, high = interval(value, spread, level=rules.level, least=least)
-    note = _why_no_interval(one, spread, rules)
+    low, high = interval(value, spread, level=rules.level, least=least, unseen=unseen)
+    note = why_none(
+        value,
+        spread,
+        unseen=unseen,
+        labelled=one.labelled,
+        labelled_zero=one.labelled_zero,
+        cells=one.domains.cells.sum(axis=-1),
+        zero_cells=one.zero_cells,
+        min_cells=rules.min_cells,
+    )
     printed = note == ""
     se = np.where(spread.variance > 0, np.sqrt(spread.variance), np.nan)
     cv = np.divide(se, np.abs(value), out=np.full(len(value), np.nan), where=np.abs(value) > 0)
@@ -171,31 +194,14 @@ def _rows(
             "n_zero": one.labelled_zero,
             "suppressed": ~(cv <= rules.max_cv),
             "note": [text or None for text in note],
+            "unseen": np.where(printed, unseen, np.nan),
         }
     )
 
 
-def _why_no_interval(one: LabelledCells, spread: Spread, rules: Rules) -> NDArray[np.object_]:
-    """(unit,) empty where an interval may be printed."""
-    note = np.full(len(one.units), "", object)
-    matters = one.zero_cells > _ZERO_MATTERS * one.domains.cells.sum(axis=-1)
-    checks = [
-        (spread.df < MIN_DF, "the error rests on one or two labelled cells"),
-        (~(spread.variance > 0), "the labelled cells show no spread"),
-        (
-            matters & (one.labelled_zero < np.minimum(MIN_ZERO, one.zero_cells)),
-            f"fewer than {MIN_ZERO} labelled cells where the map predicts nothing",
-        ),
-        (one.labelled < rules.min_cells, f"fewer than {rules.min_cells} labelled cells"),
-    ]
-    for applies, text in checks:
-        note[applies] = text
-    return note
-
-
 def _map_rows(one: LabelledCells) -> pd.DataFrame:
     """The map alone: no error is known."""
-    blank = dict.fromkeys(("se", "cv", "ci_low", "ci_high", "ci_level", "df"), np.nan)
+    blank = dict.fromkeys(("se", "cv", "ci_low", "ci_high", "ci_level", "df", "unseen"), np.nan)
     return pd.DataFrame(
         {
             "unit_id": one.units,
@@ -228,7 +234,7 @@ def _synthetic(one: LabelledCells, total: Total, spread: Spread, wanted: str, ru
             "estimate": np.maximum(value, 0.0),
             "se": error,
             "cv": cv,
-            **dict.fromkeys(("ci_low", "ci_high", "ci_level", "df"), np.nan),
+            **dict.fromkeys(("ci_low", "ci_high", "ci_level", "df", "unseen"), np.nan),
             "slope": total.slope,
             "n_ref": one.labelled,
             "n_zero": one.labelled_zero,
@@ -277,13 +283,16 @@ def _change(
     periods: tuple[str, str],
     rules: Rules,
 ) -> pd.DataFrame:
-    """Rows of the change between two periods, from cells that are labelled in both: what a cell shares falls out."""
+    """Rows of the change between two periods, from cells that are labelled in both: what a cell shares falls out.
+
+    What stands unseen in both periods does, too: the upper end allows for nothing more.
+    """
     first, last = labelled_cells(sample, labelled, counts, name, periods)
     wanted, rows = chosen_estimator(last.layout, rules), []
     for estimator in ESTIMATORS:
         before, after = first.total(estimator), last.total(estimator)
         spread = spread_of(after.influence - before.influence, last.layout)
-        rows.append(_rows(last, estimator, after.value - before.value, spread, rules, least=-np.inf))
+        rows.append(_rows(last, estimator, after.value - before.value, spread, rules, least=-np.inf, unseen=0.0))
     table = pd.concat(rows, ignore_index=True)
     # A change may be zero: its error is not judged by its size.
     total = last.total(wanted).value

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from subpixmap.report.formatting import shown
+from subpixmap.report.formatting import number, shown
 from subpixmap.tables import REGION
 
 
@@ -29,6 +29,12 @@ class EstimatesSection:
     """How many cells to label next, and what that would buy."""
     simulated: bool
     """The labels were simulated."""
+    period: str
+    """The last labelled period."""
+    units: dict[str, dict[str, str]]
+    """Unit -> `text`, its estimate with the interval in that period, and `band`, the class of its error on the map."""
+    unseen: float | None
+    """Of the upper end in that period: objects that may stand unseen where the map predicts nothing."""
 
 
 def region_estimates(estimates: pd.DataFrame | None) -> pd.DataFrame:
@@ -67,7 +73,32 @@ def estimates_section(estimates: pd.DataFrame | None, sample: Mapping[str, Any],
         n_synthetic=len(carried),
         advice=_advice(totals.iloc[-1], sample.get("design", {})),
         simulated=bool(sample.get("labels", {}).get("simulated")),
+        period=str(last),
+        units={str(row["unit_id"]): _unit_on_map(row) for row in map(shown, _of_units(chosen, last))},
+        unseen=shown(totals.iloc[-1].to_dict())["unseen"] or None,
     )
+
+
+ERROR_BANDS = {"e1": "up to 5 %", "e2": "5 to 10 %", "e3": "10 to 20 %", "e4": "above 20 %", "e0": "no interval"}
+"""Class of a unit on the map -> standard error as a share of its estimate."""
+
+
+def _of_units(chosen: pd.DataFrame, period: str) -> list[dict[Any, Any]]:
+    """Published totals of the units in a period."""
+    own = chosen[(chosen.period == period) & chosen.from_period.isna() & (chosen.unit_id != REGION)]
+    return own.to_dict("records")
+
+
+def _unit_on_map(row: Mapping[str, Any]) -> dict[str, str]:
+    """What the map shows of a unit: number and interval, and the class of its error."""
+    if row["suppressed"] or row["estimate"] is None:
+        return {"text": "too uncertain to show", "band": "e0"}
+    text = number(row["estimate"])
+    if row["ci_low"] is None:
+        why = "carried over from the whole sample, " if row["estimator"] == "synthetic" else ""
+        return {"text": f"{text} ({why}no interval)", "band": "e0"}
+    band = 1 + sum(row["cv"] > limit for limit in (0.05, 0.1, 0.2))
+    return {"text": f"{text} ({number(row['ci_low'])} to {number(row['ci_high'])})", "band": f"e{band}"}
 
 
 def _advice(row: pd.Series, design: Mapping[str, Any]) -> list[str]:

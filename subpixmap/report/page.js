@@ -21,6 +21,7 @@ all("figure.map").forEach(figure => {
   const frame = figure.querySelector(".frame"), drawing = frame.querySelector("svg"), tip = figure.querySelector(".tip");
   const part = figure.closest("main"), slider = figure.querySelector("input[type=range]"), label = figure.querySelector(".period");
   const periods = JSON.parse(figure.dataset.periods);
+  const estimates = JSON.parse(figure.dataset.estimates || "{}");
   let layer = "density", at = periods.length - 1;
   frame.insertBefore(looks.content.cloneNode(true), drawing);
   drawing.replaceChildren(outlines.cloneNode(true));
@@ -29,7 +30,8 @@ all("figure.map").forEach(figure => {
     all("img", frame).forEach(image => { image.hidden = image.dataset.layer !== layer || +image.dataset.i !== at; });
     all(".legend", figure).forEach(legend => { legend.hidden = legend.dataset.layer !== layer; });
     all(".switch button", figure).forEach(button => button.classList.toggle("on", button.dataset.layer === layer));
-    label.textContent = periods[at];
+    frame.classList.toggle("errors", layer === "error");
+    label.textContent = layer === "error" ? figure.dataset.estimated : periods[at];
   };
   if (slider) slider.addEventListener("input", () => { at = +slider.value; show(); });
   all(".switch button", figure).forEach(button => button.addEventListener("click", () => { layer = button.dataset.layer; show(); }));
@@ -40,10 +42,13 @@ all("figure.map").forEach(figure => {
       name.textContent = path.dataset.name;
       tip.replaceChildren(name);
       if (row) {
-        const cells = row.querySelectorAll("td.n"), period = row.closest("table").dataset.period;
-        tip.append(`${cells[0].textContent} in ${period}, ${cells[2].textContent} per hectare, ${row.dataset.seen} observed`);
+        const period = row.closest("table").dataset.period, { total, density, seen } = row.dataset;
+        tip.append(`Map: ${total} in ${period}, ${density} per hectare, ${seen} observed`);
       }
+      const known = estimates[path.dataset.unit];
+      if (known) tip.append(document.createElement("br"), `Estimate of ${figure.dataset.estimated}: ${known.text}`);
     };
+    if (path.dataset.unit in estimates) path.classList.add(estimates[path.dataset.unit].band);
     path.addEventListener("pointerenter", enter);
     path.addEventListener("pointerleave", () => { tip.replaceChildren(); });
     path.addEventListener("click", () => {

@@ -16,6 +16,7 @@ from subpixmap.counts.rows import FLAGS
 from subpixmap.estimation.results import SYNTHETIC
 from subpixmap.files import write_atomic
 from subpixmap.report.contents import Contents, read_contents
+from subpixmap.report.estimates_section import ERROR_BANDS
 from subpixmap.report.formatting import compact, number, percent, shown, title
 from subpixmap.report.map_section import map_section
 from subpixmap.report.object_section import MAX_ROWS, object_section
@@ -79,6 +80,7 @@ def render(contents: Contents) -> str:
         n_roots=len(roots(contents.units)),
         n_leaves=len(leaves(contents.units)),
         max_rows=MAX_ROWS,
+        error_bands=ERROR_BANDS,
         flag_text=FLAGS | {SYNTHETIC: "too few labelled cells: the estimate is carried over from the whole sample"},
     )
 

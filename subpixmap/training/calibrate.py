@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,12 +89,16 @@ def calibrate(model: Model, patches: Patches) -> Model:
     """The same model with a calibration fitted on places that were in neither training nor test.
 
     Its card says what it rests on: hectares with and without objects, and a 95 % interval of the slope over places.
-    Where there are enough acquisitions, means without their extremes are calibrated, too.
+    Where there are enough acquisitions, means without their extremes are calibrated, too. Objects of which the places
+    say nothing stay as they are.
     """
     plain = Model.of(model.net, dataclasses.replace(model.card, calibration={}, trimmed={}))
-    trimmed, raw, reference = _both_means(plain, patches)
-    fits, facts = {}, {}
+    labelled = set(patches.objects)
+    trimmed, raw, reference = _both_means(plain, _with_all_objects(patches, model.card.object_names))
+    fits, facts = dict(model.card.calibration), {}
     for i, name in enumerate(model.card.objects):
+        if name not in labelled:
+            continue
         try:
             fits[name] = fit_calibration(raw[:, i], reference[:, i])
         except InputError as error:
@@ -102,8 +107,18 @@ def calibrate(model: Model, patches: Patches) -> Model:
     background, slope = fits_in_order(fits, model.card.objects).T[..., None, None]
     trimmed, mean = ((values - background) * slope for values in (trimmed, raw))
     training = {**model.card.training, "calibrated_on": facts}
-    card = dataclasses.replace(plain.card, calibration=fits, training=training)
-    return _with_trimmed(Model.of(model.net, card), trimmed, mean, reference)
+    kept = {name: pair for name, pair in model.card.trimmed.items() if name not in labelled}
+    card = dataclasses.replace(plain.card, calibration=fits, trimmed=kept, training=training)
+    return _with_trimmed(Model.of(model.net, card), trimmed, mean, reference, objects=labelled)
+
+
+def _with_all_objects(patches: Patches, objects: Sequence[str]) -> Patches:
+    """Places with the objects of a model in its order; counts of those that were not labelled are not known."""
+    if missing := [name for name in objects if name not in patches.objects]:
+        unknown = np.full_like(patches.count[:, :, :1], np.nan)
+        count = np.concatenate([patches.count, *[unknown] * len(missing)], axis=2)
+        patches = dataclasses.replace(patches, count=count, objects=(*patches.objects, *missing))
+    return patches.select_objects(objects)
 
 
 def calibrate_trimmed(model: Model, patches: Patches) -> Model:
@@ -121,13 +136,19 @@ def calibrate_trimmed(model: Model, patches: Patches) -> Model:
     if patches.valid.shape[1] < TRIM_FROM:
         return model
     plain = Model.of(model.net, dataclasses.replace(model.card, trimmed={}))
-    return _with_trimmed(plain, *_both_means(plain, patches))
+    return _with_trimmed(plain, *_both_means(plain, patches), objects=model.card.objects)
 
 
-def _with_trimmed(model: Model, trimmed: FloatArray, mean: FloatArray, reference: FloatArray) -> Model:
+def _with_trimmed(
+    model: Model, trimmed: FloatArray, mean: FloatArray, reference: FloatArray, *, objects: Container[str]
+) -> Model:
+    """The model with the means without extremes of some objects calibrated."""
     if not np.isfinite(trimmed).any():
         return model
-    fits = {name: fit_trimmed(trimmed[:, i], mean[:, i], reference[:, i]) for i, name in enumerate(model.card.objects)}
+    fits = dict(model.card.trimmed)
+    for i, name in enumerate(model.card.objects):
+        if name in objects:
+            fits[name] = fit_trimmed(trimmed[:, i], mean[:, i], reference[:, i])
     return Model.of(model.net, dataclasses.replace(model.card, trimmed=fits))
 
 

@@ -249,6 +249,8 @@ def calibrate_on(
 ) -> Model:
     """The same network with background and slope from a user's own places, without training.
 
+    Objects that the reference does not hold stay as they are.
+
     Parameters
     ----------
     model, reference, source, collection, locks
@@ -267,7 +269,8 @@ def calibrate_on(
     """
     card = model.card
     check_input(card, bands=card.bands, resolution=reference.resolution)
-    _require_objects(reference, card)
+    if not (objects := [name for name in card.object_names if name in reference.objects]):
+        _require_objects(reference, card)
     scheme = scheme or Scheme()
     places = all_tiles(reference, size=scheme.tile or _PLACE)
     tiles = [dataclasses.replace(one, split="calibration") for one in places]
@@ -284,7 +287,7 @@ def calibrate_on(
     mask = MaskRule.stated(card.mask, card.object_names)
     imagery = scheme.imagery(reference, source, bands=card.bands, halo=model.halo, collection=collection, locks=locks)
     patches = _Land(reference, imagery, scheme, model.halo, mask, progress).read(tiles, "calibration").patches
-    made = calibrate(model, patches.select_objects(card.object_names))
+    made = calibrate(model, patches.select_objects(objects))
     points = dict(reference.source or {}).get("points", "reference data")
     return accounted(made, model, land, name=name, source=f"{points}, {len(tiles)} places")
 

@@ -135,6 +135,7 @@ OBEYED: dict[str, dict[str, str]] = {
         "--min-cells": "40",
         "--max-cv": "0.2",
         "--rake": "",
+        "--unseen": "0.05",
         "--change": "2018,2023",
         **QUIET,
     },

@@ -146,6 +146,22 @@ def wait_for(path: Any, seconds: float = 60.0) -> Any:
     raise AssertionError(f"{path} did not appear")
 
 
+def test_a_worker_that_ends_too_slowly_does_not_fail_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine Dask gives up joining a process that it has killed."""
+    from distributed.nanny import WorkerProcess
+
+    kill = WorkerProcess.kill
+
+    async def slowly(self: Any, *args: Any, **options: Any) -> None:
+        await kill(self, *args, **options)
+        raise TimeoutError
+
+    monkeypatch.setattr(WorkerProcess, "kill", slowly)
+    with cluster.connect(1) as client:
+        found = client.submit(os.getpid, pure=False).result(timeout=60)
+    assert found != os.getpid()
+
+
 def test_a_scheduler_started_elsewhere_by_file_and_by_address_and_its_loss(tmp_path: Path) -> None:
     model, file = tiny_model(), tmp_path / "scheduler.json"
     options = ["--scheduler-file", str(file), "--host", "127.0.0.1"]

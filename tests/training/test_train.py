@@ -66,6 +66,15 @@ def test_it_learns_and_calibration_makes_totals_right() -> None:
     assert corrected.card.calibration == model.card.calibration
     assert calibrate(model, many).card.trimmed["car"] == pytest.approx(corrected.card.trimmed["car"], rel=0.1, abs=0.01)
 
+    # Places of one object calibrate that one; the others stay as they are.
+    whole, cars = calibrate(corrected, many), calibrate(corrected, many.select_objects(["car"]))
+    for other in set(OBJECTS) - {"car"}:
+        assert cars.card.calibration[other] == corrected.card.calibration[other]
+        assert cars.card.trimmed[other] == corrected.card.trimmed[other]
+    assert cars.card.calibration["car"] == whole.card.calibration["car"]
+    assert cars.card.trimmed["car"] == whole.card.trimmed["car"]
+    assert list(cars.card.training["calibrated_on"]) == ["car"]
+
 
 def test_a_seed_decides_every_bit(tmp_path: Path) -> None:
     patches = some_patches()
