@@ -7,7 +7,7 @@ The only module that calls stackstac. Assets are read at their native resolution
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +112,7 @@ def _mosaic(
     _require_one_acquisition(items, lattice, bands)
     out = np.empty((len(bands), *window.shape), empty.dtype)
     holes: dict[int, Any] = dict.fromkeys(range(len(bands)))  # bands with empty pixels -> where (None: everywhere)
-    tiles = [item for item in mosaic_order(items) if _overlap(item, lattice, window)]
+    tiles = [item for item in mosaic_order(items) if _overlap(item.assets.values(), lattice, window.padded(1))]
     for number, item in enumerate(tiles, 1):
         for native, around, indices, dn in _read_native(item, lattice, window, bands, list(holes), missing):
             whole = native == lattice  # nothing to repeat: without holes the values go straight to their place
@@ -146,12 +146,10 @@ def _require_one_acquisition(items: Sequence[Item], lattice: Lattice, bands: Seq
             raise InputError(f"item {item.id} has no {', '.join(missing)}; it was locked with {', '.join(item.assets)}")
 
 
-def _overlap(item: Item, lattice: Lattice, window: Window) -> bool:
-    """Whether any asset of the item reaches into the window, grown by one lattice pixel for snapped assets."""
-    west, south, east, north = lattice.bounds(window.padded(1))
-    return any(
-        w < east and e > west and s < north and n > south for w, s, e, n in (a.bounds for a in item.assets.values())
-    )
+def _overlap(assets: Iterable[Asset], lattice: Lattice, window: Window) -> bool:
+    """Whether any of some assets reaches into a window."""
+    west, south, east, north = lattice.bounds(window)
+    return any(w < east and e > west and s < north and n > south for w, s, e, n in (a.bounds for a in assets))
 
 
 def _read_native(
@@ -181,6 +179,8 @@ def _stack(
     plain = {"id": item.id, "properties": {"datetime": item.datetime}, "assets": assets, "type": "Feature"}
     by_href = Rasters({pair[0].href: pair for pair in rasters.values()})
     dtype = np.uint8 if set(rasters) == {SCL} else np.uint16
+    if not _overlap((placed for _, placed in rasters.values()), lattice, window):  # stackstac has no empty cube
+        return np.zeros((len(rasters), *window.shape), dtype)
     offset_dn = None if item.offset_is_users or dtype is np.uint8 else item.offset_dn
     cube = stackstac.stack(
         plain,

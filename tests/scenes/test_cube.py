@@ -90,6 +90,17 @@ def test_any_window_is_a_part_of_the_whole(country: Any) -> None:
         np.testing.assert_array_equal(read_valid(group, lattice, part, MaskRule()), valid[rows, cols])
 
 
+@pytest.mark.parametrize("gap", [0, 1, 2])
+def test_a_window_that_ends_where_a_tile_begins_is_empty(country: Any, gap: int) -> None:
+    items = country[1]
+    (lattice,) = lattices(items).values()
+    group = next(iter(by_acquisition(items).values()))
+    tile = lattice.window((300000.0, 1195900.0, 303000.0, 1200000.0))
+    beside = Window(tile.row, tile.col - 20 - gap, 30, 20)
+    assert np.isnan(read_reflectance(group, lattice, beside, BANDS)).all()
+    assert not read_valid(group, lattice, beside, MaskRule()).any()
+
+
 def test_valid_pixels_are_those_of_the_classification(country: Any) -> None:
     group = next(iter(by_acquisition(country[1]).values()))
     (lattice,) = lattices(group).values()
