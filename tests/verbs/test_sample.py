@@ -108,6 +108,7 @@ def test_the_report_shows_the_intervals(run: Path, labelled: Path) -> None:
     on_map = json.loads(figure.group(1))
     units = table[table.chosen & (table.period == "2019") & table.from_period.isna() & (table.unit_id != "REGION")]
     assert set(on_map) == set(units.unit_id)
+    unit: Any
     for unit in units.itertuples():
         known = pd.notna(unit.ci_low) and not unit.suppressed
         assert (on_map[unit.unit_id]["band"] == "e0") != known
