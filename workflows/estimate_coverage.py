@@ -1,8 +1,8 @@
 """The tables of docs/estimates.md: how often 95 % intervals hold the truth, over simulated samples of simulated places.
 
-    python workflows/estimate_coverage.py [--draws 2000] [--seeds 11,12,13] [--json coverage.json]
+    python workflows/estimate_coverage.py [--draws 2000] [--seeds 11,12] [--json coverage.json]
 
-Every seed is another place of each kind, and other samples. The rules of the estimators were settled on the places of
+Every seed is another place of each kind, and other samples. The rules of the estimators were settled on places of
 seeds 0 and 5. Nothing here is real: it shows whether the intervals do what they promise.
 """
 
@@ -16,7 +16,7 @@ import pandas as pd
 from subpixmap.estimation.coverage import coverage_table, unit_table
 from subpixmap.estimation.estimators import ESTIMATORS
 
-SIZES, UNIT_SIZES = (100, 150, 300), (600, 1200)
+SIZES, UNIT_SIZES = (100, 150, 300), (1200,)
 
 
 def of_regions(draws: int, seeds: list[int]) -> pd.DataFrame:
@@ -44,7 +44,10 @@ def of_units(draws: int, seeds: list[int]) -> pd.DataFrame:
 
 def regions_as_markdown(table: pd.DataFrame) -> str:
     """Coverage (mean width, percent of the total) by population, size and estimator; the share that is printed."""
-    text = [f"{c:.1f} ({w:.0f})" for c, w in zip(table["coverage_95"], table["mean_width_pct"], strict=True)]
+    text = [
+        f"{c:.1f} ({w:.0f})" if c == c else "-"
+        for c, w in zip(table["coverage_95"], table["mean_width_pct"], strict=True)
+    ]
     wide = table.assign(text=text).pivot_table("text", ["population", "n"], "estimator", aggfunc="first", sort=False)
     printed = table[table["estimator"] == "regression"].set_index(["population", "n"])["printed"]
     wide["printed"] = printed.map("{:.0f} %".format)
@@ -72,11 +75,11 @@ def as_markdown(table: pd.DataFrame) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=2000, help="samples of each place and size")
-    parser.add_argument("--seeds", default="11,12,13", help="places of each kind")
+    parser.add_argument("--seeds", default="11", help="places of each kind")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
     seeds = [int(one) for one in options.seeds.split(",")]
-    regions, units = of_regions(options.draws, seeds), of_units(options.draws // 10, seeds)
+    regions, units = of_regions(options.draws, seeds), of_units(options.draws // 20, seeds)
     print(regions_as_markdown(regions), "", units_as_markdown(units), sep="\n")
     best = regions[regions["estimator"].isin(["difference", "regression"])]
     print(f"\nlowest coverage of difference and regression: {best['coverage_95'].min():.1f}", end="")

@@ -18,7 +18,7 @@ MIN_ZERO = 30
 """Labelled cells where the map predicts nothing, below which no interval is printed of a unit that has such land."""
 MIN_DF = 2.0
 """Degrees of freedom below which no interval is printed: the variance rests on one or two cells."""
-MIN_FULL = 20
+MIN_FULL = 15
 """Labelled cells elsewhere, below which no interval is printed of a unit that has so much other land."""
 MOST_UNSEEN = 0.5
 """Of an estimate: where more may stand unseen, no interval is printed."""

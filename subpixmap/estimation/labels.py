@@ -208,8 +208,15 @@ def _counts(rows: pd.DataFrame) -> pd.Series:
     wrong = given & ~(np.isfinite(values) & (values >= 0))
     if wrong.any():
         first = rows[wrong].iloc[0]
-        raise InputError(f"n_objects of {_row(first)} is {first['n_objects']!r}: want a number, 0 or more, or blank")
+        raise InputError(
+            f"n_objects of {_row(first)} is {_said(first['n_objects'])}: want a number, 0 or more, or blank"
+        )
     return values.where(given)
+
+
+def _said(value: Any) -> str:
+    """A value as it stands in the sheet."""
+    return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
 def _days(rows: pd.DataFrame) -> list[date | None]:

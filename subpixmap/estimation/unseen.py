@@ -23,6 +23,7 @@ from subpixmap.estimation.layout import Array, Layout
 MOST = 0.12
 """Share of all objects that may stand unseen where the map predicts nothing, unless it is stated otherwise."""
 _CHANCE = 0.05
+_GATHERED = 2.0  # a unit may hold twice its share of what the region may hold unseen
 _REACH = 4.0  # standard errors of what was found: as far as an interval with few degrees of freedom goes
 
 
@@ -49,8 +50,8 @@ def unseen_objects(
     zero
         (stratum,) whether the map predicts nothing there.
     region
-        (...) estimated total of the region, if the domains are parts of it: what the region may hold unseen is spread
-        over such land, also where few objects are predicted.
+        (...) estimated total of the region, if the domains are parts of it: what the region may hold unseen stands
+        anywhere in such land, up to twice as dense in one unit as in all, also where few objects are predicted.
     most
         Share of all objects that may stand there unseen, at most.
     """
@@ -64,7 +65,7 @@ def unseen_objects(
     part = np.asarray(value)
     if region is not None:
         land = (domains.cells * zero).sum(axis=-1) / max(float(layout.stratum_size[zero].sum()), 1.0)
-        part = np.maximum(part, land * region)
+        part = np.maximum(part, np.minimum(_GATHERED * land, 1.0) * region)
     bound = np.minimum(cells * np.max(y, axis=-1), most / (1 - most) * np.maximum(part, 0.0))
     unseen: Array = np.maximum(bound - seen, 0.0)
     return unseen

@@ -41,10 +41,10 @@ def test_land_that_is_not_empty_hides_nothing() -> None:
 
 
 def test_a_unit_without_predicted_objects_may_hold_its_share_of_the_region() -> None:
-    """Half of the empty land: half of what the region may hold unseen, though the unit's own total is zero."""
-    half = Domains(np.arange(EMPTY + FULL) < 25, np.array([2500.0, 0.0]), np.array(0.0), np.array(0.0))
-    found = unseen_objects(counts(), np.array(0.0), LAYOUT, half, ZERO, region=np.array(2000.0))
-    assert found == pytest.approx(0.12 / 0.88 * 1000)
+    """A fifth of the empty land: up to twice a fifth of what the region may hold unseen, though nothing was found."""
+    fifth = Domains(np.arange(EMPTY + FULL) < 10, np.array([1000.0, 0.0]), np.array(0.0), np.array(0.0))
+    found = unseen_objects(counts(), np.array(0.0), LAYOUT, fifth, ZERO, region=np.array(2000.0))
+    assert found == pytest.approx(0.12 / 0.88 * 800)
 
 
 @pytest.mark.parametrize("unseen", [0.0, 5.0, 30.0, 500.0])
