@@ -35,7 +35,7 @@ def main() -> int:
     if not command:
         parser.error("a subpixmap command is missing, such as: -- run --region philippines --years 2018-2023")
     try:
-        from dask_jobqueue import SLURMCluster
+        from dask_jobqueue.slurm import SLURMCluster
     except ImportError as error:
         print(f"slurm.py: {error}; pip install dask-jobqueue", file=sys.stderr)
         return 2

@@ -21,6 +21,7 @@ API = "https://www.geoboundaries.org/api/current/gbOpen"
 
 _NAME = re.compile(r"geoboundaries:([a-z]{3}):(adm[0-5])", re.IGNORECASE)
 _CONNECT_S, _READ_S = 10.0, 120.0
+_MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,12 @@ def _get(name: str, url: str) -> bytes:
     import requests
 
     try:
-        answer = requests.get(url, timeout=(_CONNECT_S, _READ_S))
+        with requests.get(url, timeout=(_CONNECT_S, _READ_S), stream=True) as answer:
+            content = bytearray()
+            for part in answer.iter_content(2**20):
+                content += part
+                if len(content) > _MAX_BYTES:
+                    raise InputError(f"--admin {name}: {url} has more than {_MAX_BYTES} bytes; give a file of units")
     except requests.RequestException as error:
         raise InputError(
             f"--admin {name} is not in the cache and {url.split('/')[2]} cannot be reached "
@@ -97,4 +103,4 @@ def _get(name: str, url: str) -> bytes:
         raise InputError(
             f"--admin {name}: {url} answered HTTP {answer.status_code}; try again later, or give a file of units"
         )
-    return answer.content
+    return bytes(content)

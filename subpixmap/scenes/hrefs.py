@@ -109,6 +109,8 @@ def resolve(href: str, base: str) -> str:
     scheme, host = urlsplit(url).scheme, host_of(url)
     if scheme not in REMOTE:
         raise InputError(f"href {redact(url)[:200]!r} is not opened: only {', '.join(REMOTE)} are")
+    if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9][\w.-]{1,62}", urlsplit(url).netloc):
+        raise InputError(f"href {redact(url)[:200]!r} is not opened: it names no bucket")
     if scheme != "s3" and is_private(host) and not _may_be_private(host, base):
         raise InputError(f"href {redact(url)[:200]!r} is not opened: {host} is a private address")
     return url

@@ -39,6 +39,8 @@ WHOLE = RasterWindow(0, 0, 300, 300)
         "WMS:http://a.example/B04.tif",
         "vrt:///etc/passwd?bands=1",
         "file:///etc/B04.tif",
+        "s3://me@10.0.0.1:80/B04.tif",
+        "s3://b/B04.tif",
         "ftp://a.example/B04.tif",
         "http://169.254.169.254/latest/B04.tif",
         "http://localhost/B04.tif",

@@ -44,19 +44,21 @@ def test_gpus_give_each_command_its_options() -> None:
     assert "gpus.sh" in usage.stderr
 
 
-def test_slurm_tells_what_is_missing() -> None:
+def test_slurm_tells_what_is_missing(tmp_path: Path) -> None:
     script: list[Any] = [sys.executable, WORKFLOWS / "slurm.py"]
-    done = subprocess.run([*script, "--dry-run"], capture_output=True, text=True)
+    done = subprocess.run([*script, "--dry-run"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert "subpixmap" in done.stderr
     try:
         import dask_jobqueue  # noqa: F401
     except ImportError:
-        done = subprocess.run([*script, "--dry-run", "--", "run"], capture_output=True, text=True)
+        done = subprocess.run([*script, "--dry-run", "--", "run"], capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 2
         assert "dask-jobqueue" in done.stderr
     else:
-        done = subprocess.run([*script, "--dry-run", "--cores", "3", "--", "run"], capture_output=True, text=True)
+        done = subprocess.run(
+            [*script, "--dry-run", "--cores", "3", "--", "run"], capture_output=True, text=True, cwd=tmp_path
+        )
         assert done.returncode == 0
         assert "#SBATCH --cpus-per-task=3" in done.stderr
 
