@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import rasterio
 from rasterio.env import getenv, hasenv
+from rasterio.session import DummySession
 
 from subpixmap.errors import InputError
 from subpixmap.scenes.hrefs import RENEWED, host_of, is_private, is_remote, leads_to_private, redact, without_secrets
@@ -118,6 +119,8 @@ def gdal_env(asset: Asset, *, renew: bool = False) -> AbstractContextManager[Any
     options = gdal_options((asset.signed or asset.href).partition("?")[0], renew=renew) if is_remote(asset.href) else {}
     if urlsplit(asset.href).scheme in ("http", "https") and not is_trusted(asset):
         options |= gdal_proxy()
+    if not asset.href.startswith("s3://"):  # else rasterio looks for keys each time: longer than a small window takes
+        options["session"] = DummySession()
     context: AbstractContextManager[Any] = rasterio.Env(**cache, **options)
     return context
 

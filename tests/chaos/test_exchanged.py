@@ -86,7 +86,8 @@ def imagery(
     with stac_server.serve() as server:
         keys = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "something", "AWS_REGION": "us-east-1"}
         store = {"AWS_S3_ENDPOINT": server.url.removeprefix("http://"), "AWS_HTTPS": "NO"}
-        for name, value in (keys | store | {"AWS_VIRTUAL_HOSTING": "FALSE"}).items():
+        of_store = keys | store | {"AWS_VIRTUAL_HOSTING": "FALSE"} if request.param == "s3" else {}
+        for name, value in of_store.items():
             monkeypatch.setenv(name, value)
         yield Imagery(server, country, tmp_path / "served", request.param)
 
@@ -197,7 +198,7 @@ def another_part(imagery: Any, path: str) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [whole_instead_of_part, another_part])
-@pytest.mark.parametrize("often", [5, 2, 1])
+@pytest.mark.parametrize("often", [50, 7, 1])
 @pytest.mark.parametrize("imagery", ["http"], indirect=True)
 def test_a_server_that_sends_other_bytes_now_and_then_gives_the_same_map_or_none(
     imagery: Any, fault: Any, often: int, sound: Any, stand_in: Path, tmp_path: Path, subpixmap: Any
@@ -218,12 +219,12 @@ def test_a_server_that_sends_other_bytes_now_and_then_gives_the_same_map_or_none
         return fault(imagery, path) if wrong else imagery.answer(server, method, path, body)
 
     imagery.server.fault = now_and_then
-    codes = [subpixmap(*command(imagery, source, stand_in, out, "2020")) for _ in range(3)]
+    codes = [subpixmap(*command(imagery, source, stand_in, out, "2020")) for _ in range(2)]
     there = hashes(out) if (out / "plan.json").exists() else {}
     assert set(codes) <= {0, 3}
     assert there == {key: sound[key] for key in there}
     assert (codes[-1] == 0) == (there == sound)
-    if often > 1:
+    if often == 50:
         assert codes[-1] == 0
     imagery.server.fault = imagery.answer
     assert subpixmap(*command(imagery, source, stand_in, out, "2020")) == 0

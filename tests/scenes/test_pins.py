@@ -108,6 +108,25 @@ def test_a_server_states_the_version(remote: Any) -> None:
     assert access.pin_of(asset) == Pin(size, '"x"', "Mon, 01 Jan 2024 00:00:00 GMT")
 
 
+def test_keys_of_a_store_are_not_looked_for_where_none_is_read(remote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking takes longer than to read a small window."""
+    session = pytest.importorskip("boto3").Session
+    asked = []
+
+    def look(*args: Any, **options: Any) -> Any:
+        asked.append(args)
+        return session(*args, **options)
+
+    monkeypatch.setattr("boto3.Session", look)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "mine")
+    server, asset = remote
+    np.testing.assert_array_equal(reader.read_window(asset, WHOLE, 32651), VALUES)
+    own = Asset(str(server.files / "B04.tif"), TRANSFORM, (300, 300))
+    np.testing.assert_array_equal(reader.read_window(own, WHOLE, 32651), VALUES)
+    assert not asked
+
+
 def with_headers(more: dict[str, str]) -> Any:
     """The server's own answers with further headers."""
 
