@@ -156,7 +156,7 @@ def relative_steps(totals: Array, se: Array) -> Array:
     return sizes
 
 
-def noise_between_periods(steps: Array) -> float:
+def noise_between_periods(steps: Array, *, divided: bool = False) -> float:
     """Share of the noise within a period that shows between periods.
 
     Acquisitions of a period differ by season and sun, which come back every year: their noise overstates how much years
@@ -168,10 +168,12 @@ def noise_between_periods(steps: Array) -> float:
     ----------
     steps
         From `relative_steps`, of all objects and of units that are no sums of others.
+    divided
+        Periods are parts of a year: their acquisitions are of one season, so that nothing of their noise is taken off.
     """
     if len(steps) < _ENOUGH:
         return 1.0
-    return max(float(np.median(steps)) / _MEDIAN, math.sqrt(1 - SEASONAL))
+    return max(float(np.median(steps)) / _MEDIAN, 1.0 if divided else math.sqrt(1 - SEASONAL))
 
 
 def _prior_freedom(variance: Array, freedom: Array) -> float:

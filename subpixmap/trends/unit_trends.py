@@ -29,7 +29,7 @@ from subpixmap.trends.changes import (
     shared_noise,
     year_to_year,
 )
-from subpixmap.trends.seasons import by_year, is_seasonal
+from subpixmap.trends.seasons import by_year, is_seasonal, seasons_a_year
 from subpixmap.trends.shared_effects import join_factors, shared_steps, step_text
 from subpixmap.trends.slopes import seasonal_slope, smallest_p, theil_sen
 from subpixmap.trends.verdict import LEAST_COMMON, UNCLEAR, Evidence, verdict, weigh
@@ -198,7 +198,7 @@ def _totals(counts: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
 
 def _with_noise(totals: pd.DataFrame) -> pd.DataFrame:
     """The rows with `se` and `freedom` (of `shared_noise`), `even_se` and `even_freedom` (of `even_noise`)."""
-    parts, steps = [], [np.empty(0)]
+    parts, steps, divided = [], [np.empty(0)], False
     for _, rows in totals.groupby("object", sort=False):
         unit, units = pd.factorize(rows["unit_id"])
         order = rows.sort_values("period_start", kind="stable")["period"].unique()
@@ -211,13 +211,17 @@ def _with_noise(totals: pd.DataFrame) -> pd.DataFrame:
         alone = ~np.isin(np.asarray(units, str), list(parents))
         se, freedom = shared_noise(noise, n)
         even_se, even_freedom = even_noise(noise, n)
-        steps.append(relative_steps(total[alone], even_se[alone]))
+        spans = rows.drop_duplicates("period").sort_values("period_start", kind="stable")
+        middles = np.array([_middle(*span) for span in zip(spans["period_start"], spans["period_end"], strict=True)])
+        apart = seasons_a_year(middles) if is_seasonal(middles) else 1
+        steps += [relative_steps(total[alone, k::apart], even_se[alone, k::apart]) for k in range(apart)]
+        divided = divided or apart > 1
         columns = {"se": se, "freedom": freedom, "even_se": even_se, "even_freedom": even_freedom}
         parts.append(rows.assign(**{name: grid[unit, period] for name, grid in columns.items()}))
     if not parts:
         return totals
     both = pd.concat(parts).loc[totals.index]
-    return both.assign(even_se=both["even_se"] * noise_between_periods(np.concatenate(steps)))
+    return both.assign(even_se=both["even_se"] * noise_between_periods(np.concatenate(steps), divided=divided))
 
 
 def _remove_effect(rows: pd.DataFrame, effect: pd.DataFrame) -> pd.DataFrame:
