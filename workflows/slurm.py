@@ -4,13 +4,14 @@
         run --region philippines --years 2018-2023 --out /scratch/me/philippines --yes
 
 Needs `pip install dask-jobqueue`, and a run folder that all nodes see (a shared disk, or s3://...). `--dry-run` prints
-the job script and submits nothing. A job whose time is up is replaced and its blocks are repeated; if the driver itself
-is ended, the same command goes on where it stopped. They talk by TLS, with a certificate in `slurm-logs/certificates`
-that only you can read; keep that folder where all nodes see it (`--certificates`).
+the job script and the command, and submits nothing. A job whose time is up is replaced and its blocks are repeated; if
+the driver itself is ended, the same command goes on where it stopped. They talk by TLS, with a certificate in
+`slurm-logs/certificates` that only you can read; keep that folder where all nodes see it (`--certificates`).
 """
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -63,11 +64,12 @@ def main() -> int:
     )
     with cluster:
         print(cluster.job_script(), file=sys.stderr)
-        if asked.dry_run:
-            return 0
-        cluster.adapt(minimum_jobs=1, maximum_jobs=asked.jobs)
         device = ["--device", "cuda"] if asked.gpus else []
         options = [*device, "--scheduler", cluster.scheduler_address]
+        if asked.dry_run:
+            print(shlex.join(["subpixmap", *command, *options]))
+            return 0
+        cluster.adapt(minimum_jobs=1, maximum_jobs=asked.jobs)
         # Jobs may wait long in the queue, all of them at once.
         environment = {"DASK_SUBPIXMAP__WAIT_FOR_WORKERS": "24h"} | os.environ
         return subprocess.run([sys.executable, "-m", "subpixmap", *command, *options], env=environment).returncode

@@ -1,7 +1,9 @@
 """The recipes of workflows/: what they would start, without starting it."""
 
 import dataclasses
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import typer.main
 import yaml
-from typer.testing import CliRunner
 
 from subpixmap.cli import main as cli
+from subpixmap.cli import options
+from subpixmap.errors import InputError
 from subpixmap.model.checkpoint import Model
 from tests.helpers.mapping_data import tiny_model
 
@@ -35,6 +39,99 @@ def test_shell_scripts_parse(path: Any) -> None:
     subprocess.run(["bash", "-n", path], check=True)
 
 
+SCRIPTS: dict[str, tuple[dict[str, str], list[str], int]] = {
+    "philippines.sh plan": ({}, ["plan"], 2),
+    "philippines.sh": ({"MODEL": "m.safetensors", "SCHEDULER": "tcp://here:8786"}, [], 3),
+    "philippines.sh country": ({"ADMIN": "units.gpkg", "ID_COLUMN": "PSGC"}, ["country"], 3),
+    "philippines.sh recount": ({"ADMIN": "units.gpkg", "ID_COLUMN": "PSGC"}, ["recount"], 3),
+    "own_region.sh": ({"REGION": "a b.gpkg", "ADMIN": "u.gpkg", "MODEL": "m.safetensors"}, [], 6),
+    "own_region.sh sample": ({"REGION": "1,2,3,4"}, ["sample"], 1),
+    "monthly_update.sh": ({"REGION": "1,2,3,4", "OUT": "out", "TODAY": "2026-02-08", "FIRST_YEAR": "2025"}, [], 2),
+    "teach_your_own.sh": ({"POINTS": "p", "LABELLED": "a", "DATE": "2021", "REGION": "1,2,3,4", "FAST": "1"}, [], 4),
+    "teach_your_own.sh learn": ({"POINTS": "p", "LABELLED": "a", "DATE": "2021", "OBJECT": "palm"}, ["learn"], 2),
+    "gpus.sh here": ({}, ["here", "run", "--region", "a b", "--years", "2020"], 1),
+    "gpus.sh hosts": ({"HOSTS": "one two"}, ["hosts", "run", "--region", "demo", "--years", "2020"], 1),
+}
+"""Script -> environment, arguments after --dry-run, and how many commands of ours it runs."""
+
+
+def dry_run(name: str, settings: dict[str, str], arguments: list[str], where: Path) -> list[list[str]]:
+    """The command lines that a script would run."""
+    done = subprocess.run(
+        ["bash", WORKFLOWS / name, "--dry-run", *arguments],
+        env={"PATH": "/usr/bin:/bin"} | settings,
+        cwd=where,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(where.iterdir())
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def require_known(words: list[str]) -> None:
+    """A command line that the command line of the package understands: names, options, types."""
+    command: Any = typer.main.get_command(cli.app)
+    while hasattr(command, "commands"):
+        assert words[0] in command.commands, words
+        command, words = command.commands[words[0]], words[1:]
+    values = command.make_context(command.name, list(words)).params
+    if command.name in ("run", "plan"):
+        fields = {field.name for field in dataclasses.fields(options.RunOptions)}
+        options.RunOptions(**{name: value for name, value in values.items() if name in fields}).request()
+
+
+@pytest.mark.parametrize("case", SCRIPTS)
+def test_every_command_of_a_script_is_one_that_exists(case: str, tmp_path: Path) -> None:
+    settings, arguments, number = SCRIPTS[case]
+    lines = dry_run(case.split()[0], settings, arguments, tmp_path)
+    ours = [line[1:] for line in lines if line[0] == "subpixmap"]
+    ours += [line[3:] for line in lines if line[1:3] == ["-m", "subpixmap"]]
+    assert len(ours) == number
+    for words in ours:
+        require_known(words)
+    typed = " ".join(word for words in ours for word in words)
+    assert all(value in typed for name, value in settings.items() if name in ("ADMIN", "MODEL", "OBJECT"))
+
+
+def test_a_command_that_does_not_exist_is_found() -> None:
+    require_known(["run", "--region", "1,2,3,4", "--years", "2020"])
+    for wrong in (["run", "--region", "1,2,3,4"], ["plan", "--no-such-option", "1"]):
+        with pytest.raises(Exception, match=r"Missing|No such option"):
+            require_known(wrong)
+    with pytest.raises(InputError, match="2018-2023"):
+        require_known(["run", "--region", "1,2,3,4", "--years", "2023-2018"])
+    with pytest.raises(AssertionError):
+        require_known(["fly"])
+
+
+def test_a_monthly_update_asks_again_for_the_months_before(tmp_path: Path) -> None:
+    settings = {"REGION": "1,2,3,4", "OUT": "out"}
+
+    def refreshed(today: str, first: str) -> list[str]:
+        run, _ = dry_run("monthly_update.sh", settings | {"TODAY": today, "FIRST_YEAR": first}, [], tmp_path)
+        return [run[at + 1] for at, word in enumerate(run) if word == "--refresh"]
+
+    assert refreshed("2026-02-08", "2024") == ["2026-01", "2025-12"]
+    assert refreshed("2026-10-08", "2026") == ["2026-09", "2026-08"]
+    assert refreshed("2026-01-08", "2026") == []  # December belongs to a year that is not asked for
+
+
+def test_workflows_that_docs_and_scripts_name_exist() -> None:
+    root = WORKFLOWS.parent
+    pages = [root / "README.md", *root.glob("docs/*.md"), *WORKFLOWS.glob("*.sh"), *WORKFLOWS.glob("*.py")]
+    named = {name for page in pages for name in re.findall(r"workflows/([\w]+\.(?:sh|py|yaml))", page.read_text())}
+    assert len(named) > 5
+    assert not {name for name in named if not (WORKFLOWS / name).is_file()}
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.sh")), ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(path: Any) -> None:
+    subprocess.run(["shellcheck", "--severity=warning", path], check=True)
+
+
 def test_gpus_give_each_command_its_options() -> None:
     command: list[Any] = ["bash", WORKFLOWS / "gpus.sh", "here", "run", "--region", "a b"]
     done = subprocess.run(command, env={"PYTHON": "echo", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
@@ -49,18 +146,20 @@ def test_slurm_tells_what_is_missing(tmp_path: Path) -> None:
     done = subprocess.run([*script, "--dry-run"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert "subpixmap" in done.stderr
-    try:
-        import dask_jobqueue  # noqa: F401
-    except ImportError:
-        done = subprocess.run([*script, "--dry-run", "--", "run"], capture_output=True, text=True, cwd=tmp_path)
-        assert done.returncode == 2
-        assert "dask-jobqueue" in done.stderr
-    else:
-        done = subprocess.run(
-            [*script, "--dry-run", "--cores", "3", "--", "run"], capture_output=True, text=True, cwd=tmp_path
-        )
-        assert done.returncode == 0
-        assert "#SBATCH --cpus-per-task=3" in done.stderr
+
+
+def test_slurm_shows_its_jobs_and_its_command(tmp_path: Path) -> None:
+    pytest.importorskip("dask_jobqueue")
+    command = [sys.executable, WORKFLOWS / "slurm.py", "--dry-run", "--cores", "3", "--gpus", "2", "--", "run"]
+    command += ["--region", "a b.gpkg", "--years", "2020", "--yes"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "#SBATCH --cpus-per-task=3" in done.stderr
+    (line,) = done.stdout.splitlines()
+    words = shlex.split(line)
+    assert words[0] == "subpixmap"
+    assert words[words.index("--scheduler") + 1].startswith("tls://")
+    require_known(words[1:])
 
 
 def test_the_parts_on_kubernetes_know_each_other() -> None:
@@ -95,8 +194,26 @@ def test_the_parts_on_kubernetes_know_each_other() -> None:
         mounted = spec["containers"][0]["volumeMounts"][0]
         assert (mounted["name"], mounted["mountPath"]) == (spec["volumes"][0]["name"], "/runs")
     command = [*containers[2]["command"], *containers[2]["args"]]
-    known = CliRunner().invoke(cli.app, ["run", "--help"]).output
-    assert all(word in known for word in command if word.startswith("--")), shlex.join(command)
+    assert command[0] == "subpixmap"
+    require_known(command[1:])
+
+
+def test_kubernetes_takes_every_part_as_it_is() -> None:
+    """The fields that the API server asks for, and no name that it refuses."""
+    parts = list(yaml.safe_load_all((WORKFLOWS / "kubernetes.yaml").read_text()))
+    for part in parts:
+        assert set(part) <= {"apiVersion", "kind", "metadata", "spec", "data"}, part["kind"]
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", part["metadata"]["name"])
+        versions = {"Deployment": "apps/v1", "Job": "batch/v1"}
+        assert part["apiVersion"] == versions.get(part["kind"], "v1")
+        for container in part.get("spec", {}).get("template", {}).get("spec", {}).get("containers", ()):
+            assert {"name", "image", "command"} <= set(container)
+            assert all(isinstance(word, str) for word in [*container["command"], *container.get("args", ())])
+            assert all(re.fullmatch(r"\d+(\.\d+)?(m|Ki|Mi|Gi|Ti)?", str(amount))
+                       for amounts in container.get("resources", {}).values()
+                       for amount in amounts.values())  # fmt: skip
+            volumes = {one["name"] for one in part["spec"]["template"]["spec"].get("volumes", ())}
+            assert {one["name"] for one in container.get("volumeMounts", ())} <= volumes
 
 
 def test_worlds_are_compared_with_their_truth(tmp_path: Path) -> None:
