@@ -150,7 +150,17 @@ def test_slurm_tells_what_is_missing(tmp_path: Path) -> None:
 
 def test_slurm_shows_its_jobs_and_its_command(tmp_path: Path) -> None:
     pytest.importorskip("dask_jobqueue")
-    command = [sys.executable, WORKFLOWS / "slurm.py", "--dry-run", "--cores", "3", "--gpus", "2", "--", "run"]
+    command: list[Any] = [
+        sys.executable,
+        WORKFLOWS / "slurm.py",
+        "--dry-run",
+        "--cores",
+        "3",
+        "--gpus",
+        "2",
+        "--",
+        "run",
+    ]
     command += ["--region", "a b.gpkg", "--years", "2020", "--yes"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
