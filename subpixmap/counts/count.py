@@ -20,6 +20,7 @@ from subpixmap.counts.region_row import region_rows
 from subpixmap.counts.rows import series_rows, unit_rows
 from subpixmap.counts.sums import sum_blocks
 from subpixmap.counts.units import prepare_units
+from subpixmap.html import html_table
 from subpixmap.region.resolve import require_overlap
 from subpixmap.runfolder import RunFolder, RunUnits
 from subpixmap.tables import COUNTS, SERIES, write_parquet, write_table
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Counted:
     """The counts of a map."""
 
@@ -42,6 +43,23 @@ class Counted:
     region: gpd.GeoDataFrame
     """The rows of the sum of the highest units, without a polygon."""
     region_series: pd.DataFrame
+
+    def __repr__(self) -> str:
+        units, objects, periods = (self.table[name].unique() for name in ("unit_id", "object", "period"))
+        return (
+            f"Counted({len(units):,} units x {', '.join(map(str, objects))} x {len(periods)} periods, "
+            f"{periods[0]} to {periods[-1]})"
+            if len(periods)
+            else "Counted(nothing)"
+        )
+
+    def _repr_html_(self) -> str:
+        totals = self.region.pivot_table(index="object", columns="period", values="map_total_full", sort=False)
+        facts = {
+            str(name): ", ".join(f"{period}: {value:,.0f}" for period, value in row.items())
+            for name, row in totals.iterrows()
+        }
+        return html_table(f"{self!r}", facts)
 
     @property
     def all_rows(self) -> gpd.GeoDataFrame:

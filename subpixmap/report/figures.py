@@ -6,13 +6,14 @@ Small functions on arrays and tables, so that notebooks and the page draw the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from subpixmap.report.colours import ACCENT, DENSITY, INK, MUTED, SERIES, style
 
@@ -181,11 +182,12 @@ def plot_units(
         figure = axes.get_figure(root=True)
         assert isinstance(figure, Figure)
         ends = []
-        for colour, unit in zip(SERIES * 2, first, strict=False):
-            values = wide.loc[unit].to_numpy(float)
-            axes.plot(np.arange(len(periods)), values, color=colour, lw=1.8, marker="o", ms=3.5)
+        for i, unit in enumerate(first):
+            values, colour = wide.loc[unit].to_numpy(float), SERIES[i % len(SERIES)]
+            dashes = ("-", "--", ":")[i // len(SERIES) % 3]
+            axes.plot(np.arange(len(periods)), values, color=colour, lw=1.8, ls=dashes, marker="o", ms=3.5)
             last = np.flatnonzero(np.isfinite(values))[-1]
-            ends.append((values[last], colour, _short(str(names[unit]))))
+            ends.append((values[last], colour, short(str(names[unit]))))
         _from_zero(axes, wide.loc[first].to_numpy(float).ravel())
         _label_ends(axes, ends, len(periods) - 1)
         _period_ticks(axes, list(periods))
@@ -302,20 +304,28 @@ def _label_ends(axes: Axes, ends: list[tuple[float, str, str]], last: int) -> No
         return
     ends = sorted(ends)
     low, high = axes.get_ylim()
-    gap = (high - low) * 0.085
-    at = np.array([value for value, _, _ in ends])
-    for _ in range(100):
-        close = np.maximum(gap - np.diff(at), 0) / 2
-        at[:-1] -= close
-        at[1:] += close
+    gap = (high - low) * min(0.085, 1 / len(ends))
+    # Moved as little as possible (least squares), each a gap above the one before.
+    steps = gap * np.arange(len(ends))
+    at = isotonic_regression(np.array([value for value, _, _ in ends]) - steps).x + steps
     at += max(low + gap / 2 - at.min(), 0) - max(at.max() - high, 0)
     for y, (value, colour, name) in zip(at, ends, strict=True):
-        place = last + 0.02 * (last + 1) + 0.05, y
+        place = last + 0.03 * (last + 1) + 0.05, y
+        line: Any = {"arrowstyle": "-", "color": colour, "lw": 0.6, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 3}
         axes.annotate(
-            name, (last, value), place, color=colour, va="center", fontsize=8.5, annotation_clip=False, parse_math=False
+            name,
+            (last, value),
+            place,
+            color=colour,
+            va="center",
+            fontsize=8.5,
+            annotation_clip=False,
+            parse_math=False,
+            arrowprops=line if abs(y - value) > gap / 2 else None,
         )
 
 
-def _short(name: str, length: int = 18) -> str:
+def short(name: str, length: int = 18) -> str:
+    """A name that fits beside a line."""
     name = " ".join(name.split())
     return name if len(name) <= length else name[: length - 1].rstrip() + "…"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from subpixmap import runpaths
 from subpixmap.errors import Refused
+from subpixmap.html import html_table
 
 if TYPE_CHECKING:
     from subpixmap.mapping.plan import Plan
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("subpixmap")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Job:
     """A settled run: everything is decided and checked, nothing is mapped yet."""
 
@@ -44,6 +45,31 @@ class Job:
     """What the lock lacks."""
     notes: tuple[str, ...] = ()
     """What the user should know of options that change nothing here."""
+
+    def __repr__(self) -> str:
+        plan = self.plan
+        return (
+            f"Job({str(self.out)!r}: {plan.region_name}, {', '.join(plan.objects)} in {_span(plan)}, "
+            f"{plan.n_tasks:,} blocks x periods, {len(self.items):,} items, run {plan.run_id})"
+        )
+
+    def _repr_html_(self) -> str:
+        plan = self.plan
+        facts = {
+            "region": plan.region_name,
+            "model": f"{plan.model.name} ({', '.join(plan.objects)}); evidence: {plan.model.evidence}",
+            "periods": _span(plan),
+            "work": f"{plan.n_tasks:,} blocks x periods from {len(self.items):,} items",
+            "folder": str(self.out),
+            "run": plan.run_id,
+        }
+        return html_table(f"job {self.out.name}", facts)
+
+
+def _span(plan: Plan) -> str:
+    """The periods of a plan in a few words."""
+    labels = [period.label for period in plan.periods]
+    return labels[0] if len(labels) == 1 else f"{len(labels)} periods, {labels[0]} to {labels[-1]}"
 
 
 @contextlib.contextmanager
