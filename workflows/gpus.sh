@@ -21,7 +21,7 @@ CERTIFICATES=${CERTIFICATES:-$PWD/certificates}
 options=(--device cuda --block "$BLOCK")
 
 do_() {
-  if [ -n "${SUBPIXMAP_DRY_RUN:-}" ]; then printf '%q ' "$@"; echo; else "$@"; fi
+  if [ -n "${SUBPIXMAP_DRY_RUN:-}" ]; then printf '%s\n' "$(printf '%q ' "$@")"; else "$@"; fi
 }
 
 here() {
@@ -50,6 +50,7 @@ hosts() {
       --tls-ca-file "'$CERTIFICATES/dask.crt'" --tls-cert "'$CERTIFICATES/dask.crt'" --tls-key "'$CERTIFICATES/dask.key'" &
     started+=($!)
   done
+  if [ -n "${SUBPIXMAP_DRY_RUN:-}" ]; then wait; fi
   do_ "$PYTHON" -m subpixmap "$@" "${options[@]}" --scheduler "$SCHEDULER_FILE"
 }
 

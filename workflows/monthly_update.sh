@@ -22,7 +22,7 @@ SUBPIXMAP=${SUBPIXMAP:-subpixmap}
 if [ -z "$REGION" ] || [ -z "$OUT" ] || [ $# -gt 0 ]; then sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
 
 do_() {
-  if [ -n "${SUBPIXMAP_DRY_RUN:-}" ]; then printf '%q ' "$@"; echo; else "$@"; fi
+  if [ -n "${SUBPIXMAP_DRY_RUN:-}" ]; then printf '%s\n' "$(printf '%q ' "$@")"; else "$@"; fi
 }
 
 year=$((10#${TODAY%%-*})) month=$((10#$(cut -d- -f2 <<< "$TODAY")))

@@ -25,7 +25,7 @@ units=(${ADMIN:+--admin "$ADMIN"} ${ID_COLUMN:+--id-column "$ID_COLUMN"})
 options=(--region "$REGION" --years "$YEARS" --out "$OUT" --source "$SOURCE" ${MODEL:+--model "$MODEL"} "${units[@]}")
 
 do_() {
-  if [ -n "${SUBPIXMAP_DRY_RUN:-}" ]; then printf '%q ' "$@"; echo; else "$@"; fi
+  if [ -n "${SUBPIXMAP_DRY_RUN:-}" ]; then printf '%s\n' "$(printf '%q ' "$@")"; else "$@"; fi
 }
 
 plan() {

@@ -27,7 +27,7 @@ units=(${ADMIN:+--admin "$ADMIN"} ${ID_COLUMN:+--id-column "$ID_COLUMN"})
 workers=(${SCHEDULER:+--scheduler "$SCHEDULER"})
 
 do_() {
-  if [ -n "${SUBPIXMAP_DRY_RUN:-}" ]; then printf '%q ' "$@"; echo; else "$@"; fi
+  if [ -n "${SUBPIXMAP_DRY_RUN:-}" ]; then printf '%s\n' "$(printf '%q ' "$@")"; else "$@"; fi
 }
 
 plan() {

@@ -23,7 +23,7 @@ FAST=${FAST:-}                     # 1: --compile --mixed, three times as fast w
 SUBPIXMAP=${SUBPIXMAP:-subpixmap}
 
 do_() {
-  if [ -n "${SUBPIXMAP_DRY_RUN:-}" ]; then printf '%q ' "$@"; echo; else "$@"; fi
+  if [ -n "${SUBPIXMAP_DRY_RUN:-}" ]; then printf '%s\n' "$(printf '%q ' "$@")"; else "$@"; fi
 }
 
 learn() {
