@@ -13,7 +13,10 @@ from subpixmap.cli.options import refuse_given
 
 
 def status(out: options.Folder, verbose: options.Verbose = False) -> None:
-    """Show how far a run is: blocks done by period, what failed and why, rate and time left."""
+    """Show how far a run is.
+
+    Blocks done by period, what failed and why, rate and time left.
+    """
     from subpixmap.verbs import look as verbs
 
     verbs.status(out)
@@ -28,7 +31,10 @@ def verify(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Hash map, ledger, lock, plan and tables again; exit code 5 if anything has changed."""
+    """Hash all files of a run again, and say what has changed.
+
+    Map, ledger, lock, plan and tables; the exit code is 5 if anything has changed.
+    """
     from subpixmap.verbs import look as verbs
 
     if not repair:
@@ -40,7 +46,10 @@ def models(
     names: Annotated[list[str] | None, typer.Argument(help="checkpoints to show  [default: the shipped ones]")] = None,
     verbose: options.Verbose = False,
 ) -> None:
-    """List checkpoints: bands, objects, evidence, training, measured error, limits."""
+    """List checkpoints with their objects, evidence and errors.
+
+    Also their bands, training and limits.
+    """
     from subpixmap.verbs import look as verbs
 
     verbs.models(names or ())
@@ -50,7 +59,10 @@ def regions(
     country: Annotated[str | None, typer.Argument(help="list this country's units")] = None,
     verbose: options.Verbose = False,
 ) -> None:
-    """List the countries that --region knows, or a country's first-level units."""
+    """List what --region knows: countries, or units of one.
+
+    Each with its code; of units that share a name, the code is what --region takes.
+    """
     from subpixmap.verbs import look as verbs
 
     verbs.regions(country)
@@ -63,7 +75,10 @@ def doctor(
     as_json: Annotated[bool, Option("--json", help="one JSON array instead of lines")] = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Try all that a run needs on this machine, and say what to do: 0 all well, 3 something is to do."""
+    """Try all that a run needs here, and say what to do.
+
+    The exit code is 0 if all is well, 3 if something is to do.
+    """
     from subpixmap.verbs import doctor as verbs
 
     verbs.doctor(out=out, source=source or (), device=device, as_json=as_json)

@@ -16,7 +16,10 @@ def run(
     asked: RunOptions,
     dry_run: Annotated[bool, Option("--dry-run", help="plan only (= subpixmap plan)")] = False,
 ) -> None:
-    """Plan, map, count, follow the counts over time, and report; resumes where it stopped, extends with more years."""
+    """Plan, map, count, follow the counts over time, and report.
+
+    The same command resumes where it stopped, and extends the folder with more years.
+    """
     from subpixmap.verbs import run as verbs
 
     if dry_run:
@@ -26,7 +29,10 @@ def run(
 
 
 def plan(asked: RunOptions) -> None:
-    """Show what a run would read, compute and need; freeze its items and its plan, map nothing."""
+    """Show what a run would read, compute and need; map nothing.
+
+    Its items and its plan are frozen: a later run reads what was planned.
+    """
     from subpixmap.verbs import run as verbs
 
     verbs.plan(asked.request())
@@ -71,9 +77,9 @@ def count(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Sum the map per administrative unit, object and period: counts.csv, counts.parquet.
+    """Sum the map per unit, object and period: counts.csv.
 
-    The columns, and the values of `flag`, are explained in docs/tables.md.
+    counts.parquet holds the same rows.     The columns, and the values of `flag`, are explained in docs/tables.md.
     """
     from subpixmap.verbs import count as verbs
 
@@ -128,7 +134,10 @@ def trend(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Follow the counts over the periods: trend.csv, trend.parquet, changes.csv."""
+    """Follow the counts over the periods: trend.csv.
+
+    trend.parquet holds the same rows, changes.csv those from period to period.
+    """
     from subpixmap.verbs import count as verbs
 
     ids = None if unchanged is None else words(unchanged)
@@ -136,7 +145,10 @@ def trend(
 
 
 def report(out: options.Folder, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
-    """Write report.html: map, series, tables, provenance, in one self-contained page."""
+    """Write report.html, one page that needs no other file.
+
+    It shows map, series, tables and provenance.
+    """
     from subpixmap.verbs import count as verbs
 
     verbs.report(out, quiet=quiet)
@@ -149,7 +161,10 @@ def export(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Write counts and trends, or the map, in another format; no pixel is summed again."""
+    """Write counts and trends, or the map, in another format.
+
+    No pixel is summed again.
+    """
     from subpixmap.verbs import count as verbs
 
     verbs.export(out, format, to=to, quiet=quiet)
@@ -168,7 +183,10 @@ def simulate(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Simulate a small country with known truth: imagery, STAC catalogue, units, points, counts."""
+    """Simulate a small country with known truth.
+
+    It leaves imagery, a STAC catalogue, units, points and true counts.
+    """
     from subpixmap.verbs.simulate import simulate as make
 
     make(

@@ -112,7 +112,10 @@ def estimate(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Estimate totals with intervals from the labelled sample: columns of counts.csv, and estimates.csv."""
+    """Estimate totals with intervals from the labelled sample.
+
+    They fill columns of counts.csv; estimates.csv holds every estimator.
+    """
     from subpixmap.estimation.results import Rules
     from subpixmap.verbs import sample as verbs
 
@@ -132,9 +135,10 @@ def calibrate(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Fit background and slope of a model on places of your own, without training; another model comes out: map anew.
+    """Fit background and slope of a model on your own places.
 
-    Places that calibrate cannot certify: no sample may touch them.
+    Nothing is trained. Another model comes out: map anew with it. Places that calibrate cannot certify: no sample may
+    touch them.
     """
     from subpixmap.verbs import calibrate as verbs
 

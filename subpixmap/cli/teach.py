@@ -41,7 +41,10 @@ def reference(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Turn points in labelled areas into count maps on the grid of Sentinel-2."""
+    """Turn points in labelled areas into count maps.
+
+    They lie on the grid of Sentinel-2.
+    """
     from subpixmap.verbs import teach as verbs
 
     if not source:
@@ -75,7 +78,10 @@ def train(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Train, calibrate and evaluate a checkpoint, on reference data or on simulated places."""
+    """Train, calibrate and evaluate a checkpoint.
+
+    On reference data, or on simulated places.
+    """
     from subpixmap.verbs import teach as verbs
 
     if simulated is not None and folder is None:
@@ -169,7 +175,10 @@ def learn(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Make a checkpoint from points in labelled areas: reference, train, calibrate, evaluate, card, in one go."""
+    """Make a checkpoint from points in labelled areas, in one go.
+
+    Reference, imagery, training, calibration, evaluation and card.
+    """
     from subpixmap.verbs import teach as verbs
 
     verbs.learn(

@@ -43,7 +43,7 @@ def plan_table(job: Job, needed: Needs, *, seconds: float, measured: Probe | Non
     by_period = {p.label: len({i.acquisition for i in items if i.period == p.label}) for p in plan.periods}
     km2 = needed.chunks / len(plan.periods) * (CHUNK * plan.recipe.resolution / 1000) ** 2
     rows = {
-        "region": f"{plan.region_name}, {km2:,.0f} km2 to map, EPSG {', '.join(map(str, plan.zones))}",
+        "region": f"{plan.region_name}, {km2:,.0f} km2 to map, {', '.join(map(_zone, plan.zones))}",
         "model": f"{plan.model.name} ({', '.join(plan.objects)}); evidence: {plan.model.evidence}",
         "acquisitions": f"{len({i.acquisition for i in items})} in {len(items)} items",
     }
@@ -56,12 +56,12 @@ def plan_table(job: Job, needed: Needs, *, seconds: float, measured: Probe | Non
         more = [f"and {len(job.refused) - len(shown)} more (--verbose)"] if len(shown) < len(job.refused) else []
         rows["refused"] = "\n".join([f"{len(job.refused)} items are left out", *shown, *more])
     rows |= {
-        "work": f"{needed.blocks} blocks x {len(plan.periods)} periods = {needed.tasks} tasks of up to "
-        f"{needed.acquisitions:.3g} acquisitions, at most {needed.predicted_px / 1e6:,.0f} Mpx to predict",
+        "work": f"{needed.blocks:,} blocks x {len(plan.periods)} periods = {needed.tasks:,} tasks with up to "
+        f"{needed.acquisitions:.3g} acquisitions each, at most {needed.predicted_px / 1e6:,.0f} million pixels",
         "reading": f"up to {_bytes(needed.bytes_to_read)}",
-        "memory": f"up to {_bytes(needed.worker_memory)} a worker",
+        "memory": f"up to {_bytes(needed.worker_memory)} for each worker",
         "map": f"about {_bytes(needed.map_bytes)} on disk",
-        "time": f"at most {duration(seconds)} of arithmetic",
+        "time": f"at most {duration(seconds)} for the network; reading comes on top (--probe measures both)",
         "run": plan.run_id,
     }
     if measured is not None:
@@ -73,6 +73,11 @@ def plan_table(job: Job, needed: Needs, *, seconds: float, measured: Probe | Non
     lines = [(name, line) for name, text in rows.items() for line in text.split("\n")]
     named = [name if i == 0 or lines[i - 1][0] != name else "" for i, (name, _) in enumerate(lines)]
     return "\n".join(f"{name:<14}{line}" for name, (_, line) in zip(named, lines, strict=True))
+
+
+def _zone(epsg: int) -> str:
+    """A UTM zone as people write it."""
+    return f"UTM zone {epsg % 100}{'N' if epsg // 100 == 326 else 'S'} (EPSG:{epsg})"
 
 
 def _cloudy(job: Job) -> dict[str, str]:

@@ -108,3 +108,14 @@ def test_a_shell_completes_commands_and_options() -> None:
         asked = {"_SUBPIXMAP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         done = subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True)
         assert done.stdout.split() == [expected]
+
+
+def test_the_list_of_commands_fits_into_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command says what it does in one whole line."""
+    from typer.testing import CliRunner
+
+    from subpixmap.cli.main import app
+
+    told = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).output
+    commands = told[told.index("Commands:") :].splitlines()
+    assert not [line for line in commands if line.rstrip().endswith("...") or len(line) > 80]
