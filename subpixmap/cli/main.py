@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from subpixmap.cli import look, run, sample, teach
+from subpixmap.cli import detect, look, run, sample, teach
 from subpixmap.cli.options import Command, Session, in_groups
 from subpixmap.errors import SubpixmapError
 
@@ -45,6 +45,10 @@ EXAMPLES: dict[Callable[..., None], str] = {
     look.status: "status runs/philippines",
     look.verify: "verify runs/philippines --repair",
     run.simulate: "simulate country --seed 7 --size-km 6 --years 2018-2023",
+    detect.train: "detect-train highres/ labels.gpkg --labelled areas.geojson -o detector.safetensors",
+    detect.detect: "detect region/ --model detector.safetensors -o points.parquet",
+    detect.evaluate: "detect-evaluate points.parquet review.gpkg -o metrics.json",
+    detect.review: "detect-review points.parquet --images region/ -o review.gpkg",
     teach.reference: "reference palms.gpkg --labelled areas.geojson --image-date 2021-03 -o ref",
     teach.train: "train --reference ref --source earth-search -o palms.safetensors",
     teach.evaluate: "evaluate demo-s2 --simulated 4000 --world shifted -o metrics.json",

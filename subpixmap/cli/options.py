@@ -105,6 +105,12 @@ def refuse_given(context: typer.Context, *names: str, because: str) -> None:
         raise InputError(f"{', '.join(typed)}: {because}")
 
 
+def require_one_place(context: typer.Context, scheduler: str | None) -> None:
+    """Refuse worker processes of this machine beside a scheduler, which has its own."""
+    if scheduler is not None:
+        refuse_given(context, "workers", because="worker processes of this machine, but a --scheduler has its own")
+
+
 def is_given(context: typer.Context, name: str) -> bool:
     """Whether an option was typed, rather than left at its default."""
     source = context.get_parameter_source(name)

@@ -51,7 +51,7 @@ def map_(
     """Map the planned blocks that are not mapped yet."""
     from subpixmap.verbs import run as verbs
 
-    _require_one_place(context, scheduler)
+    options.require_one_place(context, scheduler)
     verbs.map_planned(out, model=model, scheduler=scheduler, workers=workers, allow_partial=allow_partial, quiet=quiet)
 
 
@@ -83,7 +83,7 @@ def count(
     """
     from subpixmap.verbs import count as verbs
 
-    _require_one_place(context, scheduler)
+    options.require_one_place(context, scheduler)
     if admin is None:
         of_a_file = ("id_column", "name_column", "parent_column", "layer", "encoding")
         refuse_given(context, *of_a_file, because="of which file? give --admin")
@@ -201,8 +201,3 @@ def simulate(
         dialect=dialect,
         quiet=quiet,
     )
-
-
-def _require_one_place(context: typer.Context, scheduler: str | None) -> None:
-    if scheduler is not None:
-        refuse_given(context, "workers", because="worker processes of this machine, but a --scheduler has its own")

@@ -21,9 +21,16 @@ from subpixmap.mapping.cluster import Absence, connect
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-    from subpixmap.model.checkpoint import Model
 
-_MODELS: dict[str, Model] = {}
+class Brought(Protocol):
+    """A model or a detector: what tasks need besides themselves."""
+
+    @property
+    def sha256(self) -> str:
+        """By which workers know it."""
+
+
+_MODELS: dict[str, Any] = {}
 """Models of this worker process, by hash; filled once, when the worker starts."""
 IN_FLIGHT = 2
 """Tasks in flight for each worker: one that runs and one that waits for it."""
@@ -59,8 +66,8 @@ class Pool(Protocol):
 
 @contextlib.contextmanager
 def open_pool(
-    run: Callable[[Any, Model], Any],
-    model: Model,
+    run: Callable[[Any, Any], Any],
+    model: Brought,
     *,
     workers: int | None = None,
     scheduler: str | None = None,
@@ -118,7 +125,7 @@ class _InProcess:
 
     slots = 1
 
-    def __init__(self, run: Callable[[Any, Model], Any], model: Model) -> None:
+    def __init__(self, run: Callable[[Any, Any], Any], model: Brought) -> None:
         self.run, self.model, self.address = run, model, "this process"
         self.tasks: deque[Any] = deque()
 
@@ -138,7 +145,7 @@ class _InProcess:
 class _OnDask:
     """Futures of a client; results come through a queue, so that waiting can time out."""
 
-    def __init__(self, run: Callable[[Any, Model], Any], client: Client, sha256: str, limit_s: float | None) -> None:
+    def __init__(self, run: Callable[[Any, Any], Any], client: Client, sha256: str, limit_s: float | None) -> None:
         self.run, self.client, self.sha256, self.limit_s = run, client, sha256, limit_s
         self.finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self.tasks: dict[Any, tuple[Any, Future[Any]]] = {}
@@ -193,9 +200,7 @@ class _OnDask:
             raise Incomplete(f"the scheduler at {self.address} is lost")
 
 
-def run_with_cached_model(
-    run: Callable[[Any, Model], Any], task: Any, sha256: str, limit_s: float | None = None
-) -> Any:
+def run_with_cached_model(run: Callable[[Any, Any], Any], task: Any, sha256: str, limit_s: float | None = None) -> Any:
     """What a Dask worker executes; past the limit the process ends, and the scheduler notices that it is gone."""
     if sha256 not in _MODELS:
         raise RuntimeError(f"this worker has no model {sha256[:12]}: it started without the plugin that brings it")
@@ -209,7 +214,7 @@ def run_with_cached_model(
         faulthandler.cancel_dump_traceback_later()
 
 
-def _plugin(model: Model) -> Any:
+def _plugin(model: Brought) -> Any:
     import torch
     from distributed import WorkerPlugin
 

@@ -7,7 +7,6 @@ pickle is refused unread.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.resources
 import json
 from collections.abc import Mapping
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from subpixmap.errors import InputError
+from subpixmap.model.sealed import fields_from_json, unseal
 
 if TYPE_CHECKING:
     from subpixmap.model.net import Averaged, DensityNet
@@ -118,19 +117,7 @@ class Card:
     @classmethod
     def from_json(cls, text: str) -> Card:
         """Parse a card; unknown or missing fields are refused by name."""
-        fields = json.loads(text)
-        if not isinstance(fields, dict):
-            raise InputError("the card is not a JSON object")
-        possible = {f.name: f for f in dataclasses.fields(cls)}
-        required = {n for n, f in possible.items() if f.default is f.default_factory is dataclasses.MISSING}
-        if wrong := (set(fields) - set(possible)) | (required - set(fields)):
-            raise InputError(f"the card has missing or unknown fields: {', '.join(sorted(wrong))}")
-        for name, value in fields.items():
-            if not _fits(value, str(possible[name].type)):
-                raise InputError(f"the card's field {name} is not of type {possible[name].type}")
-        for name, value in fields.items():
-            if isinstance(value, list):
-                fields[name] = tuple(value)
+        fields = fields_from_json(cls, text)
         for name in ("calibration", "trimmed"):
             fields[name] = {k: (float(b), float(s)) for k, (b, s) in fields.get(name, {}).items()}
         return cls(**fields)
@@ -177,11 +164,7 @@ def read_stored(name_or_path: str | Path) -> Stored:
         No such model, not safetensors (say a pickle), truncated, or changed since it was saved.
     """
     path = _find(name_or_path)
-    text, stated, tensors = _read(path)
-    if hash_of(text, tensors) != stated:
-        raise InputError(
-            f"{path}: card or tensors are not those that were saved (sha256 differs); fetch the file again"
-        )
+    text, stated, tensors = unseal(path, key=KEY)
     try:
         card = Card.from_json(text)
     except (InputError, json.JSONDecodeError) as error:
@@ -222,53 +205,8 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".card.json")
 
 
-def _read(path: Path) -> tuple[str, str, dict[str, NDArray[Any]]]:
-    """(card text, stated sha256, tensors) of a file, or InputError."""
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise InputError(f"{path}: this is a pickle (torch.save), which can run code; save the model as safetensors")
-    try:
-        with safe_open(str(path), framework="np") as file:
-            inside = json.loads((file.metadata() or {})[KEY])
-            card, stated = inside["card"], inside["sha256"]
-            if not isinstance(card, str):
-                raise TypeError("its card is not a text")
-            return card, stated, {key: file.get_tensor(key) for key in file.keys()}
-    except KeyError as error:
-        raise InputError(f"{path}: a safetensors file without a subpixmap card") from error
-    except (SafetensorError, ValueError, TypeError, UnicodeDecodeError, RuntimeError, OSError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error})") from error
-
-
-def _fits(value: Any, annotation: str) -> bool:
-    """Whether a value from JSON is of a field's type, such as `tuple[str, ...]` or `Mapping[str, float]`."""
-    kind, _, inside = annotation.removesuffix("]").partition("[")
-    if kind == "Mapping":
-        return isinstance(value, dict) and all(_fits(one, inside.partition(", ")[2]) for one in value.values())
-    if kind == "tuple":
-        parts = inside.split(", ")
-        if not isinstance(value, list) or (parts[-1] != "..." and len(value) != len(parts)):
-            return False
-        return all(_fits(one, parts[0]) for one in value)
-    if kind in ("int", "float"):
-        return isinstance(value, int if kind == "int" else (int, float)) and not isinstance(value, bool)
-    return kind == "Any" or isinstance(value, bool if kind == "bool" else str)
-
-
 def _json_of(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: not JSON ({error}); delete it, the card is inside the model file too") from error
-
-
-def hash_of(card: str, tensors: Mapping[str, NDArray[Any]]) -> str:
-    """sha256 over the text of a card and the tensors that it describes."""
-    digest = hashlib.sha256(card.encode())
-    for key in sorted(tensors):
-        values = tensors[key]
-        # PyTorch's name of the type: the hashes of older files were taken with it.
-        digest.update(f"\0{key}\0torch.{values.dtype}\0{tuple(values.shape)}\0".encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()

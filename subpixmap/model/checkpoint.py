@@ -20,8 +20,9 @@ from safetensors.torch import save
 from subpixmap.errors import InputError
 from subpixmap.files import write_atomic
 from subpixmap.html import html_table
-from subpixmap.model.card import KEY, Card, card_path, hash_of, read_stored
+from subpixmap.model.card import KEY, Card, card_path, read_stored
 from subpixmap.model.net import Averaged, DensityNet, fold, measure_halo
+from subpixmap.model.sealed import hash_of
 
 _BATCH_COUNTER = ".num_batches_tracked"
 

@@ -7,6 +7,7 @@ are stored in scratch files too.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ from subpixmap.machine import available_memory
 from subpixmap.simulate.catalogue import COLLECTION, DeliveredTile, write_catalogue, write_item
 from subpixmap.simulate.country import Country, make_country
 from subpixmap.simulate.delivery import DIALECTS, Delivery, deliveries
-from subpixmap.simulate.highres import write_highres
+from subpixmap.simulate.highres import write_highres, write_places
 from subpixmap.simulate.planting import Planted, cells_of, plant
 from subpixmap.simulate.schedule import schedule
 from subpixmap.simulate.sensor import Acquisition
@@ -158,6 +159,43 @@ def simulate_country(
     }  # fmt: skip
     write_json(out / "country.json", parameters)
     return out
+
+
+def more_highres(folder: str | Path, out: str | Path, *, n: int = 10, side: float = 400.0, seed: int = 0) -> Path:
+    """Imagery of 0.5 m of more places of a simulated country, drawn at random, empty ones too.
+
+    Parameters
+    ----------
+    folder
+        Of the country.
+    out
+        Folder to write; as `highres/` of the country.
+    n, side
+        Squares and their side, metres; a multiple of 20.
+    seed
+        Another seed draws other places.
+    """
+    facts = json.loads((Path(folder) / "country.json").read_text(encoding="utf-8"))
+    world, center, years = get_world(facts["world"]), tuple(facts["center"]), tuple(facts["years"])
+    country = make_country(
+        facts["seed"], size_km=facts["size_km"], center=center, world=world, objects=tuple(facts["objects"])
+    )
+    dates = schedule(
+        facts["seed"], years=years, per_year=facts["acquisitions"], lon=center[0], lat=center[1], world=world,
+        half_m=facts["size_km"] * 500,
+    )  # fmt: skip
+    half = facts["size_km"] * 500
+    steps = np.arange(np.ceil(-half / side), np.floor(half / side)) * side
+    squares = [(float(x), float(y)) for x in steps for y in steps
+               if country.outline.contains(shapely.box(x, y, x + side, y + side))]  # fmt: skip
+    chosen = np.random.default_rng([seed, 0x42]).permutation(len(squares))[:n]
+    places = {f"place_{k + 1}": squares[pick] for k, pick in enumerate(chosen)}
+    Path(out).mkdir(parents=True, exist_ok=True)
+    with threadpool_limits(1), _scratch(Path(out)) as scratch:
+        bounds = landscape_bounds(country, extents(country))
+        planted = plant(country.landscape, bounds, scratch, lambda: None)
+        write_places(Path(out), country, planted, dates[-1], places, side=side)
+    return Path(out)
 
 
 def _check(

@@ -7,6 +7,7 @@ geometry).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import geopandas as gpd
@@ -38,20 +39,34 @@ _PALMS = [KIND[name] for name in ("coconut", "oil_palm", "other_palm")]
 
 def write_highres(folder: Path, country: Country, planted: Planted, dates: list[Acquisition]) -> None:
     """Write images and labels of a few places at the last acquisition."""
-    folder.mkdir(parents=True, exist_ok=True)
     date = dates[-1]
+    parked_now = planted.lots[parked(planted.lots, country.seed, date.number)]
+    write_places(folder, country, planted, date, _choose(country, planted, parked_now, date.time.year))
+
+
+def write_places(
+    folder: Path,
+    country: Country,
+    planted: Planted,
+    date: Acquisition,
+    places: Mapping[str, tuple[float, float]],
+    *,
+    side: float = SIDE_M,
+) -> None:
+    """Write images and labels of squares of `side` metres: name -> (west, south), metres from the country's origin."""
+    folder.mkdir(parents=True, exist_ok=True)
     parked_now = planted.lots[parked(planted.lots, country.seed, date.number)]
     labels: dict[str, list[NDArray[np.generic]]] = {"place": [], "object": [], "radius_m": [], "geometry": []}
     areas = []
-    for place, (west, south) in _choose(country, planted, parked_now, date.time.year).items():
-        frame = _frame(country, west, south)
-        near = planted.within((west - 15, south - 15, west + SIDE_M + 15, south + SIDE_M + 15))
-        cars = parked_now[_within(parked_now, west, south, 5)]
+    for place, (west, south) in places.items():
+        frame = _frame(country, west, south, side)
+        near = planted.within((west - 15, south - 15, west + side + 15, south + side + 15))
+        cars = parked_now[_within(parked_now, west, south, side, 5)]
         pixels = draw(country, frame, near, cars, date)
         _write_image(folder / f"{place}.tif", pixels, frame, country.epsg)
-        for key, values in _labels(country, place, near, cars, west, south, date.time.year).items():
+        for key, values in _labels(country, place, near, cars, (west, south, side), date.time.year).items():
             labels[key].append(values)
-        square = shapely.box(west, south, west + SIDE_M, south + SIDE_M)
+        square = shapely.box(west, south, west + side, south + side)
         areas.append((place, date.time.date().isoformat(), country.polygon_lonlat(square)))
     columns = {"place": [a[0] for a in areas], "image_date": [a[1] for a in areas]}
     gpd.GeoDataFrame(columns, geometry=[a[2] for a in areas], crs=4326).to_parquet(folder / "areas.parquet")
@@ -59,10 +74,10 @@ def write_highres(folder: Path, country: Country, planted: Planted, dates: list[
     gpd.GeoDataFrame(merged, geometry="geometry", crs=4326).to_parquet(folder / "labels.parquet")
 
 
-def _within(things: Trees | Lots, west: float, south: float, more: float) -> NDArray[np.bool_]:
+def _within(things: Trees | Lots, west: float, south: float, side: float, more: float) -> NDArray[np.bool_]:
     x, y = things.x, things.y
     result: NDArray[np.bool_] = (
-        (x >= west - more) & (x < west + SIDE_M + more) & (y >= south - more) & (y < south + SIDE_M + more)
+        (x >= west - more) & (x < west + side + more) & (y >= south - more) & (y < south + side + more)
     )
     return result
 
@@ -92,12 +107,10 @@ def _squares(country: Country, things: Trees | Lots) -> tuple[FloatArray, NDArra
     return distinct, number
 
 
-def _frame(country: Country, west: float, south: float) -> Frame:
+def _frame(country: Country, west: float, south: float, side: float) -> Frame:
     ox, oy = country.origin
-    side = int(SIDE_M / 10)
-    return Frame(
-        west + ox, south + oy + SIDE_M, side, side, lambda x, y: (x - ox, y - oy), lambda x, y: (x + ox, y + oy)
-    )
+    px = int(side / 10)
+    return Frame(west + ox, south + oy + side, px, px, lambda x, y: (x - ox, y - oy), lambda x, y: (x + ox, y + oy))
 
 
 def draw(country: Country, frame: Frame, trees: Trees, cars: Lots, date: Acquisition) -> NDArray[np.float32]:
@@ -144,8 +157,8 @@ def _ground(country: Country, frame: Frame, ground_of: NDArray[np.float32]) -> N
     edge = MARGIN * 2 * times
     fine = np.stack([ndimage.zoom(band, times, order=1, grid_mode=True, mode="nearest") for band in coarse])
     fine = fine[:, edge:-edge, edge:-edge]
-    side = int(SIDE_M / PIXEL_M)
-    yy, xx = np.mgrid[0:side, 0:side] * PIXEL_M
+    rows, cols = fine.shape[1:]
+    yy, xx = np.mgrid[0:rows, 0:cols] * PIXEL_M
     texture = fractal(xx + frame.west, yy + frame.north, seed=country.seed * 97 + 92, scale=5, octaves=3)
     return np.ascontiguousarray(fine * (1 + 0.10 * texture), np.float32)
 
@@ -205,11 +218,11 @@ def _write_image(path: Path, pixels: NDArray[np.float32], frame: Frame, epsg: in
 
 
 def _labels(
-    country: Country, place: str, trees: Trees, cars: Lots, west: float, south: float, year: int
+    country: Country, place: str, trees: Trees, cars: Lots, square: tuple[float, float, float], year: int
 ) -> dict[str, NDArray[np.generic]]:
-    """Everything that counts inside a place."""
-    trees = trees[_within(trees, west, south, 0)]
-    cars = cars[_within(cars, west, south, 0)]
+    """Everything that counts inside a place (west, south, side)."""
+    trees = trees[_within(trees, *square, 0)]
+    cars = cars[_within(cars, *square, 0)]
     names, radii, xs, ys = [], [], [], []
     for name in country.landscape.objects:
         if name == "car":

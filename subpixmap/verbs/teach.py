@@ -84,6 +84,7 @@ def _read_labels(
     points: Path, labelled: Path, labelling: Labelling
 ) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame, dict[str, Any]]:
     """Points, labelled areas, and what else `make_reference` takes."""
+    from subpixmap.detection.detections import known_of_detections
     from subpixmap.reference.points import read_points
     from subpixmap.region.layers import fixes_encoding, require_encoding
     from subpixmap.region.units import read_area
@@ -100,7 +101,9 @@ def _read_labels(
         layer_option="--labelled-layer",
         encoding=None if fixes_encoding(labelled) else encoding,
     )
+    detection = known_of_detections(points)
     options["source"] = {
+        **({"detection": detection} if detection else {}),
         "points": points.name,
         "points_sha256": file_sha256(points),
         "rows": len(table),

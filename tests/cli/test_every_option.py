@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from subpixmap.cli.main import app
-from subpixmap.verbs import calibrate, count, doctor, look, run, sample, simulate, teach
+from subpixmap.verbs import calibrate, count, detect, doctor, look, run, sample, simulate, teach
 
 RUN = "run --region 1,2,3,4 --years 2020"
 LABELLED = "points.gpkg --labelled areas.gpkg --image-date 2021"
@@ -163,6 +163,57 @@ OBEYED: dict[str, dict[str, str]] = {
     f"reference {LABELLED} -o ref --source cdse": {"--collection": "c", "--within-days": "10", "--correct-shift": ""},
     "reference p.gpkg -o ref": {"--labelled": "a.gpkg --image-date 2021", "--image-date": "2021 --labelled a.gpkg"},
     f"reference {LABELLED}": {"--output": "other"},
+    "detect-train a.tif l.csv": {"--output": "e.safetensors"},
+    "detect-train a.tif l.csv -o d.safetensors": {
+        "--labelled": "areas.gpkg",
+        "--object": "car",
+        "--as": "tree",
+        "--object-column": "kind",
+        "--layer": "palms",
+        "--size": "8",
+        "--resolution": "0.1",
+        "--image-date": "2021",
+        "--weights": "w.safetensors",
+        "--steps": "7",
+        "--batch": "2",
+        "--crop": "64",
+        "--tile": "96",
+        "--held-out": "0.2",
+        "--test": "a",
+        "--distance": "2",
+        "--channels": "16",
+        "--evidence": "simulated",
+        "--seed": "5",
+        "--device": "cuda",
+        **QUIET,
+    },
+    "detect a.tif --model d.safetensors -o p.parquet": {
+        "--image-date": "2021",
+        "--window": "256",
+        "--score": "0.4",
+        "--scheduler": "tcp://a",
+        "--workers": "0",
+        "--device": "cuda",
+        **QUIET,
+    },
+    "detect a.tif -o p.parquet": {"--model": "e.safetensors"},
+    "detect a.tif --model d.safetensors": {"--output": "q.parquet"},
+    "detect-evaluate p.parquet r.gpkg": {
+        "--labelled": "areas.gpkg",
+        "--distance": "2",
+        "--cell": "25",
+        "--output": "m.json",
+        **QUIET,
+    },
+    "detect-review p.parquet -o r.gpkg --images a.tif": {
+        "--images": "b.tif",
+        "--n": "9",
+        "--cell": "50",
+        "--seed": "5",
+        **QUIET,
+    },
+    "detect-review p.parquet --images a.tif": {"--output": "s.gpkg"},
+    "detect-review r.gpkg -o folder": {"--finish": ""},
     "train --reference ref --source cdse -o m.safetensors": {
         **SAMPLES,
         **TRAINS,
@@ -225,6 +276,8 @@ REFUSED: dict[str, dict[str, str]] = {
     "trend out": {"--level": "0.9 --level 0.8"},
     "verify out": {"--model": "a", "--workers": "0"},
     f"reference {LABELLED} -o ref": {"--collection": "c", "--within-days": "10", "--correct-shift": ""},
+    "detect a.tif --model d.safetensors -o p.parquet --scheduler tcp://a": {"--workers": "2"},
+    "detect-review r.gpkg -o folder --finish": {"--images": "a.tif", "--n": "9", "--cell": "50", "--seed": "5"},
     "train --reference ref --source cdse -o m.safetensors": {"--cache": "c", "--workers": "1"},
     "train --simulated demo-s2 -o m.safetensors": {
         **{name: value for name, value in SAMPLES.items() if name != "--seed"},
@@ -258,6 +311,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         simulate: ("simulate",),
         calibrate: ("calibrate",),
         sample: ("design_sample", "import_labels", "estimate"),
+        detect: ("train_detector", "detect", "evaluate_detections", "review_detections", "finish_review"),
         teach: ("reference", "train", "train_simulated", "evaluate", "learn"),
     }.items():
         for name in names:
