@@ -4,6 +4,13 @@
 """
 
 
+def in_one_line(error: BaseException) -> str:
+    """What an exception says, for a message of ours: one line, without the system's numbers."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 class SubpixmapError(Exception):
     """One or two lines: what, where (item, key, unit, block) and what to do."""
 

@@ -17,6 +17,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote
 
 from subpixmap.errors import InputError, SubpixmapError
 
@@ -38,7 +39,7 @@ def path_of(path: str | os.PathLike[str]) -> Path:
     """
     if is_remote(path):
         return cast(Path, path)
-    text = re.sub(r"^file:/+", "/", str(path))
+    text = local_path(str(path))
     if (url := _URL.match(text)) is None:
         return Path(text)
     try:
@@ -51,6 +52,13 @@ def path_of(path: str | os.PathLike[str]) -> Path:
         advice = "install subpixmap[s3]" if isinstance(error, ImportError) else "give a folder or s3://bucket/folder"
         raise InputError(f"{text} cannot be used ({error}): {advice}") from error
     return cast(Path, remote)
+
+
+def local_path(text: str) -> str:
+    """The path of a `file://` URI, decoded; any other text as it is."""
+    if not re.match(r"file:/", text):
+        return text
+    return unquote(re.sub(r"^file:/+(?:localhost/)?", "/", text))
 
 
 def is_remote(path: object) -> bool:
@@ -69,20 +77,32 @@ def store_errors() -> Iterator[None]:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
+@contextlib.contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Name the file in what the system raises while it is written: a full disk does not say of which file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace a file: written beside it, forced to disk, renamed, and the folder forced to disk too."""
     if is_remote(path):
         _store(path).pipe_file(_key(path), data)
         return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with named_errors(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     sync(path.parent)
 
 
@@ -107,11 +127,12 @@ def write_new(path: Path, data: bytes) -> None:
                 raise
         return
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    draft.write_bytes(data)
-    try:
-        os.link(draft, path)  # fails if the file exists
-    finally:
-        draft.unlink(missing_ok=True)
+    with named_errors(path):
+        try:
+            draft.write_bytes(data)
+            os.link(draft, path)  # fails if the file exists
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def touch(path: Path) -> None:
@@ -123,9 +144,33 @@ def touch(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and those above it; an object store needs none."""
+    """Create a folder and those above it; an object store needs none. `InputError` where a file is in the way."""
     if not is_remote(path):
+        require_place(path)
         path.mkdir(parents=True, exist_ok=True)
+
+
+def require_place(folder: Path) -> None:
+    """Refuse, before any work, a folder that is a file, lies below one, or cannot be written to.
+
+    Raises
+    ------
+    InputError
+        The message names the folder or file that is in the way.
+    """
+    if is_remote(folder):
+        return
+    try:
+        there = next((one for one in (folder, *folder.absolute().parents) if os.path.lexists(one)), folder)
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: the working folder does not exist any more; change to one that does") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(folder)[:200]} cannot be a folder ({error.args[-1]})") from error
+    if not there.is_dir():
+        what = "leads nowhere" if there.is_symlink() and not there.exists() else "is a file, not a folder"
+        raise InputError(f"{there} {what}; give another folder, or remove it")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{there} cannot be written to; give another folder, or change its permissions")
 
 
 def files_under(folder: Path) -> list[Path]:

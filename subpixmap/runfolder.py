@@ -22,7 +22,7 @@ from subpixmap.files import path_of, write_atomic
 from subpixmap.mapping.ledger import Record, read_records
 from subpixmap.mapping.plan import Plan, items_by_period, read_plan
 from subpixmap.scenes.items import Item, items_sha256, read_lock, read_notes
-from subpixmap.tables import CHANGES, COUNTS, SERIES, TREND, read_table
+from subpixmap.tables import CHANGES, COUNTS, SERIES, TREND, damage_is_told, read_table
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -94,6 +94,8 @@ class RunFolder:
         ------
         InputError
             No units were given to the run.
+        VerificationFailed
+            The file is damaged.
         """
         return read_units(self.path, self.plan)
 
@@ -136,7 +138,11 @@ def read_units(folder: Path, plan: Plan) -> RunUnits:
     path = folder / runpaths.UNITS
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the units (subpixmap count {folder} --admin FILE)")
-    table = gpd.read_parquet(io.BytesIO(path.read_bytes()))
+    data = io.BytesIO(path.read_bytes())
+    with damage_is_told(path, f"give the units again (subpixmap count {folder} --admin FILE)"):
+        table = gpd.read_parquet(data)
+        if missing := {"unit_id", "unit_name", "parent_id"} - set(table.columns):
+            raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
     if not set(_BOUNDARY) <= set(table.columns) or not len(table):
         return RunUnits(table, plan.boundary_source, plan.boundary_version)
     first = table.iloc[0]

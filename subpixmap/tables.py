@@ -6,16 +6,24 @@ appears whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
 
-from subpixmap.errors import InputError
+from subpixmap.errors import InputError, SubpixmapError, VerificationFailed, in_one_line
 from subpixmap.files import make_folder, write_atomic
+
+_DAMAGE = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, MemoryError),
+    pa.ArrowException,
+)
+"""What pandas, pyarrow and geopandas raise on bytes that are damaged."""
 
 
 class Column(NamedTuple):
@@ -332,16 +340,34 @@ def read_table(path: Path, columns: Columns) -> pd.DataFrame:
     ------
     InputError
         There is no such file, or it lacks a column.
+    VerificationFailed
+        It is damaged.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; make it first (subpixmap count or trend)")
+    data = io.BytesIO(path.read_bytes())
+    with damage_is_told(path, "make it again (subpixmap count, then trend)"):
+        return _parsed(path, data, columns)
+
+
+@contextlib.contextmanager
+def damage_is_told(path: Path, advice: str) -> Iterator[None]:
+    """Turn what libraries raise on a damaged file, whose bytes are in memory, into one line; ours stay ours."""
+    try:
+        yield
+    except SubpixmapError:
+        raise
+    except _DAMAGE as error:
+        raise VerificationFailed(f"{path} is damaged ({in_one_line(error)}): {advice}") from error
+
+
+def _parsed(path: Path, data: io.BytesIO, columns: Columns) -> pd.DataFrame:
     types = types_of(columns)
     if path.suffix == ".parquet":
-        table = pd.read_parquet(io.BytesIO(path.read_bytes()))
+        table = pd.read_parquet(data)
     else:
         kinds: dict[Hashable, Any] = dict(types.items())
         texts = {name for name, kind in types.items() if kind == "string"}
-        data = io.BytesIO(path.read_bytes())
         table = pd.read_csv(data, dtype=kinds, keep_default_na=False, na_values=[""], float_precision="round_trip")
         for name in texts & set(table.columns):
             table[name] = table[name].map(_unguarded, na_action="ignore").astype("string")

@@ -35,8 +35,8 @@ from subpixmap.model.net import halo_of
 from subpixmap.reference.countmap import count_map
 from subpixmap.reference.patches import Patches
 from subpixmap.simulate.spectra import BAND_FACTS
-from subpixmap.training.baselines import BASELINES, fit_baseline
-from subpixmap.training.config import TrainConfig
+from subpixmap.training.baselines import fit_baseline
+from subpixmap.training.config import BASELINES, TrainConfig
 from subpixmap.training.evaluate import block_means, density_errors, rounded
 from subpixmap.training.inputs import input_statistics
 from subpixmap.training.state import remove_states

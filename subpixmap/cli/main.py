@@ -6,6 +6,7 @@ Nothing heavy is imported here: `subpixmap --help` answers in a fraction of a se
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ import typer
 
 from subpixmap.cli import detect, look, run, sample, teach
 from subpixmap.cli.options import Command, Session, in_groups
-from subpixmap.errors import SubpixmapError
+from subpixmap.errors import SubpixmapError, in_one_line
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 app = typer.Typer(
@@ -119,6 +120,18 @@ def _tell(text: str) -> None:
     print(without_secrets(shown) if "Traceback" in shown else shown, file=sys.stderr)
 
 
+_NOT_THE_PLACE = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+"""What repeating the command cannot repair."""
+
+
+def _in_words(error: OSError) -> str:
+    """What the system says, with the file it says it of, without its number."""
+    if error.strerror is None:
+        return f"{str(error) or repr(error)}; when this is repaired, the same command continues"
+    again = "give another path" if error.errno in _NOT_THE_PLACE else "when this is repaired, the same command goes on"
+    return f"{in_one_line(error)}; {again}"
+
+
 def main() -> None:
     """Entry point of the `subpixmap` command."""
     session = Session()
@@ -130,11 +143,11 @@ def main() -> None:
             _tell(traceback.format_exc())
         _tell(f"subpixmap: {error}")
         sys.exit(error.exit_code)
-    except OSError as error:  # a full disk, a lost object store
+    except OSError as error:  # a full disk, a lost object store, a folder in place of a file
         if session.verbose:
             _tell(traceback.format_exc())
-        _tell(f"subpixmap: {str(error) or repr(error)}; when this is repaired, the same command continues")
-        sys.exit(3)
+        _tell(f"subpixmap: {_in_words(error)}")
+        sys.exit(2 if error.errno in _NOT_THE_PLACE else 3)
     except Interrupted as end:
         print(f"subpixmap: interrupted by {end}; the same command continues where it stopped", file=sys.stderr)
         sys.exit(3)

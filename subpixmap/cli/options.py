@@ -75,12 +75,18 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
     ]
 
 
+_PATHS = ("out", "output", "to", "admin", "cache", "labelled", "points", "folder", "land_cover", "region", "model")
+"""Parameters that are a path or a name: an empty text would be the folder that one works in."""
+
+
 class Command(TyperCommand):
     """A command that refuses an option which is typed twice but may stand once: the parser would keep the last one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse; `args` is used up by it."""
-        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        if blank := [one.name for one in order if one.name in _PATHS and values.get(one.name) in ("", [""])]:
+            raise InputError(f"--{blank[0].replace('_', '-')} '' names nothing; give a path, or leave it out")
         once = [one for one in order if one.param_type_name == "option" and not (one.multiple or _is_switch(one))]
         if twice := [one.opts[0] for one in dict.fromkeys(once) if once.count(one) > 1]:
             raise InputError(

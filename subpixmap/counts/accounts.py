@@ -22,6 +22,7 @@ from subpixmap.counts.rows import SEEN_PX
 from subpixmap.counts.sums import Sums
 from subpixmap.counts.units import Units
 from subpixmap.files import make_folder, write_json
+from subpixmap.tables import damage_is_told
 
 _WORTH = 0.001
 """Share below which a gap or an overlap is the width of a border, not worth a remark."""
@@ -83,11 +84,15 @@ def read_accounts(path: Path) -> dict[str, Any]:
     """The tables of `write_accounts`, with `overlap_ha` and `remarks`; empty where there is no such file."""
     if not path.is_file():
         return {}
-    raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return {
-        name: pd.DataFrame(value["data"], columns=value["columns"]) if isinstance(value, dict) else value
-        for name, value in raw.items()
-    }
+    data = path.read_bytes()
+    with damage_is_told(path, "make it again (subpixmap count)"):
+        raw: dict[str, Any] = json.loads(data)
+        if not {*_TABLES, "overlap_ha", "remarks"} <= raw.keys():
+            raise ValueError("it lacks tables")
+        return {
+            name: pd.DataFrame(value["data"], columns=value["columns"]) if isinstance(value, dict) else value
+            for name, value in raw.items()
+        }
 
 
 def _objects_and_periods(facts: Facts) -> Iterator[tuple[int, int, dict[str, str]]]:

@@ -10,11 +10,14 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from subpixmap.errors import Incomplete, InputError
 from subpixmap.machine import cores
@@ -31,6 +34,9 @@ _KEYS = (
     "...__CLIENT__KEY in the environment, see docs/security.md"
 )
 _CONNECT_S = 20.0
+_REACH_S = 10.0
+_STARTS = 3
+"""Attempts to start the local processes: one that is killed meanwhile makes Dask give up all of them."""
 _WARN_AFTER_S = 5.0
 _WAIT = "30m"  # for the workers of a scheduler elsewhere
 _HERE = "127.0.0.1:0"
@@ -51,7 +57,7 @@ def connect(
     from distributed import Client
 
     if scheduler is not None:
-        address = _address_in(scheduler) if os.path.exists(scheduler) else scheduler
+        address = require_scheduler(scheduler)
         try:
             client = Client(address, timeout=_CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError, ValueError, TypeError) as error:  # Dask's for a certificate that is missing
@@ -94,11 +100,45 @@ def _closed_in_time(opened: Any) -> Iterator[Any]:
             log.warning("local workers did not end in time")
 
 
+def require_scheduler(scheduler: str) -> str:
+    """The address of a scheduler that is given by address or file, once something answers there; quick, without Dask.
+
+    Raises
+    ------
+    InputError
+        There is no such file, it names no address, or nobody listens at the address.
+    Incomplete
+        Nobody listens any more at the address that a scheduler left in its file.
+    """
+    is_file = os.path.exists(scheduler)
+    address = _address_in(scheduler) if is_file else scheduler
+    parts = urlsplit(address if "://" in address else f"tcp://{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if parts.scheme in ("tcp", "tls") and not (host and port):
+        found = f"it names {address[:80]!r}" if is_file else "there is no such file"
+        raise InputError(f"--scheduler {scheduler}: {found}, and that is no address such as tcp://host:8786")
+    if parts.scheme not in ("tcp", "tls") or not (host and port):
+        return address  # Dask knows others
+    try:
+        socket.create_connection((host, port), timeout=_REACH_S).close()
+    except OSError as error:
+        if is_file:
+            raise Incomplete(
+                f"the scheduler of {scheduler} does not answer at {address} ({error}): start it, then the same command "
+                "goes on"
+            ) from error
+        raise InputError(f"no scheduler answers at {scheduler} ({error}); check --scheduler") from error
+    return address
+
+
 def _address_in(file: str) -> str:
     """What a scheduler wrote into its file."""
     try:
         return str(json.loads(Path(file).read_text(encoding="utf-8"))["address"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{file} is not a scheduler file: it holds no JSON with an address; check --scheduler"
         ) from error
@@ -109,7 +149,8 @@ def _local_cluster(workers: int | None, device: str, memory_limit: str | int | N
         return _cuda_cluster(workers)
     from distributed import LocalCluster
 
-    return LocalCluster(
+    start = partial(
+        LocalCluster,
         n_workers=workers or cores(),
         threads_per_worker=1,
         processes=True,
@@ -119,6 +160,21 @@ def _local_cluster(workers: int | None, device: str, memory_limit: str | int | N
         dashboard_address=_HERE,
         silence_logs=logging.CRITICAL,
     )
+    for attempt in range(_STARTS):
+        try:
+            return start()
+        except (RuntimeError, OSError) as error:  # the name of Dask's own is not public
+            if attempt + 1 == _STARTS:
+                raise Incomplete(
+                    f"the worker processes of this machine do not start ({_first_line(error)}): look whether memory "
+                    "suffices, or use --workers 0; the same command resumes"
+                ) from error
+            log.warning(f"worker processes are started again: {_first_line(error)}")
+    raise AssertionError("unreachable")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _cuda_cluster(workers: int | None) -> Any:

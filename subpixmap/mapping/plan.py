@@ -20,7 +20,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap import runpaths
-from subpixmap.errors import InputError, Refused, VerificationFailed
+from subpixmap.errors import InputError, Refused, VerificationFailed, in_one_line
 from subpixmap.files import make_folder, store_errors, write_atomic
 from subpixmap.grid import BLOCK, Block
 from subpixmap.mapping.recipe import Recipe, json_sha256, numerics, require_block, require_same
@@ -313,7 +313,9 @@ def read_plan(out: Path) -> Plan:
         missing = f"{out} holds no run: {path.name} is missing; start with subpixmap run --out {out}"
         raise InputError(missing) from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}); check the address and the credentials") from error
+        raise InputError(
+            f"{path} cannot be read ({in_one_line(error)}); check the address and the credentials"
+        ) from error
     try:
         raw = json.loads(data)
         if not isinstance(raw, dict) or raw.get("sha256") != json_sha256(_without_hash(raw)):

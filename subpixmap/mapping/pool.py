@@ -197,7 +197,7 @@ class _OnDask:
 
     def _require_scheduler(self, *, lost: bool = False) -> None:
         if lost or self.client.status not in ("running", "connecting"):
-            raise Incomplete(f"the scheduler at {self.address} is lost")
+            raise Incomplete(f"the scheduler at {self.address} is lost; the same command resumes")
 
 
 def run_with_cached_model(run: Callable[[Any, Any], Any], task: Any, sha256: str, limit_s: float | None = None) -> Any:
@@ -235,7 +235,7 @@ def _plugin(model: Brought) -> Any:
 
             if torch.__version__ != self.torch:
                 raise InputError(
-                    f"a worker has torch {torch.__version__} and the driver {self.torch}: install the same"
+                    f"worker {worker.address} has torch {torch.__version__}, the driver {self.torch}: install the same"
                 )
             self.settings = contextlib.ExitStack()
             self.settings.enter_context(one_thread())
@@ -258,7 +258,10 @@ def _bring(client: Client, plugin: Any) -> None:
             client.register_plugin(plugin, name=plugin.name)
             return
         except ModuleNotFoundError as error:
-            raise InputError(f"a worker cannot import {error.name}: install subpixmap on all workers") from error
+            where = client.scheduler.address if client.scheduler else "the scheduler"
+            raise InputError(
+                f"a worker of {where} cannot import {error.name}: install subpixmap on all workers"
+            ) from error
         except (OSError, TimeoutError) as error:
             if client.status not in ("running", "connecting") or attempt + 1 == _REGISTER_ATTEMPTS:
                 where = client.scheduler.address if client.scheduler else "the scheduler"

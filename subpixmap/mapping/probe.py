@@ -92,7 +92,10 @@ def _fullest(plan: Plan, items: Sequence[Item]) -> Plan:
             if predicted > most:
                 best, most = small, predicted
     if best is None:
-        raise InputError("nothing can be probed: no block of the plan has an acquisition")
+        raise InputError(
+            f"--probe: no block of region {plan.region_name} has an acquisition in "
+            f"{', '.join(period.label for period in plan.periods[:5])}; choose other periods, or leave --probe out"
+        )
     return best
 
 

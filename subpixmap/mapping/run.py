@@ -296,7 +296,9 @@ class _Drive:
         if isinstance(result, Refused):  # the folder is lost, or imagery changed: no block may go on
             raise result
         if _stops_everything(result):  # every other block would fail as well
-            raise Incomplete(f"{_reason(result)} ({task.label}); make room, then the same command resumes") from result
+            raise Incomplete(
+                f"{task.out}: {_reason(result)} ({task.label}); make room, then the same command resumes"
+            ) from result
         self.tried[task.key] += result.deaths if isinstance(result, WorkerDied) else 1
         facts = {
             "block": task.key[0],

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.resources
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 EVIDENCE = ("simulated", "degraded-aerial", "sentinel-2")
 MEASURES = ("count", "occupancy")
 KEY = "subpixmap"  # the only metadata key, so that the same model gives the same bytes
+MOST = {"width": 2048, "mid": 2048, "blocks": 64, "members": 32, "bands": 64, "objects": 64}
+"""Largest sizes of a network: what is larger is a mistake, or meant to exhaust whoever loads it."""
+_LONGEST = 2000  # characters of a name or a definition
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal would obey them
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class Card:
     """Where not to trust it, in words."""
 
     def __post_init__(self) -> None:
+        self._require_sizes()
+        self._require_texts()
         for name in ("input_mean", "input_std", "input_low", "input_high"):
             values = getattr(self, name)
             if len(values) != len(self.bands) or not np.isfinite(values).all():
@@ -94,8 +102,26 @@ class Card:
             raise InputError(f"card {self.name!r}: mask of objects it does not count: {sorted(unknown)}")
         if self.evidence not in EVIDENCE or not set(self.measure.values()) <= set(MEASURES):
             raise InputError(f"card {self.name!r}: evidence must be one of {EVIDENCE} and measures of {MEASURES}")
-        if not self.resolution > 0 or min(self.width, self.mid, self.blocks, self.members) < 1:
-            raise InputError(f"card {self.name!r}: resolution, width, mid, blocks and members must be positive")
+        if not 0 < self.resolution <= 10_000 or not 0 <= self.presence_threshold <= 1:
+            raise InputError(f"card {self.name!r}: resolution must be up to 10000 m, presence_threshold 0 to 1")
+        if not 0 < self.max_count_per_pixel < math.inf:
+            raise InputError(f"card {self.name!r}: max_count_per_pixel must be a positive number")
+
+    def _require_sizes(self) -> None:
+        """Before anything else: nothing may be built, repeated or written out of absurd sizes."""
+        sizes = {name: getattr(self, name) for name in ("width", "mid", "blocks", "members")}
+        sizes |= {name: len(getattr(self, name)) for name in ("bands", "objects")}
+        for name, size in sizes.items():
+            if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MOST[name]:
+                raise InputError(f"card: {name} is {str(size)[:40]}; a whole number from 1 to {MOST[name]} is expected")
+        if not isinstance(self.halo, int) or not 0 <= self.halo <= 1000:
+            raise InputError(f"card: halo is {str(self.halo)[:40]}; pixels from 0 to 1000 are expected")
+
+    def _require_texts(self) -> None:
+        shown = [self.name, *self.bands, *self.objects, *self.objects.values(), self.sensor, self.level, *self.limits]
+        for text in shown:
+            if not isinstance(text, str) or len(text) > _LONGEST or _CONTROLS.search(text):
+                raise InputError(f"card: {str(text)[:40]!r} is not a text of up to {_LONGEST} characters to be shown")
 
     @property
     def object_names(self) -> tuple[str, ...]:
@@ -109,6 +135,14 @@ class Card:
         heads = 9 * self.width * 2 * len(self.objects)
         times = self.members * (8 if self.turns else 1)
         return 2.0 * times * (9 * len(self.bands) * self.width + self.width**2 + self.blocks * block + heads)
+
+    @property
+    def n_values(self) -> int:
+        """Numbers in the tensors of its checkpoint, by arithmetic: nothing is built."""
+        w, m, outputs = self.width, self.mid, 2 * len(self.objects)
+        block = 2 * w * m + 9 * m * m + 8 * m + 4 * w
+        stem, skip, heads = 9 * len(self.bands) * w + 4 * w, w * w + 4 * w, 9 * w * outputs + outputs
+        return self.members * (stem + self.blocks * block + skip + heads)
 
     def to_json(self) -> str:
         """The canonical text that is hashed and stored."""
@@ -167,13 +201,15 @@ def read_stored(name_or_path: str | Path) -> Stored:
     text, stated, tensors = unseal(path, key=KEY)
     try:
         card = Card.from_json(text)
-    except (InputError, json.JSONDecodeError) as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from error
     beside = card_path(path)
     if beside.exists() and _json_of(beside) != json.loads(text):
         raise InputError(
             f"{beside} differs from the card inside {path.name}; the one inside counts: delete or restore it"
         )
+    if (n := sum(values.size for values in tensors.values())) != card.n_values:
+        raise InputError(f"{path}: tensors of {n:,} numbers do not fit the card, which wants {card.n_values:,}")
     if not all(np.isfinite(values).all() for values in tensors.values()):
         raise InputError(f"{path}: a weight is not a finite number")
     return Stored(path, card, stated, tensors)
@@ -193,7 +229,7 @@ def _find(name_or_path: str | Path) -> Path:
     if isinstance(name_or_path, str) and name_or_path in shipped_models():
         return shipped
     path = Path(name_or_path)
-    if not path.is_file():
+    if not str(name_or_path) or not path.is_file():
         raise InputError(
             f"no model {str(name_or_path)!r}: give a .safetensors file or one of {', '.join(shipped_models())}"
         )
@@ -208,5 +244,5 @@ def card_path(path: Path) -> Path:
 def _json_of(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); delete it, the card is inside the model file too") from error

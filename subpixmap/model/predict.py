@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from subpixmap.errors import InputError, Refused, VerificationFailed
 from subpixmap.model.card import Card
-from subpixmap.model.checkpoint import Model
+from subpixmap.model.checkpoint import Model, load_model
 from subpixmap.model.mean import fits_in_order
 from subpixmap.scenes.lattices import coarse_bands
 
@@ -142,7 +143,7 @@ def check_input(
         )
 
 
-def predict(cube: xr.Dataset, model: Model, *, force: bool = False) -> xr.Dataset:
+def predict(cube: xr.Dataset, model: Model | str | Path, *, force: bool = False) -> xr.Dataset:
     """Lazy counts of a lazy cube, acquisition by acquisition.
 
     Parameters
@@ -150,7 +151,7 @@ def predict(cube: xr.Dataset, model: Model, *, force: bool = False) -> xr.Datase
     cube
         `reflectance` (time, band, y, x), NaN where there is none, and `valid` (time, y, x), from `scenes.open_cube`.
     model
-        From `checkpoint.load_model`.
+        From `checkpoint.load_model`, or what that takes: the name of a shipped checkpoint, or a path.
     force
         Predict although the resolution, or the size of the files' pixels, is not the card's.
 
@@ -169,6 +170,9 @@ def predict(cube: xr.Dataset, model: Model, *, force: bool = False) -> xr.Datase
     import xarray as xr
     from dask.array.overlap import ensure_minimum_chunksize, overlap
 
+    model = load_model(model) if isinstance(model, (str, Path)) else model
+    if not isinstance(model, Model):
+        raise TypeError(f"predict wants a model of load_model, or its name, not a {type(model).__name__}")
     card, halo = model.card, model.halo
     names = tuple(str(band) for band in cube["band"].values)
     pixels = dict(zip(names, cube["pixel_m"].values.tolist(), strict=True)) if "pixel_m" in cube.coords else None

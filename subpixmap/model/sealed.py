@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from safetensors import SafetensorError, safe_open
 
 from subpixmap.errors import InputError
 
+_MOST_TEXT = 2**26  # characters of a card; the land that it was taught on takes most of them
+# What is raised on a file of tensors that is damaged or lies.
+_UNREADABLE = (SafetensorError, ValueError, TypeError, RuntimeError, OSError, RecursionError, MemoryError)
 _PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -35,12 +39,12 @@ def unseal(path: Path, *, key: str) -> tuple[str, str, dict[str, NDArray[Any]]]:
         with safe_open(str(path), framework="np") as file:
             inside = json.loads((file.metadata() or {})[key])
             card, stated = inside["card"], inside["sha256"]
-            if not isinstance(card, str):
+            if not isinstance(card, str) or not isinstance(stated, str):
                 raise TypeError("its card is not a text")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except KeyError as error:
         raise InputError(f"{path}: a safetensors file without a {key} card") from error
-    except (SafetensorError, ValueError, TypeError, UnicodeDecodeError, RuntimeError, OSError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{path}: not a whole safetensors file ({error})") from error
     if hash_of(card, tensors) != stated:
         raise InputError(
@@ -51,8 +55,11 @@ def unseal(path: Path, *, key: str) -> tuple[str, str, dict[str, NDArray[Any]]]:
 
 def require_no_pickle(path: Path) -> None:
     """Refuse what `torch.save` writes."""
-    with path.open("rb") as file:
-        start = file.read(2)
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
     if start in _PICKLES:
         raise InputError(f"{path}: this is a pickle (torch.save), which can run code; save the model as safetensors")
 
@@ -70,7 +77,12 @@ def hash_of(card: str, tensors: Mapping[str, NDArray[Any]]) -> str:
 
 def fields_from_json(card: type[Any], text: str) -> dict[str, Any]:
     """Fields of a card, a dataclass; unknown, missing or mistyped ones are refused by name. Lists become tuples."""
-    fields = json.loads(text)
+    if len(text) > _MOST_TEXT:
+        raise InputError(f"the card has {len(text):,} characters; at most {_MOST_TEXT:,} are read")
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:  # not JSON, a number of thousands of digits, nested too deeply
+        raise InputError(f"the card is not JSON that can be read ({error})") from error
     if not isinstance(fields, dict):
         raise InputError("the card is not a JSON object")
     possible = {f.name: f for f in dataclasses.fields(card)}
@@ -94,5 +106,6 @@ def _fits(value: Any, annotation: str) -> bool:
             return False
         return all(_fits(one, parts[0]) for one in value)
     if kind in ("int", "float"):
-        return isinstance(value, int if kind == "int" else (int, float)) and not isinstance(value, bool)
+        right = isinstance(value, int if kind == "int" else (int, float)) and not isinstance(value, bool)
+        return right and -sys.float_info.max <= value <= sys.float_info.max  # no NaN, and nothing that no float holds
     return kind == "Any" or isinstance(value, bool if kind == "bool" else str)

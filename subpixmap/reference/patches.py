@@ -6,7 +6,7 @@ All acquisitions of a place are samples of that one place: a split never puts th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -176,16 +176,29 @@ def make_patches(
             covers.append(cover[inner])
             names = tuple(getattr(place, "covers", ()))
     if not columns["count"]:
-        raise InputError("no places to make patches of")
+        raise InputError(f"no place was given to make patches of {', '.join(objects)}: ask for at least one")
     arrays: dict[str, Any] = {name: np.stack(parts) for name, parts in columns.items()}
     cover = np.stack(covers) if len(covers) == len(arrays["count"]) else None
     return Patches(**arrays, bands=tuple(bands), objects=tuple(objects), cover=cover, covers=names)
 
 
+_SHARED: dict[str, Callable[[Patches], object]] = {
+    "bands": lambda patches: patches.bands,
+    "objects": lambda patches: patches.objects,
+    "land covers": lambda patches: patches.covers,
+    "acquisitions, bands and pixels": lambda patches: patches.reflectance.shape[1:],
+    "acquisitions, objects and pixels": lambda patches: patches.count.shape[1:],
+}
+"""What patches that are joined must have in common."""
+
+
 def join(parts: Sequence[Patches]) -> Patches:
     """Places of several sets, which must agree in bands, objects and sizes."""
-    if len({(p.bands, p.objects, p.covers, p.reflectance.shape[1:], p.count.shape[1:]) for p in parts}) != 1:
-        raise InputError("these patches differ in bands, objects, acquisitions or size, or there are none")
+    if not parts:
+        raise InputError("no patches were given to join: ask for at least one place")
+    for name, value_of in _SHARED.items():
+        if others := [value_of(p) for p in parts if value_of(p) != value_of(parts[0])]:
+            raise InputError(f"patches differ in {name}: {value_of(parts[0])} and {others[0]}; they cannot be joined")
     arrays: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _ARRAYS}
     names = tuple(name for p in parts for name in p.names)
     covers = [p.cover for p in parts if p.cover is not None]

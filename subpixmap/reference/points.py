@@ -18,7 +18,7 @@ import shapely
 
 from subpixmap.errors import InputError
 from subpixmap.grid import transformer, utm_epsg
-from subpixmap.region.layers import PARQUET, UNREADABLE, read_layer, require_encoding, require_file
+from subpixmap.region.layers import PARQUET, UNREADABLE, read_layer, require_encoding, require_file, require_placed
 
 _PAIRS = (("x", "y"), ("lon", "lat"), ("longitude", "latitude"), ("easting", "northing"), ("e", "n"))
 _BOX = ("xmin", "ymin", "xmax", "ymax")
@@ -69,6 +69,8 @@ def read_points(
         No such file, no CRS, no names, coordinates that are not on Earth, rows without a centre, doubles.
     """
     path = Path(path)
+    if isinstance(objects, str):
+        raise InputError(f"objects={objects!r} is one text; give a list, such as objects=[{objects!r}]")
     table = _read(path, layer, encoding)
     if where:
         table = _query(table, where, path.name)
@@ -77,7 +79,7 @@ def read_points(
     table = _with_crs(table, crs, path.name)
     centres = _centres(table, path.name)
     names = _names(table, centres.index, tuple(objects), object_column, path.name)
-    points = gpd.GeoDataFrame({"object": names}, geometry=centres, crs=table.crs)
+    points = gpd.GeoDataFrame({"object": names}, geometry=list(centres), crs=table.crs)
     if objects:
         points = points[points["object"].isin(objects)]
         if absent := set(objects) - set(points["object"]):
@@ -131,7 +133,9 @@ def _with_crs(table: pd.DataFrame, crs: str | None, name: str) -> gpd.GeoDataFra
         )
     if table.crs is not None and given is not None and not pyproj.CRS(table.crs).equals(given, True):
         raise InputError(f"{name} says it lies in {table.crs.to_string()[:40]}, --crs says {crs}: leave --crs out")
-    return table if table.crs is not None else table.set_crs(given)
+    placed = table if table.crs is not None else table.set_crs(given)
+    require_placed(placed.crs, name)
+    return placed
 
 
 def _geometry(table: pd.DataFrame, name: str) -> Any:

@@ -169,7 +169,7 @@ def make_reference(
     if measure not in ("count", "occupancy"):
         raise InputError(f"--measure {measure!r} is unknown; choose count, or occupancy for things that move")
     if labelled.empty or labelled.geometry.is_empty.all():
-        raise InputError("no labelled area: give polygons within which every object is in the points")
+        raise InputError(f"--labelled: none of {len(labelled)} areas has land; give polygons that hold every object")
     objects = tuple(dict.fromkeys(points["object"]))
     if unknown := set(definitions or {}) - set(objects):
         raise InputError(f"--definition of {', '.join(sorted(unknown))}: the points hold {', '.join(objects)}")

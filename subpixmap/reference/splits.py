@@ -165,8 +165,8 @@ def _tiles(reference: Reference, size: int, unit: str) -> list[AreaTile]:
 def _require_some(tiles: list[AreaTile], reference: Reference) -> list[AreaTile]:
     if not tiles:
         raise InputError(
-            f"no labelled pixel is left inside the border strip of {reference.border} px: label larger areas, or make "
-            "the reference with a smaller --border"
+            f"no labelled pixel of {', '.join(reference.names[:3])} is left inside the border strip of "
+            f"{reference.border} px: label larger areas, or make the reference with a smaller --border"
         )
     return tiles
 

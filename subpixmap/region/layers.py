@@ -102,6 +102,15 @@ def read_layer(
         raise InputError(f"{path.name} cannot be read as a file of {holds}: {reason}") from error
 
 
+def require_placed(crs: Any, name: str) -> None:
+    """Refuse a coordinate reference system without places on the map: a local one, one of heights alone."""
+    if not (crs.is_geographic or crs.is_projected):
+        raise InputError(
+            f"{name} lies in {crs.name!r} ({crs.type_name}), which has no place on the map: write it in another "
+            "coordinate reference system"
+        )
+
+
 def require_encoding(path: Path, encoding: str | None) -> None:
     """Refuse an encoding that does not exist, or that is given for a file whose format fixes it."""
     if not encoding:
@@ -147,6 +156,8 @@ def _layer(path: Path, source: str, holds: str, layer: str | None, option: str) 
             raise InputError(f"{option} {layer}: {path.name} has no such layer; it has {', '.join(layers)}")
         require_table(path, layer)
         return layer
+    if not layers:
+        raise InputError(f"{path.name} has no {holds}: it is an empty file of its format")
     if len(spatial) > 1:
         kinds = ", ".join(f"{name} ({layers[name]})" for name in spatial)
         raise InputError(f"{path.name} has several layers: {kinds}; choose the one with the {holds} by {option}")

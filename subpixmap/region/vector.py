@@ -17,7 +17,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError
-from subpixmap.region.layers import read_layer
+from subpixmap.region.layers import read_layer, require_placed
 from subpixmap.region.outline import STEP, densify, jumps, mended, polygons, unfold, unfolded, wrap
 
 SUFFIXES = (
@@ -77,6 +77,7 @@ def read_polygons(
         raise InputError(f"{path.name} has no polygons ({len(table)} rows)")
     if table.crs is None:
         raise InputError(f"{path.name} has no coordinate reference system; set one in the file and try again")
+    require_placed(table.crs, path.name)
     _check_coordinates(table, path.name)
     table = table.reset_index(drop=True)
     table = table.set_geometry(_in_degrees(table.geometry, path.name, dense))

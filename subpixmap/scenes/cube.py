@@ -21,7 +21,7 @@ from subpixmap.errors import InputError
 from subpixmap.grid import Lattice, Window, project, utm_epsg
 from subpixmap.periods import ALL_MONTHS, Every, make_periods
 from subpixmap.scenes.clouds import MaskRule, scl_valid
-from subpixmap.scenes.dialect import BANDS, SCL, asset_names
+from subpixmap.scenes.dialect import BANDS, SCL, asset_names, require_bands
 from subpixmap.scenes.fallback import lock_sources
 from subpixmap.scenes.items import Asset, Item, by_acquisition, mosaic_order
 from subpixmap.scenes.lattices import largest_pixels, lattices, snap
@@ -268,6 +268,7 @@ def open_cube(
     InputError
         No item lies in the region, or the cube would be too large to explore: map it with `subpixmap run`.
     """
+    require_bands(bands or ())
     geometry = _geometry(region_or_bounds)
     periods = make_periods(years, every, tuple(months) if months else ALL_MONTHS)
     by_source = find_by_source(source, geometry, periods, collection=collection)

@@ -12,7 +12,7 @@ import re
 import socket
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urljoin, urlsplit, urlunsplit
 
 from subpixmap.errors import InputError
 
@@ -101,9 +101,9 @@ def resolve(href: str, base: str) -> str:
     if is_remote(base):
         url = urljoin(base, href)
     elif href.startswith("file://") and urlsplit(href).netloc in ("", "localhost"):
-        return os.path.abspath(urlsplit(href).path)
+        return os.path.abspath(unquote(urlsplit(href).path))
     elif not is_remote(href):
-        return os.path.abspath(os.path.join(os.path.dirname(base), href))
+        return _local(os.path.abspath(os.path.join(os.path.dirname(base), href)))
     else:
         url = href
     scheme, host = urlsplit(url).scheme, host_of(url)
@@ -114,6 +114,11 @@ def resolve(href: str, base: str) -> str:
     if scheme != "s3" and is_private(host) and not _may_be_private(host, base):
         raise InputError(f"href {redact(url)[:200]!r} is not opened: {host} is a private address")
     return url
+
+
+def _local(path: str) -> str:
+    """A path as it is written if there is such a file, else decoded: an href is a URI, but many write plain paths."""
+    return path if "%" not in path or os.path.exists(path) else os.path.abspath(unquote(path))
 
 
 def is_private(host: str) -> bool:

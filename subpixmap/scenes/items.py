@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from subpixmap import runpaths
-from subpixmap.errors import InputError, VerificationFailed
+from subpixmap.errors import InputError, VerificationFailed, in_one_line
 from subpixmap.files import path_of, write_atomic
 from subpixmap.grid import transformer
 from subpixmap.periods import Period
@@ -318,8 +318,8 @@ def read_lock(path: str | os.PathLike[str]) -> list[Item]:
     try:
         table = pyarrow.parquet.read_table(io.BytesIO(path_of(path).read_bytes()))
         return [_from_stac(raw) for raw in stac_arrow.stac_table_to_items(table)]
-    except (OSError, ValueError, KeyError, TypeError, ShapelyError) as error:
-        raise VerificationFailed(f"{path} cannot be read as a lock of items ({error})") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ShapelyError) as error:
+        raise VerificationFailed(f"{path} cannot be read as a lock of items ({in_one_line(error)})") from error
 
 
 def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -329,8 +329,8 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         metadata = pyarrow.parquet.read_metadata(io.BytesIO(path_of(path).read_bytes())).metadata or {}
         collection = json.loads(metadata.get(b"stac-geoparquet", b"{}")).get("collections", {}).get(_COLLECTION, {})
-    except (OSError, ValueError) as error:
-        raise VerificationFailed(f"{path} cannot be read as a lock of items ({error})") from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise VerificationFailed(f"{path} cannot be read as a lock of items ({in_one_line(error)})") from error
     return {key: value for key, value in collection.items() if key not in ("type", "stac_version", "id", "links")}
 
 

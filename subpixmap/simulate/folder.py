@@ -23,7 +23,7 @@ from shapely.geometry.base import BaseGeometry
 from threadpoolctl import threadpool_limits
 
 from subpixmap.errors import InputError
-from subpixmap.files import write_json
+from subpixmap.files import require_place, write_json
 from subpixmap.grid import transformer
 from subpixmap.machine import available_memory
 from subpixmap.simulate.catalogue import COLLECTION, DeliveredTile, write_catalogue, write_item
@@ -31,6 +31,7 @@ from subpixmap.simulate.country import Country, make_country
 from subpixmap.simulate.delivery import DIALECTS, Delivery, deliveries
 from subpixmap.simulate.highres import write_highres, write_places
 from subpixmap.simulate.planting import Planted, cells_of, plant
+from subpixmap.simulate.recognise import SCRATCH, is_country
 from subpixmap.simulate.schedule import schedule
 from subpixmap.simulate.sensor import Acquisition
 from subpixmap.simulate.spectra import BAND_FACTS, BANDS
@@ -55,7 +56,6 @@ _BYTES_PER_TREE = 55
 _BYTES_PER_STALL = 150
 """In memory, while the taken stalls are drawn."""
 
-SCRATCH = ".scratch"
 
 OnProgress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
@@ -128,6 +128,9 @@ def simulate_country(
         An option is out of range, or memory or disk are too small; nothing was written.
     """
     out = Path(out_dir)
+    if isinstance(objects, str):
+        raise InputError(f"objects={objects!r} is one text; give a list, such as objects=[{objects!r}]")
+    require_place(out)
     names = _check(seed, size_km, years, tuple(objects), acquisitions, center, dialect)
     the_world = get_world(world)
     country = make_country(seed, size_km=size_km, center=center, world=the_world, objects=names)
@@ -224,7 +227,7 @@ def _check(
 def _clear(out: Path) -> None:
     """Make the folder; an older country in it is removed, other content is refused."""
     out.mkdir(parents=True, exist_ok=True)
-    if any(path.name != SCRATCH for path in out.iterdir()) and not (out / "truth.csv").is_file():
+    if any(path.name != SCRATCH for path in out.iterdir()) and not is_country(out):
         raise InputError(f"{out} is not empty and is not a simulated country; give a new folder")
     (out / "country.json").unlink(missing_ok=True)  # written last: it marks a complete country
     for folder in (COLLECTION, "highres", SCRATCH):

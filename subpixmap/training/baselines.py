@@ -20,11 +20,10 @@ from subpixmap.errors import InputError
 from subpixmap.model.checkpoint import Model
 from subpixmap.model.net import StridedNet
 from subpixmap.reference.patches import Patches
-from subpixmap.training.config import TrainConfig
+from subpixmap.training.config import BASELINES, TrainConfig
 from subpixmap.training.inputs import input_statistics
 from subpixmap.training.train import fit
 
-BASELINES = ("mean", "ridge", "random_forest", "strided")
 _WINDOWS = (5, 9)  # pixels a side, over which mean and standard deviation are features
 _SCENES_AT_ONCE = 32
 
@@ -86,12 +85,6 @@ def fit_baseline(
     if name == "strided":
         return _fit_strided(training, config or TrainConfig(steps=2000, seed=seed), progress)
     raise InputError(f"no baseline {name!r}: there are {', '.join(BASELINES)}")
-
-
-def require_baselines(names: Sequence[str]) -> None:
-    """Refuse names of baselines that there are none of, before anything is read."""
-    if unknown := set(names) - set(BASELINES):
-        raise InputError(f"--baselines: no {', '.join(sorted(unknown))}; there are {', '.join(BASELINES)}")
 
 
 def fit_baselines(
@@ -228,7 +221,10 @@ def _sample(
         ys.append(training.count[place, scene].reshape(len(training.objects), -1).T[at])
         drawn += at.size
     if not drawn:
-        raise InputError("the training patches have no labelled and valid pixel")
+        raise InputError(
+            f"the {len(training)} training patches ({', '.join(training.names[:3]) or 'without names'}) have no "
+            "labelled and valid pixel: label more land there, or allow more --within-days"
+        )
     return np.concatenate(xs), np.concatenate(ys)
 
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from subpixmap.errors import InputError
+
+BASELINES = ("mean", "ridge", "random_forest", "strided")
+"""What a network is compared with, see `baselines.fit_baseline`."""
+
+
+def require_baselines(names: Sequence[str]) -> None:
+    """Refuse names of baselines that there are none of, before anything is read."""
+    if unknown := set(names) - set(BASELINES):
+        raise InputError(f"--baselines: no {', '.join(sorted(unknown))}; there are {', '.join(BASELINES)}")
 
 
 @dataclass(frozen=True)

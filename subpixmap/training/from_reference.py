@@ -31,9 +31,9 @@ from subpixmap.reference.reference import Reference
 from subpixmap.reference.samples import Sample, Scheme, read_sample
 from subpixmap.reference.splits import SPLITS, AreaTile, all_tiles
 from subpixmap.scenes.clouds import MaskRule
-from subpixmap.training.baselines import fit_baselines, require_baselines
+from subpixmap.training.baselines import fit_baselines
 from subpixmap.training.calibrate import calibrate
-from subpixmap.training.config import TrainConfig
+from subpixmap.training.config import TrainConfig, require_baselines
 from subpixmap.training.evaluate import evaluate, table
 from subpixmap.training.inputs import input_statistics
 from subpixmap.training.lines import say

@@ -44,7 +44,9 @@ def trend_of_run(
         The run has no counts, an unchanged unit is not among them, or both effects are asked for.
     """
     if unchanged and background:
-        raise InputError("a shared effect comes from unchanged units or from the background; give one of them")
+        raise InputError(
+            f"--unchanged {','.join(unchanged)} and --background: a shared effect comes from one of them; give one"
+        )
     effect = None
     if unchanged:
         effect = unchanged_effect(run.series, unchanged)

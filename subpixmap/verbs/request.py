@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 DEFAULT_SOURCE = ("earth-search",)
 
 
+def require_list(name: str, values: object) -> None:
+    """Refuse one text where several are asked for: its letters would be taken for them."""
+    if isinstance(values, (str, bytes)):
+        raise InputError(f"{name}={values!r} is one text; give several, such as {name}=({values!r},)")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What a user asks of a run; checked when it is built."""
@@ -73,6 +79,8 @@ class Request:
     verbose: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("objects", "source", "refresh"):
+            require_list(name, getattr(self, name))
         labels = [period.label for period in self.periods()]
         checks = {
             f"--resolution {self.resolution:g}: give a positive number of metres": self.resolution > 0,
@@ -174,6 +182,9 @@ class Labelling:
     """More points in a pixel are refused."""
     resolution: float = 10.0
     """Metres."""
+
+    def __post_init__(self) -> None:
+        require_list("objects", self.objects)
 
 
 class Shape(NamedTuple):

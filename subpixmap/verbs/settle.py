@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from subpixmap import runpaths
 from subpixmap.errors import InputError, Refused
+from subpixmap.files import require_place
+from subpixmap.mapping.cluster import require_scheduler
 from subpixmap.periods import Period, last_whole, make_periods, over_new_year, parse_months, parse_years
 from subpixmap.simulate import demo
 from subpixmap.verbs.job import Job
@@ -32,12 +34,16 @@ def settle(request: Request) -> Job:
     from subpixmap.scenes.source import anchored
 
     new_units = request.names_units
+    require_place(request.folder)
+    if request.scheduler is not None:
+        require_scheduler(request.scheduler)
+    _require_names(request)  # before torch is loaded and a country is simulated
     if request.is_demo:
         request = _demo(request)
+    region = _region(request)
     models = _load_models(request)
     for model in models:
         _require_like_card(request, model)
-    region = _region(request)
     model, items, asked, refused = ask_items(request, region, models)
     _require_clear(request, items)
     _require_like_card(request, model, items)
@@ -248,16 +254,31 @@ def _demo(request: Request) -> Request:
     )
 
 
-def _load_models(request: Request) -> list[Model]:
+def _require_names(request: Request) -> None:
+    """Refuse a model, an object or a file of units that does not exist."""
+    from subpixmap.model.card import read_stored
+    from subpixmap.region.geoboundaries import is_geoboundaries
+    from subpixmap.region.resolve import given_units
+
+    cards = [read_stored(name).card for name in _model_names(request)]
+    for name in request.objects:
+        if not any(name in card.objects for card in cards):
+            counted = ", ".join(dict.fromkeys(one for card in cards for one in card.objects))
+            raise InputError(f"--object {name!r} is unknown to model {cards[0].name!r}; it counts {counted}")
+    if request.is_demo and request.admin and not is_geoboundaries(request.admin):
+        columns = {name: getattr(request, name) for name in ("id_column", "name_column", "parent_column")}
+        given_units(request.admin, **columns, layer=request.layer, encoding=request.encoding)
+
+
+def _model_names(request: Request) -> Sequence[str]:
     """The model that was asked for, or the defaults in order of preference."""
+    return DEFAULT_MODELS if request.model is None else (request.model,)
+
+
+def _load_models(request: Request) -> list[Model]:
     from subpixmap.model.checkpoint import load_model
 
-    models = [load_model(name) for name in ([request.model] if request.model else DEFAULT_MODELS)]
-    for name in request.objects:
-        if not any(name in model.card.objects for model in models):
-            counted = ", ".join(dict.fromkeys(n for model in models for n in model.card.objects))
-            raise InputError(f"--object {name!r} is unknown to model {models[0].card.name!r}; it counts {counted}")
-    return models
+    return [load_model(name) for name in _model_names(request)]
 
 
 def _device(asked: str) -> str:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from subpixmap.errors import InputError
 from subpixmap.files import file_sha256, write_json
+from subpixmap.training.config import require_baselines
+from subpixmap.verbs.names import require_model, require_output, require_simulated
 from subpixmap.verbs.request import Labelling, Shape
 
 if TYPE_CHECKING:
@@ -130,13 +132,14 @@ def train(
     quiet: bool = False,
 ) -> Model:
     """Train, calibrate and evaluate a checkpoint on reference data; leaves the checkpoint, its card and its metrics."""
+    require_output(output, config, bands=bands, baselines=baselines)
     from subpixmap.reference.folder import read_reference, reference_sha256
+
+    made = read_reference(folder)
     from subpixmap.reference.question import Locks
     from subpixmap.training.from_reference import learn_from
     from subpixmap.training.state import remove_states
 
-    _require(output, config)
-    made = read_reference(folder)
     output.parent.mkdir(parents=True, exist_ok=True)
     model, errors = learn_from(
         made,
@@ -171,10 +174,11 @@ def train_simulated(
     name: str, output: Path, *, config: TrainConfig, cache: Path | None, workers: int, quiet: bool
 ) -> None:
     """Make a shipped checkpoint again from simulated places."""
+    require_simulated(name)
     from subpixmap.training.from_simulator import train_simulated as make
     from subpixmap.training.state import remove_states
 
-    _require(output, config)
+    require_output(output, config)
     output.parent.mkdir(parents=True, exist_ok=True)
     state, curves = output.with_suffix(".state"), output.with_suffix(".curves.csv")
     progress = None if quiet else sys.stderr
@@ -206,7 +210,7 @@ def learn(
     """
     from subpixmap.reference.samples import Scheme
 
-    _require(output, config)
+    require_output(output, config)
     scheme = scheme or Scheme()
     folder = output.with_suffix(".reference")
     imagery: dict[str, Any] = {"source": source, "collection": collection, "within_days": scheme.within_days}
@@ -237,14 +241,18 @@ def evaluate(
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Measure a checkpoint on reference data or on simulated places; a table, and metrics.json with figures."""
+    if (folder is None) == (simulated is None):
+        raise InputError("give either --reference with --source, or --simulated SEED")
+    require_baselines(baselines)  # names first: torch takes seconds
+    require_model(model_name, world=None if simulated is None else world, places=places, objects=objects)
+    if folder is not None and not source:
+        raise InputError("--reference needs imagery: give --source")
     from subpixmap.model.checkpoint import load_model
     from subpixmap.reference.folder import read_reference, reference_sha256
     from subpixmap.reference.question import Locks
     from subpixmap.training.evaluate import table
     from subpixmap.training.from_reference import evaluate_on
 
-    if (folder is None) == (simulated is None):
-        raise InputError("give either --reference with --source, or --simulated SEED")
     model, progress = load_model(model_name), None if quiet else sys.stderr
     if simulated is not None:
         errors = _evaluate_simulated(
@@ -259,8 +267,6 @@ def evaluate(
         )
     else:
         assert folder is not None  # one of the two is given
-        if not source:
-            raise InputError("--reference needs imagery: give --source")
         errors = evaluate_on(
             model,
             read_reference(folder),
@@ -275,12 +281,9 @@ def evaluate(
             force=force,
             progress=progress,
         )
+    written = [] if output is None else write_metrics(output, errors)
     if not quiet:
-        print(table(errors))
-    if output is not None:
-        written = write_metrics(output, errors)
-        if not quiet:
-            print(*written, sep="\n")
+        print(table(errors), *written, sep="\n")
     return errors
 
 
@@ -318,15 +321,10 @@ def _evaluate_simulated(
     workers: int,
 ) -> dict[str, Any]:
     from subpixmap.reference.supports import SUPPORTS
-    from subpixmap.training.baselines import fit_baselines, require_baselines
+    from subpixmap.training.baselines import fit_baselines
     from subpixmap.training.evaluate import evaluate as evaluate_patches
-    from subpixmap.training.from_simulator import DEFINITIONS, SEEDS, simulated_patches
+    from subpixmap.training.from_simulator import SEEDS, simulated_patches
 
-    require_baselines(baselines)
-    if unknown := (set(objects) | set(model.card.objects)) - set(DEFINITIONS):
-        raise InputError(f"the simulator has no {', '.join(sorted(unknown))}; it has {', '.join(DEFINITIONS)}")
-    if missing := set(model.card.objects) - set(objects):
-        raise InputError(f"--objects leaves out {', '.join(sorted(missing))}, which model {model.card.name!r} counts")
     taught = [part for part, used in SEEDS.items() if used == seed and world == "base"]
     if taught:
         log.warning("seed %d is that of the %s places of the shipped models", seed, taught[0])
@@ -357,16 +355,6 @@ def _shifts(made: Reference, imagery: Imagery, *, correct: bool) -> dict[str, di
                 name, shift.east, shift.north, "; corrected" if correct else "; --correct-shift moves the points there",
             )  # fmt: skip
     return shifts
-
-
-def _require(output: Path, config: TrainConfig | None) -> None:
-    """Refuse at once what would fail only after long work."""
-    if output.suffix != ".safetensors":
-        raise InputError(f"--output {output}: a checkpoint's name ends in .safetensors")
-    if config is not None:
-        from subpixmap.training.process import require_machine
-
-        require_machine(config)
 
 
 def _show_table(rows: Sequence[Mapping[str, Any]]) -> None:

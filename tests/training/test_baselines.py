@@ -5,8 +5,8 @@ import pytest
 
 from subpixmap.errors import InputError
 from subpixmap.reference.patches import Patches
-from subpixmap.training.baselines import BASELINES, features, fit_baseline
-from subpixmap.training.config import TrainConfig
+from subpixmap.training.baselines import features, fit_baseline
+from subpixmap.training.config import BASELINES, TrainConfig
 from tests.helpers.patches import BANDS, HALO, OBJECTS, some_patches
 
 QUICK = TrainConfig(steps=4, batch=2, crop=40, warmup=1, threads=1)

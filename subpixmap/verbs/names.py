@@ -1,0 +1,57 @@
+"""What the verbs that teach refuse by its name alone, before PyTorch is loaded or anything is simulated or asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from subpixmap.errors import InputError
+from subpixmap.files import require_place
+from subpixmap.scenes.dialect import require_bands
+from subpixmap.training.config import require_baselines
+
+if TYPE_CHECKING:
+    from subpixmap.training.config import TrainConfig
+
+
+def require_output(
+    output: Path, config: TrainConfig | None, *, bands: Sequence[str] = (), baselines: Sequence[str] = ()
+) -> None:
+    """Refuse at once what would fail only after long work, or after torch is loaded."""
+    if output.suffix != ".safetensors":
+        raise InputError(f"--output {output}: a checkpoint's name ends in .safetensors")
+    require_place(output.parent)
+    require_bands(bands)
+    require_baselines(baselines)
+    if config is not None:
+        from subpixmap.training.process import require_machine
+
+        require_machine(config)
+
+
+def require_model(name: str, *, world: str | None, places: int, objects: Sequence[str]) -> None:
+    """Refuse a model that there is none of; in a world of the simulator, also what the simulator does not have."""
+    from subpixmap.model.card import read_stored
+
+    card = read_stored(name).card
+    if world is None:
+        return
+    from subpixmap.simulate.worlds import OBJECTS, get_world
+
+    get_world(world)
+    if places < 1:
+        raise InputError(f"--places {places}: give 1 or more")
+    if unknown := (set(objects or card.objects) | set(card.objects)) - set(OBJECTS):
+        raise InputError(f"the simulator has no {', '.join(sorted(unknown))}; it has {', '.join(OBJECTS)}")
+    if missing := set(card.objects) - set(objects or card.objects):
+        raise InputError(f"--objects leaves out {', '.join(sorted(missing))}, which model {card.name!r} counts")
+
+
+def require_simulated(name: str) -> None:
+    """Refuse the name of a checkpoint that was not made from simulated places."""
+    from subpixmap.model.card import read_stored, shipped_models
+
+    simulated = [one for one in shipped_models() if read_stored(one).card.evidence == "simulated"]
+    if name not in simulated:
+        raise InputError(f"--simulated {name}: it is none of the shipped checkpoints {', '.join(simulated)}")
