@@ -21,11 +21,11 @@ from subpixmap.errors import InputError
 from subpixmap.grid import Lattice, Window, project, utm_epsg
 from subpixmap.periods import ALL_MONTHS, Every, make_periods
 from subpixmap.scenes.clouds import MaskRule, scl_valid
-from subpixmap.scenes.dialect import BANDS, SCL, asset_names, require_bands
+from subpixmap.scenes.dialect import BANDS, SCL, asset_names
 from subpixmap.scenes.fallback import lock_sources
 from subpixmap.scenes.items import Asset, Item, by_acquisition, mosaic_order
 from subpixmap.scenes.lattices import largest_pixels, lattices, snap
-from subpixmap.scenes.radiometry import Missing, OffsetRule, to_reflectance
+from subpixmap.scenes.radiometry import Missing, OffsetRule, require_bands, to_reflectance
 from subpixmap.scenes.reader import AlignedReader, Rasters
 from subpixmap.scenes.source import find_by_source, preferred
 

@@ -218,18 +218,6 @@ def cloud_cover(item: dict[str, Any]) -> float | None:
     return float(percent)
 
 
-_COMMON = {"blue": "B02", "green": "B03", "red": "B04", "nir": "B08", "nir08": "B8A", "swir16": "B11", "swir22": "B12"}
-
-
-def require_bands(names: Sequence[str]) -> None:
-    """Refuse names that are no band of Sentinel-2; who writes `red` is told B04."""
-    if isinstance(names, str):
-        raise InputError(f"bands={names!r} is one text; give a list, such as bands=[{names!r}]")
-    if unknown := [str(name) for name in names if name not in BANDS]:
-        meant = [f"{name} is {_COMMON[name]}" for name in unknown if name in _COMMON]
-        raise InputError(f"no band {', '.join(unknown)}: {'; '.join(meant) or 'there are ' + ', '.join(BANDS)}")
-
-
 def asset_names(band: str) -> tuple[str, ...]:
     """Names that catalogues use for a band's asset."""
     return _ASSET_NAMES[band]

@@ -7,13 +7,17 @@ item that contradicts itself is refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from subpixmap.errors import InputError
 from subpixmap.scenes import dialect
+
+_COMMON = {"blue": "B02", "green": "B03", "red": "B04", "nir": "B08", "nir08": "B8A", "swir16": "B11", "swir22": "B12"}
 
 OffsetRule = Literal["auto", "subtract", "none"]
 Missing = Literal["stated", "zero"]
@@ -86,3 +90,12 @@ def to_reflectance(
     out /= np.float32(10000)
     np.copyto(out, np.nan, where=dn == 0)
     return out
+
+
+def require_bands(names: Sequence[str]) -> None:
+    """Refuse names that are no band of Sentinel-2; who writes `red` is told B04."""
+    if isinstance(names, str):
+        raise InputError(f"bands={names!r} is one text; give a list, such as bands=[{names!r}]")
+    if unknown := [str(name) for name in names if name not in dialect.BANDS]:
+        meant = [f"{name} is {_COMMON[name]}" for name in unknown if name in _COMMON]
+        raise InputError(f"no band {', '.join(unknown)}: {'; '.join(meant) or 'there are ' + ', '.join(dialect.BANDS)}")

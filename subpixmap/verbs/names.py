@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from subpixmap.errors import InputError
 from subpixmap.files import require_place
-from subpixmap.scenes.dialect import require_bands
+from subpixmap.scenes.radiometry import require_bands
 from subpixmap.training.config import require_baselines
 
 if TYPE_CHECKING:
