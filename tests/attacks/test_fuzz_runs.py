@@ -62,7 +62,7 @@ def attack(whole: Path, folder: Path, data: Any) -> None:
         command("trend", out)
     else:
         command(*verb.split(), out, *arguments.get(verb, []))
-    code, said = command("verify", out)
+    code = command("verify", out)[0]
     if changed and verb in ("status", "verify", "export"):  # the others may have made the file again
         assert code or not vouched(whole, name), f"{name} is changed, and verify says nothing"
 
