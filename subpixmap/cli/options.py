@@ -18,7 +18,7 @@ import typer
 from typer import Option
 from typer.core import TyperCommand
 
-from subpixmap.errors import InputError
+from subpixmap.errors import InputError, in_one_line
 from subpixmap.files import path_of
 from subpixmap.progress import shown
 from subpixmap.training.config import TrainConfig
@@ -130,7 +130,14 @@ def words(texts: list[str] | None) -> tuple[str, ...]:
 
 def _folder(path: Path | None) -> Path | None:
     """A run folder as it was typed; URLs of object stores are paths too."""
-    return None if path is None else path_of(path)
+    if path is None:
+        return None
+    folder = path_of(path)
+    try:
+        folder.resolve()
+    except (OSError, RuntimeError) as error:  # a link to itself; a folder that does not exist any more
+        raise InputError(f"{folder} leads nowhere ({in_one_line(error)})") from error
+    return folder
 
 
 def _remember_verbose(context: typer.Context, value: bool) -> bool:

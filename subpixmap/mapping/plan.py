@@ -313,9 +313,7 @@ def read_plan(out: Path) -> Plan:
         missing = f"{out} holds no run: {path.name} is missing; start with subpixmap run --out {out}"
         raise InputError(missing) from error
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({in_one_line(error)}); check the address and the credentials"
-        ) from error
+        raise InputError(f"{path} cannot be read ({in_one_line(error)}); check address and credentials") from error
     try:
         raw = json.loads(data)
         if not isinstance(raw, dict) or raw.get("sha256") != json_sha256(_without_hash(raw)):

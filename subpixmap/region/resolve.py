@@ -145,7 +145,8 @@ def _is_box(text: str) -> bool:
 
 
 def _is_file(text: str) -> bool:
-    return Path(text).suffix.lower() in SUFFIXES or Path(text).is_file()
+    path = Path(text)
+    return len(text) < 4096 and (path.suffix.lower() in SUFFIXES or path.is_file())
 
 
 def _box_region(text: str) -> Region:

@@ -19,7 +19,7 @@ import shapely
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.errors import InputError
+from subpixmap.errors import InputError, in_one_line
 from subpixmap.machine import memory
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
@@ -157,8 +157,11 @@ def anchored(source: str) -> str:
 
 
 def _require_source(source: str) -> None:
-    if source in CATALOGUES or urlsplit(source).scheme in ("http", "https") or Path(source).exists():
-        return
+    try:
+        if source in CATALOGUES or urlsplit(source).scheme in ("http", "https") or Path(source).exists():
+            return
+    except (OSError, ValueError) as error:  # no URL, no path: brackets that do not close, too long
+        raise InputError(f"source {source[:200]!r} is neither a path nor a URL ({in_one_line(error)})") from error
     raise InputError(
         f"source {redact(source)!r} is neither a file, a URL nor one of {', '.join(CATALOGUES)}; "
         "give one of these, or the path of an ItemCollection or catalog.json"

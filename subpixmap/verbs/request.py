@@ -83,7 +83,7 @@ class Request:
             require_list(name, getattr(self, name))
         labels = [period.label for period in self.periods()]
         checks = {
-            f"--resolution {self.resolution:g}: give a positive number of metres": self.resolution > 0,
+            f"--resolution {self.resolution:g}: give a positive number of metres": 0 < self.resolution < 1e6,
             f"--block {self.block}: give a positive multiple of {CHUNK}": self.block > 0 and self.block % CHUNK == 0,
             f"--max-scenes {self.max_scenes}: at least 1 is needed": self.max_scenes >= 1,
             f"--min-obs {self.min_obs}: must lie between 1 and --max-scenes ({self.max_scenes})": (

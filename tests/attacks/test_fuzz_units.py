@@ -34,7 +34,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("whole")
     shapes = [shapely.box(10, 45, 10.1, 45.1), shapely.MultiPolygon([shapely.box(11, 45, 11.1, 45.1)])]
     table = gpd.GeoDataFrame({"unit_id": ["a", "b"], "name": ["x", "y"], "object": "palm"}, geometry=shapes, crs=4326)
-    found = {}
+    found: dict[str, bytes] = {}
     for suffix in SUFFIXES:
         path = folder / f"u{suffix}"
         if suffix == ".parquet":
@@ -61,8 +61,8 @@ def attack(files: dict[str, bytes], folder: Path, data: Any) -> None:
         (folder / "u.geojson").write_bytes(damaged)
     elif suffix == ".shp":
         hurt = data.draw(st.sampled_from([".shp", ".shx", ".dbf", ".prj"]))
-        for one in (".shp", ".shx", ".dbf", ".prj"):
-            (folder / f"u{one}").write_bytes(data.draw(damaged_bytes(files[one])) if one == hurt else files[one])
+        for part in (".shp", ".shx", ".dbf", ".prj"):
+            (folder / f"u{part}").write_bytes(data.draw(damaged_bytes(files[part])) if part == hurt else files[part])
     else:
         name = data.draw(st.sampled_from([suffix, suffix, suffix, ".geojson", ".gpkg", ""]))
         (path := folder / f"u{name}").write_bytes(data.draw(damaged_bytes(files[suffix], tuple(files.values()))))

@@ -85,7 +85,7 @@ def _paths(value: Any, prefix: Any = (), depth: int = 0) -> Iterator[Any]:
 
 
 @st.composite
-def damaged_bytes(draw: Any, data: bytes, others: Any = (b"",)) -> bytes:
+def damaged_bytes(draw: Any, data: bytes, others: Any = (b"",)) -> Any:
     """Bytes that were cut, flipped, overwritten, exchanged, repeated, or are those of another file."""
     how = draw(st.sampled_from(["cut", "flip", "flip", "fill", "swap", "repeat", "insert", "other"]))
     at = draw(st.integers(0, max(len(data) - 1, 0)))
