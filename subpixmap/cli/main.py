@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import signal
 import sys
 import threading
@@ -135,6 +136,9 @@ def _in_words(error: OSError) -> str:
 def main() -> None:
     """Entry point of the `subpixmap` command."""
     session = Session()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks ends nothing
     try:
         with _signals_end_the_run():
             app(obj=session)

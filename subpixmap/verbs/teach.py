@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subpixmap.errors import InputError
-from subpixmap.files import file_sha256, write_json
+from subpixmap.files import file_sha256, require_place, write_json
 from subpixmap.training.config import require_baselines
 from subpixmap.verbs.names import require_model, require_output, require_simulated
 from subpixmap.verbs.request import Labelling, Shape
@@ -55,6 +55,7 @@ def reference(
 
     if correct_shift and not source:
         raise InputError("--correct-shift needs imagery to compare with: give --source")
+    require_place(out)
     table, areas, options = _read_labels(points, labelled, labelling)
     made = make_reference(table, areas, image_date, **options)
     if source:

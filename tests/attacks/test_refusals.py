@@ -109,6 +109,14 @@ def test_the_same_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert made.stdout.split() == ["2", "False", "False"], made.stderr
 
 
+def test_names_that_an_encoding_lacks_are_escaped(tmp_path: Path) -> None:
+    plain = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    words = [sys.executable, "-m", "subpixmap", "regions"]
+    made = subprocess.run(words, cwd=tmp_path, env=os.environ | plain, capture_output=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert b"Cura\\xe7ao" in made.stdout
+
+
 # Schedulers and workers -----------------------------------------------------------------------------------------------
 def test_a_scheduler_that_is_gone_is_said_at_once(tmp_path: Path) -> None:
     from subpixmap.mapping.cluster import require_scheduler
