@@ -19,11 +19,17 @@ import pyarrow as pa
 from subpixmap.errors import InputError, SubpixmapError, VerificationFailed, in_one_line
 from subpixmap.files import make_folder, write_atomic
 
+# What pandas, pyarrow and geopandas raise on bytes that are damaged.
 _DAMAGE = (
-    *(OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, MemoryError),
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
     pa.ArrowException,
 )
-"""What pandas, pyarrow and geopandas raise on bytes that are damaged."""
 
 
 class Column(NamedTuple):

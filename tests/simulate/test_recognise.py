@@ -15,7 +15,7 @@ def country(tmp_path: Path) -> Any:
     folder = tmp_path / "a country, simulated"
     folder.mkdir()
     (folder / "catalog.json").write_text("{}")
-    (folder / "country.json").write_text("{}")
+    (folder / "country.json").write_text('{"seed": 1, "world": "base", "dialect": "earth-search", "epsg": 32651}')
     (folder / "truth.csv").write_text("unit_id,object,period,count\n01,coconut,2020,5\n")
     return folder
 

@@ -55,7 +55,7 @@ def test_a_simulated_source_is_seen_in_any_order_and_from_anywhere(
     items, request = place
     country = tmp_path / "country"
     country.mkdir()
-    (country / "country.json").write_text("{}")
+    (country / "country.json").write_text('{"seed": 1, "world": "base", "dialect": "earth-search", "epsg": 32651}')
     (country / "truth.csv").write_text("unit_id,object,period,count\nregion,coconut,2021,7\n")
     scenes_data.write_collection(country / "items.json", items[:1])
     scenes_data.write_collection(tmp_path / "other.json", items[1:])

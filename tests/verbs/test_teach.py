@@ -292,7 +292,7 @@ def test_bad_input_ends_with_exit_code_2(
 
 
 def test_a_simulated_source_is_told_from_a_real_one(tmp_path: Path) -> None:
-    (tmp_path / "country.json").write_text("{}")
+    (tmp_path / "country.json").write_text('{"seed": 1, "world": "base", "dialect": "earth-search", "epsg": 32651}')
     (tmp_path / "catalog.json").write_text("{}")
     assert evidence_of([str(tmp_path / "catalog.json")]) == "simulated"
     assert evidence_of(["earth-search", str(tmp_path)]) == "simulated"
