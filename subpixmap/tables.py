@@ -14,22 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import pyarrow as pa
 
 from subpixmap.errors import InputError, SubpixmapError, VerificationFailed, in_one_line
 from subpixmap.files import make_folder, write_atomic
 
 # What pandas, pyarrow and geopandas raise on bytes that are damaged.
-_DAMAGE = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    RecursionError,
-    pa.ArrowException,
-)
+_DAMAGE = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
 
 
 class Column(NamedTuple):
