@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save
 
 from subpixmap.errors import InputError
-from subpixmap.model.card import KEY, MOST, Card, hash_of, read_stored
+from subpixmap.model.card import KEY, MOST, Card, read_stored
 from subpixmap.model.checkpoint import load_model, save_model
+from subpixmap.model.sealed import hash_of
 from tests.helpers.cards import small_card
 
 DEEP = "[" * 100_000 + "]" * 100_000

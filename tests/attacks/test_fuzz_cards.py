@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from subpixmap.model.card import KEY, hash_of
+from subpixmap.model.card import KEY
 from subpixmap.model.checkpoint import Model, load_model, save_model
+from subpixmap.model.sealed import hash_of
 from tests.helpers.cards import small_card
 from tests.helpers.fuzz import LONG, QUICK, command, damaged_bytes, damaged_json, right_or_refused
 
