@@ -8,7 +8,9 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -70,9 +72,17 @@ def plan_table(job: Job, needed: Needs, *, seconds: float, measured: Probe | Non
         rows["map"] += " by the probe"
     if verbose and job.lacks:
         rows["by month"] = "\n".join(job.lacks.table())
-    lines = [(name, line) for name, text in rows.items() for line in text.split("\n")]
+    lines = [(name, line) for name, text in rows.items() for part in text.split("\n") for line in _folded(part)]
     named = [name if i == 0 or lines[i - 1][0] != name else "" for i, (name, _) in enumerate(lines)]
     return "\n".join(f"{name:<14}{line}" for name, (_, line) in zip(named, lines, strict=True))
+
+
+def _folded(text: str) -> list[str]:
+    """The text in lines that fit beside the names of the table, on a terminal; elsewhere as it is."""
+    if not sys.stderr.isatty():
+        return [text]
+    width = max(40, shutil.get_terminal_size().columns - 15)
+    return [text] if text.startswith("tile ") else textwrap.wrap(text, width, break_on_hyphens=False) or [text]
 
 
 def _zone(epsg: int) -> str:
