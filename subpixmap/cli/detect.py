@@ -61,7 +61,9 @@ def train(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Train a detector on labelled high-resolution images, and measure it on blocks held out.
+    """Train a detector on labelled high-resolution images.
+
+    It is measured on blocks held out.
 
     An image that the labels do not name is not labelled and not used; one that they name without an object is empty.
     """
@@ -108,7 +110,10 @@ def detect(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Run a detector over high-resolution images of any size: points with score, size, image and its date."""
+    """Run a detector over high-resolution images.
+
+    They may have any size. Points come out, with score, size, image and its date.
+    """
     from subpixmap.verbs import detect as verbs
 
     options.require_one_place(context, scheduler)
@@ -142,7 +147,10 @@ def evaluate(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Measure recall, precision and count bias of detections on a hand-checked sample; kept with the points."""
+    """Measure detections on a hand-checked sample.
+
+    Recall, precision and count bias, which are kept with the points.
+    """
     from subpixmap.verbs import detect as verbs
 
     verbs.evaluate_detections(
@@ -166,7 +174,10 @@ def review(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Draw cells for people to accept, correct or reject in QGIS; with --finish, make reference input of them."""
+    """Draw cells for people to review in QGIS.
+
+    They accept, correct or reject detections; --finish makes input of `reference` of them.
+    """
     from subpixmap.verbs import detect as verbs
 
     if finish:

@@ -16,7 +16,7 @@ def run(
     asked: RunOptions,
     dry_run: Annotated[bool, Option("--dry-run", help="plan only (= subpixmap plan)")] = False,
 ) -> None:
-    """Plan, map, count, follow the counts over time, and report.
+    """Plan, map, count, follow over time, and report.
 
     The same command resumes where it stopped, and extends the folder with more years.
     """
@@ -29,7 +29,7 @@ def run(
 
 
 def plan(asked: RunOptions) -> None:
-    """Show what a run would read, compute and need; map nothing.
+    """Show what a run would read and need; map nothing.
 
     Its items and its plan are frozen: a later run reads what was planned.
     """

@@ -133,7 +133,10 @@ def evaluate(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Measure a checkpoint on reference data or on simulated places."""
+    """Measure a checkpoint on places that it has not seen.
+
+    On reference data, or on simulated places.
+    """
     from subpixmap.verbs import teach as verbs
 
     if simulated is None:
@@ -175,7 +178,7 @@ def learn(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Make a checkpoint from points in labelled areas, in one go.
+    """Make a checkpoint from points in labelled areas.
 
     Reference, imagery, training, calibration, evaluation and card.
     """
