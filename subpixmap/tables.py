@@ -229,8 +229,10 @@ LABELLED: dict[str, Column] = {
     "n_interpreters": Column("int64", "", "interpreters who labelled it"),
     "image_date": _text("date of the image that was looked at"),
     "note": _text("notes of the interpreters"),
+    "n_detected": Column("float64", "objects", "counted by a detector, where the sheet says so", later=True),
 }
-"""sample/labelled.parquet: a row per labelled cell, period and object."""
+"""sample/labelled.parquet: a row per labelled cell, period and object; n_objects is blank where only a detector
+counted."""
 
 ESTIMATES: dict[str, Column] = {
     **_UNIT,

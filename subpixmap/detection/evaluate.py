@@ -41,7 +41,7 @@ class Checked:
     """object and geometry (points, EPSG:4326)."""
 
 
-def read_checked(path: Path, areas: Path | None, *, names: Sequence[str]) -> Checked:
+def read_checked(path: Path, areas: Path | None, *, names: Sequence[str], images: Sequence[str] = ()) -> Checked:
     """A hand-checked sample.
 
     Parameters
@@ -52,6 +52,8 @@ def read_checked(path: Path, areas: Path | None, *, names: Sequence[str]) -> Che
         Polygons in which they stand.
     names
         Of the objects of the detector.
+    images
+        Ids of the detector's images: areas that bear their names are of these images.
 
     Raises
     ------
@@ -73,7 +75,10 @@ def read_checked(path: Path, areas: Path | None, *, names: Sequence[str]) -> Che
         if "holds no points" not in str(error):
             raise
         points = gpd.GeoDataFrame({"object": []}, geometry=[], crs=4326)
-    return Checked(read_area(areas), points)
+    table = read_area(areas)
+    if set(table["unit_name"]) <= set(images):
+        table = table.assign(image_id=table["unit_name"])
+    return Checked(table, points)
 
 
 def evaluate_points(

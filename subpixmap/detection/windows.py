@@ -21,6 +21,8 @@ from subpixmap.grid import Window
 
 CELL = 16
 """Side of a cell, pixels of the image: where pixels are missing is kept by cell."""
+_VALID = 0.9
+"""Share of the pixels of a cell that was looked at: single pixels may have the value of nodata by chance."""
 SIDE = 512
 """Side of a window, pixels of the image, without its margin."""
 
@@ -47,7 +49,7 @@ class Seen:
     boxes: Boxes
     """In pixels of the image."""
     known: NDArray[np.bool_]
-    """(row, column) of cells: whether all their pixels are valid."""
+    """(row, column) of cells: whether nearly all their pixels are valid."""
 
 
 def tasks_of(image: Image, detector: Detector, *, side: int = SIDE, score: float | None = None) -> Iterator[WindowTask]:
@@ -105,7 +107,7 @@ def join_windows(parts: list[tuple[Window, Seen]], detector: Detector) -> Boxes:
 
 
 def known_cells(image: Image, parts: list[tuple[Window, Seen]]) -> NDArray[np.bool_]:
-    """(row, column) of the image's cells: whether all pixels are valid."""
+    """(row, column) of the image's cells: whether nearly all pixels are valid."""
     known = np.zeros((-(-image.height // CELL), -(-image.width // CELL)), bool)
     for window, seen in parts:
         top, left = window.row // CELL, window.col // CELL
@@ -122,11 +124,11 @@ def _centred_in(boxes: Boxes, core: Window) -> NDArray[np.bool_]:
 
 
 def _whole_cells(valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Cells of `CELL` pixels that are valid throughout; those that the edge cuts as far as they reach."""
+    """Cells of `CELL` pixels of which nearly all are valid; those that the edge cuts as far as they reach."""
     rows, cols = (-(-extent // CELL) * CELL for extent in valid.shape)
     padded = np.ones((rows, cols), bool)
     padded[: valid.shape[0], : valid.shape[1]] = valid
-    return np.asarray(padded.reshape(rows // CELL, CELL, cols // CELL, CELL).all(axis=(1, 3)))
+    return np.asarray(padded.reshape(rows // CELL, CELL, cols // CELL, CELL).mean(axis=(1, 3)) >= _VALID)
 
 
 def _near(values: NDArray[np.floating], edges: list[int], reach: float) -> NDArray[np.bool_]:

@@ -30,6 +30,8 @@ _MOVED = 1e-5  # degrees, 1 m
 _DATE = re.compile(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?(?:T.*)?")
 _FAR_DAYS = 366
 _SHOWN = 5
+COUNTED = ("n_objects", "n_detected")
+"""Columns of numbers: of people, and where the sheet has it of a detector."""
 
 
 @dataclass(frozen=True)
@@ -105,17 +107,23 @@ def check_labels(
     _require_rows(rows, sample)
     _require_places(rows, sample)
     _require_foreign_land(sample, taught)
-    rows["n_objects"] = _counts(rows)
+    for name in COUNTED:
+        rows[name] = _counts(rows, name)
     days = _days(rows)
-    known = rows["n_objects"].notna()
-    blank = tuple(", ".join(one) for one in rows.loc[~known, ["cell_id", "period", "object"]].drop_duplicates().values)
+    known, kept = rows["n_objects"].notna(), rows[list(COUNTED)].notna().any(axis=1)
+    blank = tuple(", ".join(one) for one in rows.loc[~kept, ["cell_id", "period", "object"]].drop_duplicates().values)
     agreement = _agreement(rows[known])
     remarks = [
-        *([f"{(~known).sum()} of {len(rows)} rows are blank: {_some(blank)}"] if blank else []),
+        *([f"{(~kept).sum()} of {len(rows)} rows are blank: {_some(blank)}"] if blank else []),
+        *(
+            [f"people checked {known.sum()} of {kept.sum()} rows, a detector counted in all"]
+            if (kept & ~known).any()
+            else []
+        ),
         *_date_remarks(rows[known], days, periods),
         *([_agreement_remark(agreement)] if agreement else []),
     ]
-    return Labels(_joined(rows[known]), blank, float(known.mean()), agreement, tuple(remarks))
+    return Labels(_joined(rows[kept]), blank, float(kept.mean()), agreement, tuple(remarks))
 
 
 def _require_design(sheet: pd.DataFrame, sample: DrawnSample) -> None:
@@ -202,15 +210,16 @@ def _require_foreign_land(sample: DrawnSample, taught: Sequence[BaseGeometry]) -
         )
 
 
-def _counts(rows: pd.DataFrame) -> pd.Series:
-    values = pd.to_numeric(rows["n_objects"], errors="coerce").astype(float)
-    given = rows["n_objects"].notna() & (rows["n_objects"].astype(str).str.strip() != "")
+def _counts(rows: pd.DataFrame, name: str) -> pd.Series:
+    """A column of numbers of objects; NaN where it is blank, or the sheet has no such column."""
+    if name not in rows:
+        return pd.Series(np.nan, rows.index)
+    values = pd.to_numeric(rows[name], errors="coerce").astype(float)
+    given = rows[name].notna() & (rows[name].astype(str).str.strip() != "")
     wrong = given & ~(np.isfinite(values) & (values >= 0))
     if wrong.any():
         first = rows[wrong].iloc[0]
-        raise InputError(
-            f"n_objects of {_row(first)} is {_said(first['n_objects'])}: want a number, 0 or more, or blank"
-        )
+        raise InputError(f"{name} of {_row(first)} is {_said(first[name])}: want a number, 0 or more, or blank")
     return values.where(given)
 
 
@@ -283,7 +292,8 @@ def _agreement_remark(agreement: dict[str, Any]) -> str:
 def _joined(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per cell, period and object: the mean of the interpreters."""
     groups = rows.groupby(["cell_id", "period", "object"], sort=True)
-    table = groups["n_objects"].agg(["mean", "size"]).rename(columns={"mean": "n_objects", "size": "n_interpreters"})
+    table = groups["n_objects"].agg(["mean", "count"]).rename(columns={"mean": "n_objects", "count": "n_interpreters"})
+    table["n_detected"] = groups["n_detected"].mean()
     for name in ("image_date", "note"):
         table[name] = groups[name].agg(lambda texts: "; ".join(str(one) for one in texts if _given(one)))
     return typed(table.reset_index(), LABELLED)

@@ -102,8 +102,8 @@ def read_sample(out: Path) -> DrawnSample:
     return DrawnSample(record, cells, read_table(out / runpaths.SAMPLE_FRAME, SAMPLE_FRAME))
 
 
-def read_labelled(out: Path) -> pd.DataFrame:
-    """The labelled cells of a run folder.
+def read_labelled(out: Path, *, detected: bool = False) -> pd.DataFrame:
+    """The labelled cells of a run folder; `detected` also those in which only a detector counted.
 
     Raises
     ------
@@ -113,7 +113,8 @@ def read_labelled(out: Path) -> pd.DataFrame:
     path = out / runpaths.SAMPLE_LABELLED
     if not path.is_file():
         raise InputError(f"{path} does not exist; import the labelled sheet first (subpixmap sample import {out} FILE)")
-    return read_table(path, LABELLED)
+    table = read_table(path, LABELLED)
+    return table if detected else table[table["n_objects"].notna()].reset_index(drop=True)
 
 
 def make_sheet(record: Mapping[str, Any], cells: pd.DataFrame) -> gpd.GeoDataFrame:

@@ -159,7 +159,8 @@ def evaluate_detections(
     for option, value in {"--distance": distance, "--cell": cell}.items():
         if value is not None and value <= 0:
             raise InputError(f"{option} {value:g}: want a positive number of metres")
-    seen = read_checked(checked, labelled, names=about["objects"])
+    ids = [one["image_id"] for one in about["images"]]
+    seen = read_checked(checked, labelled, names=about["objects"], images=ids)
     options = {name: value for name, value in {"distance": distance, "cell": cell}.items() if value is not None}
     facts = evaluate_points(table, seen, **options)
     write_points(points, table, about | {"evaluation": facts | {"checked": checked.name}})

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("subpixmap")
 _DESIGN_VERSION = 1
+TWO_PHASES = "two phases: a detector in all cells, people in some"
 SIMULATED = "simulated labels"
 """Note of every estimate that rests on them."""
 
@@ -180,13 +181,18 @@ def estimate(
 
     from subpixmap.estimation.results import estimate_all, fill_counts
     from subpixmap.estimation.sheets import read_labelled, read_sample
+    from subpixmap.estimation.two_phase import has_two_phases, with_detections
 
     with hold(out) as folder:
-        sample, labelled = read_sample(out), read_labelled(out)
+        sample, labelled = read_sample(out), read_labelled(out, detected=True)
         _require_same_map(folder, sample)
+        two_phases = has_two_phases(labelled)
+        if two_phases:
+            labelled = with_detections(labelled, sample.cells)
         table = estimate_all(sample, labelled, folder.counts, rules=rules, changes=changes)
-        if import_record(out).get("simulated"):
-            table["note"] = [SIMULATED if pd.isna(note) else f"{SIMULATED}; {note}" for note in table["note"]]
+        for text, applies in ((TWO_PHASES, two_phases), (SIMULATED, import_record(out).get("simulated"))):
+            if applies:
+                table["note"] = [text if pd.isna(note) else f"{text}; {note}" for note in table["note"]]
         options = asdict(rules) | {"changes": None if changes is None else [list(pair) for pair in changes]}
         paths, remarks = _write_estimates(folder, fill_counts(folder.counts, table), table, options)
     log.info("estimated", extra={"rows": len(table)})

@@ -138,6 +138,7 @@ def train(
 
     made = read_reference(folder)
     from subpixmap.reference.question import Locks
+    from subpixmap.reference.samples import Scheme
     from subpixmap.training.from_reference import learn_from
     from subpixmap.training.state import remove_states
 

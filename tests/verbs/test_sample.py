@@ -93,6 +93,32 @@ def test_from_a_map_to_estimates(run: Path, labelled: Path) -> None:
     pd.testing.assert_frame_equal(again, table.reset_index(drop=True), check_dtype=False)
 
 
+def test_a_detector_in_all_cells_and_people_in_some(run: Path, labelled: Path, tmp_path: Path) -> None:
+    """A detector that finds 80 %, checked in 40 % of the cells: near what all checks say, with a larger error."""
+    import_labels(run, labelled, assume_disjoint=True, quiet=True)
+    whole = estimate(run, quiet=True)
+    sheet, rng = gpd.read_file(labelled), np.random.default_rng(4)
+    sheet["n_detected"] = rng.binomial(sheet["n_objects"].astype(int), 0.8)
+    order = rng.permutation(len(sheet))
+    sheet.loc[order[: int(0.6 * len(sheet))], "n_objects"] = np.nan
+    path = tmp_path / "two.gpkg"
+    sheet.to_file(path, layer="cells")
+    made = import_labels(run, path, assume_disjoint=True, quiet=True)
+    assert made.blank == ()
+    assert any("people checked" in text for text in made.remarks)
+    table = estimate(run, quiet=True)
+    assert table["note"].str.contains("two phases").all()
+    keys = ["unit_id", "period", "estimator"]
+    both = table[table.from_period.isna()].merge(whole[whole.from_period.isna()], on=keys, suffixes=("", "_all"))
+    region: Any = both[(both.unit_id == "REGION") & (both.estimator == "regression")]
+    assert len(region) == 2
+    assert (region.estimate - region.estimate_all).abs().max() < 3 * region.se.max()
+    assert (region.se > region.se_all).all()
+    sheet.assign(n_detected=-1).to_file(path, layer="cells")
+    with pytest.raises(InputError, match=r"n_detected of cell .* want a number, 0 or more"):
+        import_labels(run, path, assume_disjoint=True, quiet=True)
+
+
 def test_the_report_shows_the_intervals(run: Path, labelled: Path) -> None:
     import_labels(run, labelled, assume_disjoint=True, simulated=True, quiet=True)
     table = estimate(run, quiet=True)

@@ -1,0 +1,165 @@
+"""The whole chain of the article on a simulated country: imagery -> detector -> points -> count map -> model -> totals.
+
+    python workflows/detector_chain.py OUT [--size-km 4] [--detector FILE]
+
+Stages: (1) a country is simulated; (2) a detector is trained on labelled high-resolution imagery of a few places,
+unless one is given; (3) it looks at imagery of other places; (4) what people would find there is compared with it;
+(5) its points become reference data; (6) a model is trained on them; (7) the country is mapped and counted; (8) totals
+are compared with the truth. OUT/chain.json holds, for every stage, how many objects went in and came out, and what was
+lost; a second model, of the true labels of the same places, tells what part of the error is the detector's. A stage
+that is done is not done again. Everything is simulated: it shows that no stage loses objects unseen, not how well real
+ones are found.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import pandas as pd
+
+from subpixmap.detection.config import DetectConfig
+from subpixmap.reference.points import read_points
+from subpixmap.region.units import read_area
+from subpixmap.simulate import simulate_country
+from subpixmap.simulate.folder import more_highres
+from subpixmap.training.config import TrainConfig
+from subpixmap.verbs import detect as detecting
+from subpixmap.verbs import teach
+from subpixmap.verbs.request import Labelling, Request, Shape
+from subpixmap.verbs.run import run
+
+OBJECTS = ("coconut", "oil_palm")
+
+
+def train(out: Path, objects: tuple[str, ...], *, places: int, steps: int) -> Path:
+    """A detector of labelled places of the country."""
+    taught, path = out / "taught", out / "detector.safetensors"
+    if not path.is_file():
+        more_highres(out / "country", taught, n=places, side=200, seed=1)
+        labels = detecting.BoxLabels(labelled=taught / "areas.parquet", objects=objects)
+        config = DetectConfig(steps=steps, batch=4)
+        detecting.train_detector(
+            [taught], taught / "labels.parquet", path, reading=labels, config=config, channels=32, evidence="simulated"
+        )
+    return path
+
+
+def detect_elsewhere(out: Path, detector: Path, *, places: int, side: float, workers: int) -> Path:
+    """Points of places that the detector has not seen."""
+    elsewhere, points = out / "elsewhere", out / "points.parquet"
+    if not points.is_file():
+        more_highres(out / "country", elsewhere, n=places, side=side, seed=2)
+        areas = gpd.read_parquet(elsewhere / "areas.parquet")
+        day = str(areas["image_date"].iloc[0])
+        detecting.detect([elsewhere], detector, points, image_date=day, workers=workers)
+    return points
+
+
+def true_labels(out: Path, objects: tuple[str, ...]) -> Path:
+    """What people would find in those places: the labels of the simulator, of the objects that are followed."""
+    path = out / "true.gpkg"
+    labels = gpd.read_parquet(out / "elsewhere" / "labels.parquet")
+    labels[labels["object"].isin(objects)].drop(columns="place").to_file(path)
+    return path
+
+
+def make_reference(out: Path, points: Path, name: str, day: str, *, border: int) -> dict[str, Any]:
+    """Points -> reference data; how many objects of the points are in its count maps."""
+    areas = points.with_suffix(".areas.geojson") if points.suffix == ".parquet" else out / "points.areas.geojson"
+    made = teach.reference(points, areas, day, out / name, labelling=Labelling(border=border), quiet=True)
+    inside = {k: len(v) for k, v in read_points(points).groupby("object")}
+    on_map = {
+        kind: float(sum(area.count[k].astype(float).sum() for area in made.areas))
+        for k, kind in enumerate(made.objects)
+    }
+    return {"points": inside, "in_areas": dict(made.points), "on_count_maps": on_map, "areas": len(read_area(areas))}
+
+
+def map_country(out: Path, name: str, year: int, *, steps: int, blocks: int, workers: int) -> pd.DataFrame:
+    """A model of reference data, and the country counted by it."""
+    model, folder = out / f"{name}.safetensors", out / f"{name}-run"
+    source = (str(out / "country"),)
+    if not model.is_file():
+        config = TrainConfig(steps=steps, batch=8, crop=16, warmup=min(100, steps // 5))
+        teach.train(out / name, source, model, config=config, shape=Shape(64, 16, blocks), quiet=True)
+    request = Request(
+        region=str(out / "country" / "region.geojson"), years=str(year), source=source, model=str(model), out=folder,
+        admin=out / "country" / "admin.parquet", workers=workers, quiet=True,
+    )  # fmt: skip
+    run(request)
+    return pd.read_parquet(folder / "counts.parquet")
+
+
+def stages(
+    found: dict[str, Any], reference: dict[str, Any], counts: dict[str, pd.DataFrame], truth: pd.DataFrame, year: int
+) -> dict[str, Any]:
+    """Of each object: numbers by stage, and the parts of the error of the country's total."""
+    result: dict[str, Any] = {}
+    for name, in_areas in reference["in_areas"].items():
+        row = found.get("by_object", {name: found["all"]})[name]
+        total = {kind: _total(table, name, year) for kind, table in counts.items()}
+        true = float(truth.loc[(truth["object"] == name) & (truth["period"] == str(year)), "count"].sum())
+        errors = {kind: value / true - 1 for kind, value in total.items()}
+        result[name] = {
+            "places": {"true": row["n"], "detected": row["detected"], "matched": row["matched"]},
+            "detector": {key: row[key] for key in ("recall", "precision", "f1", "count_bias")},
+            "reference": {"points_in_areas": in_areas, "on_count_maps": reference["on_count_maps"][name]},
+            "country": {"true": true, **total},
+            "error": {
+                "total": errors["detected"],
+                "of_the_model_alone": errors.get("labels"),
+                "of_the_detector": None if "labels" not in errors else errors["detected"] - errors["labels"],
+            },
+        }
+    return result
+
+
+def _total(counts: pd.DataFrame, name: str, year: int) -> float:
+    own = counts[(counts["object"] == name) & (counts["period"] == str(year)) & (counts["unit_id"] == "REGION")]
+    return float(own["map_total_full"].sum())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=21)
+    parser.add_argument("--size-km", type=float, default=4)
+    parser.add_argument("--detector", type=Path)
+    parser.add_argument("--objects", default=",".join(OBJECTS))
+    parser.add_argument("--taught-places", type=int, default=12)
+    parser.add_argument("--places", type=int, default=24)
+    parser.add_argument("--side", type=float, default=400)
+    parser.add_argument("--detector-steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--blocks", type=int, default=6, help="of the model; its receptive radius is 2 pixels more")
+    parser.add_argument("--without-labels", action="store_true", help="do not map by the true labels for comparison")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    out, objects, year = options.out, tuple(options.objects.split(",")), 2021
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "country" / "country.json").is_file():
+        country = {"seed": options.seed, "size_km": options.size_km, "years": (year, year), "acquisitions": 6}
+        simulate_country(out / "country", **country)
+    detector = options.detector or train(out, objects, places=options.taught_places, steps=options.detector_steps)
+    points = detect_elsewhere(out, detector, places=options.places, side=options.side, workers=options.workers)
+    labels = true_labels(out, objects)
+    found = detecting.evaluate_detections(points, labels, labelled=out / "points.areas.geojson")
+    reference = make_reference(out, points, "detected", str(year), border=options.blocks + 2)
+    how = {"steps": options.steps, "blocks": options.blocks, "workers": options.workers}
+    counts = {"detected": map_country(out, "detected", year, **how)}
+    if not options.without_labels:
+        make_reference(out, labels, "labels", str(year), border=options.blocks + 2)
+        counts["labels"] = map_country(out, "labels", year, **how)
+    top = gpd.read_parquet(out / "country" / "admin.parquet").query("parent_id.isna()")["unit_id"]
+    truth = pd.read_csv(out / "country" / "truth.csv", dtype={"period": str, "unit_id": str})
+    result = stages(found, reference, counts, truth[truth["unit_id"].isin(set(top))], year)
+    (out / "chain.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
