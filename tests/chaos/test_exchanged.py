@@ -82,7 +82,8 @@ def imagery(
 ) -> Iterator[Any]:
     monkeypatch.setattr(reader, "BACKOFF_S", 0.01)
     monkeypatch.setattr(run, "_PAUSE_S", 0.0)
-    monkeypatch.setitem(access.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", 0)
+    for name, value in {"MAX_RETRY": 0, "TIMEOUT": 3}.items():  # after an answer to another question GDAL waits so long
+        monkeypatch.setitem(access.GDAL_OPTIONS, f"GDAL_HTTP_{name}", value)
     with stac_server.serve() as server:
         keys = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "something", "AWS_REGION": "us-east-1"}
         store = {"AWS_S3_ENDPOINT": server.url.removeprefix("http://"), "AWS_HTTPS": "NO"}
