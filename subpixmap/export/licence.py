@@ -6,7 +6,7 @@ from pathlib import Path
 
 from subpixmap.files import make_folder, write_atomic
 from subpixmap.runfolder import RunFolder
-from subpixmap.scenes.hrefs import without_secrets
+from subpixmap.scenes.hrefs import for_readers
 
 NAME = "LICENCE-AND-CITATION.txt"
 
@@ -23,7 +23,7 @@ def licence_text(run: RunFolder) -> str:
     """The licences of what the numbers are made of, and a sentence to cite them with."""
     plan, units = run.plan, run.units
     years = ", ".join(sorted({str(period.start.year) for period in plan.periods}))
-    sources = ", ".join(map(without_secrets, plan.sources))
+    sources = ", ".join(map(for_readers, plan.sources))
     imagery = (
         f"Imagery: contains modified Copernicus Sentinel data {years} where it is real, under the legal notice on the "
         f"use of Copernicus Sentinel Data and Service Information. Sources: {sources}."
@@ -33,9 +33,10 @@ def licence_text(run: RunFolder) -> str:
         "simulated": " The model has only seen simulated data: on real imagery the numbers are no estimates.",
         "degraded-aerial": " The model has not been validated on Sentinel-2.",
     }.get(plan.model.evidence, "")
+    boundaries = for_readers(units.boundary_source or "source not stated")
     lines = [
         imagery,
-        f"Units: {units.boundary_source or 'source not stated'}, version {units.boundary_version or 'not stated'}; "
+        f"Units: {boundaries}, version {units.boundary_version or 'not stated'}; "
         "their own licence holds for the polygons.",
         f"Model: {plan.model.name}, sha256 {plan.model.sha256}.{worth}",
         "Software: subpixmap, Apache License 2.0.",

@@ -20,6 +20,12 @@ CLEAR_OBSERVATIONS = LinearSegmentedColormap.from_list(
     "looks", ["#fbf3e4", "#f0cf97", "#dd9a5a", "#b8623c", "#7d3328", "#451a1e"]
 )
 """Number of clear observations."""
+CHANGE = LinearSegmentedColormap.from_list(
+    "change", ["#8a3d10", "#d07c3c", "#f0c79d", "#eceae6", "#a9cfe0", "#4a8dc0", "#1b4a7a"]
+)
+"""Brown for losses, blue for gains, grey for none: told apart by colour-blind readers."""
+ERRORS = ("#d7e8f4", "#94c0e0", "#4a8dc0", "#1f5687")
+"""Classes of the standard error, small to large."""
 
 _STYLE: Any = {
     "font.family": "sans-serif",

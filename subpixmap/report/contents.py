@@ -6,8 +6,10 @@ In: plan, lock, ledger, map, units and tables of the run. Out: `Contents`.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,10 +17,12 @@ import pandas as pd
 from subpixmap import runpaths
 from subpixmap.counts.accounts import read_accounts
 from subpixmap.errors import InputError
+from subpixmap.export.licence import licence_text
 from subpixmap.mapping.plan import ModelInfo, Plan
 from subpixmap.mapping.store import open_map
 from subpixmap.report.downsample import Layers, read_layers
 from subpixmap.runfolder import RunFolder
+from subpixmap.scenes.hrefs import for_readers
 from subpixmap.simulate.recognise import is_simulated
 from subpixmap.tables import ESTIMATES, REGION, read_table
 from subpixmap.trends.inputs import inputs_by_period
@@ -79,6 +83,10 @@ class Contents:
     """Blocks x periods of the plan."""
     done_blocks: int = 0
     """Of these, with a ledger record."""
+    written: str = ""
+    """Day of this page, ISO 8601."""
+    licence: tuple[str, ...] = ()
+    """Licences of what the numbers are made of, and how to cite them; a line each."""
 
 
 def read_contents(run: RunFolder, *, truth: pd.DataFrame | None = None, size: int = 560) -> Contents:
@@ -121,7 +129,16 @@ def read_contents(run: RunFolder, *, truth: pd.DataFrame | None = None, size: in
         accounts=read_accounts(run.path / runpaths.ACCOUNTS),
         expected_blocks=plan.n_tasks,
         done_blocks=len(records),
+        written=_today(),
+        licence=tuple(line for line in licence_text(run).splitlines() if line),
     )
+
+
+def _today() -> str:
+    """The day, or that of SOURCE_DATE_EPOCH where a build is to be repeated."""
+    fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
+    now = datetime.fromtimestamp(int(fixed), UTC) if fixed.isdigit() else datetime.now(UTC)
+    return now.date().isoformat()
 
 
 def _estimates(run: RunFolder) -> pd.DataFrame | None:
@@ -159,11 +176,12 @@ def _items(items: list[Item]) -> pd.DataFrame:
 def _provenance(run: RunFolder) -> dict[str, str]:
     """Region, units, sources, recipe, model, items and software of a run, in words."""
     plan, units = run.plan, run.units
+    boundaries = for_readers(units.boundary_source or "source not stated")
     items = run.counts[["period", "items_sha256"]].drop_duplicates().dropna()
     return {
         "Region": plan.region_name,
-        "Units": f"{len(units.table)} from {units.boundary_source}, {units.boundary_version}",
-        "Source of the imagery": ", ".join(plan.sources),
+        "Units": f"{len(units.table)} from {boundaries}, {units.boundary_version}",
+        "Source of the imagery": ", ".join(map(for_readers, plan.sources)),
         **_recipe_in_words(plan),
         "Run id": plan.run_id,
         **({"Forced": "--force was given: input unlike the model's card was accepted"} if plan.forced else {}),

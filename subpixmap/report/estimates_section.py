@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from subpixmap.report.formatting import number, shown
+from subpixmap.report.formatting import shown
 from subpixmap.tables import REGION
 
 
@@ -31,8 +31,8 @@ class EstimatesSection:
     """The labels were simulated."""
     period: str
     """The last labelled period."""
-    units: dict[str, dict[str, str]]
-    """Unit -> `text`, its estimate with the interval in that period, and `band`, the class of its error on the map."""
+    bands: dict[str, str]
+    """Unit -> the class of its error in that period, on the map."""
     unseen: float | None
     """Of the upper end in that period: objects that may stand unseen where the map predicts nothing."""
 
@@ -74,7 +74,7 @@ def estimates_section(estimates: pd.DataFrame | None, sample: Mapping[str, Any],
         advice=_advice(totals.iloc[-1], sample.get("design", {})),
         simulated=bool(sample.get("labels", {}).get("simulated")),
         period=str(last),
-        units={str(row["unit_id"]): _unit_on_map(row) for row in map(shown, _of_units(chosen, last))},
+        bands={str(row["unit_id"]): _band(row) for row in map(shown, _of_units(chosen, last))},
         unseen=shown(totals.iloc[-1].to_dict())["unseen"] or None,
     )
 
@@ -89,16 +89,10 @@ def _of_units(chosen: pd.DataFrame, period: str) -> list[dict[Any, Any]]:
     return own.to_dict("records")
 
 
-def _unit_on_map(row: Mapping[str, Any]) -> dict[str, str]:
-    """What the map shows of a unit: number and interval, and the class of its error."""
-    if row["suppressed"] or row["estimate"] is None:
-        return {"text": "too uncertain to show", "band": "e0"}
-    text = number(row["estimate"])
-    if row["ci_low"] is None:
-        why = "carried over from the whole sample, " if row["estimator"] == "synthetic" else ""
-        return {"text": f"{text} ({why}no interval)", "band": "e0"}
-    band = 1 + sum(row["cv"] > limit for limit in (0.05, 0.1, 0.2))
-    return {"text": f"{text} ({number(row['ci_low'])} to {number(row['ci_high'])})", "band": f"e{band}"}
+def _band(row: Mapping[str, Any]) -> str:
+    if row["suppressed"] or row["estimate"] is None or row["ci_low"] is None:
+        return "e0"
+    return f"e{1 + sum(row['cv'] > limit for limit in (0.05, 0.1, 0.2))}"
 
 
 def _advice(row: pd.Series, design: Mapping[str, Any]) -> list[str]:

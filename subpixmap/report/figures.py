@@ -160,7 +160,7 @@ def plot_units(
     figsize: tuple[float, float] = (4.6, 2.7),
     axes: Axes | None = None,
 ) -> Figure:
-    """Totals of the units with the most objects, each labelled at the end of its line.
+    """Totals of the units with the most objects, each labelled at the end of its line; bars for one period.
 
     Parameters
     ----------
@@ -181,6 +181,9 @@ def plot_units(
             axes = Figure(figsize=figsize, layout="constrained").add_subplot()
         figure = axes.get_figure(root=True)
         assert isinstance(figure, Figure)
+        if len(periods) == 1:
+            _draw_bars(axes, wide.loc[first].iloc[:, 0], [short(str(names[unit])) for unit in first])
+            return figure
         ends = []
         for i, unit in enumerate(first):
             values, colour = wide.loc[unit].to_numpy(float), SERIES[i % len(SERIES)]
@@ -192,6 +195,21 @@ def plot_units(
         _label_ends(axes, ends, len(periods) - 1)
         _period_ticks(axes, list(periods))
     return figure
+
+
+def _draw_bars(axes: Axes, values: pd.Series, names: Sequence[str]) -> None:
+    """A bar for each unit, the largest on top, its number behind it."""
+    at = -np.arange(len(values))
+    axes.barh(at, values, height=0.62, color=ACCENT)
+    for y, value in zip(at, values, strict=True):
+        axes.annotate(f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}", (max(value, 0), y), (4, 0),
+                      textcoords="offset points", va="center", fontsize=8.5, color=INK)  # fmt: skip
+    axes.set_yticks(at, names, parse_math=False)
+    axes.margins(x=0.16)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    _thousands(axes.xaxis)
+    axes.grid(False, axis="y")
+    axes.grid(True, axis="x")
 
 
 def plot_reliability(

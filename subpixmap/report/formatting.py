@@ -8,15 +8,37 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+_SMALLEST = 0.001
+
 
 def number(value: float | None, *, digits: int = 0) -> str:
-    """A number for people: thin spaces between thousands, a dash for a missing value."""
+    """A number for people: thin spaces between thousands, a dash for a missing value; a small one is not shown as 0."""
     if value is None or pd.isna(value) or not np.isfinite(value):
         return "–"
+    if 0 < abs(value) < _SMALLEST:
+        return f"{'<' if value > 0 else '>'} {'−' if value < 0 else ''}{_SMALLEST:g}"
     text = f"{value:,.{digits}f}"
-    if float(text.replace(",", "")) == 0:
-        text = text.removeprefix("-")
+    if value and float(text.replace(",", "")) == 0:
+        text = f"{float(f'{value:.1g}'):f}".rstrip("0")  # its first digit
+    text = text.removeprefix("-") if value == 0 else text
     return text.replace(",", "\u202f").replace("-", "\u2212")
+
+
+def p_value(value: float | None) -> str:
+    """A probability: three decimals, and never 0."""
+    if value is None or pd.isna(value):
+        return "–"
+    return "< 0.001" if value < _SMALLEST else f"{value:.3f}"
+
+
+def rough(value: float | None, *, like: float | None = None) -> str:
+    """A number for a sentence: three significant digits, or as many as an error `like` this lets one say."""
+    if value is None or pd.isna(value) or not np.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    power = int(np.floor(np.log10(abs(like)))) - 1 if like else int(np.floor(np.log10(abs(value)))) - 2
+    return number(round(value, -power), digits=max(0, -power) if abs(value) < 100 else 0)
 
 
 def compact(value: float | None) -> str:
@@ -34,8 +56,7 @@ def percent(value: float | None, *, digits: int = 0, sign: bool = False) -> str:
     """A share as percent."""
     if value is None or pd.isna(value):
         return "–"
-    text = number(100 * value, digits=digits)
-    return f"{'+' if sign and 100 * value >= 0.5 * 10**-digits else ''}{text}\u202f%"
+    return f"{'+' if sign and 100 * value >= _SMALLEST else ''}{number(100 * value, digits=digits)}\u202f%"
 
 
 def title(name: str) -> str:

@@ -1,9 +1,12 @@
-"""Display layers -> what the page shows of the map: pictures by object and period, legends, outlines of units."""
+"""Display layers -> what the page shows of the map: pixels and units side by side, legends, outlines of units.
+
+Every layer is a picture, or one for each period; the page shows the last one without a script.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,57 +15,74 @@ from subpixmap.report.contents import Contents
 from subpixmap.report.downsample import Layers
 from subpixmap.report.figures import length_text, nice_limit
 from subpixmap.report.html_images import density_uri, observations_uri, path_data, unit_paths
+from subpixmap.report.legends import Layer, gradient, ticks
 from subpixmap.report.summary import leaves
-
-if TYPE_CHECKING:
-    from matplotlib.colors import Colormap
+from subpixmap.report.unit_layers import unit_labels, unit_layers, unit_raster
 
 MAX_PICTURES = 120
 """Maps in a page; with more periods every second, third ... one is shown."""
+MAX_CELLS = 60_000
+"""Rows of the tables of units over all objects and periods; with more, fewer periods can be chosen."""
 
 
-def map_section(contents: Contents) -> dict[str, Any] | None:
-    """Pictures by object and period, pictures of clear observations, legends and unit outlines."""
+def chosen_periods(contents: Contents) -> list[str]:
+    """Periods that a reader can choose: all, or every second, third ... where the page would grow too large."""
+    many = len(contents.periods) * (len(contents.objects) + 1)
+    rows = len(contents.periods) * len(contents.objects) * len(contents.units)
+    every = max(-(-2 * many // MAX_PICTURES), -(-rows // MAX_CELLS), 1)
+    return list(contents.periods)[::-every][::-1]  # the last one always
+
+
+def map_section(contents: Contents, periods: Sequence[str]) -> dict[str, Any] | None:
+    """Layers by object, pictures of clear observations, and unit outlines."""
     layers = contents.layers
     if layers is None:
         return None
-    every = -(-(len(layers.objects) + 1) * len(layers.periods) // MAX_PICTURES)
-    chosen = list(range(len(layers.periods)))[::-every][::-1]  # the last one always
-    most_observations = nice_limit(layers.n_obs, share=1.0)
+    chosen = [layers.periods.index(period) for period in periods]
     grid = layers.grid
     rows, cols = grid.shape
     scale = nice_limit(np.array([cols * grid.step / 4]))
+    looks = _looks(layers, chosen)
+    raster, units = unit_raster(contents.units, leaves(contents.units), layers)
+    pixels = {name: _density(layers, o, chosen, contents.model.measures[name]) for o, name in enumerate(layers.objects)}
     return {
         "rows": rows,
         "cols": cols,
-        "periods": [layers.periods[p] for p in chosen],
-        "density": {
-            name: _density(layers, o, chosen, contents.model.measures.get(name, "count"))
-            for o, name in enumerate(layers.objects)
+        "periods": list(periods),
+        "panes": {
+            name: [
+                [pixels[name], looks],
+                unit_layers(contents, name, periods, raster, units),
+            ]
+            for name in layers.objects
         },
-        "looks": {
-            "uris": [observations_uri(layers, p, CLEAR_OBSERVATIONS, most_observations) for p in chosen],
-            "ticks": _ticks(most_observations),
-            "gradient": _gradient(CLEAR_OBSERVATIONS),
-        },
+        "looks": looks,
         "outlines": _outlines(contents, layers),
+        "labels": unit_labels(contents.units, leaves(contents.units), layers),
         "veil": f"M0 0H{cols}V{rows}H0Z" + path_data(grid.to_pixels(contents.geometry)),
         "scale_px": scale / grid.step,
+        "scale_m": scale,
         "scale": length_text(scale),
         "step": length_text(grid.step),
         "projection": grid.crs.name if grid.crs.to_epsg() else "Equidistant cylindrical",
     }
 
 
-def _density(layers: Layers, o: int, chosen: Sequence[int], measure: str) -> dict[str, Any]:
+def _looks(layers: Layers, chosen: Sequence[int]) -> Layer:
+    most = nice_limit(layers.n_obs, share=1.0)
+    uris = [observations_uri(layers, p, CLEAR_OBSERVATIONS, most) for p in chosen]
+    return Layer(
+        "looks", "Observations", uris, "clear observations used", gradient(CLEAR_OBSERVATIONS), tuple(ticks(most))
+    )
+
+
+def _density(layers: Layers, o: int, chosen: Sequence[int], measure: str) -> Layer:
     """Pictures of one object in the chosen periods, and their legend."""
     limit = nice_limit(layers.density[o])
-    return {
-        "uris": [density_uri(layers, o, p, DENSITY, limit) for p in chosen],
-        "ticks": _ticks(limit),
-        "gradient": _gradient(DENSITY),
-        "unit": "objects per hectare" if measure == "count" else "mean number present per hectare",
-    }
+    unit = "objects per hectare" if measure == "count" else "mean number present per hectare"
+    uris = [density_uri(layers, o, p, DENSITY, limit) for p in chosen]
+    *lower, top = ticks(limit)
+    return Layer("pixels", "Pixels", uris, unit, gradient(DENSITY), (*lower, f"{top}+"))
 
 
 def _outlines(contents: Contents, layers: Layers) -> list[dict[str, str]]:
@@ -75,16 +95,3 @@ def _outlines(contents: Contents, layers: Layers) -> list[dict[str, str]]:
         if path
     ]
     return sorted(outlines, key=lambda outline: outline["kind"])
-
-
-def _ticks(limit: float) -> list[str]:
-    """Labels of a legend: 0 to the limit in steps that are round for the limits of `nice_limit`."""
-    lead = limit / 10.0 ** np.floor(np.log10(limit))
-    steps = 3 if round(lead, 6) in (1.5, 3, 6) else 5 if round(lead, 6) in (1, 5) else 4
-    return [f"{value:g}" for value in np.linspace(0, limit, steps + 1)]
-
-
-def _gradient(cmap: Colormap) -> str:
-    from matplotlib.colors import to_hex
-
-    return f"linear-gradient(to right, {', '.join(to_hex(cmap(x)) for x in np.linspace(0, 1, 9))})"

@@ -64,6 +64,19 @@ def without_secrets(text: str) -> str:
     return re.sub(r"\?[^\s'\"]+|(?<=//)[^/@\s]*@", "", text)
 
 
+def for_readers(source: str) -> str:
+    """A source as pages and exports name it: no secret, and of a path on this machine only the file's own name.
+
+    The folders above a file are nobody's business: they hold user names. A `file://` URL is such a path, too.
+    """
+    local = source.removeprefix("file://")
+    if local == source and is_remote(source):
+        return without_secrets(source)
+    if re.match(r"(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\])", local) or (os.sep in local and os.path.splitext(local)[1]):
+        return re.split(r"[/\\]", local.rstrip("/\\"))[-1] or local
+    return without_secrets(source)
+
+
 def driver(href: str) -> str:
     """GDAL driver of a raster, by its extension; `InputError` for any other extension."""
     path = urlsplit(href).path if is_remote(href) else href

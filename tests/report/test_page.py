@@ -19,7 +19,7 @@ from subpixmap.report import colours, figures
 from subpixmap.report import html_images as picture
 from subpixmap.report.contents import Contents
 from subpixmap.report.downsample import block_means, make_display_grid, read_layers
-from subpixmap.report.formatting import compact, number, percent
+from subpixmap.report.formatting import compact, number, p_value, percent, rough
 from subpixmap.report.page import render
 from subpixmap.report.summary import banner, leaves, region_totals, region_truth, roots
 from subpixmap.tables import COUNTS, types_of
@@ -207,11 +207,12 @@ def read(page: str) -> Reader:
 
 def test_page_needs_no_network(page: str) -> None:
     reader = read(page)
-    assert sum(tag == "script" for tag, _ in reader.found) == 2
+    assert sum(tag == "script" and "type" not in attributes for tag, attributes in reader.found) == 2
     for tag, attributes in reader.found:
         for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
             value = attributes.get(name) or "#"
-            assert value.startswith(("#", "data:image/png;base64,")), (tag, name, value[:60])
+            beside = tag == "a" and value in ("counts.csv", "trend.csv", "changes.csv", "tables.json", "estimates.csv")
+            assert beside or value.startswith(("#", "data:image/png;base64,")), (tag, name, value[:60])
     assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest|<link", page)
     assert "default-src 'none'" in page
     assert page.startswith("<!doctype html>")
@@ -247,7 +248,7 @@ def test_names_cannot_break_out_of_the_page(small: Contents) -> None:
     counts = small.counts.assign(unit_name=small.counts.unit_id.map(renamed)).astype(types_of(COUNTS))
     page = render(replace(small, units=units, counts=counts, trend=followed(counts), name="<b>odd</b> & region"))
     reader = read(page)
-    assert sum(tag == "script" for tag, _ in reader.found) == 2
+    assert sum(tag == "script" and "type" not in attributes for tag, attributes in reader.found) == 2
     assert not any(name.startswith("on") for _, attributes in reader.found for name in attributes)
     shown = {attributes["data-name"] for tag, attributes in reader.found if tag == "path" and "data-name" in attributes}
     assert {name.replace("\r\n", "\n") for name in names} <= {name.replace("\r\n", "\n") for name in shown}
@@ -269,7 +270,7 @@ def test_banner_says_what_the_numbers_are(
     assert banner(told).level == level
     page = render(told)
     assert words in page
-    assert f'class="banner {level}"' in page
+    assert f'<p class="banner {level}">' in page
     assert ("not an estimate</span>" in page) == (level == "warning")
 
 
@@ -298,9 +299,9 @@ def test_unobserved_is_blank_and_never_zero(small: Contents) -> None:
     counts.loc[gone, "observed_ha"] = counts.loc[gone, "observed_frac"] = 0.0
     counts.loc[gone, "flag"] = "not_observed"
     page = render(replace(run, counts=counts, trend=followed(counts)))
-    row = re.search(r'<tr data-unit="0302" data-seen.*?</tr>', page, re.DOTALL)
-    cells = re.findall(r'<td class="n" data-v="([^"]*)">([^<]*)', row[0])  # type: ignore[index]
-    assert cells[:2] == [("None", "–"), ("None", "–")]
+    row = re.search(r'<tr data-unit="0302">.*?</tr>', page, re.DOTALL)
+    cells = re.findall(r'<td class="n">([^<]*)', row[0])  # type: ignore[index]
+    assert cells[:3] == ["–", "–", "–"]
     assert "not observed</span>" in row[0]  # type: ignore[index]
     nothing = counts.assign(map_total=np.nan, map_total_full=np.nan, density_per_ha=np.nan, observed_ha=0.0)
     page = render(replace(run, counts=nothing.astype(types_of(COUNTS)), truth=None, trend=None))
@@ -444,12 +445,22 @@ def test_limits_are_round() -> None:
 
 def test_numbers_are_for_people() -> None:
     assert number(1234567.8) == "1\u202f234\u202f568"
-    assert number(-0.4) == "0"
+    assert number(-0.0) == number(0) == "0"
+    assert number(-0.4) == "\u22120.4"
+    assert number(0.004, digits=1) == "0.004"
+    assert number(2e-5) == "< 0.001"
+    assert number(-2e-5) == "> \u22120.001"
     assert number(-12.34, digits=1) == "\u221212.3"
     assert number(float("nan")) == number(None) == percent(np.nan) == compact(None) == "–"
     assert compact(347_412_000) == "347.41 million"
     assert percent(0.123, sign=True) == "+12\u202f%"
-    assert percent(-0.001, sign=True) == "0\u202f%"
+    assert percent(-0.001, sign=True) == "\u22120.1\u202f%"
+    assert percent(0.0, sign=True) == "0\u202f%"
+    assert p_value(0.0) == p_value(0.0009) == "< 0.001"
+    assert p_value(0.0234) == "0.023"
+    assert rough(34767) == "34\u202f800"
+    assert rough(10916, like=1880) == "10\u202f900"
+    assert rough(0.0512) == "0.0512"
 
 
 # ---- a real run folder -----------------------------------------------------------------------------------------------
