@@ -3,6 +3,8 @@
 0 complete, 2 bad input or configuration, 3 incomplete and resumable, 4 refused, 5 verification failed.
 """
 
+from collections.abc import Sequence
+
 
 def in_one_line(error: BaseException) -> str:
     """What an exception says, for a message of ours: one line, without the system's numbers."""
@@ -39,3 +41,10 @@ class VerificationFailed(SubpixmapError, RuntimeError):
     """An artefact on disk is not what its record says."""
 
     exit_code = 5
+
+
+def several_problems(problems: Sequence[str], *, advice: str = "") -> InputError:
+    """One error for several items: the first three problems, and how many there are."""
+    shown = sorted(set(problems))
+    more = f" (and {len(shown) - 3} more items)" if len(shown) > 3 else ""
+    return InputError("; ".join(shown[:3]) + more + (f"; {advice}" if advice else ""))

@@ -21,8 +21,7 @@ from typer.core import TyperCommand
 from subpixmap.errors import InputError, in_one_line
 from subpixmap.files import path_of
 from subpixmap.progress import shown
-from subpixmap.training.config import TrainConfig
-from subpixmap.verbs.request import DEFAULT_SOURCE, Labelling, Request, Shape
+from subpixmap.verbs.request import DEFAULT_SOURCE, Labelling, Request
 
 if TYPE_CHECKING:
     from subpixmap.reference.samples import Scheme
@@ -163,6 +162,9 @@ SourceOrDefault = Annotated[
     list[str] | None, Option("--source", help=f"{_SOURCE}  [default: {' '.join(DEFAULT_SOURCE)}]")
 ]
 Collection = Annotated[str | None, Option(help="STAC collection, for a catalogue given by URL")]
+Level = Annotated[
+    str, Option(help="of the items: L2A, or L1C without scene classes, in which every pixel with data is valid")
+]
 Resolution = Annotated[float, Option(help="pixel size of the grid, metres")]
 RunModel = Annotated[str | None, Option("--model", help="the run's model, if it is not a shipped one")]
 Admin = Annotated[
@@ -204,6 +206,7 @@ class RunOptions:
     objects: Objects = None
     source: SourceOrDefault = None
     collection: Collection = Request.collection
+    level: Level = Request.level
     offset_rule: Annotated[
         str, Option(help="subtract 1000 from the digital numbers: auto (by evidence), subtract, none")
     ] = Request.offset_rule
@@ -300,6 +303,7 @@ class SamplingOptions:
     """How a reference becomes samples of training, calibration and test."""
 
     within_days: WithinDays = 180
+    level: Level = "L2A"
     months: Months = None
     max_scenes: Annotated[int, Option(help="use at most so many acquisitions of an area, the clearest")] = 8
     split_by: Annotated[str, Option(help="what is never split: area, tile, or auto (areas where there are enough)")] = (
@@ -311,6 +315,13 @@ class SamplingOptions:
     )
     calibrate: Annotated[
         list[str] | None, Option("--calibrate", help="area to calibrate in; may be repeated  [default: drawn]")
+    ] = None
+    folds: Annotated[
+        int | None,
+        Option(
+            help="parts of the land that calibrate in turn, each the networks that did not learn there; 0 = set land "
+            "aside for calibration  [default: the recipe's]"
+        ),
     ] = None
     test_years: Annotated[
         str, Option(help="test on acquisitions of these years only, train on the others (see --within-days)")
@@ -326,63 +337,6 @@ class SamplingOptions:
         values["months"] = parse_months(self.months) if self.months else ()
         del values["calibrate"]
         return Scheme(**values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
-    """How a network is trained; what is None is left to the recipe."""
-
-    steps: Annotated[
-        int | None, Option(min=1, help="training steps  [default: by the labelled land, 1500 to 10500]")
-    ] = None
-    members: Annotated[int, Option(help="networks trained apart; the model predicts their mean")] = TrainConfig.members
-    turns: Annotated[bool, Option("--turns", help="predict the mean over turns and mirrors (8 times the cost)")] = (
-        TrainConfig.turns
-    )
-    patience: Annotated[
-        int, Option(help="stop when the calibration places got no better for so many steps; 0 = never")
-    ] = TrainConfig.patience
-    mixed: Annotated[
-        bool | None,
-        Option(
-            "--mixed/--no-mixed",
-            help="convolve in bfloat16: fast on a GPU, or a processor with AMX  [default: the recipe's]",
-        ),
-    ] = None
-    compile: Annotated[
-        bool | None,
-        Option("--compile/--no-compile", help="fuse operations: faster, needs a C++ compiler  [default: the recipe's]"),
-    ] = None
-    device: Annotated[str, Option(help="cpu or cuda")] = TrainConfig.device
-
-    def config(self, recipe: TrainConfig, *, seed: int) -> TrainConfig:
-        """The recipe with what was asked for; a short training also warms up for a shorter time."""
-        asked = {name: value for name, value in vars(self).items() if value is not None}
-        config = dataclasses.replace(recipe, seed=seed, **asked)
-        return config.for_land(0) if config.steps else config
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointOptions:
-    """What kind of checkpoint comes out: its bands, its network, and what its card says of the evidence."""
-
-    bands: Annotated[str | None, Option(help="input bands, such as B02,B03,B04,B08  [default: all there are]")] = None
-    baselines: Baselines = None
-    evidence: Annotated[
-        str | None, Option(help="simulated, degraded-aerial or sentinel-2  [default: by the source]")
-    ] = None
-    width: Annotated[int, Option(help="channels of the network")] = Shape().width
-    mid: Annotated[int, Option(help="channels inside a block")] = Shape().mid
-    blocks: Annotated[int, Option(help="residual blocks; the receptive radius is 2 pixels more")] = Shape().blocks
-
-    def checkpoint(self) -> dict[str, Any]:
-        """Keywords of the verb `train`."""
-        return {
-            "bands": words([self.bands or ""]),
-            "baselines": words([self.baselines or ""]),
-            "evidence": self.evidence,
-            "shape": Shape(self.width, self.mid, self.blocks),
-        }
 
 
 def _definitions(texts: list[str] | None) -> dict[str, str]:

@@ -9,16 +9,10 @@ import typer
 from typer import Option
 
 from subpixmap.cli import options
-from subpixmap.cli.options import (
-    CheckpointOptions,
-    LabellingOptions,
-    SamplingOptions,
-    TrainingOptions,
-    refuse_given,
-    words,
-)
+from subpixmap.cli.options import LabellingOptions, SamplingOptions, refuse_given, words
+from subpixmap.cli.training_options import CheckpointOptions, TrainingOptions
 from subpixmap.errors import InputError
-from subpixmap.training.config import SIMULATED, TrainConfig
+from subpixmap.training.config import SIMULATED
 from subpixmap.verbs.request import DEFAULT_SOURCE, Labelling
 
 NEEDS_IMAGERY = "of use with imagery only; give --source"
@@ -37,6 +31,7 @@ def reference(
     source: options.Source = None,
     collection: options.Collection = None,
     within_days: options.WithinDays = SamplingOptions.within_days,
+    level: options.Level = SamplingOptions.level,
     correct_shift: options.CorrectShift = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -48,7 +43,7 @@ def reference(
     from subpixmap.verbs import teach as verbs
 
     if not source:
-        refuse_given(context, "collection", "within_days", "correct_shift", because=NEEDS_IMAGERY)
+        refuse_given(context, "collection", "within_days", "level", "correct_shift", because=NEEDS_IMAGERY)
     verbs.reference(
         points,
         labelled,
@@ -58,6 +53,7 @@ def reference(
         source=tuple(source or ()),
         collection=collection,
         within_days=within_days,
+        level=level,
         correct_shift=correct_shift,
         quiet=quiet,
     )
@@ -97,7 +93,7 @@ def train(
             _needed(source),
             output,
             scheme=sampling.scheme(),
-            config=training.config(TrainConfig(), seed=sampling.seed),
+            asked=training.asked(sampling.seed),
             collection=collection,
             quiet=quiet,
             **checkpoint.checkpoint(),
@@ -193,7 +189,7 @@ def learn(
         labelling=labelling.labelling(),
         correct_shift=correct_shift,
         scheme=sampling.scheme(),
-        config=training.config(TrainConfig(), seed=sampling.seed),
+        asked=training.asked(sampling.seed),
         collection=collection,
         quiet=quiet,
         **checkpoint.checkpoint(),

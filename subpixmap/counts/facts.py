@@ -83,7 +83,8 @@ def read_facts(
 
 
 def is_unlike_card(folder: RunFolder) -> bool:
-    """Whether the resolution of a run, or the pixels of its files, are not those of its model's card."""
-    recipe, trained_at = folder.plan.recipe, folder.plan.model.resolution
-    coarse = coarse_bands(largest_pixels(folder.items, recipe.bands), trained_at)
-    return recipe.resolution != trained_at or bool(coarse)
+    """Whether resolution, sensor or level of a run, or the pixels of its files, are not those of its model's card."""
+    recipe, model = folder.plan.recipe, folder.plan.model
+    coarse = coarse_bands(largest_pixels(folder.items, recipe.bands), model.resolution)
+    here, there = ((one.resolution, one.sensor, one.level) for one in (recipe, model))
+    return here != there or bool(coarse)

@@ -162,4 +162,5 @@ def _bytes_per_pixel(plan: Plan, items: Iterable[Item]) -> dict[str, float]:
     share = (
         {name: (plan.recipe.resolution / asset.resolution) ** 2 for name, asset in item.assets.items()} if item else {}
     )
-    return {"bands": sum(2 * share.get(band, 1.0) for band in plan.recipe.bands), "SCL": share.get("SCL", 0.25)}
+    classes = share.get("SCL", 2 * max(share.values(), default=0.125))  # without them a band says where data is
+    return {"bands": sum(2 * share.get(band, 1.0) for band in plan.recipe.bands), "SCL": classes}

@@ -1,7 +1,6 @@
-"""Region, periods, locked items and a model -> the plan: a recipe and the blocks that will be mapped, before any pixel
-is read.
+"""Region, periods, locked items and a model -> the plan: a recipe and the blocks that will be mapped.
 
-OUT/plan.json keeps it, with its hash. A later run adds periods to it; the recipe stays.
+No pixel is read. OUT/plan.json keeps it, with its hash. A later run adds periods to it; the recipe stays.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from subpixmap import runpaths
 from subpixmap.errors import InputError, Refused, VerificationFailed, in_one_line
 from subpixmap.files import make_folder, store_errors, write_atomic
 from subpixmap.grid import BLOCK, Block
-from subpixmap.mapping.recipe import Recipe, json_sha256, numerics, require_block, require_same
+from subpixmap.mapping.recipe import Recipe, json_sha256, level_of, numerics, require_block, require_same
 from subpixmap.mapping.zones import BlockPlan, Zone, chunk_bits, chunks_of_bits, plan_zones
 from subpixmap.periods import ALL_MONTHS, Every, Period
 from subpixmap.scenes.clouds import MaskRule
@@ -58,6 +57,8 @@ class ModelInfo:
     measures: Mapping[str, str]
     """Object -> count or occupancy."""
     presence_threshold: float = 0.5
+    sensor: str = "sentinel-2"
+    level: str = "L2A"
 
     @classmethod
     def of(cls, model: Model, objects: Sequence[str]) -> ModelInfo:
@@ -72,6 +73,8 @@ class ModelInfo:
             definitions={name: card.objects[name] for name in objects},
             measures={name: card.measure[name] for name in objects},
             presence_threshold=card.presence_threshold,
+            sensor=card.sensor,
+            level=card.level,
         )
 
 
@@ -200,6 +203,7 @@ def make_plan(
         mask=mask or MaskRule.stated(card.mask, chosen),
         numerics=numerics(device),
         missing=missing,
+        level=level_of(items),
     )
     return Plan(
         recipe=recipe,
@@ -316,7 +320,9 @@ def read_plan(out: Path) -> Plan:
         raise InputError(f"{path} cannot be read ({in_one_line(error)}); check address and credentials") from error
     try:
         raw = json.loads(data)
-        if not isinstance(raw, dict) or raw.get("sha256") != json_sha256(_without_hash(raw)):
+        if not isinstance(raw, dict) or raw.get("sha256") != json_sha256(
+            {key: value for key, value in raw.items() if key != "sha256"}
+        ):
             raise ValueError("its hash differs from its content")
     except ValueError as error:
         raise _damaged(path, error) from error
@@ -330,10 +336,6 @@ def read_plan(out: Path) -> Plan:
     if raw["run_id"] != plan.run_id:
         raise _damaged(path, "its run_id is not that of its recipe")
     return plan
-
-
-def _without_hash(raw: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in raw.items() if key != "sha256"}
 
 
 def _damaged(path: Path, reason: object) -> VerificationFailed:
@@ -368,6 +370,7 @@ def _to_json(plan: Plan) -> dict[str, Any]:
 
 def _from_json(raw: Mapping[str, Any]) -> Plan:
     recipe = Recipe.from_json(raw["recipe"])
+    sources = raw["sources"] if "sources" in raw else raw["source"].split(", ")  # one text in old plans
     by_epsg = {lattice.epsg: lattice for lattice in recipe.lattices}
     zones = {}
     for code, rows in raw["zones"].items():
@@ -385,10 +388,8 @@ def _from_json(raw: Mapping[str, Any]) -> Plan:
             for p in raw["periods"]
         ),
         zones=zones,
-        model=ModelInfo(**{f.name: raw["model"][f.name] for f in fields(ModelInfo)}),
-        sources=tuple(
-            map(redact, raw["sources"] if "sources" in raw else raw["source"].split(", "))
-        ),  # one text in old plans
+        model=ModelInfo(**{f.name: raw["model"][f.name] for f in fields(ModelInfo) if f.name in raw["model"]}),
+        sources=tuple(map(redact, sources)),
         versions=raw["versions"],
         forced=raw.get("forced", False),
         expected=raw.get("expected", {}),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from subpixmap.mapping.quantise import STEP
 from subpixmap.model.mean import TRIM_FROM
 from subpixmap.periods import Every
 from subpixmap.scenes.clouds import MaskRule
+from subpixmap.scenes.dialect import SENSOR, Level
+from subpixmap.scenes.items import Item
 from subpixmap.scenes.radiometry import Missing
 
 
@@ -49,6 +51,10 @@ class Recipe:
     """What decides the last bits: device, threads, tile, dtype, version of torch, step of the stored values."""
     missing: Missing = "zero"
     """Which pixels of the files are missing; run folders of before the field have "zero"."""
+    sensor: str = SENSOR
+    """Of the items."""
+    level: Level = "L2A"
+    """Of the items."""
 
     def __post_init__(self) -> None:
         require_block(self.block)
@@ -70,6 +76,9 @@ class Recipe:
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
         if self.missing == "zero":
             del plain["missing"]  # so that older folders keep their run_id
+        for name, usual in (("sensor", SENSOR), ("level", "L2A")):
+            if plain[name] == usual:
+                del plain[name]  # likewise
         return plain
 
     @classmethod
@@ -97,6 +106,14 @@ def numerics(device: str = "cpu") -> dict[str, Any]:
         "trim_from": TRIM_FROM,
         "step": STEP,
     }
+
+
+def level_of(items: Iterable[Item]) -> Level:
+    """The level that all items have."""
+    levels = {item.level for item in items}
+    if len(levels) > 1:
+        raise InputError(f"the items are of levels {' and '.join(sorted(levels))}; a run has one (--level)")
+    return levels.pop() if levels else "L2A"
 
 
 def require_same(there: Recipe, here: Recipe, path: Path) -> None:

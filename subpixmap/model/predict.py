@@ -19,6 +19,7 @@ from subpixmap.errors import InputError, Refused, VerificationFailed
 from subpixmap.model.card import Card
 from subpixmap.model.checkpoint import Model, load_model
 from subpixmap.model.mean import fits_in_order
+from subpixmap.scenes.dialect import LEVELS, SENSOR
 from subpixmap.scenes.lattices import coarse_bands
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ def check_input(
     bands: tuple[str, ...],
     resolution: float,
     pixels: Mapping[str, float] | None = None,
+    level: str | None = None,
+    sensor: str = SENSOR,
     force: bool = False,
 ) -> None:
     """Refuse input that the card was not made for.
@@ -115,15 +118,17 @@ def check_input(
         Of the lattice, metres.
     pixels
         Band -> size of its largest pixels as delivered, metres (see `largest_pixels`); not checked when not given.
+    level, sensor
+        Of the input; the level is not checked when not given.
     force
-        Accept another resolution and larger pixels.
+        Accept another resolution, larger pixels, another level and another sensor.
 
     Raises
     ------
     InputError
         A band is missing.
     Refused
-        Another resolution, or pixels larger than those of the sensor and the card, unless `force`.
+        Another resolution, sensor or level, or pixels larger than those of the sensor and the card, unless `force`.
     """
     if missing := [band for band in card.bands if band not in bands]:
         raise InputError(f"model {card.name!r} needs bands {', '.join(missing)}; the input has {', '.join(bands)}")
@@ -133,6 +138,13 @@ def check_input(
         raise Refused(
             f"model {card.name!r} was trained at {card.resolution:g} m, the input has {resolution:g} m; "
             "its numbers would not be estimates (--force runs it nevertheless)"
+        )
+    here, there = (sensor, level or card.level), (card.sensor, card.level)
+    if here != there:
+        again = f"; give --level {card.level}" if card.sensor == sensor and card.level in LEVELS else ""
+        raise Refused(
+            f"model {card.name!r} was trained on {', '.join(there)}, the input is {', '.join(here)}; its numbers would "
+            f"not be estimates{again} (--force runs it nevertheless)"
         )
     if coarse := coarse_bands({band: (pixels or {}).get(band, 0.0) for band in card.bands}, card.resolution):
         sizes = ", ".join(f"{band} {size:g} m" for band, size in coarse.items())
@@ -153,7 +165,7 @@ def predict(cube: xr.Dataset, model: Model | str | Path, *, force: bool = False)
     model
         From `checkpoint.load_model`, or what that takes: the name of a shipped checkpoint, or a path.
     force
-        Predict although the resolution, or the size of the files' pixels, is not the card's.
+        Predict although the resolution, the size of the files' pixels, the level or the sensor is not the card's.
 
     Returns
     -------
@@ -176,7 +188,8 @@ def predict(cube: xr.Dataset, model: Model | str | Path, *, force: bool = False)
     card, halo = model.card, model.halo
     names = tuple(str(band) for band in cube["band"].values)
     pixels = dict(zip(names, cube["pixel_m"].values.tolist(), strict=True)) if "pixel_m" in cube.coords else None
-    check_input(card, bands=names, resolution=_resolution(cube), pixels=pixels, force=force)
+    level, sensor = cube.attrs.get("level"), cube.attrs.get("sensor", card.sensor)
+    check_input(card, bands=names, resolution=_resolution(cube), pixels=pixels, level=level, sensor=sensor, force=force)
     reflectance = cube["reflectance"].sel(band=list(card.bands)).transpose("time", "band", "y", "x").astype(np.float32)
     valid = cube["valid"].transpose("time", "y", "x") & reflectance.notnull().all("band")
 

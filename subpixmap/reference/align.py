@@ -2,13 +2,16 @@
 
 The count map, at every shift of some pixels, is regressed on the bands of a scene; the shift that the bands explain
 best, refined by a parabola, is where the points should be. No sign is assumed: palms may darken one band and brighten
-another.
+another. A shift is certain where several acquisitions agree on it, or several areas do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,8 @@ from subpixmap.progress import track
 from subpixmap.reference.imagery import Imagery, read_scenes
 from subpixmap.reference.reference import UNLABELLED, Area, Reference
 
+log = logging.getLogger(__name__)
+
 SHIFT_M = 5.0
 """A shift larger than this is worth correcting: half a pixel."""
 _REACH = 4  # pixels that are tried on either side
@@ -25,6 +30,8 @@ _SMOOTH = 15  # pixels; what is wider than this (land cover) is taken out, or it
 _SOFT = 1.0  # pixels; without it the parabola is drawn to whole pixels
 _LEAST_PX = 900
 _LEAST_OBJECTS = 500  # of an area: few objects are moved about by the edges of the fields they stand in
+_LEAST_AREAS = 4  # that agree; three that know nothing would agree in one of a hundred cases, four in one of a thousand
+_LEAST_TELLING = 100  # objects of an area, for its shift to be compared with that of others
 _LEAST_GAIN = 0.05  # of the explained share at the best shift over that at shifts of 3 pixels or more
 
 
@@ -44,15 +51,39 @@ class Shift:
     """Between acquisitions, metres (standard deviation of the longer axis); NaN of one."""
     objects: int
     """Points of the area."""
+    areas: int = 1
+    """Areas that agree on it: it is then their median."""
 
     @property
     def certain(self) -> bool:
-        """Whether the shift can be trusted."""
-        return self.gain >= _LEAST_GAIN and self.spread <= SHIFT_M and self.objects >= _LEAST_OBJECTS
+        """Whether the shift can be trusted: because its acquisitions agree on it, or the areas."""
+        alone = self.gain >= _LEAST_GAIN and self.spread <= SHIFT_M and self.objects >= _LEAST_OBJECTS
+        return alone or self.areas >= _LEAST_AREAS
+
+    @property
+    def large(self) -> bool:
+        """Whether it is worth correcting."""
+        return max(abs(self.east), abs(self.north)) > SHIFT_M
+
+    @property
+    def doubt(self) -> str:
+        """Why it cannot be trusted, in words; empty if it can."""
+        if self.certain:
+            return ""
+        if self.gain < _LEAST_GAIN:
+            return "the bands hardly explain where the points lie"
+        if self.objects < _LEAST_OBJECTS:
+            return f"the area holds {self.objects} points, fewer than {_LEAST_OBJECTS}"
+        if np.isnan(self.spread):
+            return "there is one acquisition only"
+        return f"the acquisitions disagree by {self.spread:.1f} m"
 
 
 def estimate_shifts(reference: Reference, imagery: Imagery, *, max_scenes: int = 4) -> dict[str, Shift]:
-    """The shift of every area, its median over the clearest acquisitions; areas too small to say are left out."""
+    """The shift of every area, its median over the clearest acquisitions; areas too small to say are left out.
+
+    Areas that cannot say it for themselves get the median over the areas, if these agree (see `agreed`).
+    """
     shifts: dict[str, Shift] = {}
     for area in track(reference.areas, "compare points and imagery", "areas"):
         scenes = read_scenes(area, imagery, max_scenes=max_scenes)
@@ -64,7 +95,60 @@ def estimate_shifts(reference: Reference, imagery: Imagery, *, max_scenes: int =
         ]
         if each and area.name not in shifts:
             shifts[area.name] = _median(area, each)
-    return shifts
+    return agreed(shifts)
+
+
+def agreed(shifts: Mapping[str, Shift]) -> dict[str, Shift]:
+    """Shifts by area, with the median over areas where that is better known than an area's own.
+
+    Parameters
+    ----------
+    shifts
+        Of single areas. Those without a gain, or with hardly any points, neither count nor change.
+    """
+    telling = {name: one for name, one in shifts.items() if one.gain > 0 and one.objects >= _LEAST_TELLING}
+    if len(telling) < _LEAST_AREAS:
+        return dict(shifts)
+    each = np.array([(one.east, one.north) for one in telling.values()])
+    if each.std(axis=0, ddof=1).max() > SHIFT_M:
+        return dict(shifts)
+    east, north = (round(float(v), 2) for v in np.median(each, axis=0))
+    common = {
+        name: replace(one, east=east, north=north, areas=len(telling))
+        for name, one in telling.items()
+        if not one.certain
+    }
+    return {**shifts, **common}
+
+
+def shift_facts(made: Reference, imagery: Imagery, *, correct: bool) -> dict[str, dict[str, Any]]:
+    """Estimated shifts by area, as a folder keeps them; warns of those that matter.
+
+    Parameters
+    ----------
+    made, imagery
+        As of `estimate_shifts`.
+    correct
+        Whether those that are large and certain are to be corrected.
+    """
+    kept: dict[str, dict[str, Any]] = {}
+    told: dict[str, list[str]] = {}
+    for name, shift in estimate_shifts(made, imagery).items():
+        corrected = shift.certain and shift.large and correct
+        kept[name] = asdict(shift) | {"certain": shift.certain, "corrected": corrected}
+        if math.isnan(shift.spread):
+            kept[name]["spread"] = None
+        if not shift.large:
+            continue
+        if shift.certain:
+            advice = "; corrected" if correct else "; --correct-shift moves the points there"
+        else:
+            advice = f"; this is uncertain ({shift.doubt}), and nothing is moved: look at points and imagery together"
+        text = f"Sentinel-2 lies {shift.east:.1f} m east and {shift.north:.1f} m north of the labelled imagery{advice}"
+        told.setdefault(text, []).append(name)
+    for text, names in told.items():
+        log.warning("%s %s: %s", "area" if len(names) == 1 else f"{len(names)} areas agree,", ", ".join(names), text)
+    return kept
 
 
 def image_shift(

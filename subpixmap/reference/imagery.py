@@ -21,6 +21,7 @@ from subpixmap.reference.reference import UNLABELLED, Area, Reference
 from subpixmap.scenes.choice import choose
 from subpixmap.scenes.clouds import MaskRule
 from subpixmap.scenes.cube import read_reflectance, read_valid
+from subpixmap.scenes.dialect import Level
 from subpixmap.scenes.items import Item, by_acquisition
 from subpixmap.scenes.lattices import coarse_bands, largest_pixels, lattices
 
@@ -59,6 +60,7 @@ def find_imagery(
     months: Sequence[int] | None = None,
     halo: int = 8,
     collection: str | None = None,
+    level: Level = "L2A",
     locks: Locks | None = None,
 ) -> Imagery:
     """The items over every area, from a lock or from the catalogue; reads no pixel but overviews of dark ground.
@@ -67,7 +69,7 @@ def find_imagery(
     ----------
     reference
         From `make_reference` or `read_reference`.
-    source, collection
+    source, collection, level
         As in `find_items`.
     bands
         Canonical names; by default all bands that every item has.
@@ -95,6 +97,7 @@ def find_imagery(
         months=months or ALL_MONTHS,
         bands=bands or (),
         collection=collection,
+        level=level,
     )
     locks = locks or Locks()
     if (answer := read_answer(question, locks)) is not None:

@@ -20,12 +20,12 @@ from subpixmap.errors import InputError
 from subpixmap.grid import Window, project
 from subpixmap.periods import Period, make_periods
 from subpixmap.reference.reference import Area, Reference
-from subpixmap.scenes.cube import common_bands
 from subpixmap.scenes.darkness import check_darkness
+from subpixmap.scenes.dialect import Level
 from subpixmap.scenes.fallback import lock_sources
 from subpixmap.scenes.hrefs import redact
 from subpixmap.scenes.items import Item, read_lock, read_notes, sort_items, write_lock
-from subpixmap.scenes.source import find_by_source, preferred
+from subpixmap.scenes.source import common_bands, find_by_source, preferred
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class Question:
     """Empty: all that the items share."""
     areas: Mapping[str, Window]
     """`Area.key` -> pixels."""
+    level: Level = "L2A"
 
     @classmethod
     def about(
@@ -70,6 +71,7 @@ class Question:
         months: Sequence[int],
         bands: Sequence[str],
         collection: str | None,
+        level: Level = "L2A",
     ) -> Question:
         """Of the days around the image date, and of the areas with their context."""
         first = max(reference.image_date[0] - timedelta(within_days), _FIRST_DAY)
@@ -80,7 +82,7 @@ class Question:
         sources = tuple(str(Path(name).resolve()) if Path(name).exists() else redact(name) for name in names)
         areas = {area.key: area.window.padded(halo) for area in reference.areas}
         # in the order of the year: of a season that crosses it, both ends of every calendar year are meant
-        return cls(sources, collection, first, last, tuple(sorted(set(months))), tuple(bands), areas)
+        return cls(sources, collection, first, last, tuple(sorted(set(months))), tuple(bands), areas, level)
 
     @property
     def periods(self) -> list[Period]:
@@ -100,7 +102,7 @@ class Question:
     def answered_by(self, asked: Question, bands: Sequence[str]) -> bool:
         """Whether the answer to another question, with these bands, holds the answer to this one."""
         return (
-            (self.sources, self.collection) == (asked.sources, asked.collection)
+            (self.sources, self.collection, self.level) == (asked.sources, asked.collection, asked.level)
             and asked.first <= self.first
             and self.last <= asked.last
             and set(self.months) <= set(asked.months)
@@ -115,7 +117,8 @@ class Question:
         days = {"first": self.first.isoformat(), "last": self.last.isoformat()}
         windows = {key: [w.row, w.col, w.height, w.width] for key, w in self.areas.items()}
         lists = {"sources": list(self.sources), "months": list(self.months), "bands": list(self.bands)}
-        return {**lists, **days, "collection": self.collection, "areas": windows}
+        level = {} if self.level == "L2A" else {"level": self.level}  # which goes without saying, as in older locks
+        return {**lists, **days, "collection": self.collection, "areas": windows, **level}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Question:
@@ -128,6 +131,7 @@ class Question:
             months=tuple(values["months"]),
             bands=tuple(values["bands"]),
             areas={key: Window(*window) for key, window in values["areas"].items()},
+            level=values.get("level", "L2A"),
         )
 
 
@@ -144,11 +148,13 @@ def ask(question: Question, reference: Reference, source: str | Sequence[str]) -
     """Locked items of a source that answer a question, and their bands; neighbouring areas are asked for at once."""
     answers: dict[str, list[dict[str, Any]]] = {}
     for geometry in _neighbourhoods(reference, question.areas):
-        by_source = find_by_source(source, geometry, question.periods, collection=question.collection)
+        by_source = find_by_source(
+            source, geometry, question.periods, collection=question.collection, level=question.level
+        )
         for name, items in by_source.items():
             answers.setdefault(name, []).extend(items)
     bands = question.bands or tuple(common_bands(preferred(answers)))
-    return lock_sources(answers, question.periods, bands, look=False), bands
+    return lock_sources(answers, question.periods, bands, level=question.level, look=False), bands
 
 
 def keep_answer(

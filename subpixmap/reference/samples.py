@@ -20,7 +20,9 @@ from subpixmap.reference.question import Locks
 from subpixmap.reference.reference import Area, Reference
 from subpixmap.reference.splits import AreaTile, split_tiles
 from subpixmap.scenes.clouds import MaskRule
+from subpixmap.scenes.dialect import Level
 from subpixmap.scenes.items import by_acquisition
+from subpixmap.scenes.radiometry import known_level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class Scheme:
 
     within_days: int = 180
     """Days around the image date within which an acquisition may lie."""
+    level: Level = "L2A"
+    """Of the items."""
     months: tuple[int, ...] = ()
     """Of the year; empty means all."""
     max_scenes: int = 8
@@ -40,6 +44,9 @@ class Scheme:
     test: tuple[str, ...] = ()
     """Areas for the test; drawn when neither these nor those for calibration are named."""
     calibration: tuple[str, ...] = ()
+    folds: int | None = None
+    """Parts of the land beside the test that calibrate in turn, each the networks that did not learn there; 0 sets land
+    aside for calibration, None leaves it to the recipe."""
     test_years: str = ""
     """Such as "2022-2023": the test sees acquisitions of these years only, training and calibration none of them."""
     seed: int = 0
@@ -47,6 +54,13 @@ class Scheme:
     def __post_init__(self) -> None:
         if self.within_days < 0 or self.max_scenes < 1:
             raise InputError("--within-days must be at least 0 and --max-scenes at least 1")
+        if self.folds is not None and (self.folds < 0 or self.folds == 1):
+            raise InputError(f"--folds {self.folds}: give 2 or more, or 0 to set land aside for calibration")
+        if self.folds and self.calibration:
+            raise InputError(
+                "--calibrate names land that is set aside, --folds lets all calibrate: give one of the two"
+            )
+        known_level(self.level)
         if self.test_years:
             parse_years(self.test_years)
 
@@ -59,6 +73,7 @@ class Scheme:
             size=self.tile or None,
             test=self.test,
             calibration=self.calibration,
+            folds=self.folds or 0,
             seed=self.seed,
         )
 
@@ -81,6 +96,7 @@ class Scheme:
             months=self.months or None,
             halo=halo,
             collection=collection,
+            level=self.level,
             locks=locks,
         )
 
@@ -97,12 +113,12 @@ class Scheme:
 
     @classmethod
     def stated(cls, stated: Mapping[str, Any]) -> Scheme:
-        """What a card states; a field that this version does not have is left out."""
+        """What a card states; a field that this version does not have is left out, and none means no folds."""
         names = {field.name for field in fields(cls)}
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in stated.items() if key in names
         }
-        return cls(**values)
+        return cls(**{"folds": 0} | values)
 
 
 @dataclass(frozen=True)

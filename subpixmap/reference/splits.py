@@ -58,6 +58,7 @@ def split_tiles(
     size: int | None = None,
     test: Sequence[str] = (),
     calibration: Sequence[str] = (),
+    folds: int = 0,
     seed: int = 0,
 ) -> list[AreaTile]:
     """Cut a reference into tiles, each of one split.
@@ -74,6 +75,8 @@ def split_tiles(
         Side of a tile, pixels; chosen by the size of the areas when not given.
     test, calibration
         Names of areas for these splits; others are for training. Drawn when neither is given.
+    folds
+        Above 0 no land is set aside for calibration: `in_folds` shares out that of the training.
     seed
         Of the draw.
 
@@ -96,10 +99,12 @@ def split_tiles(
         for side in [size] if size else _SIZES:
             tiles = _require_some(_tiles(reference, side, unit), reference)
             splits = named or _draw(tiles, seed)
-            tiles = [AreaTile(t.area, t.window, t.unit, splits.get(t.unit, "training"), t.used) for t in tiles]
-            tiles = _apart(tiles, halo)
-            problem = _lacking(tiles, reference)
-            if not problem and (unit == "area" or size or side == _SIZES[-1] or _with_objects(tiles) >= _ENOUGH):
+            if folds:
+                splits = {unit: split for unit, split in splits.items() if split == "test"}
+            tiles = _apart([_of_split(tile, splits.get(tile.unit, "training")) for tile in tiles], halo)
+            problem = _lacking(tiles, reference, ("training", "test") if folds else SPLITS)
+            whole = unit == "area" and not folds  # folds need tiles to share out
+            if not problem and (whole or size or side == _SIZES[-1] or _with_objects(tiles) >= _ENOUGH):
                 require_apart(tiles, halo)
                 return tiles
             problems.append(problem)
@@ -109,10 +114,56 @@ def split_tiles(
     )
 
 
+def in_folds(tiles: Sequence[AreaTile], folds: int, *, halo: int) -> list[list[AreaTile]]:
+    """The same land as many times: each time another part of it is for calibration, the rest for training.
+
+    Parameters
+    ----------
+    tiles
+        Of the training; their order stays.
+    folds
+        Parts, of about as many objects each: of whole units if there are as many, else of tiles.
+    halo
+        As in `split_tiles`: no input pixel serves both.
+
+    Raises
+    ------
+    InputError
+        There are fewer tiles with objects than parts.
+    """
+    keys = _keys(tiles, folds)
+    objects: dict[str, float] = {}
+    for key, tile in zip(keys, tiles, strict=True):
+        objects[key] = objects.get(key, 0.0) + float((tile.count * tile.used).sum())
+    if sum(number >= 1 for number in objects.values()) < folds:
+        raise InputError(
+            f"too little labelled land for {folds} parts that calibrate in turn: beside the test lie "
+            f"{sum(number >= 1 for number in objects.values())} tiles with objects; label more, give a smaller --folds "
+            "or --tile, or set land aside for calibration with --folds 0"
+        )
+    ranked = sorted(objects, key=lambda key: -objects[key])
+    parts = {key: at % folds for at, key in enumerate(ranked)}
+    return [
+        _apart(
+            [
+                _of_split(t, "calibration" if parts[key] == k else "training")
+                for key, t in zip(keys, tiles, strict=True)
+            ],
+            halo,
+        )
+        for k in range(folds)
+    ]
+
+
+def most_folds(tiles: Sequence[AreaTile], wanted: int) -> int:
+    """As many folds as wanted, or as the tiles of the training allow; at least two."""
+    return max(2, min(wanted, _with_objects([tile for tile in tiles if tile.split == "training"])))
+
+
 def all_tiles(reference: Reference, *, size: int | None = None) -> list[AreaTile]:
     """Every tile of a reference, of no split: for a model that was taught elsewhere; each area is a unit."""
     tiles = _require_some(_tiles(reference, size or _SIZES[0], "area"), reference)
-    return [AreaTile(t.area, t.window, t.unit, "test", t.used) for t in tiles]
+    return [_of_split(tile, "test") for tile in tiles]
 
 
 def require_apart(tiles: Sequence[AreaTile], halo: int) -> None:
@@ -169,6 +220,18 @@ def _require_some(tiles: list[AreaTile], reference: Reference) -> list[AreaTile]
             f"{reference.border} px: label larger areas, or make the reference with a smaller --border"
         )
     return tiles
+
+
+def _of_split(tile: AreaTile, split: str) -> AreaTile:
+    return AreaTile(tile.area, tile.window, tile.unit, split, tile.used)
+
+
+def _keys(tiles: Sequence[AreaTile], folds: int) -> list[str]:
+    """What stays together in folds, by tile: its unit, if enough of them hold objects; else each tile is by itself."""
+    units = {tile.unit for tile in tiles if float((tile.count * tile.used).sum()) >= 1}
+    if len(units) >= folds:
+        return [tile.unit for tile in tiles]
+    return [f"{tile.area.key}/{tile.window.row},{tile.window.col}" for tile in tiles]
 
 
 def _draw(tiles: Sequence[AreaTile], seed: int) -> dict[str, str]:
@@ -242,11 +305,11 @@ def _with_objects(tiles: Sequence[AreaTile]) -> int:
     return sum(1 for tile in tiles if float((tile.count * tile.used).sum()) >= 1)
 
 
-def _lacking(tiles: Sequence[AreaTile], reference: Reference) -> str:
+def _lacking(tiles: Sequence[AreaTile], reference: Reference, wanted: Sequence[str]) -> str:
     """Why the splits do not serve; empty if they do."""
     none = np.zeros(len(reference.objects))
     totals = {
-        split: sum(((t.count * t.used).sum(axis=(1, 2)) for t in tiles if t.split == split), none) for split in SPLITS
+        split: sum(((t.count * t.used).sum(axis=(1, 2)) for t in tiles if t.split == split), none) for split in wanted
     }
     for split, counts in totals.items():
         for name, number in zip(reference.objects, counts, strict=True):

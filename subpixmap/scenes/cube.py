@@ -6,7 +6,6 @@ The only module that calls stackstac. Assets are read at their native resolution
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,13 +20,13 @@ from subpixmap.errors import InputError
 from subpixmap.grid import Lattice, Window, project, utm_epsg
 from subpixmap.periods import ALL_MONTHS, Every, make_periods
 from subpixmap.scenes.clouds import MaskRule, scl_valid
-from subpixmap.scenes.dialect import BANDS, SCL, asset_names
+from subpixmap.scenes.dialect import SCL, SENSOR, Level
 from subpixmap.scenes.fallback import lock_sources
 from subpixmap.scenes.items import Asset, Item, by_acquisition, mosaic_order
 from subpixmap.scenes.lattices import largest_pixels, lattices, snap
 from subpixmap.scenes.radiometry import Missing, OffsetRule, require_bands, to_reflectance
 from subpixmap.scenes.reader import AlignedReader, Rasters
-from subpixmap.scenes.source import find_by_source, preferred
+from subpixmap.scenes.source import common_bands, find_by_source, preferred
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -74,11 +73,14 @@ def read_reflectance(
 def read_valid(
     items: Sequence[Item], lattice: Lattice, window: Window, rule: MaskRule, *, missing: Missing = "stated"
 ) -> NDArray[np.bool_]:
-    """Valid pixels of one acquisition in a window, from its scene classification.
+    """Valid pixels of one acquisition in a window, from its scene classification; without one all that have data.
 
     The classification is masked and dilated at its own resolution, with a margin: any window gives the same mask,
     bool, (y, x); False where there is no data.
     """
+    if items and all(SCL not in item.assets for item in items):  # of Level-1C: its finest band shows where data is
+        band = min(items[0].assets, key=lambda name: items[0].assets[name].resolution)
+        return np.asarray(np.isfinite(read_reflectance(items, lattice, window, [band], missing=missing)[0]))
     groups: dict[float, list[Item]] = {}
     for item in items:
         groups.setdefault(item.assets[SCL].resolution, []).append(item)
@@ -229,6 +231,7 @@ def open_cube(
     mask: MaskRule | None = None,
     collection: str | None = None,
     offset_rule: OffsetRule = "auto",
+    level: Level = "L2A",
     chunk: int = 1024,
 ) -> xr.Dataset:
     """A lazy cube of every acquisition over a region; pixels are read when they are computed.
@@ -255,6 +258,8 @@ def open_cube(
         Collection of an API.
     offset_rule
         See `decide_offset`.
+    level
+        Of the items: "L2A", or "L1C", in which every pixel with data is valid.
     chunk
         Side of a chunk, pixels.
 
@@ -271,13 +276,13 @@ def open_cube(
     require_bands(bands or ())
     geometry = _geometry(region_or_bounds)
     periods = make_periods(years, every, tuple(months) if months else ALL_MONTHS)
-    by_source = find_by_source(source, geometry, periods, collection=collection)
+    by_source = find_by_source(source, geometry, periods, collection=collection, level=level)
     raw_items = preferred(by_source)
     named = source if isinstance(source, str) else ", ".join(source)
     if not raw_items:
         raise InputError(f"no item of {named} touches the region {geometry.bounds} in {years}")
     names = list(bands) if bands else common_bands(raw_items)
-    items = lock_sources(by_source, periods, names, offset_rule=offset_rule, look=False)
+    items = lock_sources(by_source, periods, names, offset_rule=offset_rule, level=level, look=False)
     epsg, items = _main_zone(geometry, items)
     lattice = lattices(items, resolution)[epsg]
     window = lattice.window(project(geometry, 4326, epsg).bounds)
@@ -343,7 +348,7 @@ def lazy_cube(
             "period": ("time", [item.period for item in first]),
             "pixel_m": ("band", [sizes[band] for band in bands]),
         },
-        attrs={"epsg": lattice.epsg, "resolution": lattice.resolution},
+        attrs={"epsg": lattice.epsg, "resolution": lattice.resolution, "sensor": SENSOR, "level": items[0].level},
     )
     placed: xr.Dataset = cube.rio.write_crs(lattice.epsg).rio.write_transform(lattice.transform(window))
     return placed
@@ -378,15 +383,6 @@ def _geometry(region_or_bounds: Any) -> BaseGeometry:
     if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
         raise InputError(f"bounds {geometry} are not (west, south, east, north) in degrees")
     return shapely.box(west, south, east, north)
-
-
-def common_bands(raw_items: Sequence[dict[str, Any]], *, least: float = 1.0) -> list[str]:
-    """Bands that all items of a catalogue have, or at least the share `least` of them."""
-    have = Counter(b for item in raw_items for b in BANDS if any(n in item["assets"] for n in asset_names(b)))
-    names = [b for b in BANDS if have[b] >= least * len(raw_items)]
-    if not names:
-        raise InputError("the items have no common band")
-    return names
 
 
 def _main_zone(geometry: BaseGeometry, items: Sequence[Item]) -> tuple[int, list[Item]]:

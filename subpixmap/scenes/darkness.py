@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.errors import InputError
+from subpixmap.errors import InputError, several_problems
 from subpixmap.progress import track
 from subpixmap.scenes.dialect import SCL
-from subpixmap.scenes.items import Item, several_problems
+from subpixmap.scenes.items import Item
 from subpixmap.scenes.radiometry import to_reflectance
 from subpixmap.scenes.reader import ReadFailed, read_overview
 
@@ -83,6 +83,8 @@ def check_darkness(items: Iterable[Item], *, threads: int = 8, refused: dict[str
 
 def darkness(item: Item) -> Item:
     """Read the overviews of one item and judge its offset; under cloud, snow or desert it cannot be said."""
+    if SCL not in item.assets:  # of Level-1C: nothing says what the ground is
+        return replace(item, dark_check="cannot say", dark_reflectance=None)
     dark = np.isin(_overview(item, SCL), _DARK_CLASSES)
     lowest: list[float] = []
     for band in [band for band in _BANDS if band in item.assets][:2]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from subpixmap.errors import InputError
 from subpixmap.periods import Period
@@ -27,6 +27,14 @@ SCALE = 1e-4
 """Reflectance of one digital number."""
 
 SCL = "SCL"
+
+SENSOR = "sentinel-2"
+"""What every item here is of, as cards name it."""
+
+Level = Literal["L1C", "L2A"]
+"""Reflectance at the top of the atmosphere, or at the ground with scene classes."""
+
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 # First match wins: the native resolution comes before a coarser copy, which some catalogues offer as well.
 _ASSET_NAMES = {
@@ -109,17 +117,6 @@ def product(item: dict[str, Any]) -> dict[str, str]:
         if isinstance(text, str) and (match := _GRANULE.match(text)):
             return match.groupdict() | {"level": "2A"}
     return {}
-
-
-def require_level_2a(item: dict[str, Any]) -> None:
-    """Refuse an item that is not Sentinel-2 surface reflectance."""
-    kind = properties(item).get("s2:product_type")
-    level = product(item).get("level")
-    collection = str(item.get("collection") or "")
-    if kind not in (None, "S2MSI2A") or level == "1C" or "l1c" in collection.lower():
-        raise InputError(
-            f"item {item_id(item)} is {kind or 'L1C'}, not Sentinel-2 L2A; choose an L2A collection (--collection)"
-        )
 
 
 def tile(item: dict[str, Any]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from subpixmap.errors import several_problems
 from subpixmap.periods import Period
 from subpixmap.scenes.darkness import check_darkness
-from subpixmap.scenes.dialect import SceneKey, scene_key_of
+from subpixmap.scenes.dialect import Level, SceneKey, scene_key_of
 from subpixmap.scenes.hrefs import redact
-from subpixmap.scenes.items import Item, lock_items, several_problems, sort_items
+from subpixmap.scenes.items import Item, lock_items, sort_items
 from subpixmap.scenes.radiometry import OffsetRule
 from subpixmap.scenes.reader import pin
 
@@ -20,6 +21,7 @@ def lock_sources(
     bands: Sequence[str],
     *,
     offset_rule: OffsetRule = "auto",
+    level: Level = "L2A",
     look: bool = True,
     refused: dict[str, str] | None = None,
     allow_partial: bool = False,
@@ -30,7 +32,7 @@ def lock_sources(
     ----------
     by_source
         Items by source, in order of preference (see `find_by_source`).
-    periods, bands, offset_rule
+    periods, bands, offset_rule, level
         As of `lock_items`.
     look
         Whether the offset is checked on dark ground (see `check_darkness`; not if the user has decided it), and
@@ -58,7 +60,7 @@ def lock_sources(
         keys = {str(raw.get("id")): scene_key_of(raw) for raw in raws}
         why: dict[str, str] = {}
         lacking = [raw for raw in raws if keys[str(raw.get("id"))] not in taken]
-        items = lock_items(lacking, periods, bands, offset_rule=offset_rule, refused=why)
+        items = lock_items(lacking, periods, bands, offset_rule=offset_rule, level=level, refused=why)
         strict = number == len(by_source) and not allow_partial  # no later source can stand in
         if strict:
             have = {*taken, *(item.scene_key for item in items)}

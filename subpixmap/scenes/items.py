@@ -1,9 +1,8 @@
 """STAC items of a catalogue -> the lock: a sorted list without duplicates, frozen in items.parquet (stac-geoparquet).
 
 The catalogue is asked once for a period. An item is one (acquisition, tile); the newest processing baseline wins. A
-scene that was cut into several products keeps them all. The same answer in another order gives the same list and the
-same bytes. Until the lock an item is the catalogue's dict;
-`lock_items` makes an `Item` of it, which all later stages use. The file is its only other form.
+scene that was cut into several products keeps them all. The same answer in another order gives the same list and bytes.
+`lock_items` makes an `Item` of the catalogue's dict, which all later stages use. The file is its only other form.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from subpixmap import runpaths
-from subpixmap.errors import InputError, VerificationFailed, in_one_line
+from subpixmap.errors import InputError, VerificationFailed, in_one_line, several_problems
 from subpixmap.files import path_of, write_atomic
 from subpixmap.grid import transformer
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
-from subpixmap.scenes.dialect import Product, newest
+from subpixmap.scenes.dialect import Level, Product, newest
 from subpixmap.scenes.hrefs import RENEWED, host_of, unsigned
 from subpixmap.scenes.pins import Pin
-from subpixmap.scenes.radiometry import OffsetRule, decide_offset
+from subpixmap.scenes.radiometry import OffsetRule, decide_offset, require_level
 
 DarkCheck = Literal["agrees", "contradicts", "cannot say", "not checked"]
 
@@ -97,11 +96,13 @@ class Item:
     orbit: int | None
     """Relative orbit, 1-143."""
     assets: dict[str, Asset]
-    """Bands by canonical name, and SCL."""
+    """Bands by canonical name, and SCL of Level-2A."""
     dark_check: DarkCheck = "not checked"
     """Whether dark ground agrees with the offset (see `check_darkness`)."""
     dark_reflectance: float | None = None
     """Reflectance of that ground with the offset; None if it was not checked or there is too little of it."""
+    level: Level = "L2A"
+    """Only items of Level-2A have scene classes."""
 
     @property
     def offset_is_users(self) -> bool:
@@ -125,6 +126,7 @@ def lock_items(
     bands: Sequence[str],
     *,
     offset_rule: OffsetRule = "auto",
+    level: Level = "L2A",
     refused: dict[str, str] | None = None,
 ) -> list[Item]:
     """Freeze the items of a catalogue.
@@ -136,8 +138,8 @@ def lock_items(
     periods
         Periods of the run; an item belongs to the first that holds its sensing time.
     bands
-        Canonical names of the bands that each item must have; SCL is added.
-    offset_rule
+        Canonical names of the bands that each item must have; SCL is added to those of Level-2A.
+    offset_rule, level
         See `decide_offset`.
     refused
         If given, items that cannot be used are left out and written here, {id: reason}. Neither an older version of
@@ -173,7 +175,7 @@ def lock_items(
         frozen = []
         for product in newest(versions):
             try:
-                frozen.append(_freeze(product.raw, product.period, bands, offset_rule))
+                frozen.append(_freeze(product.raw, product.period, bands, offset_rule, level))
             except InputError as error:
                 problems[product.id] = str(error)
                 frozen = []
@@ -186,10 +188,10 @@ def lock_items(
     return sort_items(items)
 
 
-def _freeze(raw: dict[str, Any], period: Period, bands: Sequence[str], rule: OffsetRule) -> Item:
-    dialect.require_level_2a(raw)
-    raw_assets = dialect.band_assets(raw, [*bands, *([] if dialect.SCL in bands else [dialect.SCL])])
-    offset = decide_offset(raw, rule=rule)
+def _freeze(raw: dict[str, Any], period: Period, bands: Sequence[str], rule: OffsetRule, level: Level) -> Item:
+    require_level(raw, level)
+    raw_assets = dialect.band_assets(raw, [*bands, *({dialect.SCL} - {*bands} if level == "L2A" else ())])
+    offset = decide_offset(raw, rule=rule, level=level)
     codes = {dialect.epsg(raw, asset) for asset in raw_assets.values()}
     if len(codes) > 1:
         raise InputError(f"item {dialect.item_id(raw)}: its assets lie in several coordinate systems: {sorted(codes)}")
@@ -213,6 +215,7 @@ def _freeze(raw: dict[str, Any], period: Period, bands: Sequence[str], rule: Off
         cloud_cover=dialect.cloud_cover(raw),
         orbit=dialect.relative_orbit(raw),
         assets=assets,
+        level=level,
     )
 
 
@@ -265,7 +268,7 @@ def items_sha256(items: Iterable[Item]) -> str:
             for band, asset in item.assets.items()
         }
         grids = {band: [asset.transform, asset.shape] for band, asset in item.assets.items()}
-        record = {key: value for key, value in vars(item).items() if key not in _NOT_READ}
+        record = {key: value for key, value in _stated(item).items() if key not in _NOT_READ}
         record |= {"assets": hrefs, "grids": grids}
         if nodata := {band: asset.nodata for band, asset in item.assets.items() if asset.nodata}:
             record["nodata"] = nodata  # 0 is always missing
@@ -340,7 +343,7 @@ def _to_stac(item: Item) -> dict[str, Any]:
     move = transformer(item.epsg, 4326).transform
     ring = [list(move(x, y)) for x, y in ((west, south), (east, south), (east, north), (west, north), (west, south))]
     longitudes, latitudes = zip(*ring, strict=True)
-    own = {key: value for key, value in vars(item).items() if key not in ("id", "datetime", "assets")}
+    own = {key: value for key, value in _stated(item).items() if key not in ("id", "datetime", "assets")}
     assets = {
         band: {"href": asset.href, "proj:transform": list(asset.transform), "proj:shape": list(asset.shape)}
         | ({"subpixmap:own_network": True} if asset.own_network else {})
@@ -360,6 +363,11 @@ def _to_stac(item: Item) -> dict[str, Any]:
         "links": [],
         "assets": assets,
     }
+
+
+def _stated(item: Item) -> dict[str, Any]:
+    """Its fields; Level-2A goes without saying, so that the hashes of older locks stay."""
+    return {key: value for key, value in vars(item).items() if (key, value) != ("level", "L2A")}
 
 
 def _from_stac(raw: dict[str, Any]) -> Item:
@@ -390,10 +398,3 @@ def _whole(number: Any) -> int | None:
 def _pin(asset: Mapping[str, Any]) -> Pin | None:
     pin = Pin.from_json({key.removeprefix("subpixmap:pin_"): value for key, value in asset.items()})
     return None if pin == Pin() else pin
-
-
-def several_problems(problems: Sequence[str], *, advice: str = "") -> InputError:
-    """One error for several items: the first three problems, and how many there are."""
-    shown = sorted(set(problems))
-    more = f" (and {len(shown) - 3} more items)" if len(shown) > 3 else ""
-    return InputError("; ".join(shown[:3]) + more + (f"; {advice}" if advice else ""))

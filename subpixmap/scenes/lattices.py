@@ -9,9 +9,10 @@ from typing import Any
 
 from affine import Affine
 
+from subpixmap.errors import several_problems
 from subpixmap.grid import Lattice
 from subpixmap.scenes.dialect import PIXEL_M
-from subpixmap.scenes.items import Asset, Item, several_problems
+from subpixmap.scenes.items import Asset, Item
 
 _TILE_STEP = 60.0  # metres: corners of Sentinel-2 tiles are multiples of it
 

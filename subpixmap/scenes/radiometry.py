@@ -39,7 +39,33 @@ class Offset:
     """The evidence, in words."""
 
 
-def decide_offset(item: dict[str, Any], *, rule: OffsetRule = "auto") -> Offset:
+def known_level(text: str) -> dialect.Level:
+    """The level of this name; `InputError` names those that there are."""
+    for level in dialect.LEVELS:
+        if level == text:
+            return level
+    raise InputError(f"--level {text!r} is unknown; choose {' or '.join(dialect.LEVELS)}")
+
+
+def require_level(item: dict[str, Any], level: dialect.Level) -> None:
+    """Refuse an item that is not of a level. One that does not name its level is Level-2A."""
+    kind = dialect.properties(item).get("s2:product_type")
+    collection = str(item.get("collection") or "").lower()
+    stated = str(dialect.properties(item).get("processing:level"))
+    is_1c = dialect.product(item).get("level") == "1C" or "l1c" in collection or "L1C" in (kind, stated)
+    if level == "L2A" and (is_1c or kind not in (None, "S2MSI2A")):
+        raise InputError(
+            f"item {dialect.item_id(item)} is {kind or 'L1C'}, not Sentinel-2 L2A; choose an L2A collection "
+            "(--collection), or give --level L1C with a model of Level-1C"
+        )
+    if level == "L1C" and not (is_1c or kind == "S2MSI1C"):
+        raise InputError(
+            f"item {dialect.item_id(item)} does not say that it is Sentinel-2 L1C; choose an L1C collection "
+            "(--collection), or leave --level L1C out"
+        )
+
+
+def decide_offset(item: dict[str, Any], *, rule: OffsetRule = "auto", level: dialect.Level = "L2A") -> Offset:
     """Decide the offset of one item.
 
     Parameters
@@ -48,13 +74,15 @@ def decide_offset(item: dict[str, Any], *, rule: OffsetRule = "auto") -> Offset:
         A STAC item of any dialect.
     rule
         `auto` decides from baseline and flags; `subtract` and `none` are the user's own decision for all items.
+    level
+        That the item has to be of; both have the same offset.
 
     Raises
     ------
     InputError
-        The item is not L2A, does not name its baseline, or contradicts itself.
+        The item is of another level, does not name its baseline, or contradicts itself.
     """
-    dialect.require_level_2a(item)
+    require_level(item, level)
     # The reasons are part of the lock's hash: reword none of them.
     if rule == "subtract":
         return Offset(_OFFSET_DN, "told by --offset-rule subtract")

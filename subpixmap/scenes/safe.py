@@ -10,6 +10,7 @@ from typing import Any
 
 from subpixmap.errors import InputError
 from subpixmap.scenes import dialect
+from subpixmap.scenes.radiometry import require_level
 
 # Elements without which an item cannot be built.
 _NEEDED = {
@@ -32,7 +33,7 @@ def read_safe(folder: Path) -> dict[str, Any]:
     item = _create_item(folder)
     item["id"] = folder.stem  # the library's id has no baseline: two versions of a scene would share one name
     del item["properties"]["created"]  # the time of reading; without it the same product gives the same item
-    dialect.require_level_2a(item)
+    require_level(item, "L2A")
     assets = dialect.band_assets(item, [*dialect.BANDS, dialect.SCL])
     if "<BOA_ADD_OFFSET" not in Path(item["assets"]["product_metadata"]["href"]).read_text(errors="replace"):
         # From baseline 04.00 on the library then assumes -0.1. The product states none, so the lock decides.

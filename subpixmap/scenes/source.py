@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,13 +43,23 @@ class Catalogue:
     """Root of the API."""
     collection: str
     """Collection of Sentinel-2 L2A."""
+    collection_l1c: str = ""
+    """Collection of Sentinel-2 L1C; empty if it has none."""
+
+    def of(self, level: dialect.Level) -> str:
+        """Its collection of a level; `InputError` if it has none."""
+        name = self.collection if level == "L2A" else self.collection_l1c
+        if not name:
+            having = ", ".join(key for key, one in CATALOGUES.items() if one.collection_l1c)
+            raise InputError(f"--level {level}: {self.url} has no collection of it; {having} have one")
+        return name
 
 
 CATALOGUES = {
-    "earth-search": Catalogue("https://earth-search.aws.element84.com/v1", "sentinel-2-l2a"),
+    "earth-search": Catalogue("https://earth-search.aws.element84.com/v1", "sentinel-2-l2a", "sentinel-2-l1c"),
     "earth-search-c1": Catalogue("https://earth-search.aws.element84.com/v1", "sentinel-2-c1-l2a"),
     "planetary-computer": Catalogue("https://planetarycomputer.microsoft.com/api/stac/v1", "sentinel-2-l2a"),
-    "cdse": Catalogue("https://stac.dataspace.copernicus.eu/v1", "sentinel-2-l2a"),
+    "cdse": Catalogue("https://stac.dataspace.copernicus.eu/v1", "sentinel-2-l2a", "sentinel-2-l1c"),
 }
 
 
@@ -58,6 +69,7 @@ def find_items(
     periods: Sequence[Period],
     *,
     collection: str | None = None,
+    level: dialect.Level = "L2A",
 ) -> list[dict[str, Any]]:
     """Items of a source that touch a region in some periods.
 
@@ -73,6 +85,8 @@ def find_items(
         Periods; months that do not count are left out.
     collection
         Collection of an API; the catalogues in `CATALOGUES` have a default.
+    level
+        Of that default: "L2A" or "L1C".
 
     Returns
     -------
@@ -87,7 +101,7 @@ def find_items(
     SourceFailed
         A catalogue does not answer.
     """
-    return preferred(find_by_source(source, geometry, periods, collection=collection))
+    return preferred(find_by_source(source, geometry, periods, collection=collection, level=level))
 
 
 def find_by_source(
@@ -96,6 +110,7 @@ def find_by_source(
     periods: Sequence[Period],
     *,
     collection: str | None = None,
+    level: dialect.Level = "L2A",
 ) -> dict[str, list[dict[str, Any]]]:
     """All items of each source, in order of preference; otherwise as `find_items`."""
     sources = [source] if isinstance(source, str) else list(dict.fromkeys(source))
@@ -109,7 +124,9 @@ def find_by_source(
     shapely.prepare(geometry)
     return {
         name: list(
-            _bounded(item for item in _ask(name, geometry, periods, collection) if _wanted(item, geometry, periods))
+            _bounded(
+                item for item in _ask(name, geometry, periods, collection, level) if _wanted(item, geometry, periods)
+            )
         )
         for name in sources
     }
@@ -129,7 +146,8 @@ def with_signatures(
     }
     if not lost:
         return list(items)
-    asked = find_by_source(source, geometry, [p for p in periods if p.label in lost], collection=collection)
+    wanted = [period for period in periods if period.label in lost]
+    asked = find_by_source(source, geometry, wanted, collection=collection, level=items[0].level)
     raws = [asset for found in asked.values() for raw in found for asset in raw["assets"].values() if "href" in asset]
     signed = {unsigned(asset["href"]): asset["href"] for asset in raws}
     return [
@@ -148,6 +166,17 @@ def preferred(by_source: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[st
         chosen += [item for item in items if dialect.scene_key_of(item) not in have]
         have |= {key for item in items if (key := dialect.scene_key_of(item))}
     return chosen
+
+
+def common_bands(raw_items: Sequence[dict[str, Any]], *, least: float = 1.0) -> list[str]:
+    """Bands that all items of a catalogue have, or at least the share `least` of them."""
+    have = Counter(
+        b for item in raw_items for b in dialect.BANDS if any(n in item["assets"] for n in dialect.asset_names(b))
+    )
+    names = [b for b in dialect.BANDS if have[b] >= least * len(raw_items)]
+    if not names:
+        raise InputError("the items have no common band")
+    return names
 
 
 def anchored(source: str) -> str:
@@ -174,7 +203,7 @@ def _is_api(source: str) -> bool:
 
 
 def _ask(
-    source: str, geometry: BaseGeometry, periods: Sequence[Period], collection: str | None
+    source: str, geometry: BaseGeometry, periods: Sequence[Period], collection: str | None, level: dialect.Level
 ) -> Iterable[dict[str, Any]]:
     """Items of one source."""
     catalogue = CATALOGUES.get(source)
@@ -183,7 +212,7 @@ def _ask(
     if catalogue is None and urlsplit(source).path.endswith((".json", ".geojson")):
         return (_absolute(item, base) for item, base in read_static(source))
     url = catalogue.url if catalogue else source
-    name = collection or (catalogue.collection if catalogue else "sentinel-2-l2a")
+    name = collection or (catalogue.of(level) if catalogue else f"sentinel-2-{level.lower()}")
     return (_absolute(item, url.rstrip("/") + "/") for item in search(url, name, geometry, periods))
 
 

@@ -25,16 +25,17 @@ from subpixmap.model.net import halo_of
 from subpixmap.model.predict import check_input
 from subpixmap.reference.imagery import FAR_DAYS, Imagery, days_off
 from subpixmap.reference.landcover import with_cover
-from subpixmap.reference.patches import Patches
 from subpixmap.reference.question import Locks
 from subpixmap.reference.reference import Reference
 from subpixmap.reference.samples import Sample, Scheme, read_sample
-from subpixmap.reference.splits import SPLITS, AreaTile, all_tiles
+from subpixmap.reference.splits import SPLITS, AreaTile, all_tiles, most_folds
 from subpixmap.scenes.clouds import MaskRule
+from subpixmap.scenes.dialect import LEVELS
 from subpixmap.training.baselines import fit_baselines
 from subpixmap.training.calibrate import calibrate
 from subpixmap.training.config import TrainConfig, require_baselines
 from subpixmap.training.evaluate import evaluate, table
+from subpixmap.training.folds import learn_in_folds
 from subpixmap.training.inputs import input_statistics
 from subpixmap.training.lines import say
 from subpixmap.training.process import reproducible
@@ -47,6 +48,7 @@ from subpixmap.training.provenance import (
     warn_of_training_land,
 )
 from subpixmap.training.recalibrate import accounted, require_places
+from subpixmap.training.recipes import USUAL, Recipe, recipe_for
 from subpixmap.training.train import train
 
 log = logging.getLogger(__name__)
@@ -64,9 +66,10 @@ def learn_from(
     bands: Sequence[str] | None = None,
     scheme: Scheme | None = None,
     config: TrainConfig | None = None,
-    width: int = 128,
-    mid: int = 32,
-    blocks: int = 6,
+    asked: Mapping[str, Any] | None = None,
+    width: int | None = None,
+    mid: int | None = None,
+    blocks: int | None = None,
     baselines: Sequence[str] = (),
     collection: str | None = None,
     locks: Locks | None = None,
@@ -92,9 +95,12 @@ def learn_from(
     bands
         Inputs of the network; by default all bands that the items share.
     scheme, config
-        How samples are drawn, and how the network is trained.
+        How samples are drawn, and how the network is trained; without a config by the recipe for so much land (see
+        `recipe_for`), which also decides on folds.
+    asked
+        Fields of the config that differ from the recipe's.
     width, mid, blocks
-        Of `DensityNet`; see `halo_of` for its receptive radius.
+        Of `DensityNet`, if not the recipe's; see `halo_of` for its receptive radius.
     baselines
         Names of baselines that are fitted to the same training land and measured on the same test land.
     command, state, curves, progress
@@ -110,21 +116,26 @@ def learn_from(
     InputError
         What `find_imagery`, `split_tiles` and `calibrate` refuse.
     """
-    scheme, config, halo = scheme or Scheme(), config or TrainConfig(), halo_of(blocks)
     require_baselines(baselines)
-    config = dataclasses.replace(config, present_above=reference.present_above)
+    recipe = _recipe(reference, config, asked or {}, (width, mid, blocks))
+    scheme, halo = scheme or Scheme(), halo_of(recipe.blocks)
+    if (given := scheme.folds) is None:
+        scheme = dataclasses.replace(scheme, folds=0 if scheme.calibration else recipe.folds)
     if reference.border < halo:
         log.warning("the border strip is %d px, the receptive radius %d px", reference.border, halo)
     tiles = scheme.tiles(reference, halo)
-    if min(tile.window.width for tile in tiles) < config.crop:
-        config = dataclasses.replace(config, crop=min(tile.window.width for tile in tiles))
+    if scheme.folds and given is None:
+        scheme = dataclasses.replace(scheme, folds=most_folds(tiles, scheme.folds))
+    config = dataclasses.replace(recipe.config, present_above=reference.present_above)
+    config = dataclasses.replace(config, crop=min(config.crop, *(tile.window.width for tile in tiles)))
     say(progress, "1 of 4: imagery")
     imagery = scheme.imagery(reference, source, bands=bands, halo=halo, collection=collection, locks=locks)
     land = _Land(reference, imagery, scheme, halo, MaskRule(), progress)
-    samples = {split: land.read(tiles, split) for split in SPLITS}
-    config = config.for_land(samples["training"].patches.labelled.sum())
+    samples = {split: land.read(tiles, split) for split in SPLITS if not (scheme.folds and split == "calibration")}
+    config = config.for_land(int(samples["training"].patches.labelled.sum()))
+    samples.setdefault("calibration", samples["training"])  # of folds: all that teaches calibrates, in turns
     facts = training_facts(reference, tiles, samples, scheme, config, sha256=reference_sha256, command=command)
-    training, calibration, test = (samples[split].patches for split in SPLITS)
+    training, test = samples["training"].patches, samples["test"].patches
     card = Card(
         name=name or Path(path).stem,
         bands=imagery.bands,
@@ -132,40 +143,48 @@ def learn_from(
         measure=dict(reference.measure),
         evidence=evidence,
         resolution=reference.resolution,
+        level=scheme.level,
         **input_statistics(training),
-        width=width,
-        mid=mid,
-        blocks=blocks,
+        width=recipe.width,
+        mid=recipe.mid,
+        blocks=recipe.blocks,
         halo=halo,
         mask=land.mask.as_json(),
         max_count_per_pixel=reference.max_per_pixel,
         training=facts,
-        limits=limits(tiles, evidence),
+        limits=limits(tiles, evidence, level=scheme.level, days=samples["training"].days),
     )
-    files: dict[str, Any] = {"state": state, "curves": curves}
-    model, errors = _taught(card, config, (training, calibration, test), baselines, files, progress)
+    files: dict[str, Any] = {"state": state, "curves": curves, "progress": progress}
+    with reproducible(config):  # calibrated and measured with the threads of the training: others change the last bits
+        model = _trained(samples, card, config, scheme, files)
+        say(progress, "4 of 4: evaluation")
+        errors = evaluate(model, test, baselines=fit_baselines(baselines, training, model, config))
     say(progress, table(errors))
     return save_model(path, model.net, card_with_errors(model.card, errors, config.all_steps)), errors
 
 
-def _taught(
-    card: Card,
-    config: TrainConfig,
-    splits: tuple[Patches, Patches, Patches],
-    baselines: Sequence[str],
-    files: Mapping[str, Any],
-    progress: TextIO | None,
-) -> tuple[Model, dict[str, Any]]:
-    """A trained and calibrated model, and its errors."""
-    training, calibration, test = splits
+def _recipe(
+    reference: Reference, config: TrainConfig | None, asked: Mapping[str, Any], shape: tuple[int | None, ...]
+) -> Recipe:
+    """The recipe for so much land with what was asked for, or that of the caller, in the shape of the network given."""
+    hectares = reference.used_px * reference.resolution**2 / 1e4
+    recipe = recipe_for(hectares, asked) if config is None else dataclasses.replace(USUAL, config=config)
+    sides: dict[str, Any] = dict(zip(("width", "mid", "blocks"), shape, strict=True))
+    return dataclasses.replace(recipe, **{name: side for name, side in sides.items() if side is not None})
+
+
+def _trained(
+    samples: Mapping[str, Sample], card: Card, config: TrainConfig, scheme: Scheme, files: Mapping[str, Any]
+) -> Model:
+    """Trained and calibrated: on land set aside, or in folds."""
+    if scheme.folds:
+        return learn_in_folds(samples["training"], card, config, folds=scheme.folds, **files)
+    calibration = samples["calibration"].patches
     watched = calibration if config.patience else None
-    with reproducible(config):  # calibrated and measured with the threads of the training: others change the last bits
-        say(progress, "2 of 4: training")
-        model = train(training, card, config, validation=watched, progress=progress, **files)
-        say(progress, "3 of 4: calibration")
-        model = calibrate(model, calibration)
-        say(progress, "4 of 4: evaluation")
-        return model, evaluate(model, test, baselines=fit_baselines(baselines, training, model, config))
+    say(files["progress"], "2 of 4: training")
+    model = train(samples["training"].patches, card, config, validation=watched, **files)
+    say(files["progress"], "3 of 4: calibration")
+    return calibrate(model, calibration)
 
 
 def evaluate_on(
@@ -209,10 +228,10 @@ def evaluate_on(
     """
     card = model.card
     require_baselines(baselines)
-    check_input(card, bands=card.bands, resolution=reference.resolution, force=force)
-    _require_objects(reference, card)
     own = bool(reference_sha256) and card.training.get("reference_sha256") == reference_sha256
-    scheme = scheme or (Scheme.stated(card.training.get("scheme", {})) if own else Scheme())
+    scheme = scheme or (Scheme.stated(card.training.get("scheme", {})) if own else _scheme_of(card))
+    check_input(card, bands=card.bands, resolution=reference.resolution, level=scheme.level, force=force)
+    _require_objects(reference, card)
     if not own and (baselines or split not in (None, "all")):
         raise Refused(
             f"model {card.name!r} was not taught from this reference: it has no training or test land there "
@@ -224,6 +243,8 @@ def evaluate_on(
         tiles = all_tiles(reference, size=scheme.tile or None)
         warn_of_training_land(card, reference)
     split = split or ("test" if own else "all")
+    if own and scheme.folds and split == "calibration":
+        raise InputError("--split calibration: this model calibrated in turns on its training land; choose training")
     if split not in (*SPLITS, "all"):
         raise InputError(f"--split {split!r} is unknown; choose {', '.join(SPLITS)} or all")
     mask = MaskRule.stated(card.mask, card.object_names)
@@ -268,10 +289,10 @@ def calibrate_on(
         The reference lies on land that the model was trained or calibrated on.
     """
     card = model.card
-    check_input(card, bands=card.bands, resolution=reference.resolution)
+    scheme = scheme or _scheme_of(card)
+    check_input(card, bands=card.bands, resolution=reference.resolution, level=scheme.level)
     if not (objects := [name for name in card.object_names if name in reference.objects]):
         _require_objects(reference, card)
-    scheme = scheme or Scheme()
     places = all_tiles(reference, size=scheme.tile or _PLACE)
     tiles = [dataclasses.replace(one, split="calibration") for one in places]
     require_places(len(tiles), "the reference")
@@ -330,6 +351,11 @@ class _Land:
             f"{patches.labelled.sum() * self.reference.resolution**2 / 1e6:.2f} km2, {objects}, {len(sample.days)} "
             "acquisitions of areas"
         )
+
+
+def _scheme_of(card: Card) -> Scheme:
+    """The default, on imagery of the level that a model was trained on."""
+    return next((Scheme(level=level) for level in LEVELS if level == card.level), Scheme())
 
 
 def _require_objects(reference: Reference, card: Card) -> None:

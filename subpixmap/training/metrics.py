@@ -36,8 +36,8 @@ def density_errors(predicted: FloatArray, reference: FloatArray, *, per_ha: floa
     Returns
     -------
     dict
-        n; mae, rmse, bias (objects per hectare); slope and intercept of the reference on the prediction (a calibrated
-        model has slope 1); r2 = 1 - SSE / SST, NaN if the reference does not vary.
+        n; mean of the reference, mae, rmse, bias (objects per hectare); slope and intercept of the reference on the
+        prediction (a calibrated model has slope 1); r2 = 1 - SSE / SST, NaN if the reference does not vary.
     """
     keep = np.isfinite(predicted) & np.isfinite(reference)
     p, r = predicted[keep].astype(float) * per_ha, reference[keep].astype(float) * per_ha
@@ -48,6 +48,7 @@ def density_errors(predicted: FloatArray, reference: FloatArray, *, per_ha: floa
     slope = ((p - p.mean()) * (r - r.mean())).sum() / var if var > 0 else np.nan
     return {
         "n": int(p.size),
+        "mean": float(r.mean()),
         "mae": float(np.abs(error).mean()),
         "rmse": float(np.sqrt((error**2).mean())),
         "bias": float(error.mean()),

@@ -29,6 +29,18 @@ def reproducible(config: TrainConfig) -> Iterator[None]:
                 torch.set_num_threads(threads)
 
 
+def is_fast() -> bool:
+    """Whether convolutions in bfloat16 (`mixed`) and fused operations (`compile`) work here and are fast."""
+    has = torch.cpu.get_capabilities()
+    if not (has.get("avx512_bf16") or has.get("amx_bf16")):
+        return False
+    try:
+        require_machine(TrainConfig(compile=True))
+    except InputError:  # no compiler
+        return False
+    return True
+
+
 def require_machine(config: TrainConfig) -> None:
     """Refuse a training for which this machine lacks a GPU or a compiler; the first compilation takes seconds."""
     if config.device not in ("cpu", "cuda"):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from pyproj import Geod
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.grid import project
@@ -24,6 +26,9 @@ from subpixmap.training.evaluate import brief
 from subpixmap.training.lines import undertrained
 
 log = logging.getLogger(__name__)
+
+ONE_PLACE_KM = 25.0
+"""Across; labelled land that lies closer together is one place."""
 
 
 def labelled_objects(patches: Patches) -> NDArray[np.float64]:
@@ -43,10 +48,11 @@ def training_facts(
 ) -> dict[str, Any]:
     """The card's account of its training."""
     km2 = reference.resolution**2 / 1e6
+    tiles_of = {split: "training" if scheme.folds and split == "calibration" else split for split in SPLITS}
     objects = {split: [round(float(n), 1) for n in labelled_objects(samples[split].patches)] for split in SPLITS}
     splits: dict[str, dict[str, Any]] = {
         split: {
-            "units": sorted({tile.unit for tile in tiles if tile.split == split}),
+            "units": sorted({tile.unit for tile in tiles if tile.split == tiles_of[split]}),
             "km2": round(float(samples[split].patches.labelled.sum() * km2), 4),
             "objects": dict(zip(reference.objects, objects[split], strict=True)),
             "acquisitions": {area: list(names) for area, names in samples[split].acquisitions.items()},
@@ -61,7 +67,7 @@ def training_facts(
         "command": command,
         "reference": source,
         "reference_sha256": sha256,
-        "land": land_json({use: tile_land(tiles, use) for use in USES}),
+        "land": land_json({use: tile_land(tiles, tiles_of[use]) for use in USES}),
         "areas": {area.name: [round(v, 5) for v in area.bounds] for area in reference.areas},
         "splits": splits,
         "scheme": scheme.as_json(),
@@ -81,12 +87,21 @@ def tile_land(tiles: Sequence[AreaTile], split: str) -> list[BaseGeometry]:
     return pieces
 
 
-def limits(tiles: Sequence[AreaTile], evidence: str) -> tuple[str, ...]:
+def limits(
+    tiles: Sequence[AreaTile], evidence: str, *, level: str = "L2A", days: Sequence[date] = ()
+) -> tuple[str, ...]:
     """What a card must say about where its error holds."""
     areas = {split: {tile.area.name for tile in tiles if tile.split == split} for split in SPLITS}
     texts = []
     if evidence != "sentinel-2":
         texts.append(f"Taught and measured on {evidence} imagery: on real Sentinel-2 its numbers are not estimates.")
+    if len(set(days)) == 1:
+        texts.append(f"Taught on one acquisition ({days[0]}): other days, seasons and skies are untested.")
+    west, south, east, north = shapely.total_bounds([tile.area.outline for tile in tiles])
+    if (km := Geod(ellps="WGS84").line_length([west, east], [south, north]) / 1000) <= ONE_PLACE_KM:
+        texts.append(f"All labelled land lies within {km:.0f} km: one place, others are untested.")
+    if level == "L1C":
+        texts.append("Level-1C: clouds are not masked, and reflectance holds the day's atmosphere.")
     if areas["test"] & areas["training"]:
         texts.append("Tested beside its training land, in the same areas: expect larger errors in other regions.")
     else:

@@ -122,10 +122,12 @@ def update_average(averaged: nn.Module, net: nn.Module, decay: float) -> None:
             mean.lerp_(now, 1 - decay)
 
 
-def remove_states(state: str | Path, members: int) -> None:
-    """Delete the saved states of a training of so many members; call it once the model is written."""
+def remove_states(state: str | Path, members: int, *, folds: int = 0) -> None:
+    """Delete the saved states of a training of so many members, in all folds; call it once the model is written."""
+    parts = max(folds, 1)
     for k in range(members):
-        if (path := numbered(state, k, members)) is not None:
+        fold = numbered(state, k * parts // members, parts)
+        if (path := numbered(fold, k % (members // parts), members // parts)) is not None:
             path.unlink(missing_ok=True)
 
 

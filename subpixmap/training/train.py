@@ -257,7 +257,7 @@ def settle_statistics(
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all batches
         norm.train()
-    for k in range(-(-samples // config.batch)):
+    for k in range(min(-(-samples // config.batch), config.steps)):  # a short training is not outweighed by it
         batch = draw_batch(patches, config, np.random.default_rng([config.seed, config.steps + k]), odds)
         net(batch.reflectance.to(config.device))
     net.eval()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from subpixmap.errors import InputError
 from subpixmap.files import require_place
 from subpixmap.scenes.radiometry import require_bands
-from subpixmap.training.config import require_baselines
-
-if TYPE_CHECKING:
-    from subpixmap.training.config import TrainConfig
+from subpixmap.training.config import TrainConfig, require_baselines
 
 
 def require_output(
-    output: Path, config: TrainConfig | None, *, bands: Sequence[str] = (), baselines: Sequence[str] = ()
+    output: Path,
+    config: TrainConfig | None,
+    *,
+    asked: Mapping[str, Any] | None = None,
+    bands: Sequence[str] = (),
+    baselines: Sequence[str] = (),
 ) -> None:
     """Refuse at once what would fail only after long work, or after torch is loaded."""
     if output.suffix != ".safetensors":
@@ -24,6 +26,7 @@ def require_output(
     require_place(output.parent)
     require_bands(bands)
     require_baselines(baselines)
+    config = TrainConfig(**asked) if config is None and asked else config
     if config is not None:
         from subpixmap.training.process import require_machine
 

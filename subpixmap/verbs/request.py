@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from subpixmap.errors import InputError
 from subpixmap.files import path_of
 from subpixmap.periods import Every, Period, make_periods, parse_months
+from subpixmap.scenes.dialect import LEVELS, Level
 from subpixmap.sizes import BLOCK, CHUNK
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Request:
     source: tuple[str, ...] = ()
     """Catalogues in order of preference; empty means `DEFAULT_SOURCE`, or the demo's own."""
     collection: str | None = None
+    level: Level = "L2A"
+    """Of the items: surface reflectance with scene classes, or L1C, in which every pixel with data is valid."""
     offset_rule: OffsetRule = "auto"
     """Whether 1000 is subtracted from the digital numbers: decided for each item, or always, or never."""
     refresh: tuple[str, ...] = ()
@@ -100,6 +103,7 @@ class Request:
             f"--offset-rule {self.offset_rule!r} is unknown; choose auto, subtract or none": (
                 self.offset_rule in ("auto", "subtract", "none")
             ),
+            f"--level {self.level!r} is unknown; choose {' or '.join(LEVELS)}": self.level in LEVELS,
             f"--refresh {' '.join(self.refresh)}: the periods of this run are {', '.join(labels)}": (
                 set(self.refresh) <= set(labels)
             ),
@@ -188,11 +192,11 @@ class Labelling:
 
 
 class Shape(NamedTuple):
-    """The size of a network."""
+    """The size of a network; None leaves it to the recipe."""
 
-    width: int = 128
+    width: int | None = None
     """Channels."""
-    mid: int = 32
+    mid: int | None = None
     """Channels inside a block."""
-    blocks: int = 6
+    blocks: int | None = None
     """Residual blocks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from subpixmap import runpaths
 from subpixmap.errors import InputError, Refused
@@ -92,11 +92,10 @@ def ask_items(
     Only periods that the folder does not have, or that are refreshed, ask the catalogue.
     """
     from subpixmap.mapping.plan import read_plan
-    from subpixmap.scenes.cube import common_bands
     from subpixmap.scenes.fallback import lock_sources
     from subpixmap.scenes.hrefs import redact
     from subpixmap.scenes.items import read_lock, read_notes
-    from subpixmap.scenes.source import find_by_source, preferred, with_signatures
+    from subpixmap.scenes.source import common_bands, find_by_source, preferred, with_signatures
 
     new, kept, noted = periods_of(request), [], {}
     if (request.folder / runpaths.PLAN).is_file():
@@ -110,7 +109,8 @@ def ask_items(
         _require_offsets(request, kept)
         kept = with_signatures(kept, request.sources, region.geometry, planned.periods, collection=request.collection)
         noted = read_notes(request.folder / runpaths.ITEMS).get("refused", {})
-    by_source = find_by_source(request.sources, region.geometry, new, collection=request.collection) if new else {}
+    asks: dict[str, Any] = {"collection": request.collection, "level": request.level}
+    by_source = find_by_source(request.sources, region.geometry, new, **asks) if new else {}
     candidates = preferred(by_source)
     if not candidates and not kept:
         when = f"--years {request.years}" + (f" with --months {request.months}" if request.months else "")
@@ -128,6 +128,7 @@ def ask_items(
         new,
         model.card.bands,
         offset_rule=request.offset_rule,
+        level=request.level,
         refused=refused,
         allow_partial=request.allow_partial,
     )
@@ -180,13 +181,20 @@ def _missing(request: Request) -> Missing:
 
 
 def _require_like_card(request: Request, model: Model, items: Sequence[Item] = ()) -> None:
-    """Refuse a resolution, and pixels of the items' files, that are not those of the model's card."""
+    """Refuse a level, a resolution, and pixels of the items' files, that are not those of the model's card."""
     from subpixmap.model.predict import check_input
     from subpixmap.scenes.lattices import largest_pixels
 
     bands = model.card.bands
     pixels = largest_pixels(items, bands)
-    check_input(model.card, bands=bands, resolution=request.resolution, pixels=pixels, force=request.force)
+    check_input(
+        model.card,
+        bands=bands,
+        resolution=request.resolution,
+        pixels=pixels,
+        level=request.level,
+        force=request.force,
+    )
 
 
 def _require_season(request: Request, planned: Plan) -> None:

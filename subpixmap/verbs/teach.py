@@ -6,7 +6,6 @@ Each verb of the command line is one function here; what they compose lies in `r
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
     from subpixmap.model.checkpoint import Model
-    from subpixmap.reference.imagery import Imagery
     from subpixmap.reference.reference import Reference
     from subpixmap.reference.samples import Scheme
     from subpixmap.training.config import TrainConfig
@@ -44,14 +42,17 @@ def reference(
     source: Sequence[str] = (),
     collection: str | None = None,
     within_days: int = 180,
+    level: str = "L2A",
     correct_shift: bool = False,
     quiet: bool = False,
 ) -> Reference:
     """Points in labelled areas -> count maps in a folder; with a source, their shift against Sentinel-2."""
+    from subpixmap.reference.align import shift_facts
     from subpixmap.reference.folder import summary, write_reference
     from subpixmap.reference.imagery import find_imagery
     from subpixmap.reference.question import Locks
     from subpixmap.reference.reference import make_reference
+    from subpixmap.scenes.radiometry import known_level
 
     if correct_shift and not source:
         raise InputError("--correct-shift needs imagery to compare with: give --source")
@@ -65,9 +66,10 @@ def reference(
             within_days=within_days,
             halo=0,
             collection=collection,
+            level=known_level(level),
             locks=Locks(write=out / ITEMS),
         )
-        shifts = _shifts(made, imagery, correct=correct_shift)
+        shifts = shift_facts(made, imagery, correct=correct_shift)
         moves = {name: (shift["east"], shift["north"]) for name, shift in shifts.items() if shift["corrected"]}
         made = make_reference(table, areas, image_date, **options, shifts=moves) if moves else made
         made = replace(made, shifts=shifts)
@@ -124,6 +126,7 @@ def train(
     *,
     scheme: Scheme | None = None,
     config: TrainConfig | None = None,
+    asked: Mapping[str, Any] | None = None,
     name: str | None = None,
     evidence: str | None = None,
     bands: Sequence[str] = (),
@@ -132,8 +135,11 @@ def train(
     shape: Shape = Shape(),  # noqa: B008 (frozen)
     quiet: bool = False,
 ) -> Model:
-    """Train, calibrate and evaluate a checkpoint on reference data; leaves the checkpoint, its card and its metrics."""
-    require_output(output, config, bands=bands, baselines=baselines)
+    """Train, calibrate and evaluate a checkpoint on reference data; leaves the checkpoint, its card and its metrics.
+
+    Without a `config` the recipe for so much land is taken, with what was `asked` for (fields of `TrainConfig`).
+    """
+    require_output(output, config, asked=asked, bands=bands, baselines=baselines)
     from subpixmap.reference.folder import read_reference, reference_sha256
 
     made = read_reference(folder)
@@ -153,6 +159,7 @@ def train(
         bands=bands or None,
         scheme=scheme or Scheme(),
         config=config,
+        asked=asked,
         width=shape.width,
         mid=shape.mid,
         blocks=shape.blocks,
@@ -164,7 +171,8 @@ def train(
         curves=output.with_suffix(".curves.csv"),
         progress=None if quiet else sys.stderr,
     )
-    remove_states(output.with_suffix(".state"), model.card.members)
+    folds = int(model.card.training["scheme"]["folds"])
+    remove_states(output.with_suffix(".state"), model.card.members, folds=folds)
     write_metrics(output.with_suffix(".metrics.json"), {"model": model.card.name, "sha256": model.sha256} | errors)
     if not quiet:
         print(output)
@@ -201,6 +209,7 @@ def learn(
     correct_shift: bool = False,
     scheme: Scheme | None = None,
     config: TrainConfig | None = None,
+    asked: Mapping[str, Any] | None = None,
     collection: str | None = None,
     quiet: bool = False,
     **checkpoint: Any,
@@ -212,14 +221,25 @@ def learn(
     """
     from subpixmap.reference.samples import Scheme
 
-    require_output(output, config)
+    require_output(output, config, asked=asked)
     scheme = scheme or Scheme()
     folder = output.with_suffix(".reference")
     imagery: dict[str, Any] = {"source": source, "collection": collection, "within_days": scheme.within_days}
+    imagery["level"] = scheme.level
     reference(
         points, labelled, image_date, folder, labelling=labelling, correct_shift=correct_shift, quiet=quiet, **imagery
     )
-    return train(folder, source, output, scheme=scheme, config=config, collection=collection, quiet=quiet, **checkpoint)
+    return train(
+        folder,
+        source,
+        output,
+        scheme=scheme,
+        config=config,
+        asked=asked,
+        collection=collection,
+        quiet=quiet,
+        **checkpoint,
+    )
 
 
 def evaluate(
@@ -339,24 +359,6 @@ def _evaluate_simulated(
     errors = evaluate_patches(model, patches, baselines=fitted)
     facts = {"model": model.card.name, "sha256": model.sha256, "evidence": "simulated"}
     return facts | {"world": world, "seed": seed, "standing": list(objects)} | errors
-
-
-def _shifts(made: Reference, imagery: Imagery, *, correct: bool) -> dict[str, dict[str, Any]]:
-    """Estimated shifts by area, as the folder keeps them; warns of those that matter."""
-    from subpixmap.reference.align import SHIFT_M, estimate_shifts
-
-    shifts: dict[str, dict[str, Any]] = {}
-    for name, shift in estimate_shifts(made, imagery).items():
-        large = shift.certain and max(abs(shift.east), abs(shift.north)) > SHIFT_M
-        shifts[name] = asdict(shift) | {"certain": shift.certain, "corrected": bool(large and correct)}
-        if math.isnan(shift.spread):
-            shifts[name]["spread"] = None
-        if large:
-            log.warning(
-                "area %s: Sentinel-2 lies %.1f m east and %.1f m north of the labelled imagery%s",
-                name, shift.east, shift.north, "; corrected" if correct else "; --correct-shift moves the points there",
-            )  # fmt: skip
-    return shifts
 
 
 def _show_table(rows: Sequence[Mapping[str, Any]]) -> None:

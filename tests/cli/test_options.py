@@ -12,6 +12,7 @@ import pytest
 
 from subpixmap.cli import options
 from subpixmap.cli.main import EXAMPLES
+from subpixmap.cli.training_options import CheckpointOptions, TrainingOptions
 from subpixmap.reference.points import read_points
 from subpixmap.reference.reference import make_reference
 from subpixmap.reference.samples import Scheme
@@ -45,8 +46,8 @@ def test_a_group_hands_on_every_option_and_has_the_defaults_of_its_noun() -> Non
     assert options.SamplingOptions().scheme() == Scheme()
     assert options.LabellingOptions().labelling() == Labelling()
     for recipe in (TrainConfig(), SIMULATED):
-        assert options.TrainingOptions().config(recipe, seed=0) == recipe
-    checkpoint = options.CheckpointOptions().checkpoint()
+        assert TrainingOptions().config(recipe, seed=0) == recipe
+    checkpoint = CheckpointOptions().checkpoint()
     assert checkpoint.items() <= defaults(teach.train).items()
 
 
@@ -54,7 +55,7 @@ def test_a_group_hands_on_what_is_typed() -> None:
     sampling = options.SamplingOptions(months="3-5", test=["a"], calibrate=["b", "c"], test_years="2022", seed=3)
     scheme = Scheme(months=(3, 4, 5), test=("a",), calibration=("b", "c"), test_years="2022", seed=3)
     assert sampling.scheme() == scheme
-    training = options.TrainingOptions(steps=50, mixed=True, members=2).config(TrainConfig(), seed=4)
+    training = TrainingOptions(steps=50, mixed=True, members=2).config(TrainConfig(), seed=4)
     assert (training.steps, training.mixed, training.members, training.seed, training.warmup) == (50, True, 2, 4, 10)
     labelling = options.LabellingOptions(definition=["palm = a crown"], objects=["palm,car"], border=3).labelling(20.0)
     assert labelling == Labelling(definitions={"palm": "a crown"}, objects=("palm", "car"), border=3, resolution=20.0)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import shapely
 
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.grid import transformer, utm_epsg
-from subpixmap.reference.align import estimate_shifts
+from subpixmap.reference.align import Shift, agreed, estimate_shifts
 from subpixmap.reference.countmap import count_map
 from subpixmap.reference.folder import read_reference, write_reference
 from subpixmap.reference.imagery import days_off, find_imagery, read_scenes
@@ -22,7 +24,9 @@ from subpixmap.reference.points import read_points
 from subpixmap.reference.question import Question
 from subpixmap.reference.reference import LABELLED, USED, Area, Reference, make_reference, parse_image_date
 from subpixmap.region.units import read_area
-from tests.helpers.reference_data import EPSG, Painted, paint
+from subpixmap.verbs import teach as verbs
+from subpixmap.verbs.request import Labelling
+from tests.helpers.reference_data import EMPTY, EPSG, Painted, paint
 
 
 @pytest.fixture(scope="module")
@@ -262,3 +266,67 @@ def test_a_shift_of_the_labels_is_found_and_corrected(tmp_path: Path) -> None:
     for name, one in estimate_shifts(right, imagery).items():
         if name in found:
             assert max(abs(one.east), abs(one.north)) < 2
+
+
+def one_acquisition(painted: Painted) -> Path:
+    """The same imagery, of its first date only."""
+    items = json.loads(painted.source.read_text())
+    other = painted.source.with_name("one.json")
+    other.write_text(json.dumps({**items, "features": items["features"][:1]}))
+    return other
+
+
+def shifts_of(painted: Painted, labelled: Path, folder: Path) -> dict[str, Any]:
+    """What a reference with one acquisition keeps of the shifts of its areas, if they are to be corrected."""
+    made = verbs.reference(
+        painted.points,
+        labelled,
+        "2021-01",
+        folder,
+        source=[str(one_acquisition(painted))],
+        correct_shift=True,
+        labelling=Labelling(border=0),
+        quiet=True,
+    )
+    return dict(made.shifts or {})
+
+
+def test_areas_that_agree_are_evidence_where_there_is_one_acquisition(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    painted = paint(tmp_path, shift=(8.0, -13.0))
+    shifts = shifts_of(painted, painted.labelled, tmp_path / "ref")
+    corrected = {name: one for name, one in shifts.items() if one["corrected"]}
+    assert corrected.keys() == {f"area {k}" for k in range(9) if k not in EMPTY}
+    for one in corrected.values():
+        assert one["areas"] == 6
+        assert (one["east"], one["north"]) == pytest.approx((8.0, -13.0), abs=1.5)
+    assert re.search(r"6 areas agree, area 0, .* m east and -1\d\.\d m north .*; corrected", caplog.text)
+
+
+def test_a_large_shift_that_is_uncertain_is_told_as_such(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    painted = paint(tmp_path, shift=(8.0, -13.0))
+    three = tmp_path / "three.geojson"  # too few to agree
+    gpd.read_file(painted.labelled).iloc[[1, 3, 5]].to_file(three)
+    assert not any(one["corrected"] for one in shifts_of(painted, three, tmp_path / "ref").values())
+    told = [text for text in caplog.messages if "uncertain" in text]
+    assert len(told) == 3
+    assert re.search(r"area area 3: .* north .*uncertain \(the area holds 453 points, fewer than 500\)", told[1])
+    assert re.search(r"area area 5: .* north .*uncertain \(there is one acquisition only\)", told[2])
+
+
+def test_areas_agree_if_four_lie_close_together() -> None:
+    def shift(east: float, north: float, **other: Any) -> Shift:
+        usual: dict[str, Any] = {"explained": 0.1, "gain": 0.08, "spread": math.nan, "objects": 300}
+        return Shift(**usual | other, east=east, north=north)
+
+    close = {"a": shift(1, -7), "b": shift(0, -6), "c": shift(2, -8), "d": shift(1, -5)}
+    silent = {"e": shift(0, 0, gain=0.0), "f": shift(30, 30, objects=20)}
+    found = agreed(close | silent)
+    assert {(one.east, one.north, one.areas) for name, one in found.items() if name in close} == {(1.0, -6.5, 4)}
+    assert all(found[name] == one for name, one in silent.items())
+    assert [name for name, one in found.items() if one.certain] == list(close)
+    for no_agreement in (close | {"d": shift(20, -5)}, {name: close[name] for name in "abc"}):
+        assert not any(one.certain for one in agreed(no_agreement).values())
+    known = shift(2, -9, spread=1.0, objects=800)
+    assert agreed(close | {"g": known})["g"] == known  # it says it for itself

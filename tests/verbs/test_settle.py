@@ -170,7 +170,7 @@ def test_a_plan_says_what_is_missing(place: Any, capsys: pytest.CaptureFixture[s
 
 
 def test_one_item_that_lacks_bands_does_not_decide_the_model(place: Any, tmp_path: Path) -> None:
-    from subpixmap.scenes.cube import common_bands
+    from subpixmap.scenes.source import common_bands
 
     items, _ = place
     lacking = {**items[0], "assets": {k: v for k, v in items[0]["assets"].items() if k != "swir16"}}
