@@ -34,12 +34,12 @@ from subpixmap.verbs.run import run
 OBJECTS = ("coconut", "oil_palm")
 
 
-def train(out: Path, objects: tuple[str, ...], *, places: int, steps: int) -> Path:
+def train(out: Path, objects: tuple[str, ...], name: str | None, *, places: int, steps: int) -> Path:
     """A detector of labelled places of the country."""
     taught, path = out / "taught", out / "detector.safetensors"
     if not path.is_file():
         more_highres(out / "country", taught, n=places, side=200, seed=1)
-        labels = detecting.BoxLabels(labelled=taught / "areas.parquet", objects=objects)
+        labels = detecting.BoxLabels(labelled=taught / "areas.parquet", objects=objects, same_object=name)
         config = DetectConfig(steps=steps, batch=4)
         detecting.train_detector(
             [taught], taught / "labels.parquet", path, reading=labels, config=config, channels=32, evidence="simulated"
@@ -58,11 +58,12 @@ def detect_elsewhere(out: Path, detector: Path, *, places: int, side: float, wor
     return points
 
 
-def true_labels(out: Path, objects: tuple[str, ...]) -> Path:
+def true_labels(out: Path, objects: tuple[str, ...], name: str | None) -> Path:
     """What people would find in those places: the labels of the simulator, of the objects that are followed."""
     path = out / "true.gpkg"
     labels = gpd.read_parquet(out / "elsewhere" / "labels.parquet")
-    labels[labels["object"].isin(objects)].drop(columns="place").to_file(path)
+    kept = labels[labels["object"].isin(objects)].drop(columns="place")
+    (kept if name is None else kept.assign(object=name)).to_file(path)
     return path
 
 
@@ -129,6 +130,7 @@ def main() -> int:
     parser.add_argument("--size-km", type=float, default=4)
     parser.add_argument("--detector", type=Path)
     parser.add_argument("--objects", default=",".join(OBJECTS))
+    parser.add_argument("--as", dest="name", help="one name for all of them, such as palm")
     parser.add_argument("--taught-places", type=int, default=12)
     parser.add_argument("--places", type=int, default=24)
     parser.add_argument("--side", type=float, default=400)
@@ -143,9 +145,11 @@ def main() -> int:
     if not (out / "country" / "country.json").is_file():
         country = {"seed": options.seed, "size_km": options.size_km, "years": (year, year), "acquisitions": 6}
         simulate_country(out / "country", **country)
-    detector = options.detector or train(out, objects, places=options.taught_places, steps=options.detector_steps)
+    detector = options.detector or train(
+        out, objects, options.name, places=options.taught_places, steps=options.detector_steps
+    )
     points = detect_elsewhere(out, detector, places=options.places, side=options.side, workers=options.workers)
-    labels = true_labels(out, objects)
+    labels = true_labels(out, objects, options.name)
     found = detecting.evaluate_detections(points, labels, labelled=out / "points.areas.geojson")
     reference = make_reference(out, points, "detected", str(year), border=options.blocks + 2)
     how = {"steps": options.steps, "blocks": options.blocks, "workers": options.workers}
@@ -155,7 +159,10 @@ def main() -> int:
         counts["labels"] = map_country(out, "labels", year, **how)
     top = gpd.read_parquet(out / "country" / "admin.parquet").query("parent_id.isna()")["unit_id"]
     truth = pd.read_csv(out / "country" / "truth.csv", dtype={"period": str, "unit_id": str})
-    result = stages(found, reference, counts, truth[truth["unit_id"].isin(set(top))], year)
+    truth = truth[truth["unit_id"].isin(set(top)) & truth["object"].isin(objects)]
+    if options.name is not None:
+        truth = truth.assign(object=options.name)
+    result = stages(found, reference, counts, truth, year)
     (out / "chain.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
     return 0

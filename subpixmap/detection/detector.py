@@ -38,6 +38,7 @@ TOLERANCE = 0.1
 EVIDENCE = ("simulated", "aerial")
 _LEVELS = ("layer1", "layer2")
 _UNUSED = ("layer3", "layer4", "avgpool", "fc")
+_MOST, _WIDEST = 64, 512
 _COUNTER = ".num_batches_tracked"
 _TYPE_MAX = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 
@@ -90,8 +91,12 @@ class DetectorCard:
             raise InputError(f"detector {self.name!r}: resolution, sizes and anchors must be positive")
         if self.scale not in (0.125, 0.25, 0.5, 1, 2, 4):
             raise InputError(f"detector {self.name!r}: scale {self.scale} is not a power of two from 1/8 to 4")
-        if not (0 < self.score < 1 and 0 < self.overlap < 1 and self.channels > 0):
-            raise InputError(f"detector {self.name!r}: want score and overlap between 0 and 1, and channels")
+        if max(len(self.objects), len(self.bands), len(self.anchors)) > _MOST or not 0 < self.channels <= _WIDEST:
+            raise InputError(
+                f"detector {self.name!r}: want at most {_MOST} objects, bands and anchors, and {_WIDEST} channels"
+            )
+        if not (0 < self.score < 1 and 0 < self.overlap < 1):
+            raise InputError(f"detector {self.name!r}: want score and overlap between 0 and 1")
 
     @property
     def step(self) -> int:

@@ -14,7 +14,7 @@ from subpixmap.reference.countmap import count_map
 pytestmark = pytest.mark.realdata
 
 CROWNS = {
-    "2018_SJER_3_252000_4107000_image_477": 6,
+    "2018_SJER_3_252000_4107000_image_477": 7,
     "2019_YELL_2_541000_4977000_image_crop": 279,
     "OSBS_029": 61,
     "SOAP_061": 37,
