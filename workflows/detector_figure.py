@@ -122,9 +122,11 @@ def main() -> int:
     parser.add_argument("--place", default="place_1")
     options = parser.parse_args()
     if options.kind == "simulated":
-        simulated(*options.paths, options.place)
+        country, places, detector, path = options.paths
+        simulated(country, places, detector, path, options.place)
     else:
-        neon(*options.paths)
+        folder, detector, path = options.paths
+        neon(folder, detector, path)
     return 0
 
 

@@ -80,7 +80,7 @@ def test_a_seed_decides_all_and_an_interruption_changes_nothing(
             raise KeyboardInterrupt
         return take_step(run, *rest)
 
-    files = {"state": tmp_path / "state", "curves": tmp_path / "curves.csv"}
+    files: dict[str, Any] = {"state": tmp_path / "state", "curves": tmp_path / "curves.csv"}
     with monkeypatch.context() as patch:
         patch.setattr(training, "_take_step", stops)
         with pytest.raises(KeyboardInterrupt):
