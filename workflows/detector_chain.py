@@ -6,7 +6,7 @@ Stages: (1) a country is simulated; (2) a detector is trained on labelled high-r
 unless one is given; (3) it looks at imagery of other places; (4) what people would find there is compared with it;
 (5) its points become reference data; (6) a model is trained on them; (7) the country is mapped and counted; (8) totals
 are compared with the truth. OUT/chain.json holds, for every stage, how many objects went in and came out, and what was
-lost; a second model, of the true labels of the same places, tells what part of the error is the detector's. A stage
+lost; a second model, of the true labels of the same places, tells what error is there without a detector. A stage
 that is done is not done again. Everything is simulated: it shows that no stage loses objects unseen, not how well real
 ones are found.
 """
@@ -111,8 +111,8 @@ def stages(
             "country": {"true": true, **total},
             "error": {
                 "total": errors["detected"],
-                "of_the_model_alone": errors.get("labels"),
-                "of_the_detector": None if "labels" not in errors else errors["detected"] - errors["labels"],
+                "with_true_labels": errors.get("labels"),
+                "detected_less_labels": None if "labels" not in errors else errors["detected"] - errors["labels"],
             },
         }
     return result
