@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench chaos soak notebooks format audit hashes clean
+.PHONY: demo test lint bench chaos soak notebooks page release format audit hashes clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -40,6 +40,11 @@ soak: $(VENV)/.installed  ## half an hour of mapping: do the workers grow?
 
 notebooks: $(VENV)/.installed  ## execute the notebooks
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+
+page: $(VENV)/.installed  ## the report in Chromium: axe at desktop and phone, what follows the year (needs npm)
+	SUBPIXMAP_AXE=$$(.ci/axe.sh $(VENV)/axe) $(BIN)/python -m pytest -m slow tests/report/test_browser.py -rs
+
+release: lint test notebooks page chaos bench audit  ## all checks before a version (hours; needs the network)
 
 audit: $(VENV)/.installed  ## known holes in the pinned versions (needs the network; part of a release)
 	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --disable-pip-version-check -q pip-audit

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,7 +44,7 @@ class DisplayGrid:
 
     def to_pixels(self, geometry: BaseGeometry) -> BaseGeometry:
         """A geometry in EPSG:4326 in display pixels, x to the right and y downwards."""
-        there = Transformer.from_crs(4326, self.crs, always_xy=True)
+        there = _to(self.crs)
 
         def move(xy: NDArray[np.floating]) -> NDArray[np.floating]:
             x, y = there.transform(xy[:, 0], xy[:, 1])
@@ -72,6 +73,11 @@ class Layers:
     """(period, y, x) mean number of clear observations; NaN outside the map."""
     inside: NDArray[np.bool_]
     """(y, x) within the region."""
+
+
+@lru_cache(maxsize=8)  # building one takes longer than moving the polygon of a unit
+def _to(crs: CRS) -> Transformer:
+    return Transformer.from_crs(4326, crs, always_xy=True)
 
 
 def read_layers(maps: Arrays, geometry: BaseGeometry, *, size: int = 560) -> Layers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import zlib
 
 import geopandas as gpd
 import numpy as np
@@ -81,7 +82,9 @@ def svg(figure: Figure, label: str) -> str:
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(r'(<g\b[^>]*?) id="[^"]*"', r"\1", text)
+    own = f"f{zlib.crc32(label.encode()):08x}-"  # figures share a page: what they define needs names of its own
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}", text)
     text = re.sub(r"'DejaVu Sans'[^;\"]*", _TITLE_FONT, text)
     text = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", text, count=1)

@@ -17,7 +17,7 @@ from subpixmap.report.figures import length_text, nice_limit
 from subpixmap.report.html_images import density_uri, observations_uri, path_data, unit_paths
 from subpixmap.report.legends import Layer, gradient, ticks
 from subpixmap.report.summary import leaves
-from subpixmap.report.unit_layers import unit_labels, unit_layers, unit_raster
+from subpixmap.report.unit_layers import FRAME, unit_labels, unit_layers, unit_raster
 
 MAX_PICTURES = 120
 """Maps in a page; with more periods every second, third ... one is shown."""
@@ -60,6 +60,8 @@ def map_section(contents: Contents, periods: Sequence[str]) -> dict[str, Any] | 
         "outlines": _outlines(contents, layers),
         "labels": unit_labels(contents.units, leaves(contents.units), layers),
         "veil": f"M0 0H{cols}V{rows}H0Z" + path_data(grid.to_pixels(contents.geometry)),
+        "letter": round(11 * cols / FRAME, 2),
+        "frame": FRAME,
         "scale_px": scale / grid.step,
         "scale_m": scale,
         "scale": length_text(scale),

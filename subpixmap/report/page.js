@@ -92,7 +92,7 @@ function start(figure, part) {
       frame.classList.toggle("near", view.z > 1);
       const svg = frame.querySelector("svg"), metres = figure.dataset.metres / view.z;
       svg.style.setProperty("--letter", `${11 * svg.viewBox.baseVal.width / (frame.clientWidth || 500) / view.z}px`);
-      const scale = view.z * frame.clientWidth / svg.viewBox.baseVal.width * 1.1;
+      const scale = view.z * Math.max(1, frame.clientWidth / figure.dataset.frame);
       all("text", svg).forEach(text => text.setAttribute("display", text.dataset.zoom <= scale && scale < (text.dataset.until || 99) ? "inline" : "none"));
       frame.querySelector(".scale").textContent = metres >= 1000 ? `${+(metres / 1000).toPrecision(2)} km` : `${+metres.toPrecision(2)} m`;
     });
@@ -107,7 +107,7 @@ function start(figure, part) {
     tell(unit);
     if (!path) { look(1, 0, 0); return; }
     const box = path.getBBox(), sheet = path.ownerSVGElement.viewBox.baseVal;
-    const z = clamp(0.5 / Math.max(box.width / sheet.width, box.height / sheet.height), 1, 32);
+    const z = clamp(0.7 / Math.max(box.width / sheet.width, box.height / sheet.height), 1, 32);
     look(z, (box.x + box.width / 2) / sheet.width * z - 0.5, (box.y + box.height / 2) / sheet.height * z - 0.5);
   }
 

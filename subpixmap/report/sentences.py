@@ -55,7 +55,7 @@ def sentence(
 def plural(name: str, definition: str) -> str:
     """What is counted, in the plural: the first words of its definition if they are few, else its name."""
     first = re.split(r"[,;:(.]| (?:of|in|on|at|with|that|which|planted|parked|older|from)\b", definition.strip())[0]
-    words = " ".join(first.split())
+    words = " ".join(first.split()).removeprefix("a ").removeprefix("an ")
     words = words if 0 < len(words.split()) <= 3 else name.replace("_", " ")
     if words.endswith("s"):
         return words

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
 MAX_LABELS = 2000
-_CHARACTER, _LINE = 7.0, 14.0  # width and height of a letter of a label, in display pixels
+FRAME = 500
+"""Width of a map on a screen, in which names are placed."""
+_CHARACTER, _LINE = 7.0, 14.0  # width and height of a letter there
 _ZOOMS = (1, 2, 4, 8, 16)
 
 
@@ -143,15 +145,16 @@ def _placed(units: gpd.GeoDataFrame, layers: Layers) -> list[dict[str, Any]]:
     names = [
         str(name) if pd.notna(name) else str(unit) for name, unit in zip(units.unit_name, units.unit_id, strict=True)
     ]
+    pixel = layers.grid.shape[1] / FRAME  # display pixels in a pixel of the screen
     placed = np.empty((0, 4))  # x, y, width, zoom
     labels: list[dict[str, Any]] = []
     for i in sorted(range(len(shapes)), key=lambda i: -float(shapely.area(shapes[i])))[:MAX_LABELS]:
         at, name, box = shapely.point_on_surface(shapes[i]), names[i][:28], shapely.bounds(shapes[i])
-        width = _CHARACTER * len(name)
+        width = _CHARACTER * pixel * len(name)
         for zoom in _ZOOMS:
             near = placed[placed[:, 3] <= zoom]
             apart = np.abs(near[:, :2] - (at.x, at.y)) * zoom
-            covers = (apart[:, 0] < (width + near[:, 2]) / 2) & (apart[:, 1] < _LINE)
+            covers = (apart[:, 0] < (width + near[:, 2]) / 2) & (apart[:, 1] < _LINE * pixel)
             if (box[2] - box[0]) * zoom > width and not covers.any():
                 placed = np.vstack([placed, (at.x, at.y, width, zoom)])
                 labels.append({"x": round(at.x, 1), "y": round(at.y, 1), "name": name, "zoom": zoom, "until": 0})

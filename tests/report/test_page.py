@@ -497,6 +497,9 @@ def test_report_of_a_run_folder(folder: Any) -> None:
         "These numbers are not estimates" in page
     )  # a simulated-only model on imagery that is not said to be simulated
     assert write_report(folder).read_text(encoding="utf-8") == page  # type: ignore[operator]
+    assert not re.search(r"/(?:home|root|tmp|Users|var)/", page)
+    assert re.search(r"Page written on \d{4}-\d\d-\d\d", page)
+    assert "Cite as:" in page
 
 
 def test_what_is_mapped_beyond_the_region_is_in_no_number(folder: Any) -> None:
