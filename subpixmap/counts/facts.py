@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from subpixmap.errors import InputError
+from subpixmap.mapping.ledger import read_record
 from subpixmap.mapping.plan import ModelInfo
 from subpixmap.periods import Period
 from subpixmap.runfolder import RunFolder
@@ -36,6 +37,8 @@ class Facts:
     """Most acquisitions of a block and period."""
     assign_nearest: bool = False
     """What lies outside all units, within 1 km of one, is counted in the nearest."""
+    unobserved: frozenset[str] = frozenset()
+    """Labels of periods in which the whole map observed nothing: the other periods are compared without them."""
 
     @property
     def px_ha(self) -> float:
@@ -79,7 +82,24 @@ def read_facts(
         boundary_version=boundary_version,
         max_obs=plan.recipe.max_scenes,
         assign_nearest=assign_nearest,
+        unobserved=unobserved_periods(folder),
     )
+
+
+def unobserved_periods(folder: RunFolder) -> frozenset[str]:
+    """Labels of the periods that are done and in which no block observed a pixel: no acquisition, or clouds alone."""
+    blocks = [one.block.id for zone in folder.plan.zones.values() for one in zone.blocks]
+    return frozenset(
+        period.label
+        for period in folder.plan.periods
+        if all((block, period.label) in folder.done for block in blocks)
+        and not any(_observed_px(folder, block, period.label) for block in blocks)  # nearly always the first has some
+    )
+
+
+def _observed_px(folder: RunFolder, block: str, period: str) -> int:
+    record = read_record(folder.path, block, period)
+    return record.observed_px if record is not None else 0
 
 
 def is_unlike_card(folder: RunFolder) -> bool:

@@ -84,16 +84,18 @@ def series_rows(units: Units, sums: Sums, facts: Facts) -> pd.DataFrame:
     variance, acquisitions = (a[:n] for a in sums.noise.variance(*sums.total.shape))
     area, common, observed = sums.area[:n, None, None], sums.common[:n, None, None], sums.observed[:n, :, None]
     informed = sums.informed[:n, :, None]
+    compared = np.array([period.label not in facts.unobserved for period in facts.periods])
     total = _ratio(sums.common_total[:n], np.where(common > SEEN_PX, common, 0)) * area
+    background = _ratio(sums.empty_total, sums.empty * facts.px_ha)
     # Where only one acquisition saw a place its noise is not known; it is taken to be that of the rest, fully shared.
     noise = np.sqrt(variance) * _ratio(area, np.where(informed >= observed / 2, informed, 0))
     count = acquisitions[:, :, None]
     values = {
         "common_frac": np.minimum(_ratio(common, area), 1),
-        "common_total": total,
+        "common_total": np.where(compared[:, None], total, np.nan),
         "noise_se": np.where(count >= 2, noise, np.nan),
         "n_noise_acquisitions": count,
-        "background_per_ha": _ratio(sums.empty_total, sums.empty * facts.px_ha)[None],
+        "background_per_ha": np.where(compared[:, None], background, np.nan)[None],
     }
     data: dict[str, Any] = {
         "unit_id": _spread(units.table["unit_id"], 0, shape),

@@ -58,7 +58,7 @@ class Sums:
     n_obs: Array
     """(unit, period, k) mapped pixels by number of clear observations; the last k holds all larger numbers."""
     common: Array
-    """(unit,) pixels observed in every period."""
+    """(unit,) pixels observed in every period that is compared (not in `Facts.unobserved`)."""
     common_total: Array
     """(unit, period, object) objects on those."""
     informed: Array
@@ -249,8 +249,10 @@ def block_sums(
     records = {p: cells for p, label in enumerate(labels) if (cells := block.record(label)) is not None}
     sums.n_obs[:, [p for p in range(len(labels)) if p not in records], 0] += sums.mapped[:, None]
     done = [labels[p] for p in records]
-    # 3. Period by period: what was observed, and where every period observed something.
-    everywhere = near.mapped if len(records) == len(labels) else np.zeros_like(near.mapped)
+    # 3. Period by period: what was observed, and where every period observed something. Periods in which the whole map
+    #    observed nothing would leave nothing to compare: the others are compared without them.
+    compared = {p for p, label in enumerate(labels) if label not in facts.unobserved}
+    everywhere = near.mapped if compared <= records.keys() else np.zeros_like(near.mapped)
     ever_present = np.zeros((objects, *near.mapped.shape), bool)
     wanted = {"n_obs": near.chunks, "presence": near.chunks, "count": cover.chunks}
     keep = len(done) * objects * cover.mapped.size * 4 <= _KEEP  # else the counts are read twice
@@ -260,7 +262,8 @@ def block_sums(
         observed = counted[: near.n_near]
         _require_alike(observed, near.mapped & (arrays["n_obs"] >= block.min_obs), block, labels[p])
         present = _at_least(arrays["presence"], facts.model.presence_threshold) & observed
-        everywhere = everywhere & observed
+        if p in compared:
+            everywhere = everywhere & observed
         ever_present |= present
         _add_coverage(sums, p, near, arrays["n_obs"], present)
         _add_cells(sums, p, cover.sums(counted), cells)

@@ -48,7 +48,7 @@ def unchanged_effect(series: pd.DataFrame, unchanged: Sequence[str]) -> pd.DataF
     missing = sorted(set(unchanged) - set(series["unit_id"]))
     if missing or not unchanged:
         raise InputError(f"unchanged units {missing[:3] or '(none given)'} are not among the units of the counts")
-    rows = series[series["unit_id"].isin(unchanged)]
+    rows = _compared(series[series["unit_id"].isin(unchanged)])
     totals = rows.groupby(["object", "period"], sort=False)["common_total"].sum(min_count=len(set(unchanged)))
     if totals.isna().any():
         raise InputError("the unchanged units share no pixel that was observed in all periods")
@@ -106,7 +106,7 @@ def shared_steps(
     """
     rows = pd.DataFrame(counts).drop(columns="geometry", errors="ignore")
     rows = _leaves(rows[rows["measure"] == "count"])
-    rows = rows.merge(series, on=["unit_id", "object", "period"], validate="one_to_one")
+    rows = _compared(rows.merge(series, on=["unit_id", "object", "period"], validate="one_to_one"))
     steps = []
     for name, mine in rows.groupby("object", sort=False):
         spans = mine.drop_duplicates("period").sort_values("period_start", kind="stable").to_dict("records")
@@ -170,6 +170,12 @@ def _leaves(rows: pd.DataFrame) -> pd.DataFrame:
     """Without the region's row and the units that are parents of others."""
     parents = set(rows["parent_id"].dropna()) if "parent_id" in rows else set()
     return rows[~rows["unit_id"].isin(parents | {REGION})]
+
+
+def _compared(series: pd.DataFrame) -> pd.DataFrame:
+    """Without periods in which nothing was observed anywhere, where other periods can be compared."""
+    known = series.groupby("period")["common_total"].transform("count") > 0
+    return series[known] if known.any() else series
 
 
 def _step(first: NDArray[np.floating], second: NDArray[np.floating]) -> dict[str, Any]:

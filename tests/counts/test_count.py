@@ -1,5 +1,6 @@
 """A run folder -> counts: only ledgered blocks, facts of the plan, the same bytes twice and with workers."""
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import shapely
 
 from subpixmap.counts.choices import Choices, write_choices
 from subpixmap.counts.count import count_by_unit, count_run, write_counts
+from subpixmap.counts.facts import read_facts
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.grid import owned, project
 from subpixmap.mapping.ledger import record_path
 from subpixmap.mapping.plan import write_plan
+from subpixmap.periods import Period
+from subpixmap.runfolder import RunFolder
 from subpixmap.scenes.items import items_sha256, write_lock
 from subpixmap.tables import COUNTS, SERIES, read_table, rounded
 from subpixmap.tables import REGION as REGION_ID
@@ -32,6 +36,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("counts") / "run"
     make_run(out, plan)
     return out, plan
+
+
+def test_a_period_in_which_nothing_was_observed_leaves_the_others_to_be_compared(run: Any, tmp_path: Path) -> None:
+    out, plan = run
+    clouded = Period("2020", date(2020, 1, 1), date(2020, 12, 31))
+    make_run(tmp_path / "longer", make_plan(periods=(*PERIODS, clouded)), clouded=("2020",))
+    counted, longer = count_run(out), count_run(tmp_path / "longer")
+    seen = longer.all_series[longer.all_series["period"] != "2020"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(seen, counted.all_series)
+    assert seen["common_total"].notna().all()
+    blank = longer.all_series[longer.all_series["period"] == "2020"]
+    assert blank["common_total"].isna().all()
+    assert blank["background_per_ha"].isna().all()
+    # A block that is missing is no cloud: then nothing can be compared yet.
+    first = next(iter(plan.zones.values())).blocks[0].block.id
+    make_run(tmp_path / "part", make_plan(periods=(*PERIODS, clouded)), clouded=("2020",), skip={(first, "2020")})
+    assert read_facts(RunFolder.open(tmp_path / "longer")).unobserved == {"2020"}
+    assert not read_facts(RunFolder.open(tmp_path / "part")).unobserved
 
 
 def test_totals_are_those_of_the_ledger(run: Any) -> None:

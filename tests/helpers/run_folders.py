@@ -49,8 +49,8 @@ def make_plan(region: Any = REGION, periods: Any = PERIODS, block: int = 256) ->
     return Plan(recipe, "here", region, "a file", "v1", periods, zones, model, ("local",), {"subpixmap": "0.1.0"})
 
 
-def make_run(out: Any, plan: Any, *, skip: Any = (), seed: int = 3) -> Any:
-    """A run folder as `map_region` leaves it, of two acquisitions per block and period."""
+def make_run(out: Any, plan: Any, *, skip: Any = (), seed: int = 3, clouded: Any = ()) -> Any:
+    """A run folder as `map_region` leaves it, of two acquisitions per block and period; clouded periods see nothing."""
     items = make_items(plan.periods)
     out.mkdir(exist_ok=True)
     write_plan(out, plan)
@@ -71,19 +71,22 @@ def make_run(out: Any, plan: Any, *, skip: Any = (), seed: int = 3) -> Any:
             for period in plan.periods:
                 if (one.block.id, period.label) in skip:
                     continue
-                arrays, record = block_of(plan, one, period, items, rng)
+                if period.label in clouded:
+                    arrays, record = block_of(plan, one, period, items, np.random.default_rng(0), clear=0.0)
+                else:
+                    arrays, record = block_of(plan, one, period, items, rng)
                 shards = write_block(out, one.block, period.label, arrays)
                 write_record(out, replace(record, shard_sha256=shards))
     return frame
 
 
-def block_of(plan: Any, one: Any, period: Any, items: Any, rng: Any) -> Any:
+def block_of(plan: Any, one: Any, period: Any, items: Any, rng: Any, *, clear: float = 0.8) -> Any:
     size = one.block.size
     mask = np.zeros((size, size), bool)
     for chunk in one.chunks:
         mask[chunk.slices(one.block.window)] = True
     mask &= owned(one.block.lattice, one.block.window)
-    seen = mask & (rng.random((2, size, size)) < 0.8)  # two acquisitions, each with its own clouds
+    seen = mask & (rng.random((2, size, size)) < clear)  # two acquisitions, each with its own clouds
     values = rng.gamma(0.3, 1.0, (2, len(OBJECTS), size, size)).astype(np.float32)
     n_obs = seen.sum(axis=0).astype(np.uint16)
     with warnings.catch_warnings():
