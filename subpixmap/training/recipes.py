@@ -1,6 +1,6 @@
 """How much land is labelled -> how a network is trained on it: the defaults of `learn` and `train`, in one place.
 
-What the recipe for little land is made of, and what each part is worth, is measured in docs/training.md.
+What the recipe for little land is made of, and what each part is worth, is measured in docs/real-sentinel-2.md.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ class Recipe:
 USUAL = Recipe(TrainConfig(), folds=0)
 """For land enough to set some aside; its steps follow from the land (see `config.steps_for`)."""
 LITTLE = Recipe(
-    TrainConfig(
-        steps=200, crop=40, average=0.98, turns=True, jitter_brightness=0.03, jitter_gain=0.01, jitter_offset=0.001
-    ),
+    TrainConfig(steps=200, crop=40, average=0.98, jitter_brightness=0.03, jitter_gain=0.01, jitter_offset=0.001),
     folds=5,
     width=32,
     mid=8,
