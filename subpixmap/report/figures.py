@@ -124,6 +124,7 @@ def plot_series(
         axes.plot(x, totals, color=ACCENT, lw=2, marker="o", ms=5, mec="white", mew=0.8, label=label)
         highest = [] if truth is None else truth.truth.to_list()
         highest += table.ci_high.to_list() if estimated else []
+        highest += (totals + table.noise_se.fillna(0).to_numpy(float)).tolist() if "noise_se" in table.columns else []
         _from_zero(axes, np.append(totals, np.array(highest, float)))
         if estimated or (truth is not None and len(truth)):
             axes.legend(

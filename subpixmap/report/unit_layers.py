@@ -74,14 +74,15 @@ def _density(
     counts = contents.counts[(contents.counts.object == name) & contents.counts.unit_id.isin(units)]
     wide = counts.pivot(index="unit_id", columns="period", values="density_per_ha").astype(float)
     wide = wide.reindex(index=list(units), columns=list(contents.periods))
-    limit = nice_limit(wide.to_numpy(), share=1.0)
+    limit = nice_limit(wide.to_numpy(), share=0.98)
+    *lower, top = ticks(limit)
     return Layer(
         key="units",
         label="By unit",
         uris=[_picture(wide[period].to_numpy(), raster, DENSITY, limit) for period in periods],
         unit="objects per hectare of the unit, on average",
         gradient=gradient(DENSITY),
-        ticks=tuple(ticks(limit)),
+        ticks=(*lower, f"{top}+" if (wide > limit).any(axis=None) else top),
     )
 
 
