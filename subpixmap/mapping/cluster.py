@@ -63,7 +63,7 @@ def connect(
         except (OSError, TimeoutError, ValueError, TypeError) as error:  # Dask's for a certificate that is missing
             keys = f"; {_KEYS}" if address.startswith("tls://") else ""
             raise InputError(f"no scheduler answers at {scheduler} ({error}); check --scheduler{keys}") from error
-        with client:
+        with client, _quiet():
             _warn_if_open(client)
             Absence(client).wait(client)
             yield client
@@ -112,15 +112,15 @@ def require_scheduler(scheduler: str) -> str:
     """
     is_file = os.path.exists(scheduler)
     address = _address_in(scheduler) if is_file else scheduler
-    parts = urlsplit(address if "://" in address else f"tcp://{address}")
     try:
-        host, port = parts.hostname, parts.port
+        parts = urlsplit(address if "://" in address else f"tcp://{address}")
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
     except ValueError:
-        host, port = None, None
-    if parts.scheme in ("tcp", "tls") and not (host and port):
+        scheme, host, port = "tcp", None, None
+    if scheme in ("tcp", "tls") and not (host and port):
         found = f"it names {address[:80]!r}" if is_file else "there is no such file"
         raise InputError(f"--scheduler {scheduler}: {found}, and that is no address such as tcp://host:8786")
-    if parts.scheme not in ("tcp", "tls") or not (host and port):
+    if scheme not in ("tcp", "tls") or not (host and port):
         return address  # Dask knows others
     try:
         socket.create_connection((host, port), timeout=_REACH_S).close()
@@ -194,6 +194,20 @@ def _cuda_cluster(workers: int | None) -> Any:
         security=True,
         dashboard_address=_HERE,
     )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines and tracebacks that Dask writes when a scheduler goes: we say it in one line."""
+    names = ("distributed", "distributed.client", "tornado.application", "asyncio")
+    before = {name: logging.getLogger(name).level for name in names}
+    try:
+        for name in names:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _warn_if_open(client: Client) -> None:

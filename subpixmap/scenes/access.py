@@ -117,7 +117,7 @@ def gdal_env(asset: Asset, *, renew: bool = False) -> AbstractContextManager[Any
     limited = "GDAL_CACHEMAX" in os.environ or (hasenv() and "GDAL_CACHEMAX" in getenv())
     cache = {} if limited else {"GDAL_CACHEMAX": GDAL_CACHE_BYTES}
     options = gdal_options((asset.signed or asset.href).partition("?")[0], renew=renew) if is_remote(asset.href) else {}
-    if urlsplit(asset.href).scheme in ("http", "https") and not is_trusted(asset):
+    if asset.href.startswith(("http://", "https://")) and not is_trusted(asset):
         options |= gdal_proxy()
     if not asset.href.startswith("s3://"):  # else rasterio looks for keys each time: longer than a small window takes
         options["session"] = DummySession()

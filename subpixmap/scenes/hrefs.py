@@ -12,9 +12,9 @@ import re
 import socket
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urljoin, urlsplit, urlunsplit
 
-from subpixmap.errors import InputError
+from subpixmap.errors import InputError, in_one_line
 
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
 """GDAL driver by extension; no other file is opened."""
@@ -34,11 +34,27 @@ def is_remote(href: str) -> bool:
     return "://" in href
 
 
+def parts_of(url: str) -> SplitResult:
+    """The parts of a URL; `InputError` if no server can have it: an open bracket, a port of letters, an empty label."""
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        url.encode()
+        if parts.port == 0:
+            raise ValueError("port 0")
+    except ValueError as error:
+        raise InputError(f"{without_secrets(url)[:200]!a} is no URL ({in_one_line(error)})") from None
+    return parts
+
+
 def redact(href: str) -> str:
     """The href without user, password, query and fragment: this may be shown and stored."""
     if not is_remote(href):
         return href
-    parts = urlsplit(href)
+    try:
+        parts = urlsplit(href)
+    except ValueError:
+        return without_secrets(href)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -111,6 +127,7 @@ def resolve(href: str, base: str) -> str:
         raise InputError(
             f"href {without_secrets(href)[:200]!r} is not opened: it is neither a path nor a URL of {', '.join(REMOTE)}"
         )
+    parts_of(href)
     if is_remote(base):
         url = urljoin(base, href)
     elif href.startswith("file://") and urlsplit(href).netloc in ("", "localhost"):
@@ -119,7 +136,7 @@ def resolve(href: str, base: str) -> str:
         return _local(os.path.abspath(os.path.join(os.path.dirname(base), href)))
     else:
         url = href
-    scheme, host = urlsplit(url).scheme, host_of(url)
+    scheme, host = parts_of(url).scheme, host_of(url)
     if scheme not in REMOTE:
         raise InputError(f"href {redact(url)[:200]!r} is not opened: only {', '.join(REMOTE)} are")
     if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9][\w.-]{1,62}", urlsplit(url).netloc):

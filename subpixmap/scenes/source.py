@@ -7,6 +7,7 @@ fallback in the given order.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,10 +22,20 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError, in_one_line
+from subpixmap.files import local_path
 from subpixmap.machine import memory
 from subpixmap.periods import Period
 from subpixmap.scenes import dialect
-from subpixmap.scenes.hrefs import host_of, is_private, leads_to_private, redact, require_public, resolve, unsigned
+from subpixmap.scenes.hrefs import (
+    host_of,
+    is_private,
+    leads_to_private,
+    parts_of,
+    redact,
+    require_public,
+    resolve,
+    unsigned,
+)
 from subpixmap.scenes.items import Item
 from subpixmap.scenes.search import search
 from subpixmap.scenes.static import read_local, read_static
@@ -113,7 +124,7 @@ def find_by_source(
     level: dialect.Level = "L2A",
 ) -> dict[str, list[dict[str, Any]]]:
     """All items of each source, in order of preference; otherwise as `find_items`."""
-    sources = [source] if isinstance(source, str) else list(dict.fromkeys(source))
+    sources = list(dict.fromkeys(map(local_path, [source] if isinstance(source, str) else source)))
     for name in sources:
         _require_source(name)
     if collection and not any(map(_is_api, sources)):
@@ -181,16 +192,18 @@ def common_bands(raw_items: Sequence[dict[str, Any]], *, least: float = 1.0) -> 
 
 def anchored(source: str) -> str:
     """The source with an absolute path, if it is one: the same from every working directory."""
-    is_path = source not in CATALOGUES and Path(source).exists()
-    return str(Path(source).resolve()) if is_path else source
+    path = Path(local_path(source))
+    return str(path.resolve()) if source not in CATALOGUES and path.exists() else source
 
 
 def _require_source(source: str) -> None:
     try:
-        if source in CATALOGUES or urlsplit(source).scheme in ("http", "https") or Path(source).exists():
+        if source in CATALOGUES or Path(source).exists():
             return
-    except (OSError, ValueError) as error:  # no URL, no path: brackets that do not close, too long
+    except (OSError, ValueError) as error:  # too long, a zero in it
         raise InputError(f"source {source[:200]!r} is neither a path nor a URL ({in_one_line(error)})") from error
+    if re.match(r"https?://", source, re.IGNORECASE) and parts_of(source).hostname:
+        return
     raise InputError(
         f"source {redact(source)!r} is neither a file, a URL nor one of {', '.join(CATALOGUES)}; "
         "give one of these, or the path of an ItemCollection or catalog.json"

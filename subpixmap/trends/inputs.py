@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from urllib.parse import urlsplit
 
 import pandas as pd
 
+from subpixmap.scenes.hrefs import host_of
 from subpixmap.scenes.items import Item
 
 COLUMNS = ("period", "baselines", "satellites", "catalogues", "offsets", "dark_reflectance")
@@ -93,7 +93,7 @@ def _generation(baseline: str) -> str:
 
 def _host(item: Item) -> str:
     href = next(iter(item.assets.values())).href
-    return urlsplit(href).hostname or "local files"
+    return host_of(href) or "local files"
 
 
 def _moved(first: Mapping[str, float], second: Mapping[str, float]) -> float:

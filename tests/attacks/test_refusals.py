@@ -21,10 +21,12 @@ import shapely
 from subpixmap import runpaths
 from subpixmap.errors import Incomplete, InputError, SubpixmapError, VerificationFailed
 from subpixmap.files import path_of, write_atomic
+from subpixmap.periods import make_periods
 from subpixmap.reference.points import read_points
 from subpixmap.region.resolve import resolve_region
 from subpixmap.region.units import read_units
 from subpixmap.scenes.hrefs import resolve
+from subpixmap.scenes.source import find_items
 from subpixmap.simulate import simulate_country
 from subpixmap.simulate.recognise import is_simulated, truth_of
 
@@ -57,6 +59,8 @@ EARLY = {
     "model": "run --region demo --years 2020 --model palms",
     "object": "run --region demo --years 2020 --object coconat",
     "region": "run --region nowhereland --years 2020",
+    "brackets of a scheduler": "run --region demo --years 2020 --scheduler tcp://[",
+    "resolution": "run --region demo --years 2020 --resolution inf",
     "unit": "run --region philippines/nowhere --years 2020",
     "units' column": "run --region demo --years 2020 --admin {admin} --id-column nothing",
     "units' file": "run --region demo --years 2020 --admin nofile.gpkg",
@@ -115,6 +119,14 @@ def test_names_that_an_encoding_lacks_are_escaped(tmp_path: Path) -> None:
     made = subprocess.run(words, cwd=tmp_path, env=os.environ | plain, capture_output=True, check=False)
     assert made.returncode == 0, made.stderr
     assert b"Cura\\xe7ao" in made.stdout
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_fault(closed: str, country: Path, tmp_path: Path) -> None:
+    where = f"--region {country}/region.geojson --source {country}/catalog.json --years 2020 --model demo-s2"
+    script = f"exec {sys.executable} -m subpixmap plan {where} {closed}"
+    made = subprocess.run(["/bin/sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
 
 
 # Schedulers and workers -----------------------------------------------------------------------------------------------
@@ -290,6 +302,42 @@ def test_hrefs_that_are_uris_are_decoded(tmp_path: Path) -> None:
     assert resolve("https://a.example/a%20b.tif", base) == "https://a.example/a%20b.tif"
 
 
+NO_URLS = (
+    "http://[", "http://[bad/a.tif", "https://a]b/a.tif", "https://ex\u2100mple.com/a.tif", "https://a.example:b/a.tif",
+    "https://a.example:99999/a.tif", "https://a..b/a.tif", "s3://[/a.tif", "file://[/a.tif", "//[x/a.tif", "\ud800.tif",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("href", NO_URLS)
+def test_hrefs_that_no_server_can_have_are_refused_wherever_they_stand(
+    href: str, tmp_path: Path, country: Path, capsys: pytest.CaptureFixture[str], subpixmap: Callable[..., int]
+) -> None:
+    """As source, as link of a static catalogue and as asset of an item, of this machine and of a server."""
+    for base in (str(tmp_path / "items.json"), "https://a.example/items.json"):
+        with pytest.raises(InputError) as caught:
+            resolve(href, base)
+        assert "\n" not in str(caught.value)
+    catalogue = json.loads((country / "catalog.json").read_text()) | {"links": [{"rel": "item", "href": href}]}
+    (tmp_path / "catalog.json").write_text(json.dumps(catalogue))
+    for source in (tmp_path / "catalog.json", *([href] if href.isascii() else [])):
+        words = ["plan", "--region", country / "region.geojson", "--years", "2020", "--model", "demo-s2"]
+        assert subpixmap(*words, "--source", source) == 2
+        shown = capsys.readouterr().err
+        assert shown.startswith("subpixmap: ")
+        assert shown.count("\n") == 1, shown
+
+
+def test_a_source_by_its_uri_is_that_of_its_path(country: Path, tmp_path: Path) -> None:
+    from subpixmap.scenes.source import anchored
+
+    (folder := tmp_path / "a b").symlink_to(country)
+    uri = f"file://{tmp_path}/a%20b/catalog.json"
+    assert anchored(uri) == str(country / "catalog.json")
+    region, periods = resolve_region(str(country / "region.geojson")), make_periods("2020")
+    by_path = find_items(str(folder / "catalog.json"), region.geometry, periods)
+    assert find_items(uri, region.geometry, periods) == by_path
+
+
 def test_a_truth_that_somebody_else_wrote_is_not_the_simulators(tmp_path: Path, country: Path) -> None:
     (tmp_path / "catalog.json").write_text("{}")
     (tmp_path / "truth.csv").write_text("unit_id,object,period,count\na,coconut,2020,7\n")
@@ -308,14 +356,17 @@ def test_a_truth_that_somebody_else_wrote_is_not_the_simulators(tmp_path: Path, 
     assert len(truth)
 
 
-@pytest.mark.parametrize("verb", ["plan --region 0,0,1,1 --years 2020 --out {}", "simulate {}"])
-@pytest.mark.parametrize("place", ["file", "below a file", "dangling link", "long", "empty"])
+@pytest.mark.parametrize(
+    "verb", ["plan --region 0,0,1,1 --years 2020 --out {}", "simulate {}", "verify {}", "status {}"]
+)
+@pytest.mark.parametrize("place", ["file", "below a file", "dangling link", "loop", "long", "empty"])
 def test_a_folder_that_cannot_be_one(
     tmp_path: Path, subpixmap: Callable[..., int], capsys: pytest.CaptureFixture[str], verb: str, place: str
 ) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    places = {"file": "file", "below a file": "file/run", "dangling link": "link", "long": "a" * 300}
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    places = {"file": "file", "below a file": "file/run", "dangling link": "link", "loop": "loop", "long": "a" * 300}
     path = "" if place == "empty" else str(tmp_path / places[place])
     assert subpixmap(*[word.format(path) for word in verb.split()]) == 2
     shown = capsys.readouterr().err

@@ -1,8 +1,8 @@
 """Random damage, and the rule that whatever is read must keep: right, or one line and the stated exit code."""
 
 import contextlib
-import copy
 import io
+import json
 import os
 import resource
 import sys
@@ -25,9 +25,14 @@ LONG = settings(max_examples=int(os.environ.get("SUBPIXMAP_FUZZ", 1500)), deadli
 SECONDS, MEGABYTES = 20, 700
 """Time of the processor, and growth of the process, that one case may take."""
 
-DEEP: Any = []
-for _ in range(800):
-    DEEP = [DEEP]
+
+def deep() -> Any:
+    """Lists in lists."""
+    value: Any = []
+    for _ in range(800):
+        value = [value]
+    return value
+
 
 junk = st.one_of(
     st.none(),
@@ -37,9 +42,9 @@ junk = st.one_of(
     st.text(max_size=12),
     st.sampled_from(["", "NaN", "\0", "../../etc/passwd", "/vsicurl/http://127.0.0.1:9/a", "<OGRVRTDataSource/>"]),
     st.sampled_from([0, -1, 1e308, 10**9, 2**31, 2**63, float("nan"), float("inf")]),
-    st.just([]),
-    st.just({}),
-    st.just(DEEP),
+    st.builds(list),
+    st.builds(dict),
+    st.builds(deep),  # each its own: what is drawn is damaged further
     st.lists(st.one_of(st.floats(), st.integers(-5, 5), st.none(), st.text(max_size=3)), max_size=9),
     st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=3), max_size=3),
 )  # fmt: skip
@@ -48,7 +53,7 @@ junk = st.one_of(
 @st.composite
 def damaged_json(draw: Any, value: Any, *, most: int = 4) -> Any:
     """A JSON value with up to `most` of its places deleted, exchanged, repeated or replaced by junk."""
-    value = copy.deepcopy(value)
+    value = _copy(value)
     for _ in range(draw(st.integers(1, most))):
         places = list(_paths(value))
         if not places:
@@ -68,10 +73,15 @@ def damaged_json(draw: Any, value: Any, *, most: int = 4) -> Any:
                     other = other[step]
                 except (LookupError, TypeError):
                     break
-            parent[key] = copy.deepcopy(other)
+            parent[key] = _copy(other)
         else:
             parent[key] = draw(junk) if how == "junk" else [parent[key]] if how == "wrap" else str(parent[key])
     return value
+
+
+def _copy(value: Any) -> Any:
+    """A copy of a JSON value, however deep."""
+    return json.loads(json.dumps(value))
 
 
 def _paths(value: Any, prefix: Any = (), depth: int = 0) -> Iterator[Any]:
