@@ -88,8 +88,8 @@ def imagery(
         keys = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "something", "AWS_REGION": "us-east-1"}
         store = {"AWS_S3_ENDPOINT": server.url.removeprefix("http://"), "AWS_HTTPS": "NO"}
         of_store = keys | store | {"AWS_VIRTUAL_HOSTING": "FALSE"} if request.param == "s3" else {}
-        for name, value in of_store.items():
-            monkeypatch.setenv(name, value)
+        for variable, text in of_store.items():
+            monkeypatch.setenv(variable, text)
         yield Imagery(server, country, tmp_path / "served", request.param)
 
 
