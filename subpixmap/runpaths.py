@@ -77,3 +77,8 @@ def record_name(block_id: str, period: str) -> str:
 def failure_name(block_id: str, period: str) -> str:
     """File in LEDGER that says why a block could not be mapped; the record of the block replaces it."""
     return f"{block_id}_{period.replace(':', '')}.failed"
+
+
+def shards_name(block_id: str, period: str) -> str:
+    """File in LEDGER: hashes of shards that a count has proven, beside a record of an earlier version."""
+    return f"{block_id}_{period.replace(':', '')}.shards"

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from subpixmap.errors import Incomplete, InputError
 from subpixmap.grid import CHUNK, Block, Lattice, Window
 from subpixmap.mapping.ledger import read_record, require_items
-from subpixmap.mapping.store import Proof, Shards, open_shards, read_stored
+from subpixmap.mapping.owner import is_held_here
+from subpixmap.mapping.proofs import Proof, write_notes
+from subpixmap.mapping.store import Shards, open_shards, read_stored
 from subpixmap.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -60,11 +62,11 @@ class MapBlock:
 
 def read_blocks(folder: RunFolder) -> Iterator[MapBlock]:
     """The blocks of a run, zone by zone, in row-major order; nothing is read before it is asked for."""
-    plan = folder.plan
+    plan, notes = folder.plan, is_held_here(folder.path)
     for epsg, zone in sorted(plan.zones.items()):
         shards = open_shards(folder.path, epsg)
         for one in zone.blocks:
-            stored = _StoredBlock(shards, plan.run_id, folder.items_sha256, one.block)
+            stored = _StoredBlock(shards, plan.run_id, folder.items_sha256, one.block, notes)
             yield MapBlock(
                 lattice=zone.lattice,
                 window=one.block.window,
@@ -84,6 +86,8 @@ class _StoredBlock:
     items_sha256: Mapping[str, str]
     """Period label -> hash of its locked items."""
     block: Block
+    notes: bool
+    """Whether the folder is held, so that what is proven may be noted in it."""
     proofs: dict[str, Proof] = field(default_factory=dict)
     """Period label -> what its record says of the arrays, kept from `record` to `read`."""
 
@@ -93,12 +97,16 @@ class _StoredBlock:
         if record is None or record.run_id != self.run_id:
             return None
         require_items(record, self.items_sha256)
-        self.proofs[period] = Proof.of(record)
+        self.proofs[period] = Proof.of(record, self.shards.out)
         return {**record.cells, "acquisitions": [used.id for used in record.acquisitions]}
 
     def read(self, periods: Sequence[str], wanted: Mapping[str, Sequence[Window]]) -> Iterator[Arrays]:
         """The chunks of one period after the other, as they are stored; a shard unlike its record is refused."""
-        return read_stored(self.shards, self.block, periods, wanted, self._proof)
+        stored = read_stored(self.shards, self.block, periods, wanted, self._proof)
+        for period, arrays in zip(periods, stored, strict=True):
+            if self.notes:
+                write_notes(self.shards.out, (self.block.id, period), self._proof(period))
+            yield arrays
 
     def _proof(self, period: str) -> Proof:
         if period not in self.proofs and self.record(period) is None:

@@ -7,7 +7,6 @@ what is damaged can be told apart. What is *done* stands in the ledger, never in
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 import struct
@@ -25,9 +24,10 @@ from subpixmap import runpaths
 from subpixmap.errors import Incomplete, VerificationFailed
 from subpixmap.files import file_sha256, is_remote, path_of, store_errors, sync
 from subpixmap.grid import Block, Window
-from subpixmap.mapping.ledger import Record, array_sha256, locked_sha256, read_record, read_records, require_items
+from subpixmap.mapping.ledger import locked_sha256, read_record, read_records, require_items
 from subpixmap.mapping.metadata import read_zone
 from subpixmap.mapping.plan import read_plan
+from subpixmap.mapping.proofs import Proof
 from subpixmap.mapping.quantise import ZERO, decode, encode
 from subpixmap.mapping.schema import (
     ARRAYS,
@@ -54,21 +54,6 @@ def require_map(out: Path) -> None:
             f"{out / runpaths.MAP} does not exist. Nothing is mapped yet (start with `subpixmap map {out}`), or the "
             f"map was lost (make it again with `subpixmap verify {out} --repair`)"
         )
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What a record says of the arrays of its block: hashes by array name."""
-
-    values: Mapping[str, str]
-    """Of the decoded values."""
-    files: Mapping[str, str]
-    """Of the shards' files; empty in records of earlier versions."""
-
-    @classmethod
-    def of(cls, record: Record) -> Proof:
-        """Of a record."""
-        return cls(record.sha256, record.shard_sha256)
 
 
 def write_block(out: Path, block: Block, period: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
@@ -229,13 +214,12 @@ def _read_proven(shard: Shard, name: str, block: Block, chunks: Sequence[Window]
     decide: another codec may have stored the same ones, and records of earlier versions know these only.
     """
     content = shard.path.read_bytes()
-    if proof is None or (name in proof.files and hashlib.sha256(content).hexdigest() == proof.files[name]):
+    if proof is None or proof.knows(name, content):
         return decode_chunks(shard, content, chunks)
     every = tuple(block.chunks())
     stored = decode_chunks(shard, content, every)
     whole = spread(shard, every, stored)
-    if array_sha256(whole[0] if name == N_OBS else decode(whole - np.int16(ZERO))) != proof.values.get(name):
-        raise ValueError("it is not the one that the ledger has a record of")
+    proof.require(name, whole[0] if name == N_OBS else decode(whole - np.int16(ZERO)), content)
     return stored[:, [every.index(chunk) for chunk in chunks]]
 
 

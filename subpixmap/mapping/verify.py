@@ -225,6 +225,7 @@ def take_back(out: Path, damaged: Iterable[Damage]) -> list[tuple[str, str]]:
     keys = sorted({one.block for one in damaged if one.block is not None})
     for key in keys:
         record_path(out, *key).unlink(missing_ok=True)
+        (out / runpaths.LEDGER / runpaths.shards_name(*key)).unlink(missing_ok=True)
     return keys
 
 

@@ -6,10 +6,12 @@ sum it notices that when it unpacks them. The other files, which are rare, are r
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import rasterio
@@ -37,58 +39,55 @@ def needs_checks(dataset: rasterio.DatasetReader) -> bool:
 
 @dataclass(frozen=True)
 class Checked:
-    """An open raster whose bytes are checked; GDAL cannot pass on what goes wrong."""
+    """A raster on a server whose answers are each checked against its version. One thread uses it."""
 
-    dataset: rasterio.DatasetReader
-    problems: list[Exception]
+    href: str
+    """Of the asset; its extension says the driver."""
+    url: str
+    """The same, signed."""
+    version: Pin
+    """From `pin_of`."""
+    trusted: bool
+    """See `get_bytes`."""
+    parts: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
+    """The bytes that were read last, kept from one opening to the next."""
 
-    def raise_problem(self) -> None:
-        """Raise what went wrong since it was opened."""
-        if self.problems:
-            raise self.problems[0]
+    @contextlib.contextmanager
+    def open(self) -> Iterator[rasterio.DatasetReader]:
+        """Open the raster for the block, in this thread, and close it.
 
+        It must not stay open: rasterio keeps the Python file of a dataset in a context variable of the thread that
+        opened it. Once that thread has ended, GDAL's pointer leads nowhere, and closing or freeing the dataset ends
+        the process.
 
-def open_checked(href: str, url: str, version: Pin, *, trusted: bool) -> Checked:
-    """Open a raster on a server so that each answer is checked against its version.
+        Raises
+        ------
+        Changed
+            The file is not the version of before.
+        OSError
+            No answer, another one than was asked for, or not a raster.
+        """
+        problems: list[Exception] = []  # GDAL cannot pass on what goes wrong
 
-    Parameters
-    ----------
-    href
-        Of the asset; its extension says the driver.
-    url
-        The same, signed.
-    version
-        From `pin_of`.
-    trusted
-        See `get_bytes`.
+        def opener(path: str, mode: str = "rb", **_: Any) -> RemoteFile:
+            return RemoteFile(self, problems)
 
-    Raises
-    ------
-    Changed
-        The file is not the version of before.
-    OSError
-        No answer, another one than was asked for, or not a raster.
-    """
-    problems: list[Exception] = []
-
-    def opener(path: str, mode: str = "rb", **_: Any) -> RemoteFile:
-        return RemoteFile(href, url, version, problems, trusted=trusted)
-
-    name = f"{next(_numbers)}/{driver(href)}"  # rasterio allows one opener of a name at a time
-    try:
-        return Checked(rasterio.open(name, driver=driver(href), sharing=False, opener=opener), problems)
-    except RasterioError:
-        raise (problems or [OSError(f"{redact(href)} is not a raster")])[0] from None
+        name = f"{next(_numbers)}/{driver(self.href)}"  # rasterio allows one opener of a name at a time
+        try:
+            with rasterio.open(name, driver=driver(self.href), sharing=False, opener=opener) as dataset:
+                yield dataset
+        except RasterioError:
+            raise (problems or [OSError(f"{redact(self.href)} is not a raster")])[0] from None
+        if problems:
+            raise problems[0]
 
 
 class RemoteFile(io.RawIOBase):
     """Bytes of one version of a file."""
 
-    def __init__(self, href: str, url: str, version: Pin, problems: list[Exception], *, trusted: bool) -> None:
-        self.problems = problems
-        self.href, self.url, self.version, self.trusted = href, url, version, trusted
-        self.size, self.at = version.size or 0, 0
-        self.parts: OrderedDict[int, bytes] = OrderedDict()
+    def __init__(self, raster: Checked, problems: list[Exception]) -> None:
+        self.raster, self.parts, self.problems = raster, raster.parts, problems
+        self.size, self.at = raster.version.size or 0, 0
 
     def readable(self) -> bool:
         """Always."""
@@ -133,7 +132,7 @@ class RemoteFile(io.RawIOBase):
         for _, group in itertools.groupby(enumerate(absent), key=lambda pair: pair[1] - pair[0]):
             numbers = [number for _, number in group]
             begin, end = numbers[0] * PART, min((numbers[-1] + 1) * PART, self.size)
-            content, version = get_bytes(self.url, begin, end, trusted=self.trusted)
-            require_unchanged(self.href, self.version, version)
+            content, version = get_bytes(self.raster.url, begin, end, trusted=self.raster.trusted)
+            require_unchanged(self.raster.href, self.raster.version, version)
             for number in numbers:
                 self.parts[number] = content[number * PART - begin : (number + 1) * PART - begin]

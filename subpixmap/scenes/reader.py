@@ -30,7 +30,7 @@ from subpixmap.scenes.hrefs import driver, is_remote, redact, require_own_overvi
 from subpixmap.scenes.items import Asset, Item
 from subpixmap.scenes.pins import Changed, Pin, require_unchanged
 from subpixmap.scenes.radiometry import MOST_DN, Missing
-from subpixmap.scenes.ranges import Checked, needs_checks, open_checked
+from subpixmap.scenes.ranges import Checked, needs_checks
 from subpixmap.scenes.tunnel import refused_since
 
 OPEN_FILES = 256
@@ -81,7 +81,7 @@ class _Open(NamedTuple):
     masked: bool
     """Whether it has a mask of its own."""
     checked: Checked | None
-    """The same raster, if its bytes are checked here."""
+    """The same raster, if its bytes are checked here: `dataset` is closed, and it is opened for each window."""
 
 
 def read_window(
@@ -162,21 +162,20 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
 
 def _read(opened: _Open, source: _Source, **where: Any) -> NDArray[Any]:
     """The pixels, 0 where they are missing."""
-    try:
-        return _without_missing(opened, source, **where)
-    finally:
-        if opened.checked is not None:
-            opened.checked.raise_problem()
+    if opened.checked is None:
+        return _without_missing(opened.dataset, opened, source, **where)
+    with opened.checked.open() as dataset:
+        return _without_missing(dataset, opened, source, **where)
 
 
-def _without_missing(opened: _Open, source: _Source, **where: Any) -> NDArray[Any]:
-    values: NDArray[Any] = opened.dataset.read(1, **where)
+def _without_missing(dataset: rasterio.DatasetReader, opened: _Open, source: _Source, **where: Any) -> NDArray[Any]:
+    values: NDArray[Any] = dataset.read(1, **where)
     if source.missing == "zero":
         return values
     if opened.nodata:
         values[values == opened.nodata] = 0
     if opened.masked:
-        values[opened.dataset.read_masks(1, **where) == 0] = 0
+        values[dataset.read_masks(1, **where) == 0] = 0
     if values.dtype == np.uint16 and not source.classes and values.size and values.max() > MOST_DN:
         values[values > MOST_DN] = 0
     return values
@@ -205,10 +204,8 @@ def _opened(source: _Source, renew: bool) -> _Open:
         nodata, masked = _missing_of(dataset, source)
         if path.startswith("/vsicurl/") and version is not None and needs_checks(dataset):
             dataset.close()
-            url = path.removeprefix("/vsicurl/")
-            checked = open_checked(asset.href, url, version, trusted=is_trusted(asset))
-            dataset = checked.dataset
-    except SubpixmapError:
+            checked = Checked(asset.href, path.removeprefix("/vsicurl/"), version, is_trusted(asset))
+    except (SubpixmapError, RasterioError, OSError):
         dataset.close()
         raise
     pool[source] = _Open(dataset, path, version, nodata, masked, checked)

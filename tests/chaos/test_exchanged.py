@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 
 from subpixmap.mapping import run
 from subpixmap.scenes import access, reader, stores
@@ -82,8 +83,8 @@ def imagery(
 ) -> Iterator[Any]:
     monkeypatch.setattr(reader, "BACKOFF_S", 0.01)
     monkeypatch.setattr(run, "_PAUSE_S", 0.0)
-    for name, value in {"MAX_RETRY": 0, "TIMEOUT": 3}.items():  # after an answer to another question GDAL waits so long
-        monkeypatch.setitem(access.GDAL_OPTIONS, f"GDAL_HTTP_{name}", value)
+    for option, number in {"MAX_RETRY": 0, "TIMEOUT": 3}.items():  # after another answer than asked GDAL waits so long
+        monkeypatch.setitem(access.GDAL_OPTIONS, f"GDAL_HTTP_{option}", number)
     with stac_server.serve() as server:
         keys = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "something", "AWS_REGION": "us-east-1"}
         store = {"AWS_S3_ENDPOINT": server.url.removeprefix("http://"), "AWS_HTTPS": "NO"}
@@ -209,9 +210,12 @@ def test_a_server_that_sends_other_bytes_now_and_then_gives_the_same_map_or_none
         with rasterio.open(path) as dataset:
             values, profile = dataset.read(), dataset.profile
         profile.update(compress=None, predictor=1, driver="GTiff", interleave="band")
-        with rasterio.open(path, "w", **profile) as dataset:
-            dataset.write(values)
-            dataset.build_overviews([4, 16])
+        with rasterio.MemoryFile() as memory:
+            with memory.open(**profile) as dataset:
+                dataset.write(values)
+                dataset.build_overviews([4, 16])
+            # Its headers in front: where GDAL looks for them later, rasterio holds the lock that this server waits for.
+            rasterio.shutil.copy(memory.name, path, driver="COG", compress="NONE", blocksize=256)
     source, out = imagery.catalogue(), tmp_path / "run"
     sound = {key: digest for key, digest in sound.items() if key[1] == "2020"}
 

@@ -1,5 +1,6 @@
 """A block that is not what its record says, or a record that is not the lock's, gives no number anywhere."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,9 @@ import pytest
 from subpixmap.counts.count import count_by_unit, count_run, write_counts
 from subpixmap.errors import SubpixmapError, VerificationFailed
 from subpixmap.export.formats import export_run
-from subpixmap.mapping.ledger import read_records, write_record
+from subpixmap.mapping import manifest, proofs
+from subpixmap.mapping.ledger import array_sha256, read_records, write_record
+from subpixmap.mapping.owner import run_lock
 from subpixmap.mapping.store import open_map, shard_paths
 from subpixmap.mapping.verify import take_back, verify
 from subpixmap.report.page import write_report
@@ -100,6 +103,72 @@ def test_the_same_values_in_another_encoding_count(finished: Path, tmp_path: Pat
         write_record(out, replace(record, shard_sha256=dict.fromkeys(record.shard_sha256, "0" * 64)))
     again, before = count_run(out).table, count_run(finished).table
     assert again.drop(columns="geometry").equals(before.drop(columns="geometry"))
+
+
+def of_an_earlier_version(finished: Path, tmp_path: Path) -> Path:
+    out = shutil.copytree(finished, tmp_path / "run")
+    for record in read_records(out).values():
+        write_record(out, replace(record, shard_sha256={}))
+    return out
+
+
+def hashed_arrays(out: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many arrays a count has to hash by their values."""
+    hashed = []
+
+    def count_calls(values: Any) -> str:
+        hashed.append(1)
+        return array_sha256(values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(proofs, "array_sha256", count_calls)
+        count_run(out)
+    return len(hashed)
+
+
+def notes(out: Path) -> list[Path]:
+    return sorted((out / "ledger").glob("*.shards"))
+
+
+def test_records_of_earlier_versions_are_proven_by_their_values_once(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = of_an_earlier_version(finished, tmp_path)
+    records = {path: path.read_bytes() for path in (out / "ledger").glob("*.json")}
+    sound = count_run(finished).table.drop(columns="geometry")
+    assert hashed_arrays(out, monkeypatch) == 3 * len(records)  # not held: nothing may be written
+    assert not notes(out)
+    with run_lock(out):
+        assert hashed_arrays(out, monkeypatch) == 3 * len(records)
+    assert len(notes(out)) == len(records)
+    assert hashed_arrays(out, monkeypatch) == 0
+    assert count_run(out).table.drop(columns="geometry").equals(sound)
+    assert records == {path: path.read_bytes() for path in records}
+    manifest.write_manifest(out)
+    verify(out).require_sound()
+
+
+def test_a_note_of_other_values_or_with_a_flipped_bit_proves_nothing(finished: Path, tmp_path: Path) -> None:
+    out = of_an_earlier_version(finished, tmp_path)
+    with run_lock(out):
+        count_run(out)
+    block = mid(out)
+    first, second = (notes(out)[[block.id in path.name and year in path.name for path in notes(out)].index(True)]
+                     for year in ("2018", "2019"))  # fmt: skip
+    a, b = (shard_paths(out, block, period)[0] for period in ("2018", "2019"))
+    shard, note, other = a.read_bytes(), first.read_bytes(), second.read_bytes()
+    a.write_bytes(b.read_bytes())
+    raw = json.loads(note)
+    raw["notes"]["count"]["file"] = json.loads(other)["notes"]["count"]["file"]
+    for forged in (note, other, json.dumps(raw).encode(), b"", b"[]", b"{"):
+        first.write_bytes(forged)
+        with pytest.raises(VerificationFailed, match=rf"{block.id}, period 2018"):
+            count_run(out)
+    a.write_bytes(shard)
+    count_run(out)
+    with run_lock(out):
+        count_run(out)
+    assert first.read_bytes() == note  # made again
 
 
 def test_a_stray_shard_is_named_and_repaired(finished: Path, tmp_path: Path) -> None:
