@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subpixmap import runpaths
-from tests.helpers.fuzz import LONG, QUICK, command, damaged_bytes, damaged_json
+from tests.helpers.fuzz import FEW, LONG, command, damaged_bytes, damaged_json
 from tests.helpers.run_folders import make_plan, make_run
 
 VERBS = ("status", "verify", "count", "trend", "report", "export", "estimate", "sample design", "plan")
@@ -68,7 +68,7 @@ def attack(whole: Path, folder: Path, data: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
-@QUICK
+@FEW
 @given(data=st.data())
 def test_run_folders(whole: Path, tmp_path: Path, data: Any) -> None:
     attack(whole, tmp_path, data)

@@ -20,6 +20,8 @@ from subpixmap.errors import SubpixmapError
 CHECKS: Any = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 QUICK = settings(max_examples=int(os.environ.get("SUBPIXMAP_FUZZ", 25)), deadline=None, suppress_health_check=CHECKS)
 """In CI: seconds."""
+FEW = settings(QUICK, max_examples=int(os.environ.get("SUBPIXMAP_FUZZ", 8)))
+"""The same where a case takes a second."""
 LONG = settings(max_examples=int(os.environ.get("SUBPIXMAP_FUZZ", 1500)), deadline=None, suppress_health_check=CHECKS)
 """Marked slow: minutes."""
 SECONDS, MEGABYTES = 20, 700
