@@ -21,6 +21,7 @@ from subpixmap.counts.facts import Facts
 from subpixmap.counts.rows import SEEN_PX
 from subpixmap.counts.sums import Sums
 from subpixmap.counts.units import Units
+from subpixmap.counts.unlike import unlike_remarks
 from subpixmap.files import make_folder, write_json
 from subpixmap.tables import damage_is_told
 
@@ -65,7 +66,7 @@ def make_accounts(units: Units, sums: Sums, table: pd.DataFrame, facts: Facts) -
     remarks = [] if facts.assign_nearest else _near_remarks(outside, balance)
     if overlap_ha > _WORTH * table["area_ha"].max():
         remarks.append(f"{overlap_ha:,.0f} ha belong to several units and are counted in each of them")
-    remarks += _uncovered_remarks(parents, table)
+    remarks += [*_uncovered_remarks(parents, table), *unlike_remarks(table)]
     return Accounts(outside, balance, parents, _background(sums, facts), overlap_ha, tuple(remarks))
 
 

@@ -203,7 +203,7 @@ def _predict(
         if not observed.any():
             continue
         count, presence = (values[pick] for values in predict_block(model, tile, device=task.recipe.numerics["device"]))
-        mean.add(at, count, presence, observed, out_of_domain(model, inner))
+        mean.add(at, count, presence, observed, out_of_domain(model, inner, observed))
         rows, cols = chunk.slices(block.window)
         cells = slice(rows.start // CELL, rows.stop // CELL), slice(cols.start // CELL, cols.stop // CELL)
         totals[:, *cells] = cell_sums(np.where(observed, count, 0).astype(np.float64))

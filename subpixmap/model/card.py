@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.errors import InputError
+from subpixmap.model.likeness import Likeness
 from subpixmap.model.sealed import fields_from_json, unseal
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Card:
     """Measured errors on data held out."""
     limits: tuple[str, ...] = ()
     """Where not to trust it, in words."""
+    likeness: Mapping[str, Any] = field(default_factory=dict)
+    """What the land of the training looks like (see `likeness.Likeness`). Missing: only the range of bands is known."""
 
     def __post_init__(self) -> None:
         self._require_sizes()
@@ -106,6 +109,7 @@ class Card:
             raise InputError(f"card {self.name!r}: resolution must be up to 10000 m, presence_threshold 0 to 1")
         if not 0 < self.max_count_per_pixel < math.inf:
             raise InputError(f"card {self.name!r}: max_count_per_pixel must be a positive number")
+        self.land_like_training()
 
     def _require_sizes(self) -> None:
         """Before anything else: nothing may be built, repeated or written out of absurd sizes."""
@@ -144,9 +148,21 @@ class Card:
         stem, skip, heads = 9 * len(self.bands) * w + 4 * w, w * w + 4 * w, 9 * w * outputs + outputs
         return self.members * (stem + self.blocks * block + skip + heads)
 
+    def land_like_training(self) -> Likeness | None:
+        """What the land of the training looks like; None where the card does not say it."""
+        if not self.likeness:
+            return None
+        try:
+            return Likeness.stated(self.likeness, len(self.bands))
+        except InputError as error:
+            raise InputError(f"card {self.name!r}: {error}") from error
+
     def to_json(self) -> str:
         """The canonical text that is hashed and stored."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+        plain = dataclasses.asdict(self)
+        if not self.likeness:
+            del plain["likeness"]  # so that cards of before the field keep their hash
+        return json.dumps(plain, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Card:

@@ -21,6 +21,7 @@ from subpixmap.errors import InputError
 from subpixmap.files import write_atomic
 from subpixmap.html import html_table
 from subpixmap.model.card import KEY, Card, card_path, read_stored
+from subpixmap.model.likeness import Likeness
 from subpixmap.model.net import Averaged, DensityNet, fold, measure_halo
 from subpixmap.model.sealed import hash_of
 
@@ -47,6 +48,11 @@ class Model:
     def folded(self) -> DensityNet | Averaged:
         """The network for inference."""
         return fold(self.net)
+
+    @cached_property
+    def likeness(self) -> Likeness | None:
+        """What the land of the training looks like, if the card says it."""
+        return self.card.land_like_training()
 
     def __repr__(self) -> str:
         card = self.card

@@ -36,7 +36,7 @@ from subpixmap.training.calibrate import calibrate
 from subpixmap.training.config import TrainConfig, require_baselines
 from subpixmap.training.evaluate import evaluate, table
 from subpixmap.training.folds import learn_in_folds
-from subpixmap.training.inputs import input_statistics
+from subpixmap.training.inputs import input_statistics, with_likeness
 from subpixmap.training.lines import say
 from subpixmap.training.process import reproducible
 from subpixmap.training.provenance import (
@@ -178,13 +178,14 @@ def _trained(
 ) -> Model:
     """Trained and calibrated: on land set aside, or in folds."""
     if scheme.folds:
-        return learn_in_folds(samples["training"], card, config, folds=scheme.folds, **files)
+        model = learn_in_folds(samples["training"], card, config, folds=scheme.folds, **files)
+        return with_likeness(model, samples["training"].patches)
     calibration = samples["calibration"].patches
     watched = calibration if config.patience else None
     say(files["progress"], "2 of 4: training")
     model = train(samples["training"].patches, card, config, validation=watched, **files)
     say(files["progress"], "3 of 4: calibration")
-    return calibrate(model, calibration)
+    return with_likeness(calibrate(model, calibration), samples["training"].patches, calibration)
 
 
 def evaluate_on(

@@ -25,6 +25,7 @@ from subpixmap.training.calibrate import calibrate, calibrate_trimmed
 from subpixmap.training.config import SIMULATED, TrainConfig
 from subpixmap.training.evaluate import evaluate, table
 from subpixmap.training.inputs import input_statistics
+from subpixmap.training.likeness import with_likeness
 from subpixmap.training.lines import say
 from subpixmap.training.process import reproducible
 from subpixmap.training.provenance import card_with_errors
@@ -195,8 +196,9 @@ def train_simulated(
         say(progress, "2 of 4: training")
         model = train(training, card, config, state=state, curves=curves, progress=progress)
         say(progress, "3 of 4: calibration")
-        model = calibrate(model, rendered("calibration"))
-        model = calibrate_trimmed(model, rendered("trimmed"))
+        held_out = rendered("calibration")
+        model = calibrate_trimmed(calibrate(model, held_out), rendered("trimmed"))
+        model = with_likeness(model, training, held_out)
         say(progress, "4 of 4: evaluation")
         errors = evaluate(model, rendered("test"))
     say(progress, table(errors))

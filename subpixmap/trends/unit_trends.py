@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from subpixmap.counts.unlike import unlike_words
 from subpixmap.errors import InputError, Refused
 from subpixmap.tables import REGION, SERIES, TREND, types_of
 from subpixmap.trends.changes import (
@@ -112,22 +113,25 @@ def follow(
     steps = shared_steps(counts, series, inputs=inputs)
     # A shared effect that the user removes takes the steps at joins along.
     totals = totals.assign(join_factor=1.0 if year_effect is not None else join_factors(totals, steps))
-    rows, weighed, changes = [], [], []
+    rows, weighed, cautions, changes = [], [], [], []
     for _, group in _with_noise(totals).groupby(["unit_id", "object"], sort=False):
         row, evidence = _unit_trend(group.sort_values("period_start", kind="stable"), level, steady_within)
         rows.append(row)
         weighed.append(evidence)
+        cautions.append(unlike_words(group))
         if evidence is not None:
             changes += year_to_year([row[name] for name in ("unit_id", "unit_name", "object")], evidence.series)
     table = pd.DataFrame(rows, columns=list(TREND)).astype(types_of(TREND))
-    table = _judged(table, weighed, 1 - level)
+    table = _judged(table, weighed, cautions, 1 - level)
     for name, joins in steps[steps["stands_out"].astype(bool)].groupby("object"):
         table.loc[table["object"] == name, "shared_step"] = "; ".join(step_text(row) for row in joins.itertuples())
     return Followed(table, changes_table(changes, level=level))
 
 
-def _judged(table: pd.DataFrame, weighed: list[Evidence | None], alpha: float) -> pd.DataFrame:
-    """The rows with false discovery rates, what is significant, and verdicts."""
+def _judged(
+    table: pd.DataFrame, weighed: list[Evidence | None], cautions: list[str | None], alpha: float
+) -> pd.DataFrame:
+    """The rows with false discovery rates, what is significant, and verdicts with what is to be said beside them."""
     for p, q, significant in (
         ("p_value", "q_value", "trend_significant"),
         ("change_p", "change_q", "change_significant"),
@@ -148,7 +152,10 @@ def _judged(table: pd.DataFrame, weighed: list[Evidence | None], alpha: float) -
             verdicts.append(verdict(evidence, q, alpha=alpha))
     return table.assign(
         direction=pd.array([one for one, _ in verdicts], "string"),
-        because=pd.array([why for _, why in verdicts], "string"),
+        because=pd.array(
+            ["; ".join(filter(None, (why, more))) or None for (_, why), more in zip(verdicts, cautions, strict=True)],
+            "string",
+        ),
     )
 
 

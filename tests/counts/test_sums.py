@@ -13,6 +13,7 @@ from subpixmap.counts.count import count_blocks
 from subpixmap.counts.fractions import unit_fractions, zonal_sums
 from subpixmap.counts.rows import FLAGS
 from subpixmap.counts.units import prepare_units
+from subpixmap.counts.unlike import unlike_remarks, unlike_words
 from subpixmap.errors import InputError
 from subpixmap.grid import Block, Lattice, Window, owned
 from subpixmap.mapping.zones import plan_zones
@@ -254,6 +255,13 @@ def test_out_of_domain_share_comes_from_the_ledgers_cells() -> None:
     expected = (128 + 36) / 200
     assert table["ood_frac"].tolist() == pytest.approx([expected, expected / 2], rel=1e-12)
     assert "out_of_domain" in table["flag"].iloc[0]
+    assert unlike_words(table.iloc[:1]) == "82% of the land is unlike the training data"
+    assert unlike_words(table.assign(flag=None)) is None
+    (remark,) = unlike_remarks(table)
+    assert remark.startswith("the land of 2 of 2 units is unlike the training data in 2018 (up to 82% of the pixels)")
+    (remark,) = unlike_remarks(table.assign(ood_frac=1.0))
+    assert remark.startswith("every observed pixel is unlike the training data: these totals are no estimates")
+    assert unlike_remarks(table.assign(flag="tiny_unit")) == []
 
 
 def test_median_of_clear_observations() -> None:

@@ -108,6 +108,17 @@ def test_units_keep_their_rows_and_order() -> None:
     assert {name: str(kind) for name, kind in table.dtypes.items()} == types_of(TREND)
 
 
+def test_a_change_on_land_unlike_the_training_data_says_so() -> None:
+    table = counts({"a": [100.0, 103, 104, 108], "b": [100.0, 103, 104, 108]}).assign(flag=None, ood_frac=0.02)
+    table.loc[1, ["flag", "ood_frac"]] = "tiny_unit;out_of_domain", 0.43
+    table.loc[2, ["flag", "ood_frac"]] = "out_of_domain", 0.12
+    both = followed(table)
+    plain = followed(table.drop(columns=["flag", "ood_frac"]))
+    added = "; up to 43% of the land is unlike the training data (2 of 4 periods, most of it in 2019)"
+    assert both["because"].tolist() == [plain["because"].iloc[0] + added, plain["because"].iloc[1]]
+    assert both["direction"].tolist() == plain["direction"].tolist()
+
+
 def test_occupancy_has_no_trend() -> None:
     row = followed(counts({"a": [1.0, 2, 3, 4, 5, 6]}, measure="occupancy", name="car")).iloc[0]
     assert row[["slope_per_year", "p_value", "change"]].isna().all()
