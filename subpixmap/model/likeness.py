@@ -140,7 +140,7 @@ class _Masks:
         self.seen, self.inner = seen.astype(np.float32), inner.astype(np.float32)
         self.pairs = {lag: tuple(mask.astype(np.float32) for mask in both) for lag, both in pairs.items()}
         self.n = {0: _sums(self.seen), 2: _sums(self.inner)}
-        self.n_pairs = {lag: sum(_sums(mask) for mask in both) for lag, both in self.pairs.items()}
+        self.n_pairs = {lag: _sums(across) + _sums(down) for lag, (across, down) in self.pairs.items()}
 
 
 def _of_band(values: Array, masks: _Masks) -> tuple[list[Array], tuple[Array, ...]]:
@@ -168,7 +168,7 @@ def _of_band(values: Array, masks: _Masks) -> tuple[list[Array], tuple[Array, ..
 
 def _correlation(a: Array, b: Array, a_square: Array, b_square: Array, n: Array) -> Array:
     floor = _FLOOR**2
-    return _mean(_sums(a * b), n) / np.sqrt((a_square + floor) * (b_square + floor))
+    return np.asarray(_mean(_sums(a * b), n) / np.sqrt((a_square + floor) * (b_square + floor)), np.float32)
 
 
 def _both(seen: NDArray[np.bool_], lag: int, axis: int) -> NDArray[np.bool_]:
@@ -200,11 +200,11 @@ def _sums(values: Array) -> Array:
 
 
 def _mean(total: Array, n: Array) -> Array:
-    return total / np.maximum(n, 1)
+    return np.asarray(total / np.maximum(n, 1), np.float32)
 
 
 def _log_root(square: Array) -> Array:
-    return np.log(square + _FLOOR**2) / 2
+    return np.asarray(np.log(square + _FLOOR**2) / 2, np.float32)
 
 
 def _box(values: NDArray[Any]) -> Array:

@@ -24,8 +24,7 @@ from subpixmap.scenes.clouds import MaskRule, scl_valid
 from subpixmap.training.calibrate import calibrate, calibrate_trimmed
 from subpixmap.training.config import SIMULATED, TrainConfig
 from subpixmap.training.evaluate import evaluate, table
-from subpixmap.training.inputs import input_statistics
-from subpixmap.training.likeness import with_likeness
+from subpixmap.training.inputs import input_statistics, with_likeness
 from subpixmap.training.lines import say
 from subpixmap.training.process import reproducible
 from subpixmap.training.provenance import card_with_errors
@@ -197,11 +196,10 @@ def train_simulated(
         model = train(training, card, config, state=state, curves=curves, progress=progress)
         say(progress, "3 of 4: calibration")
         held_out = rendered("calibration")
-        model = calibrate_trimmed(calibrate(model, held_out), rendered("trimmed"))
-        model = with_likeness(model, training, held_out)
+        model = with_likeness(calibrate(model, held_out), training, held_out)
+        model = calibrate_trimmed(model, rendered("trimmed"))
         say(progress, "4 of 4: evaluation")
-        errors = evaluate(model, rendered("test"))
-    say(progress, table(errors))
+        say(progress, table(errors := evaluate(model, rendered("test"))))
     return save_model(path, model.net, card_with_errors(model.card, errors, config.all_steps))
 
 

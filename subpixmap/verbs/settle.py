@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from subpixmap.scenes.items import Item
     from subpixmap.scenes.radiometry import Missing
 
-DEFAULT_MODELS = ("demo-s2", "demo-rgbn")
-"""The first whose bands the items have is used."""
+DEFAULT_MODELS = ("demo-s2-v2", "demo-rgbn-v2", "demo-s2", "demo-rgbn")
+"""The first whose bands the items have is used; a folder that one of the last two began goes on with it."""
 
 
 def settle(request: Request) -> Job:

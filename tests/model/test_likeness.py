@@ -12,7 +12,7 @@ from subpixmap.model.checkpoint import Model, load_model, save_model
 from subpixmap.model.domain import out_of_domain
 from subpixmap.model.likeness import CELL, FAR, Likeness, cell_features
 from subpixmap.reference.patches import Patches
-from subpixmap.training.likeness import fit_likeness, with_likeness
+from subpixmap.training.inputs import fit_likeness, with_likeness
 from tests.helpers.cards import small_card
 
 BANDS = ("B02", "B08")
