@@ -83,7 +83,7 @@ def _coarse(folder: Path) -> Scene:
             images.append(source.read(1))
     with rasterio.open(folder / "SCL.tif", driver="GTiff") as source:
         classes = source.read(1, out_shape=images[0].shape)
-    image = np.stack(images)
+    image = np.stack(images).astype(np.float32)
     return image / np.float32(10000), np.isin(classes, CLEAR) & (image > 0).all(axis=0)
 
 
@@ -92,7 +92,7 @@ def judge(model: Model, scenes: Sequence[Scene]) -> dict[str, Any]:
     if model.likeness is None:
         raise InputError(f"model {model.card.name!r} does not say what the land of its training looks like")
     before = Model.of(model.net, dataclasses.replace(model.card, likeness={}))
-    pixels, unlike, beyond, scores = 0, 0, 0, [np.empty(0)]
+    pixels, unlike, beyond, scores = 0, 0, 0, [np.empty(0, np.float32)]
     for reflectance, observed in (chunk for scene in scenes for chunk in _chunks(scene)):
         pixels += int(observed.sum())
         unlike += int((out_of_domain(model, reflectance, observed) & observed).sum())
