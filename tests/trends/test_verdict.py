@@ -119,7 +119,7 @@ def test_noise_between_periods_is_what_calm_units_differ_by() -> None:
     steps = relative_steps(values, se)
     assert len(steps) == 240
     assert noise_between_periods(steps) == pytest.approx(0.75 * 1.25, rel=0.15)  # they add a quarter
-    assert noise_between_periods(steps / 100) == pytest.approx(0.4)  # never less than seasons explain
+    assert noise_between_periods(steps / 100) == pytest.approx(0.5)  # never less than seasons explain
     assert noise_between_periods(steps * 2) > 1.5  # what acquisitions of a year share adds to it
     assert noise_between_periods(steps[:19]) == 1  # too few to tell
 
