@@ -51,7 +51,7 @@ def with_cover(patches: Patches, tiles: Sequence[AreaTile], path: str | Path) ->
     if not Path(path).is_file():
         raise InputError(f"--land-cover {path} does not exist")
     try:
-        with rasterio.open(Path(path).resolve(), driver=list(DRIVERS.values())) as raster:
+        with _open(Path(path).resolve()) as raster:
             require_own_overviews(raster, str(path))
             if raster.crs is None:
                 raise InputError(f"{path} has no coordinate reference system")
@@ -63,6 +63,17 @@ def with_cover(patches: Patches, tiles: Sequence[AreaTile], path: str | Path) ->
         raise InputError(f"{path} does not reach the labelled areas")
     names = tuple(UNKNOWN if code == 0 else WORLDCOVER.get(int(code), f"class {code}") for code in classes)
     return replace(patches, cover=np.searchsorted(classes, codes).astype(np.uint8), covers=names)
+
+
+def _open(path: Path) -> rasterio.DatasetReader:
+    """Open a GeoTIFF or JPEG 2000, whatever its name; no other driver of GDAL is tried."""
+    first, *others = dict.fromkeys(DRIVERS.values())
+    for driver in others:
+        try:
+            return rasterio.open(path, driver=driver)
+        except rasterio.errors.RasterioIOError:
+            continue
+    return rasterio.open(path, driver=first)
 
 
 def _codes(raster: rasterio.DatasetReader, tile: AreaTile) -> np.ndarray:
