@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from subpixmap.detection.images import Image, moved
 from subpixmap.errors import InputError
 from subpixmap.region.layers import PARQUET, UNREADABLE, read_layer
+from subpixmap.region.vector import without_shape
 
 BOX = ("xmin", "ymin", "xmax", "ymax")
 _IMAGE = ("image_path", "image", "filename", "file", "image_id")
@@ -164,7 +165,7 @@ def _on_the_ground(
     table = read_layer(path, "boxes or points", layer=layer)
     if not isinstance(table, gpd.GeoDataFrame) or table.crs is None:
         raise InputError(f"{path.name} has no geometry with a coordinate reference system")
-    table = table[~(table.geometry.isna() | table.geometry.is_empty)]
+    table = table[~without_shape(table.geometry)]
     polygons = None if areas is None else _read_areas(areas)
     found, used = [], np.zeros(len(table), bool)
     for image in images:

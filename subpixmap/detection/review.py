@@ -26,6 +26,7 @@ from subpixmap.detection.images import Image, moved
 from subpixmap.detection.styles import CELLS_STYLE, OBJECTS_STYLE
 from subpixmap.errors import InputError
 from subpixmap.region.layers import UNREADABLE
+from subpixmap.region.vector import without_shape
 
 STATUS = ("accept", "correct", "reject")
 LAYERS = ("cells", "objects")
@@ -155,7 +156,7 @@ def read_review(path: Path) -> Reviewed:
     kept = cells[status.isin(["accept", "correct"])].reset_index(drop=True)
     if not len(kept):
         raise InputError(f"{path.name}: no cell is accepted or corrected ({int((status == '').sum())} are blank)")
-    objects = objects[~(objects.geometry.isna() | objects.geometry.is_empty)].to_crs(4326)
+    objects = objects[~without_shape(objects.geometry)].to_crs(4326)
     inside = gpd.sjoin(objects[["object", "geometry"]], kept[["cell_id", "n_detected", "geometry"]], predicate="within")
     inside = inside[~inside.index.duplicated()]
     if (nameless := inside["object"].isna() | (inside["object"].astype(str).str.strip() == "")).any():

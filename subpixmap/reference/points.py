@@ -19,6 +19,7 @@ import shapely
 from subpixmap.errors import InputError
 from subpixmap.grid import transformer, utm_epsg
 from subpixmap.region.layers import PARQUET, UNREADABLE, read_layer, require_encoding, require_file, require_placed
+from subpixmap.region.vector import without_shape
 
 _PAIRS = (("x", "y"), ("lon", "lat"), ("longitude", "latitude"), ("easting", "northing"), ("e", "n"))
 _BOX = ("xmin", "ymin", "xmax", "ymax")
@@ -157,8 +158,8 @@ def _geometry(table: pd.DataFrame, name: str) -> Any:
 def _centres(table: gpd.GeoDataFrame, name: str) -> gpd.GeoSeries:
     """Points, one a row, of points and of boxes."""
     shapes = table.geometry.reset_index(drop=True)
-    if (bad := shapes.isna() | shapes.is_empty).any():
-        raise InputError(f"{name}: {int(bad.sum())} of {len(shapes)} rows have no geometry (first: row {bad.idxmax()})")
+    if (bad := without_shape(shapes)).any():
+        raise InputError(f"{name}: {bad.sum()} of {len(shapes)} rows have no geometry (first: row {bad.argmax()})")
     shapes = shapes.explode() if (shapes.geom_type == "MultiPoint").any() else shapes
     other = ~shapes.geom_type.isin(("Point", "Polygon", "MultiPolygon"))
     if other.any():

@@ -14,6 +14,7 @@ import geopandas as gpd
 import numpy as np
 import pyproj
 import shapely
+from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.errors import InputError
@@ -124,10 +125,17 @@ def _hectares(shape: BaseGeometry) -> float:
     return float(pyproj.Geod(ellps="WGS84").geometry_area_perimeter(shapely.orient_polygons(shape))[0]) / 1e4
 
 
+def without_shape(geometry: gpd.GeoSeries) -> NDArray[np.bool_]:
+    """(row,) rows without a geometry, or with an empty one; geopandas itself warns where it finds empty ones."""
+    shapes = geometry.to_numpy()
+    blank: NDArray[np.bool_] = shapely.is_missing(shapes) | shapely.is_empty(shapes)
+    return blank
+
+
 def _check_coordinates(table: gpd.GeoDataFrame, name: str) -> None:
     bounds = table.geometry.total_bounds
     if not np.isfinite(bounds).all():
-        if table.geometry.isna().all() or table.geometry.is_empty.all():
+        if without_shape(table.geometry).all():
             raise InputError(f"{name} has no polygons ({len(table)} rows)")
         raise InputError(f"{name} has coordinates that are not finite numbers")
     if not table.crs.is_geographic:

@@ -15,6 +15,7 @@ from affine import Affine
 from matplotlib.colors import ListedColormap, to_hex
 from numpy.typing import NDArray
 
+from subpixmap.region.vector import without_shape
 from subpixmap.report.colours import CHANGE, DENSITY, ERRORS
 from subpixmap.report.contents import Contents
 from subpixmap.report.downsample import Layers
@@ -37,17 +38,12 @@ def unit_raster(units: gpd.GeoDataFrame, lowest: Sequence[str], layers: Layers) 
     """(y, x) position in the returned list of the unit that holds a display pixel's centre; -1 where there is none."""
     from rasterio.features import rasterize
 
-    wanted = _with_land(units[units.unit_id.isin(lowest)])
+    wanted = units[units.unit_id.isin(lowest) & ~without_shape(units.geometry)]
     shapes = [(layers.grid.to_pixels(shape), i + 1) for i, shape in enumerate(wanted.geometry)]
     if not shapes:
         return np.full(layers.grid.shape, -1, np.intp), []
     found = rasterize(shapes, layers.grid.shape, transform=Affine.identity(), dtype="int32")
     return found.astype(np.intp) - 1, wanted.unit_id.astype(str).tolist()
-
-
-def _with_land(units: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Without rows that have no polygon, or an empty one."""
-    return units[shapely.area(units.geometry.to_numpy()) > 0]
 
 
 def unit_layers(
@@ -135,7 +131,7 @@ def unit_labels(units: gpd.GeoDataFrame, lowest: Sequence[str], layers: Layers) 
 
     Where few of the lowest units have room for a name, their parents are named until one has zoomed in.
     """
-    there = _with_land(units)
+    there = units[~without_shape(units.geometry)]
     leaf = there.unit_id.isin(lowest)
     labels = _placed(there[leaf], layers)
     near = int(np.median([one["zoom"] for one in labels])) if labels else 1

@@ -19,11 +19,14 @@ from hypothesis import strategies as st
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.counts.units import prepare_units
+from subpixmap.errors import InputError
 from subpixmap.grid import Lattice, utm_epsg
 from subpixmap.mapping.zones import plan_zones
+from subpixmap.reference.points import read_points
 from subpixmap.region.outline import densify, mended, unfold
 from subpixmap.region.resolve import resolve_region
 from subpixmap.region.units import read_area, read_units
+from subpixmap.region.vector import without_shape
 
 GEOD = pyproj.Geod(ellps="WGS84")
 BOW = shapely.Polygon([(119.5, 10.5), (119.51, 10.51), (119.51, 10.5), (119.5, 10.51)])
@@ -198,3 +201,12 @@ def test_geojson_collection_of_collections_keeps_all_its_polygons(tmp_path: Path
     path = tmp_path / "c.geojson"
     path.write_text(json.dumps({"type": "Feature", "properties": {}, "geometry": outer}))
     assert read_area(path).geometry.iloc[0].area == pytest.approx(2)
+
+
+def test_rows_without_a_shape_are_found_without_a_warning(tmp_path: Path) -> None:
+    shapes = [shapely.Point(1, 2), None, shapely.Point(), shapely.Polygon(), shapely.box(0, 0, 1, 1)]
+    frame = gpd.GeoDataFrame(geometry=shapes, crs=4326)
+    assert without_shape(frame.geometry).tolist() == [False, True, True, True, False]
+    frame.iloc[[0, 2]].to_parquet(tmp_path / "points.parquet")
+    with pytest.raises(InputError, match=r"1 of 2 rows have no geometry \(first: row 1\)"):
+        read_points(tmp_path / "points.parquet", objects=["palm"])
