@@ -63,7 +63,7 @@ def connect(
         except (OSError, TimeoutError, ValueError, TypeError) as error:  # Dask's for a certificate that is missing
             keys = f"; {_KEYS}" if address.startswith("tls://") else ""
             raise InputError(f"no scheduler answers at {scheduler} ({error}); check --scheduler{keys}") from error
-        with client, _quiet():
+        with _quiet(), client:  # also while the client closes
             _warn_if_open(client)
             Absence(client).wait(client)
             yield client

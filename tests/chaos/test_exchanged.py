@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,21 @@ class Imagery:
                 path.write_bytes(content)
             other = self.other[path]
             self.other[path] = content
-            path.write_bytes(other)
+            (path.parent / "new").write_bytes(other)
+            (path.parent / "new").replace(path)  # a file is of one version at any moment, as in a store
+
+    def exchange_at(self, moment: int) -> threading.Event:
+        """Exchange once, before the answer to the request of this number; the event says that it happened."""
+        happened, one = threading.Event(), threading.Lock()
+
+        def before(number: int) -> None:
+            with one:  # requests are answered by several threads: a number may be passed over
+                if number >= moment and not happened.is_set():
+                    self.exchange()
+                    happened.set()
+
+        self.before = before
+        return happened
 
     @property
     def region(self) -> Path:
@@ -166,16 +181,19 @@ def test_imagery_that_is_exchanged_at_any_moment_of_a_run_is_never_mixed(
     imagery: Any, share: float, sound: Any, stand_in: Path, tmp_path: Path, subpixmap: Any, capsys: Any
 ) -> None:
     source, out = imagery.catalogue(), tmp_path / "run"
-    assert subpixmap(*command(imagery, source, stand_in, tmp_path / "whole", "2020-2021")) == 0
-    assert hashes(tmp_path / "whole") == sound
-    asked = sum(imagery.server.requests.values())
-    moment = asked + 1 + int(share * asked)
-    imagery.before = lambda number: imagery.exchange() if number == moment else None
-    forget()
-    assert subpixmap(*command(imagery, source, stand_in, out, "2020-2021")) == 4
-    assert ".tif" in capsys.readouterr().err
-    there = hashes(out) if out.exists() else {}
+    for name in ("first", "again"):  # the second knows some files, as the next one does, and asks less
+        before = sum(imagery.server.requests.values())
+        assert subpixmap(*command(imagery, source, stand_in, tmp_path / name, "2020-2021")) == 0
+        assert hashes(tmp_path / name) == sound
+        asked = sum(imagery.server.requests.values()) - before
+        forget()
+    happened = imagery.exchange_at(before + asked + 1 + int(share * asked))
+    code = subpixmap(*command(imagery, source, stand_in, out, "2020-2021"))
+    there = hashes(out) if (out / "plan.json").exists() else {}
     assert there == {key: sound[key] for key in there}
+    assert happened.is_set()
+    assert code == 4
+    assert ".tif" in capsys.readouterr().err
     imagery.before = lambda number: None
     imagery.exchange()
     forget()

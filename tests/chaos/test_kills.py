@@ -193,10 +193,9 @@ def test_files_that_cannot_be_written_are_told_in_a_line(
     (tmp_path / "file").write_text("")
     assert subpixmap("run", *options, "--out", tmp_path / "file" / "run") == 2
     told = capsys.readouterr().err
-    assert str(tmp_path / "file" / "run") in told
-    assert "--out" in told
+    assert f"{tmp_path / 'file'} is a file, not a folder; give another folder" in told
     (tmp_path / "run" / "counts.csv").mkdir(parents=True)
-    assert subpixmap("run", *options, "--out", tmp_path / "run") == 3
+    assert subpixmap("run", *options, "--out", tmp_path / "run") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "counts.csv" in line
     (tmp_path / "run" / "counts.csv").rmdir()

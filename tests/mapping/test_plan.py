@@ -215,6 +215,8 @@ def test_the_run_id_is_of_the_recipe_alone(country: Tiny) -> None:
         "mask": MaskRule(dilate_m=0.0),
         "numerics": {"threads": 2},
         "missing": "zero",
+        "sensor": "landsat",
+        "level": "L1C",
     }
     assert changes.keys() == {f.name for f in fields(Recipe)}
     for name, value in changes.items():
