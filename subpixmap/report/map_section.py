@@ -38,6 +38,7 @@ def map_section(contents: Contents, periods: Sequence[str]) -> dict[str, Any] | 
     layers = contents.layers
     if layers is None:
         return None
+    periods = [period for period in periods if period in layers.periods]  # others are planned, and not mapped
     chosen = [layers.periods.index(period) for period in periods]
     grid = layers.grid
     rows, cols = grid.shape

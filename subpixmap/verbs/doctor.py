@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from subpixmap.errors import Incomplete
+from subpixmap.errors import Incomplete, InputError
 from subpixmap.files import is_remote, path_of
 from subpixmap.verbs.request import DEFAULT_SOURCE
 
@@ -218,7 +218,7 @@ def _store(out: Path) -> Finding:
         path.unlink()
         if made and not is_remote(out):
             out.rmdir()
-    except OSError as error:
+    except (OSError, InputError) as error:
         remedy = "give --out where you may write; for s3:// set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret"
         return Finding("store", "to do", f"{out} cannot be written ({error})", remedy)
     if not same:

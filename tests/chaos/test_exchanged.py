@@ -192,8 +192,11 @@ def test_imagery_that_is_exchanged_at_any_moment_of_a_run_is_never_mixed(
     there = hashes(out) if (out / "plan.json").exists() else {}
     assert there == {key: sound[key] for key in there}
     assert happened.is_set()
-    assert code == 4
-    assert ".tif" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    if (out / "plan.json").exists():
+        assert (code, ".tif" in error) == (4, True)
+    else:  # before the lock: the ground of some files is too bright for their offset
+        assert code in (2, 4)
     imagery.before = lambda number: None
     imagery.exchange()
     forget()
