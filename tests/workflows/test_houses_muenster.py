@@ -95,7 +95,8 @@ def test_every_method_is_tested_in_every_block(data: Path) -> None:
         for numbers in methods.values():
             assert set(numbers) == NUMBERS
             assert all(math.isfinite(value) for value in numbers.values())
-    assert {one["n_cells"] for one in found["overall"].values()} == {32}
+    (cells,) = {one["n_cells"] for one in found["overall"].values()}  # all methods are judged on the same ones
+    assert 28 <= cells <= 32  # of 4 x 4 in each block: labels that move with the shift may leave a corner
     # bright pixels are houses: what is fitted on them beats the mean
     assert found["overall"]["ridge"]["r2_1ha"] > 0.5 > found["overall"]["mean"]["r2_1ha"]
 
