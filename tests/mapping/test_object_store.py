@@ -95,6 +95,7 @@ def fresh_processes(server: Any) -> Iterator[Any]:
         yield multiprocessing.get_context("spawn")
 
 
+@pytest.mark.slow
 def test_worker_processes_write_to_it_too(out: Any, tiny_country: Tiny, truth: Any, fresh_processes: Any) -> None:
     map_region(out, tiny_country.plan(), tiny_country.items, tiny_country.model, workers=1)
     assert hashes(out) == hashes(truth)
@@ -143,6 +144,7 @@ def fail_uploads(server: Any, out: Any, tiny_country: Tiny, expected: Any, numbe
     return failed
 
 
+@pytest.mark.slow
 def test_when_uploads_fail_what_is_committed_is_right(
     server: Any, out: Any, tiny_country: Tiny, truth: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +180,7 @@ def test_data_without_a_record_is_not_done(server: Any, out: Any, tiny_country: 
     assert hashes(out) == of_2021(truth)
 
 
+@pytest.mark.slow
 def test_lost_answers_do_not_matter(server: Any, out: Any, tiny_country: Tiny, truth: Any) -> None:
     """The store took the upload, its answer was lost, and the library uploads again."""
     early = tiny_country.years("2021")

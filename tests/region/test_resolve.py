@@ -418,6 +418,7 @@ def test_shipped_outline_holds_nearly_all_official_land(real_data: Path) -> None
     assert outside < 1e-3 * shapely.area(units.geometry.to_numpy()).sum()
 
 
+@pytest.mark.slow
 def test_the_philippine_workflow_plans_against_a_local_catalogue(tmp_path: Path) -> None:
     """`workflows/philippines.sh plan`: Palawan first, then the country in three zones; no pixel is predicted."""
     from subpixmap.mapping.plan import read_plan

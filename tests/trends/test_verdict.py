@@ -180,6 +180,7 @@ def test_years_are_compared_in_the_seasons_that_all_have() -> None:
     assert by_year(apart) is None
 
 
+@pytest.mark.slow
 def test_directions_over_twenty_seeds() -> None:
     """Above 20 %, 90 % are directed right and none wrongly; below 5 %, at most 5 % are called a change."""
     large, right, wrong, small, called, dated, steps = 0, 0, 0, 0, 0, 0, 0
