@@ -90,10 +90,19 @@ def read_accounts(path: Path) -> dict[str, Any]:
         raw: dict[str, Any] = json.loads(data)
         if not {*_TABLES, "overlap_ha", "remarks"} <= raw.keys():
             raise ValueError("it lacks tables")
+        if not all(isinstance(remark, str) for remark in raw["remarks"]):
+            raise ValueError("its remarks are not texts")
         return {
-            name: pd.DataFrame(value["data"], columns=value["columns"]) if isinstance(value, dict) else value
+            name: _table(name, value) if isinstance(value, dict) or name in _TABLES else value
             for name, value in raw.items()
         }
+
+
+def _table(name: str, value: dict[str, Any]) -> pd.DataFrame:
+    columns = value["columns"]
+    if columns and not {"object", "period"} <= set(columns):  # a table of no rows has none
+        raise ValueError(f"its table {name} has no columns object and period")
+    return pd.DataFrame(value["data"], columns=columns)
 
 
 def _objects_and_periods(facts: Facts) -> Iterator[tuple[int, int, dict[str, str]]]:

@@ -82,7 +82,7 @@ def test_a_thread_leaves_no_dataset_open_whose_file_ends_with_it(tmp_path: Path)
 
     def work(asset: Asset) -> None:
         reader.read_window(asset, Window(0, 0, 50, 50), 32651)
-        datasets = [one for one in gc.get_objects() if isinstance(one, rasterio.DatasetReader)]
+        datasets = [one for one in gc.get_objects() if issubclass(type(one), rasterio.DatasetReader)]
         left.extend(one.name for one in datasets if not one.closed and one.name.endswith("/GTiff"))
 
     with stac_server.serve() as server:
