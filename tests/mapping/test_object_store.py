@@ -101,6 +101,7 @@ def test_worker_processes_write_to_it_too(out: Any, tiny_country: Tiny, truth: A
     assert hashes(out) == hashes(truth)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_found_and_repaired(out: Any, tiny_country: Tiny, truth: Any) -> None:
     map_region(out, tiny_country.plan(), tiny_country.items, tiny_country.model, workers=0)
     write_manifest(out)
@@ -198,6 +199,7 @@ def test_the_lock_of_a_lost_answer_is_our_own(server: Any, out: Any) -> None:
     assert not files_under(out)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_resumes_to_the_same_bits(
     out: Any, tmp_path: Path, tiny_country: Tiny, truth: Any, fresh_processes: Any
 ) -> None:
