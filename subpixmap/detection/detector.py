@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -25,6 +26,7 @@ from subpixmap.detection.images import Image
 from subpixmap.errors import InputError
 from subpixmap.files import write_atomic, write_json
 from subpixmap.model.card import card_path
+from subpixmap.model.checkpoint import fill, tensors_of
 from subpixmap.model.sealed import fields_from_json, hash_of, require_no_pickle, unseal
 
 if TYPE_CHECKING:
@@ -39,7 +41,6 @@ EVIDENCE = ("simulated", "aerial")
 _LEVELS = ("layer1", "layer2")
 _UNUSED = ("layer3", "layer4", "avgpool", "fc")
 _MOST, _WIDEST = 64, 512
-_COUNTER = ".num_batches_tracked"
 _TYPE_MAX = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 
 
@@ -199,7 +200,7 @@ def save_detector(path: Path, net: RetinaNet, card: DetectorCard) -> Detector:
     require_name(path)
     metadata = {KEY: json.dumps({"card": card.to_json(), "sha256": _hash(card, net)})}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, save(_tensors(net), metadata))
+    write_atomic(path, save(tensors_of(net), metadata))
     write_json(card_path(path), json.loads(card.to_json()))
     return load_detector(path)
 
@@ -220,16 +221,10 @@ def load_detector(path: Path) -> Detector:
         card = DetectorCard.from_json(text)
     except (InputError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: {error}") from error
-    tensors = {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
-    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+    if not all(np.isfinite(values).all() for values in arrays.values()):
         raise InputError(f"{path}: a weight is not a finite number")
     net = card.build_net()
-    try:
-        missing, unexpected = net.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        raise InputError(f"{path}: tensors do not fit the card: {str(error).splitlines()[-1].strip()}") from error
-    if unexpected or any(not key.endswith(_COUNTER) for key in missing):
-        raise InputError(f"{path}: tensors do not fit the card: missing {missing}, unexpected {unexpected}")
+    fill(net, arrays, path)
     return Detector(net.eval().requires_grad_(False), card, stated, measure_halo(net, card))
 
 
@@ -325,12 +320,8 @@ def _fitted(tensor: Tensor, like: Tensor) -> Tensor | None:
     return None
 
 
-def _tensors(net: nn.Module) -> dict[str, Tensor]:
-    return {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items() if not k.endswith(_COUNTER)}
-
-
 def _hash(card: DetectorCard, net: nn.Module) -> str:
-    return hash_of(card.to_json(), {name: tensor.numpy() for name, tensor in _tensors(net).items()})
+    return hash_of(card.to_json(), {name: tensor.numpy() for name, tensor in tensors_of(net).items()})
 
 
 def _as_it_is(mean: list[float], std: list[float]) -> Any:

@@ -42,7 +42,7 @@ class Model:
     @classmethod
     def of(cls, net: DensityNet | Averaged, card: Card) -> Model:
         """A model that is not on disk, in evaluation mode."""
-        return cls(net.eval(), card, hash_of(card.to_json(), _arrays(_tensors(net))), measure_halo(net))
+        return cls(net.eval(), card, hash_of(card.to_json(), _arrays(tensors_of(net))), measure_halo(net))
 
     @cached_property
     def folded(self) -> DensityNet | Averaged:
@@ -89,8 +89,8 @@ def save_model(path: str | Path, net: DensityNet | Averaged, card: Card) -> Mode
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"{path}: a checkpoint's name ends in .safetensors")
-    tensors = _tensors(net)
-    want = _tensors(card.build_net())
+    tensors = tensors_of(net)
+    want = tensors_of(card.build_net())
     if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in want.items()} or measure_halo(
         net
     ) != card.halo:
@@ -115,20 +115,32 @@ def load_model(name_or_path: str | Path) -> Model:
     """
     stored = read_stored(name_or_path)
     path, card = stored.path, stored.card
-    tensors = {name: torch.from_numpy(values.copy()) for name, values in stored.tensors.items()}
     net = card.build_net()
+    fill(net, stored.tensors, path)
+    if (halo := measure_halo(net)) != card.halo:
+        raise InputError(f"{path}: the card says halo {card.halo} px, the network needs {halo}")
+    return Model(net.eval().requires_grad_(False), card, stored.sha256, halo)
+
+
+def fill(net: torch.nn.Module, arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Give a network the arrays of a file; counters of batches, which are not stored, may be missing.
+
+    Raises
+    ------
+    InputError
+        Names or shapes are not those of the network.
+    """
+    tensors = {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
     try:
         missing, unexpected = net.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
         raise InputError(f"{path}: tensors do not fit the card: {str(error).splitlines()[-1].strip()}") from error
     if unexpected or any(not key.endswith(_BATCH_COUNTER) for key in missing):
         raise InputError(f"{path}: tensors do not fit the card: missing {missing}, unexpected {unexpected}")
-    if (halo := measure_halo(net)) != card.halo:
-        raise InputError(f"{path}: the card says halo {card.halo} px, the network needs {halo}")
-    return Model(net.eval().requires_grad_(False), card, stored.sha256, halo)
 
 
-def _tensors(net: DensityNet | Averaged) -> dict[str, torch.Tensor]:
+def tensors_of(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What a file stores of a network; `fill` takes it back."""
     return {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items() if not k.endswith(_BATCH_COUNTER)}
 
 
