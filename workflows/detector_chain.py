@@ -1,14 +1,14 @@
 """The whole chain of the article on a simulated country: imagery -> detector -> points -> count map -> model -> totals.
 
-    python workflows/detector_chain.py OUT [--size-km 4] [--detector FILE]
+    python workflows/detector_chain.py OUT [--size-km 4] [--detector FILE | --points FILE]
 
 Stages: (1) a country is simulated; (2) a detector is trained on labelled high-resolution imagery of a few places,
-unless one is given; (3) it looks at imagery of other places; (4) what people would find there is compared with it;
-(5) its points become reference data; (6) a model is trained on them; (7) the country is mapped and counted; (8) totals
-are compared with the truth. OUT/chain.json holds, for every stage, how many objects went in and came out, and what was
-lost; a second model, of the true labels of the same places, tells what error is there without a detector. A stage
-that is done is not done again. Everything is simulated: it shows that no stage loses objects unseen, not how well real
-ones are found.
+unless one is given; (3) it looks at imagery of other places, unless points of that imagery are given; (4) what people
+would find there is compared with it; (5) its points become reference data; (6) a model is trained on them; (7) the
+country is mapped and counted; (8) totals are compared with the truth. OUT/chain.json holds, for every stage, how many
+objects went in and came out, and what was lost; a second model, of the true labels of the same places, tells what error
+is there without a detector. A stage that is done is not done again. Everything is simulated: it shows that no stage
+loses objects unseen, not how well real ones are found.
 """
 
 import argparse
@@ -21,6 +21,9 @@ import geopandas as gpd
 import pandas as pd
 
 from subpixmap.detection.config import DetectConfig
+from subpixmap.detection.detections import areas_path, read_detections
+from subpixmap.errors import InputError, SubpixmapError
+from subpixmap.files import file_sha256
 from subpixmap.reference.points import read_points
 from subpixmap.region.units import read_area
 from subpixmap.simulate import simulate_country
@@ -47,14 +50,32 @@ def train(out: Path, objects: tuple[str, ...], name: str | None, *, places: int,
     return path
 
 
-def detect_elsewhere(out: Path, detector: Path, *, places: int, side: float, workers: int) -> Path:
-    """Points of places that the detector has not seen."""
-    elsewhere, points = out / "elsewhere", out / "points.parquet"
-    if not points.is_file():
+def see_elsewhere(out: Path, *, places: int, side: float) -> Path:
+    """Imagery and labels of places that the detector has not seen."""
+    elsewhere = out / "elsewhere"
+    if not (elsewhere / "labels.parquet").is_file():  # written last
         more_highres(out / "country", elsewhere, n=places, side=side, seed=2)
-        areas = gpd.read_parquet(elsewhere / "areas.parquet")
-        day = str(areas["image_date"].iloc[0])
+    return elsewhere
+
+
+def detect_elsewhere(out: Path, elsewhere: Path, detector: Path, *, workers: int) -> Path:
+    """Points of those places."""
+    points = out / "points.parquet"
+    if not points.is_file():
+        day = str(gpd.read_parquet(elsewhere / "areas.parquet")["image_date"].iloc[0])
         detecting.detect([elsewhere], detector, points, image_date=day, workers=workers)
+    return points
+
+
+def take_points(out: Path, elsewhere: Path, given: Path) -> Path:
+    """Points of an earlier `subpixmap detect` of the same places, with the land that it looked at."""
+    points = out / "points.parquet"
+    _, about = read_detections(given)
+    seen = {one["image_id"]: one["sha256"] for one in about["images"]}
+    if seen != {path.stem: file_sha256(path) for path in elsewhere.glob("*.tif")}:
+        raise InputError(f"--points {given}: these are not points of the imagery in {elsewhere}; detect in it first")
+    for source, target in ((given, points), (areas_path(given), areas_path(points))):
+        target.write_bytes(source.read_bytes())
     return points
 
 
@@ -123,12 +144,46 @@ def _total(counts: pd.DataFrame, name: str, year: int) -> float:
     return float(own["map_total_full"].sum())
 
 
+def follow(options: argparse.Namespace) -> dict[str, Any]:
+    """All stages; what is told of them."""
+    out, objects, year = options.out, tuple(options.objects.split(",")), 2021
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "country" / "country.json").is_file():
+        country = {"seed": options.seed, "size_km": options.size_km, "years": (year, year), "acquisitions": 6}
+        simulate_country(out / "country", **country)
+    elsewhere = see_elsewhere(out, places=options.places, side=options.side)
+    if options.points is not None:
+        points = take_points(out, elsewhere, options.points)
+    else:
+        taught = {"places": options.taught_places, "steps": options.detector_steps}
+        detector = options.detector or train(out, objects, options.name, **taught)
+        points = detect_elsewhere(out, elsewhere, detector, workers=options.workers)
+    labels = true_labels(out, objects, options.name)
+    found = detecting.evaluate_detections(points, labels, labelled=areas_path(points))
+    reference = make_reference(out, points, "detected", str(year), border=options.blocks + 2)
+    how = {"steps": options.steps, "blocks": options.blocks, "workers": options.workers}
+    counts = {"detected": map_country(out, "detected", year, **how)}
+    if not options.without_labels:
+        make_reference(out, labels, "labels", str(year), border=options.blocks + 2)
+        counts["labels"] = map_country(out, "labels", year, **how)
+    return stages(found, reference, counts, true_totals(out, objects, options.name), year)
+
+
+def true_totals(out: Path, objects: tuple[str, ...], name: str | None) -> pd.DataFrame:
+    """Of the whole country, of the objects that are followed."""
+    top = gpd.read_parquet(out / "country" / "admin.parquet").query("parent_id.isna()")["unit_id"]
+    truth = pd.read_csv(out / "country" / "truth.csv", dtype={"period": str, "unit_id": str})
+    truth = truth[truth["unit_id"].isin(set(top)) & truth["object"].isin(objects)]
+    return truth if name is None else truth.assign(object=name)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=21)
     parser.add_argument("--size-km", type=float, default=4)
-    parser.add_argument("--detector", type=Path)
+    parser.add_argument("--detector", type=Path, help="instead of training one")
+    parser.add_argument("--points", type=Path, help="of subpixmap detect in OUT/elsewhere, instead of detecting")
     parser.add_argument("--objects", default=",".join(OBJECTS))
     parser.add_argument("--as", dest="name", help="one name for all of them, such as palm")
     parser.add_argument("--taught-places", type=int, default=12)
@@ -140,30 +195,12 @@ def main() -> int:
     parser.add_argument("--without-labels", action="store_true", help="do not map by the true labels for comparison")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    out, objects, year = options.out, tuple(options.objects.split(",")), 2021
-    out.mkdir(parents=True, exist_ok=True)
-    if not (out / "country" / "country.json").is_file():
-        country = {"seed": options.seed, "size_km": options.size_km, "years": (year, year), "acquisitions": 6}
-        simulate_country(out / "country", **country)
-    detector = options.detector or train(
-        out, objects, options.name, places=options.taught_places, steps=options.detector_steps
-    )
-    points = detect_elsewhere(out, detector, places=options.places, side=options.side, workers=options.workers)
-    labels = true_labels(out, objects, options.name)
-    found = detecting.evaluate_detections(points, labels, labelled=out / "points.areas.geojson")
-    reference = make_reference(out, points, "detected", str(year), border=options.blocks + 2)
-    how = {"steps": options.steps, "blocks": options.blocks, "workers": options.workers}
-    counts = {"detected": map_country(out, "detected", year, **how)}
-    if not options.without_labels:
-        make_reference(out, labels, "labels", str(year), border=options.blocks + 2)
-        counts["labels"] = map_country(out, "labels", year, **how)
-    top = gpd.read_parquet(out / "country" / "admin.parquet").query("parent_id.isna()")["unit_id"]
-    truth = pd.read_csv(out / "country" / "truth.csv", dtype={"period": str, "unit_id": str})
-    truth = truth[truth["unit_id"].isin(set(top)) & truth["object"].isin(objects)]
-    if options.name is not None:
-        truth = truth.assign(object=options.name)
-    result = stages(found, reference, counts, truth, year)
-    (out / "chain.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    try:
+        result = follow(options)
+    except SubpixmapError as error:
+        print(f"detector_chain: {error}", file=sys.stderr)
+        return error.exit_code
+    (options.out / "chain.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
     return 0
 
