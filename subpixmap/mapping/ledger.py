@@ -74,11 +74,18 @@ class Record:
     """The recipe's numerics and the processor's capability: what decides the last bits."""
     shard_sha256: Mapping[str, str] = field(default_factory=dict)
     """Array name -> hash of its shard's file; empty in records of earlier versions."""
+    predicted_px: int | None = None
+    """Pixels that went through the network, of all acquisitions together; None in records of earlier versions."""
 
     @property
     def key(self) -> tuple[str, str]:
         """(block id, period label)."""
         return self.block_id, self.period
+
+    @property
+    def used_px(self) -> int:
+        """Predicted pixels that entered a mean, of all acquisitions together."""
+        return sum(used.observed_px for used in self.acquisitions)
 
     def to_json(self) -> str:
         """Canonical text, one line, with the record's own hash."""
@@ -87,6 +94,8 @@ class Record:
         raw["cells"] = {name: _pack(values) for name, values in self.cells.items()}
         if not self.shard_sha256:
             del raw["shard_sha256"]
+        if self.predicted_px is None:
+            del raw["predicted_px"]
         return _with_hash(raw)
 
     @classmethod

@@ -77,6 +77,10 @@ class Summary:
     """Seconds over all workers: read (in the readers' threads), wait (for the readers), network, write."""
     peak_rss: int = 0
     """Largest of any worker process, bytes."""
+    predicted_px: int = 0
+    """Pixels that went through the network in this run, of all acquisitions."""
+    used_px: int = 0
+    """Of these, pixels that entered a mean: they were clear."""
 
     @property
     def bottleneck(self) -> str:
@@ -286,7 +290,7 @@ class _Drive:
     def _settle(self, task: Task, result: Outcome | BaseException) -> None:
         now = self.summary
         if isinstance(result, Outcome):
-            self.summary = replace(now, done=now.done + 1, peak_rss=max(now.peak_rss, result.peak_rss))
+            self.summary = _with(now, result)
             self.stages.update(result.seconds)
             self.chunks_done += len(task.plan.chunks)
             cost = {"seconds": {k: round(v, 3) for k, v in result.seconds.items()}, "peak_rss": result.peak_rss}
@@ -326,6 +330,18 @@ class _Drive:
         rate = now.done / elapsed if elapsed else 0.0
         where = self.pool.address
         self.progress(RunProgress(now.earlier + now.done, now.total, len(now.failed), rate, left, where))
+
+
+def _with(summary: Summary, done: Outcome) -> Summary:
+    """The summary with one more finished task."""
+    record = done.record
+    return replace(
+        summary,
+        done=summary.done + 1,
+        peak_rss=max(summary.peak_rss, done.peak_rss),
+        predicted_px=summary.predicted_px + (record.predicted_px or 0),
+        used_px=summary.used_px + record.used_px,
+    )
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -102,11 +102,12 @@ def map_block(task: Task, model: Model) -> Outcome:
     chosen = _choose(task, wanted, seconds)
     # 2. predict each by itself, while the next one is read; running sums keep memory independent of their number
     mean = Accumulator(len(task.recipe.objects), window.shape)
-    used, cells = [], []
+    used, cells, predicted_px = [], [], 0
     for one, reflectance in _read_ahead(task, chosen, seconds):
         began = time.perf_counter()
-        observed, totals, seen = _predict(task, model, one, reflectance, mean)
-        used.append(Used(one.name, one.time, int(observed), array_sha256(reflectance)))
+        predicted, totals, seen = _predict(task, model, one, reflectance, mean)
+        predicted_px += predicted
+        used.append(Used(one.name, one.time, int(seen.sum()), array_sha256(reflectance)))
         cells.append((totals, seen))
         del reflectance
         seconds["network"] += time.perf_counter() - began
@@ -119,6 +120,7 @@ def map_block(task: Task, model: Model) -> Outcome:
     require_held(out, task.token)
     shards = write_block(out, task.plan.block, task.period, arrays)
     record = _record(task, arrays, shards, mean, used, cells, int(wanted.sum()))
+    record = replace(record, predicted_px=predicted_px)
     require_held(out, task.token)
     write_record(out, record)
     seconds["write"] += time.perf_counter() - began
@@ -185,15 +187,16 @@ def _read_ahead(
 def _predict(
     task: Task, model: Model, one: Chosen, reflectance: NDArray[np.float32], mean: Accumulator
 ) -> tuple[int, Array, Array]:
-    """Add one acquisition to the mean, chunk by chunk; its observed pixels, and totals and observed pixels of cells."""
+    """Add one acquisition to the mean, chunk by chunk; pixels predicted, and totals and observed pixels of cells."""
     from subpixmap.model.domain import out_of_domain
-    from subpixmap.model.predict import predict_block
+    from subpixmap.model.predict import n_predicted, predict_block
 
     block, window, halo = task.plan.block, task.plan.window, task.halo
     pick = [tuple(model.card.objects).index(name) for name in task.recipe.objects]
     valid = np.unpackbits(one.valid, count=window.height * window.width).astype(bool).reshape(window.shape)
     side = block.size // CELL
-    totals, seen = np.zeros((len(pick), side, side)), np.zeros((side, side), np.int32)
+    totals, seen, predicted = np.zeros((len(pick), side, side)), np.zeros((side, side), np.int32), 0
+    device = task.recipe.numerics["device"]
     for chunk in task.plan.chunks:
         at = chunk.slices(window)
         tile = reflectance[:, at[0].start : at[0].stop + 2 * halo, at[1].start : at[1].stop + 2 * halo]
@@ -202,13 +205,15 @@ def _predict(
         observed = valid[at] & np.isfinite(inner).all(axis=0)
         if not observed.any():
             continue
-        count, presence = (values[pick] for values in predict_block(model, tile, device=task.recipe.numerics["device"]))
+        both = predict_block(model, tile, device=device, wanted=observed)  # under clouds nothing is computed
+        predicted += n_predicted(observed)
+        count, presence = (values[pick] for values in both)
         mean.add(at, count, presence, observed, out_of_domain(model, inner, observed))
         rows, cols = chunk.slices(block.window)
         cells = slice(rows.start // CELL, rows.stop // CELL), slice(cols.start // CELL, cols.stop // CELL)
         totals[:, *cells] = cell_sums(np.where(observed, count, 0).astype(np.float64))
         seen[cells] = cell_sums(observed)
-    return int(seen.sum()), totals, seen
+    return predicted, totals, seen
 
 
 def _whole_block(task: Task, results: dict[str, Array]) -> dict[str, Array]:

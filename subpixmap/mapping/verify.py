@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,8 @@ class Status:
     """At that rate; infinite if it is 0 and something is left."""
     stale: tuple[str, ...] = ()
     """Tables and page that no longer belong to what they were made of, and why."""
+    used_share: float | None = None
+    """Share of the predicted pixels that entered a mean, over all blocks whose records say it; None without any."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,15 @@ def status(out: Path) -> Status:
         rate=rate,
         seconds_left=left / rate if rate else (float("inf") if left else 0.0),
         stale=tuple(manifest.stale_remarks()) if manifest and not owner else (),
+        used_share=_used_share([records[key] for key in done]),
     )
+
+
+def _used_share(records: Sequence[Record]) -> float | None:
+    """Share of the predicted pixels that entered a mean; None where no record says how many there were."""
+    told = [record for record in records if record.predicted_px is not None]
+    predicted = sum(record.predicted_px or 0 for record in told)
+    return sum(record.used_px for record in told) / predicted if predicted else None
 
 
 def _rate(out: Path, done: Collection[tuple[str, str]], since: float) -> float:

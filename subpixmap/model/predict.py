@@ -31,7 +31,11 @@ stay in the cache (1.6x faster than tiles of 256)."""
 
 
 def predict_block(
-    model: Model, reflectance: NDArray[np.float32], *, device: str = "cpu"
+    model: Model,
+    reflectance: NDArray[np.float32],
+    *,
+    device: str = "cpu",
+    wanted: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Objects per pixel and presence of a window.
 
@@ -44,12 +48,15 @@ def predict_block(
         scene), which becomes the training mean.
     device
         "cpu" (one thread, bit-identical for any window) or "cuda".
+    wanted
+        (y, x): pixels that will be used. Tiles without any of them are not computed. By default all pixels.
 
     Returns
     -------
     tuple
         count (object, y, x): expected objects per pixel, calibrated and unclipped, so that background is 0 on average
-        and may be negative at a pixel. presence (object, y, x): 0-1. Both finite everywhere.
+        and may be negative at a pixel. presence (object, y, x): 0-1. Both NaN in tiles that were not computed, and
+        finite everywhere else.
 
     Raises
     ------
@@ -63,21 +70,34 @@ def predict_block(
             f"model {model.card.name!r} wants ({len(model.card.bands)} bands, y + {2 * halo}, x + {2 * halo}) "
             f"reflectance, not {reflectance.shape}"
         )
-    count = np.empty((n_objects, rows, cols), np.float32)
-    presence = np.empty_like(count)
+    count = np.full((n_objects, rows, cols), np.nan, np.float32)
+    presence = count.copy()
     tile = np.empty((1, reflectance.shape[0], TILE[0] + 2 * halo, TILE[1] + 2 * halo), np.float32)
     net = model.folded.to(device)
     with one_thread(), torch.inference_mode():
-        for r in range(0, rows, TILE[0]):
-            for c in range(0, cols, TILE[1]):
-                h, w = min(TILE[0], rows - r), min(TILE[1], cols - c)
-                part = reflectance[:, r : r + h + 2 * halo, c : c + w + 2 * halo]
-                tile.fill(np.nan)
-                tile[0, :, : part.shape[1], : part.shape[2]] = part
-                density, logit = net(torch.from_numpy(tile).to(device))[0, ..., :h, :w]
-                count[:, r : r + h, c : c + w] = density.cpu().numpy()
-                presence[:, r : r + h, c : c + w] = torch.sigmoid(logit).cpu().numpy()
-    return _calibrated(model.card, count), presence
+        for r, c, h, w in _tiles(rows, cols, wanted):
+            part = reflectance[:, r : r + h + 2 * halo, c : c + w + 2 * halo]
+            tile.fill(np.nan)
+            tile[0, :, : part.shape[1], : part.shape[2]] = part
+            density, logit = net(torch.from_numpy(tile).to(device))[0, ..., :h, :w]
+            count[:, r : r + h, c : c + w] = _calibrated(model.card, density.cpu().numpy())
+            presence[:, r : r + h, c : c + w] = torch.sigmoid(logit).cpu().numpy()
+    return count, presence
+
+
+def n_predicted(wanted: NDArray[np.bool_]) -> int:
+    """Pixels of the tiles that `predict_block` computes for these (y, x)."""
+    rows, cols = wanted.shape
+    return sum(h * w for _, _, h, w in _tiles(rows, cols, wanted))
+
+
+def _tiles(rows: int, cols: int, wanted: NDArray[np.bool_] | None) -> Iterator[tuple[int, int, int, int]]:
+    """First row and column, height and width of the tiles of a window that hold a wanted pixel."""
+    for r in range(0, rows, TILE[0]):
+        for c in range(0, cols, TILE[1]):
+            h, w = min(TILE[0], rows - r), min(TILE[1], cols - c)
+            if wanted is None or wanted[r : r + h, c : c + w].any():
+                yield r, c, h, w
 
 
 def predict_patch(model: Model, reflectance: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -130,6 +130,7 @@ def show_map_summary(summary: Summary, *, quiet: bool) -> None:
     print(
         f"map: {summary.done} done in {duration(summary.seconds)} ({stages} over all workers; most of it "
         f"{summary.bottleneck}), peak memory of a worker {_bytes(summary.peak_rss)}"
+        + (f", {_share(summary.used_px / summary.predicted_px)}" if summary.predicted_px else "")
         + (f", {summary.retries} attempts repeated" if summary.retries else "")
         + (f", {len(summary.failed)} failed" if summary.failed else ""),
         file=sys.stderr,
@@ -219,11 +220,18 @@ def _is_blank(value: Any) -> bool:
     return value is None or str(value) in ("nan", "<NA>")
 
 
+def _share(used: float) -> str:
+    """How much of the network's work went into the map; the rest lies under clouds, in tiles that are partly clear."""
+    return f"{100 * used:.0f} % of the predicted pixels entered a mean"
+
+
 def show_status(status: Status) -> None:
     """How far a run is, on stdout."""
     print(f"{status.done} of {status.total} blocks x periods are done")
     for label, (done, total) in status.by_period.items():
         print(f"  {label:<12}{done}/{total}")
+    if status.used_share is not None:
+        print(_share(status.used_share))
     if status.owner is not None:
         print(f"running: {status.owner}; {status.rate:.2g}/s, {duration(status.seconds_left)} left")
     for failure in status.failed:

@@ -91,6 +91,7 @@ a_record: dict[str, st.SearchStrategy[Any]] = {
     "sha256": st.dictionaries(words, words),
     "acquisitions": st.lists(st.builds(Used, words, words, st.integers(), words)).map(tuple),
     "observed_px": st.integers(),
+    "predicted_px": st.none() | st.integers(),
     "total": st.dictionaries(words, st.floats(allow_nan=False, allow_infinity=False)),
     "cells": st.dictionaries(words, arrays(kinds_of_cells, array_shapes(max_dims=4, max_side=3, min_side=0))),
     "numerics": st.dictionaries(words, st.integers() | words | st.lists(st.integers())),

@@ -14,7 +14,7 @@ import torch
 from subpixmap.errors import Refused
 from subpixmap.mapping import run
 from subpixmap.mapping import task as block
-from subpixmap.mapping.ledger import read_records, record_path
+from subpixmap.mapping.ledger import Record, read_records, record_path
 from subpixmap.mapping.metadata import create_map
 from subpixmap.mapping.needs import needs
 from subpixmap.mapping.plan import read_plan, write_plan
@@ -164,10 +164,20 @@ def test_records_say_what_went_in(country: Tiny, mapped: Any) -> None:
         assert cells["observed_px"].sum() == record.observed_px
         per_acquisition = [used.observed_px for used in record.acquisitions]
         assert cells["acquisition_observed_px"].sum(axis=(1, 2)).tolist() == per_acquisition
-        assert sum(per_acquisition) == arrays["n_obs"].sum()
+        assert sum(per_acquisition) == arrays["n_obs"].sum() == record.used_px
+        assert record.used_px <= (record.predicted_px or 0) <= len(per_acquisition) * record.computed_px
         # A third of the values lie above the card's 0.75, in one of three bands or more.
         assert 0 < cells["out_of_domain_px"].sum() < record.observed_px or not record.observed_px
         assert [u.time for u in record.acquisitions] == sorted(u.time for u in record.acquisitions)
+
+
+def test_what_went_through_the_network_and_into_a_mean_is_told(mapped: Any) -> None:
+    records = read_records(mapped).values()
+    share = sum(record.used_px for record in records) / sum(record.predicted_px or 0 for record in records)
+    assert status(mapped).used_share == share < 1
+    whole = sum(len(record.acquisitions) * record.computed_px for record in records)
+    assert sum(record.predicted_px or 0 for record in records) < whole  # the holes of the tiles are larger than a tile
+    assert Record.from_json(replace(next(iter(records)), predicted_px=None).to_json()).predicted_px is None
 
 
 def test_resume_does_only_what_is_missing(country: Tiny, mapped: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from subpixmap.errors import InputError, Refused
 from subpixmap.model.card import Card
 from subpixmap.model.checkpoint import Model
 from subpixmap.model.domain import out_of_domain
-from subpixmap.model.predict import TILE, predict, predict_block
+from subpixmap.model.predict import TILE, n_predicted, predict, predict_block
 from tests.helpers.cards import lively, small_card
 
 BANDS = ("B02", "B03", "B04", "B08")
@@ -103,6 +103,20 @@ def test_constant_input_gives_a_constant_and_nothing_is_nan() -> None:
     assert np.isfinite(count).all()
     assert np.isfinite(presence).all()
     assert ((presence >= 0) & (presence <= 1)).all()
+
+
+def test_tiles_without_a_wanted_pixel_are_not_computed() -> None:
+    model, scene = a_model(), a_scene(TILE[0] + 46, TILE[1] + 56)
+    whole, rows, cols = predict_block(model, scene), TILE[0] + 30, TILE[1] + 40
+    wanted = np.zeros((rows, cols), bool)
+    wanted[3, 5] = wanted[-1, -1] = True  # in two of the four tiles
+    got = predict_block(model, scene, wanted=wanted)
+    computed = np.zeros((rows, cols), bool)
+    computed[: TILE[0], : TILE[1]] = computed[TILE[0] :, TILE[1] :] = True
+    for values, expected in zip(got, whole, strict=True):
+        assert np.array_equal(values, np.where(computed, expected, np.nan), equal_nan=True)
+    assert n_predicted(wanted) == computed.sum()
+    assert n_predicted(np.zeros((rows, cols), bool)) == 0
 
 
 def test_a_window_of_the_wrong_shape_is_refused() -> None:
