@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench chaos soak notebooks page release format audit hashes clean
+.PHONY: demo test lint hooks docs wheel bench chaos soak notebooks page release cite format audit hashes clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -20,10 +20,19 @@ demo: $(VENV)/.installed  ## simulate a country, map it, count it: runs/demo
 test: $(VENV)/.installed  ## tests, offline, on the CPU
 	$(BIN)/python -m pytest -m 'not slow'
 
-lint: $(VENV)/.installed  ## format, lint and types
+lint: $(VENV)/.installed  ## format, lint, spelling, notebooks without outputs, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 	$(BIN)/mypy
+
+hooks: $(VENV)/.installed  ## check every commit: the same tools as lint, through pre-commit
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt pre-commit
+	$(BIN)/pre-commit install
+
+wheel: $(VENV)/.installed  ## the wheel holds what git holds, and works outside the repository
+	.ci/wheel.sh
 
 format: $(VENV)/.installed  ## rewrite the code in the house format
 	$(BIN)/ruff format .
@@ -44,7 +53,13 @@ notebooks: $(VENV)/.installed  ## execute the notebooks
 page: $(VENV)/.installed  ## the report in Chromium: axe at desktop and phone, what follows the year (needs npm)
 	SUBPIXMAP_AXE=$$(.ci/axe.sh $(VENV)/axe) $(BIN)/python -m pytest -m slow tests/report/test_browser.py -rs
 
-release: lint test notebooks page chaos bench audit  ## all checks before a version (hours; needs the network)
+release: lint test notebooks page chaos bench audit cite  ## all checks before a version (hours; needs the network)
+	.ci/wheel.sh --empty
+
+cite: $(VENV)/.installed  ## CITATION.cff is valid, and of this version (needs the network)
+	$(PYTHON) -m venv $(VENV)/cite && $(VENV)/cite/bin/python -m pip install --disable-pip-version-check -q cffconvert
+	$(VENV)/cite/bin/cffconvert --validate
+	grep -q "^version: $$($(BIN)/python -c 'import subpixmap; print(subpixmap.__version__)')$$" CITATION.cff
 
 audit: $(VENV)/.installed  ## known holes in the pinned versions (needs the network; part of a release)
 	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --disable-pip-version-check -q pip-audit
