@@ -18,7 +18,7 @@ demo: $(VENV)/.installed  ## simulate a country, map it, count it: runs/demo
 	$(BIN)/subpixmap run --region demo --years 2018-2023
 
 test: $(VENV)/.installed  ## tests, offline, on the CPU
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed  ## format, lint, spelling, notebooks without outputs, types
 	$(BIN)/ruff format --check .

@@ -59,11 +59,11 @@ def connect(
     if scheduler is not None:
         address = require_scheduler(scheduler)
         try:
-            client = Client(address, timeout=_CONNECT_S, set_as_default=False)
+            client = _client_of(address)
         except (OSError, TimeoutError, ValueError, TypeError) as error:  # Dask's for a certificate that is missing
             keys = f"; {_KEYS}" if address.startswith("tls://") else ""
             raise InputError(f"no scheduler answers at {scheduler} ({error}); check --scheduler{keys}") from error
-        with _quiet(), client:  # also while the client closes
+        with _quiet(), _closed_in_time(client):  # quiet also while the client closes
             _warn_if_open(client)
             Absence(client).wait(client)
             yield client
@@ -87,17 +87,27 @@ def connect(
             yield client
 
 
+def _client_of(address: str) -> Client:
+    """A client of a scheduler elsewhere; Dask asserts that nothing else is said while it connects: try that again."""
+    from distributed import Client
+
+    for _ in range(_STARTS - 1):
+        with contextlib.suppress(AssertionError):
+            return Client(address, timeout=_CONNECT_S, set_as_default=False)
+    return Client(address, timeout=_CONNECT_S, set_as_default=False)
+
+
 @contextlib.contextmanager
 def _closed_in_time(opened: Any) -> Iterator[Any]:
-    """A cluster or client of this machine; one that does not close as fast as Dask expects takes no result with it."""
+    """A cluster or client; one that does not close as fast and as orderly as Dask expects takes no result with it."""
     entered = opened.__enter__()
     try:
         yield entered
     finally:
         try:
             opened.__exit__(*sys.exc_info())
-        except TimeoutError:  # the machine is crowded; its processes end with this one
-            log.warning("local workers did not end in time")
+        except (TimeoutError, AssertionError):  # a crowded machine; a client that was connecting anew. Both end with us
+            log.warning("Dask's client or workers did not end in time")
 
 
 def require_scheduler(scheduler: str) -> str:

@@ -113,24 +113,52 @@ def test_a_cluster_of_ones_own_with_certificates(tmp_path: Path, monkeypatch: py
     keys = dict(line.removeprefix("export ").split("=", 1) for line in told.splitlines())
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
-    monkeypatch.setattr(cluster, "_CONNECT_S", 3.0)
     with running("dask_scheduler", "--scheduler-file", file, "--host", "127.0.0.1", "--port", 0, **keys):
         deadline = time.monotonic() + 60
         while not (file.exists() and file.read_text()) and time.monotonic() < deadline:
             time.sleep(0.1)
         with running("dask_worker", "--scheduler-file", file, "--nthreads", 1, "--no-nanny", **keys):
-            with pytest.raises(InputError, match=r"tls://.*certificate.*TLS__CA_FILE"), connect(scheduler=str(file)):
-                pass
+            with monkeypatch.context() as hasty:
+                hasty.setattr(cluster, "_CONNECT_S", 3.0)
+                with (
+                    pytest.raises(InputError, match=r"tls://.*certificate.*TLS__CA_FILE"),
+                    connect(scheduler=str(file)),
+                ):
+                    pass
             settings = {name.removeprefix("DASK_").lower().replace("__", "."): value for name, value in keys.items()}
             with dask.config.set(settings), connect(scheduler=str(file)) as client:
-                assert client.submit(os.getpid).result(timeout=30) != os.getpid()
+                assert client.submit(os.getpid).result(timeout=60) != os.getpid()
 
 
 def test_an_open_scheduler_is_told(caplog: pytest.LogCaptureFixture) -> None:
     from distributed import LocalCluster
 
     with (
-        LocalCluster(n_workers=1, processes=False, protocol="tcp://", dashboard_address=None, silence_logs=50) as open_,
+        LocalCluster(n_workers=1, processes=False, protocol="tcp://", dashboard_address=":0", silence_logs=50) as open_,
         connect(scheduler=open_.scheduler_address),
     ):
         assert f"{open_.scheduler_address} asks for no certificate" in caplog.text
+
+
+def test_assertions_of_dask_while_it_connects_and_closes_take_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen on a crowded machine: the first connection is disturbed, or the client is not closed when it says so."""
+    from distributed import Client, LocalCluster
+
+    asked = []
+    really_close, really_connect = Client.close, Client._ensure_connected
+
+    async def disturbed(self: Client, timeout: Any = None) -> None:
+        asked.append(self)
+        assert len(asked) > 1
+        await really_connect(self, timeout=timeout)
+
+    def out_of_order(self: Client, *options: Any, **more: Any) -> None:
+        really_close(self, *options, **more)
+        raise AssertionError
+
+    monkeypatch.setattr(Client, "_ensure_connected", disturbed)
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=":0", silence_logs=50) as there:
+        with monkeypatch.context() as patch, connect(scheduler=there.scheduler_address) as client:
+            patch.setattr(Client, "close", out_of_order)
+            assert client.submit(int, "7").result(timeout=60) == 7
+    assert len(asked) > 1

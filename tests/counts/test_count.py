@@ -202,7 +202,7 @@ def test_two_runs_and_workers_give_the_same_bytes(run: Any, tmp_path: Path) -> N
 
     out, _ = run
     first = [path.read_bytes() for path in write_counts(tmp_path / "a", count_run(out))]
-    with Client(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as client:
+    with Client(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as client:
         again = [path.read_bytes() for path in write_counts(tmp_path / "b", count_run(out, client=client))]
     assert first == again
     for name, columns in (("counts.csv", COUNTS), ("counts.parquet", COUNTS), ("series.parquet", SERIES)):
