@@ -145,7 +145,8 @@ def test_assertions_of_dask_while_it_connects_and_closes_take_no_result(monkeypa
     from distributed import Client, LocalCluster
 
     asked = []
-    really_close, really_connect = Client.close, Client._ensure_connected
+    really_close: Any = Client.close
+    really_connect: Any = Client._ensure_connected
 
     async def disturbed(self: Client, timeout: Any = None) -> None:
         asked.append(self)
