@@ -3,11 +3,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint hooks docs wheel bench chaos soak notebooks page release cite format audit hashes clean
+.PHONY: demo test lint hooks docs docs-serve wheel bench chaos soak notebooks page release cite format audit hashes clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -31,6 +31,12 @@ hooks: $(VENV)/.installed  ## check every commit: the same tools as lint, throug
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt pre-commit
 	$(BIN)/pre-commit install
 
+docs: $(VENV)/.installed  ## the site, strictly: site/index.html
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build
+
+docs-serve: $(VENV)/.installed  ## the site while you write, at http://127.0.0.1:8000
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs serve
+
 wheel: $(VENV)/.installed  ## the wheel holds what git holds, and works outside the repository
 	.ci/wheel.sh
 
@@ -53,7 +59,7 @@ notebooks: $(VENV)/.installed  ## execute the notebooks
 page: $(VENV)/.installed  ## the report in Chromium: axe at desktop and phone, what follows the year (needs npm)
 	SUBPIXMAP_AXE=$$(.ci/axe.sh $(VENV)/axe) $(BIN)/python -m pytest -m slow tests/report/test_browser.py -rs
 
-release: lint test notebooks page chaos bench audit cite  ## all checks before a version (hours; needs the network)
+release: lint docs test notebooks page chaos bench audit cite  ## all checks before a version (hours; needs the network)
 	.ci/wheel.sh --empty
 
 cite: $(VENV)/.installed  ## CITATION.cff is valid, and of this version (needs the network)

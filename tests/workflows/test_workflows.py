@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import typer.main
 import yaml
 
-from subpixmap.cli import main as cli
-from subpixmap.cli import options
 from subpixmap.errors import InputError
 from subpixmap.model.checkpoint import Model
+from tests.helpers.commands import require_known
 from tests.helpers.mapping_data import tiny_model
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
@@ -68,18 +66,6 @@ def dry_run(name: str, settings: dict[str, str], arguments: list[str], where: Pa
     assert done.returncode == 0, done.stderr
     assert not list(where.iterdir())
     return [shlex.split(line) for line in done.stdout.splitlines()]
-
-
-def require_known(words: list[str]) -> None:
-    """A command line that the command line of the package understands: names, options, types."""
-    command: Any = typer.main.get_command(cli.app)
-    while hasattr(command, "commands"):
-        assert words[0] in command.commands, words
-        command, words = command.commands[words[0]], words[1:]
-    values = command.make_context(command.name, list(words)).params
-    if command.name in ("run", "plan"):
-        fields = {field.name for field in dataclasses.fields(options.RunOptions)}
-        options.RunOptions(**{name: value for name, value in values.items() if name in fields}).request()
 
 
 @pytest.mark.parametrize("case", SCRIPTS)
