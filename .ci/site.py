@@ -1,4 +1,4 @@
-"""Pages of the site that live elsewhere: README and its neighbours at the root of the repository, and the help of every command."""
+"""Pages of the site that live elsewhere: README and its neighbours at the root, and the help of every command."""
 
 import posixpath
 import re
@@ -49,12 +49,17 @@ def in_site(path: str) -> str:
 
 def licence() -> str:
     """LICENSE and NOTICE, as they are."""
-    return "# Licence\n\n" + "\n\n".join(f"```text\n{(ROOT / name).read_text(encoding='utf-8')}```" for name in ("NOTICE", "LICENSE"))
+    return "# Licence\n\n" + "\n\n".join(
+        f"```text\n{(ROOT / name).read_text(encoding='utf-8')}```" for name in ("NOTICE", "LICENSE")
+    )
 
 
 def commands() -> str:
     """The help of all commands, as the command line prints it."""
-    parts = ["# Commands", "What `subpixmap COMMAND --help` says. Exit codes are explained on the [first page](index.md#exit-codes)."]
+    parts = [
+        "# Commands",
+        "What `subpixmap COMMAND --help` says. Exit codes are explained on the [first page](index.md#exit-codes).",
+    ]
     for example in EXAMPLES.values():
         words = example.split()[: 2 if example.startswith("sample ") else 1]
         shown = CliRunner().invoke(app, [*words, "--help"], prog_name="subpixmap", env={"COLUMNS": "96"}).stdout
