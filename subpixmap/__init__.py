@@ -4,7 +4,7 @@ The flow, from the sky to a table::
 
     region = resolve_region("philippines/palawan")                       # where, and the units to count in
     cube = open_cube(region, 2023, source="earth-search")                # lazy (time, band, y, x) reflectance, valid
-    model = load_model("demo-s2")                                        # a network and its card
+    model = load_model("demo-s2-v2")                                     # a network and its card
     lazy = predict(cube, model)                                          # lazy counts of every acquisition
     job = run(Request(region="philippines/palawan", years="2018-2023"))  # the same over years, block by block, to disk
     maps = open_map(job.out)                                             # per UTM zone: count, presence, n_obs

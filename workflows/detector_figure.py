@@ -3,7 +3,7 @@
     python workflows/detector_figure.py simulated COUNTRY PLACES DETECTOR PICTURE.png [--place NAME]
     python workflows/detector_figure.py neon DIR DETECTOR PICTURE.png
 
-PLACES is a folder of `more_highres` of the country. The prediction is that of the shipped `demo-s2` on the simulated
+PLACES is a folder of `more_highres` of the country. The prediction is that of the shipped `demo-s2-v2` on the simulated
 Sentinel-2 of the country, a mean over its acquisitions; NEON tiles have none.
 """
 
@@ -94,7 +94,7 @@ def simulated(country: Path, places: Path, detector: Path, path: Path, name: str
     middle = np.column_stack(image.pixels(own.geometry.x.to_numpy(), own.geometry.y.to_numpy()))
     boxes = np.column_stack([middle - half[:, None], middle + half[:, None]])
     lattice, window = on_lattice(image)
-    model: Any = load_model("demo-s2")
+    model: Any = load_model("demo-s2-v2")
     cube = open_cube(tuple(areas.loc[name, "geometry"].buffer(0.002).bounds), day[:4], source=str(country))
     counts = predict(cube, model)["count"].sel(object=list(objects)).sum("object").mean("time")
     x, y = lattice.coords(window)

@@ -21,7 +21,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from trees_california import CITIES, HALO, Crops, make_patches, random_views, read_crops, see
+from trees_california import CITIES, HALO, NAME, Crops, crops_as_places, read_crops, see
 
 from subpixmap.errors import InputError, SubpixmapError
 from subpixmap.model.checkpoint import Model, load_model, save_model
@@ -32,12 +32,9 @@ from subpixmap.training.inputs import with_likeness
 from subpixmap.training.realism import real_chips
 
 SIMULATED = ("demo-s2-v2", "demo-rgbn-v2")
-TREES = "trees-california-rgbn-v2"
 RGBN = ("B02", "B03", "B04", "B08")
 PLACES = {"training": 75, "calibration": 100, "test": 25}
 """Simulated places of two acquisitions each."""
-VIEWS = 4
-"""In which every crop of trees is seen."""
 CHUNK = 256
 """Pixels a side in which a map is computed."""
 CLEAR = (4, 5, 6, 7, 11)
@@ -132,7 +129,7 @@ def measure(data: Path, cache: Path | None) -> dict[str, Any]:
             land["all real clips at 10 m"] = judge(model, [s for clip in list(clips)[:3] for s in clips[clip]])
             land["all real clips"] = judge(model, [s for scenes in clips.values() for s in scenes])
         table[name] = {kind: row_of(found, own["base"]["scores"]) for kind, found in land.items()}
-    table[TREES] = measure_trees(read_crops(data / "trees_california"))
+    table[NAME] = measure_trees(read_crops(data / "trees_california"))
     return table
 
 
@@ -141,15 +138,10 @@ def measure_trees(crops: Crops) -> dict[str, Any]:
     table = {}
     for city in crops.cities:
         others = crops.of([one for one in crops.cities if one != city])
-        model = with_likeness(load_model(TREES), crops_as_places(others))
+        model = with_likeness(load_model(NAME), crops_as_places(others))
         known, found = (judge(model, list(crop_scenes(some))) for some in (others, crops.of([city])))
         table[f"{city}, left out"] = row_of(found, known["scores"])
     return table
-
-
-def crops_as_places(crops: Crops) -> Patches:
-    """Crops in several views; those of a city belong together."""
-    return dataclasses.replace(make_patches(crops, random_views(VIEWS, 0)), names=tuple(crops.city.tolist()))
 
 
 def crop_scenes(crops: Crops) -> Iterator[Scene]:

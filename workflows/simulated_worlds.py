@@ -1,7 +1,7 @@
 """How far are the totals of simulated countries from their truth, in the world of training and in a shifted one?
 
-    python workflows/simulated_worlds.py --seeds 101,102 --size-km 9 --out worlds [--model demo-s2] [--json worlds.json]
-        [--overpasses 4] [--recalibrate 100]
+    python workflows/simulated_worlds.py --seeds 101,102 --size-km 9 --out worlds [--model demo-s2-v2]
+        [--json worlds.json] [--overpasses 4] [--recalibrate 100]
 
 For every world and seed: simulates the country, maps and counts it with `subpixmap run`, compares `map_total_full` with
 the truth, per object and year, for the country and for its units of 2,000 objects or more. Cars are compared with their
@@ -146,7 +146,7 @@ def main() -> int:
     parser.add_argument("--size-km", type=float, default=9)
     parser.add_argument("--years", default="2018-2023")
     parser.add_argument("--overpasses", type=int, default=4, help="a year; a run takes the ten clearest at most")
-    parser.add_argument("--model", default="demo-s2")
+    parser.add_argument("--model", default="demo-s2-v2")
     parser.add_argument("--out", type=Path, default=Path("worlds"))
     parser.add_argument("--recalibrate", type=int, default=0, metavar="N", help="on N places of each world")
     parser.add_argument("--json", type=Path, help="file for the numbers")

@@ -38,11 +38,11 @@ from subpixmap.simulate.spectra import BAND_FACTS
 from subpixmap.training.baselines import fit_baseline
 from subpixmap.training.config import BASELINES, TrainConfig
 from subpixmap.training.evaluate import block_means, density_errors, rounded
-from subpixmap.training.inputs import input_statistics
+from subpixmap.training.inputs import input_statistics, with_likeness
 from subpixmap.training.state import remove_states
 from subpixmap.training.train import train
 
-NAME = "trees-california-rgbn"
+NAME = "trees-california-rgbn-v2"
 BANDS = ("B02", "B03", "B04", "B08")
 CITIES = ("chico", "claremont", "long_beach", "santa_monica")
 """What the shipped checkpoint was trained on."""
@@ -241,6 +241,11 @@ def make_patches(crops: Crops, views: Sequence[View]) -> Patches:
     return Patches(seen, known, count, known[:, 0], BANDS, ("tree",))
 
 
+def crops_as_places(crops: Crops) -> Patches:
+    """Crops in a few views, those of a city together: what the land of a training looks like is measured on them."""
+    return dataclasses.replace(make_patches(crops, random_views(4, 0)), names=tuple(crops.city.tolist()))
+
+
 def train_model(crops: Crops, config: TrainConfig, *, state: Path | None = None) -> Model:
     """The mean of networks over eight turns and mirrors; an interrupted training goes on from `state`."""
     patches = make_patches(crops, random_views(VIEWS, config.seed))
@@ -345,7 +350,7 @@ def run_train(options: argparse.Namespace) -> None:
     steps = options.steps or RECIPE.steps
     config = dataclasses.replace(RECIPE, seed=options.seed, steps=steps, members=options.members)
     state = options.model.with_suffix(".state")
-    model = train_model(training, config, state=state)
+    model = with_likeness(train_model(training, config, state=state), crops_as_places(training))
     error: dict[str, Any] = {}
     if len(test.city):
         error = card_errors(options.test_city, predict_crops(model, see(test)[:, 0]), count_trees(test.points))

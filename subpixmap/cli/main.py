@@ -43,7 +43,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     sample.design: "sample design runs/philippines --n 300",
     sample.import_: "sample import runs/philippines labelled.gpkg",
     sample.estimate: "estimate runs/philippines",
-    sample.calibrate: "calibrate demo-s2 --sample runs/philippines -o mine.safetensors",
+    sample.calibrate: "calibrate demo-s2-v2 --sample runs/philippines -o mine.safetensors",
     run.export: "export runs/philippines --format cog",
     look.status: "status runs/philippines",
     look.verify: "verify runs/philippines --repair",
@@ -54,7 +54,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     detect.review: "detect-review points.parquet --images region/ -o review.gpkg",
     teach.reference: "reference palms.gpkg --labelled areas.geojson --image-date 2021-03 -o ref",
     teach.train: "train --reference ref --source earth-search -o palms.safetensors",
-    teach.evaluate: "evaluate demo-s2 --simulated 4000 --world shifted -o metrics.json",
+    teach.evaluate: "evaluate demo-s2-v2 --simulated 4000 --world shifted -o metrics.json",
     teach.learn: "learn palms.gpkg --labelled areas.geojson --image-date 2021-03 --source earth-search "
     "-o palms.safetensors",
     look.models: "models",

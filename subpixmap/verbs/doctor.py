@@ -162,7 +162,7 @@ def _network(device: str) -> Finding:
         remedy = "install a driver and a torch build for it, or run with --device cpu"
         return Finding("network", "to do", f"torch {torch.__version__} finds no GPU", remedy)
     chosen = "cuda" if there and device != "cpu" else "cpu"
-    model = load_model("demo-rgbn")
+    model = load_model("demo-rgbn-v2")
     scene = np.full((len(model.card.bands), 272, 272), 0.1, np.float32)
     predict_block(model, scene, device=chosen)  # the first one is slower
     began = time.perf_counter()
@@ -275,7 +275,7 @@ def _run(device: str) -> Finding:
     own = [sys.executable, "-m", "subpixmap"]
     simulate = ["simulate", "country", "--size-km", "1", "--years", "2020", "--acquisitions", "1", "--quiet"]
     run = ["run", "--region", "country/region.geojson", "--source", "country/catalog.json", "--years", "2020"]
-    run += ["--admin", "country/admin.parquet", "--model", "demo-rgbn", "--block", "256", "--workers", "0"]
+    run += ["--admin", "country/admin.parquet", "--model", "demo-rgbn-v2", "--block", "256", "--workers", "0"]
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="subpixmap-doctor-") as scratch:
         for command in (simulate, [*run, "--device", device, "--out", "out", "--quiet"]):

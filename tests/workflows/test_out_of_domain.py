@@ -11,11 +11,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "workflows"))
 
 import out_of_domain as workflow
+from trees_california import NAME
 
 from subpixmap.model.card import read_stored
 from subpixmap.model.checkpoint import load_model
 
-NAMES = (*workflow.SIMULATED, workflow.TREES)
+NAMES = (*workflow.SIMULATED, NAME)
 
 
 @pytest.mark.parametrize("name", NAMES)
