@@ -71,10 +71,11 @@ audit: $(VENV)/.installed  ## known holes in the pinned versions (needs the netw
 	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --disable-pip-version-check -q pip-audit
 	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
-hashes: $(VENV)/.installed  ## the pinned versions with their hashes on this platform: dist/requirements-hashed.txt
-	mkdir -p dist
-	$(BIN)/python -m pip install -q --dry-run --ignore-installed --report dist/report.json -c constraints.txt '.[train,s3,safe]'
-	$(BIN)/python .ci/hashes.py dist/report.json > dist/requirements-hashed.txt
+hashes:  ## write requirements-hashed.txt: the pinned versions with hashes of all their files (seconds, no download of them)
+	test -x $(VENV)/hashes/bin/uv || { $(PYTHON) -m venv $(VENV)/hashes && $(VENV)/hashes/bin/python -m pip install --disable-pip-version-check -q uv; }
+	$(VENV)/hashes/bin/uv pip compile -q --generate-hashes --no-annotate --custom-compile-command "make hashes" -c constraints.txt \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --extra train --extra detect --extra s3 --extra safe \
+		pyproject.toml -o requirements-hashed.txt
 
 clean:  ## remove the environment and the runs
 	rm -rf $(VENV) runs

@@ -65,6 +65,10 @@ COUNTED = (COUNTS_CSV, COUNTS_PARQUET, SERIES_PARQUET, ACCOUNTS, TABLES, CHOICES
 """What `count` writes, besides units that are given to it."""
 TRENDED = (TREND_CSV, TREND_PARQUET, CHANGES_CSV, TABLES, CHOICES)
 """What `trend` writes."""
+SAMPLED = (SAMPLE_DESIGN, SAMPLE_CELLS, SAMPLE_FRAME, SAMPLE_LABELLED, SAMPLE_IMPORT)
+"""What estimates are made from, besides the counts; people write into the sheets of a sample."""
+EXPORTED = (ITEMS, UNITS, COUNTS_PARQUET, TREND_PARQUET, CHANGES_CSV, MAP)
+"""What exports are made from, besides the plan and the ledger."""
 LISTED = (PLAN, ITEMS, UNITS, *COUNTED, TREND_CSV, TREND_PARQUET, CHANGES_CSV, ESTIMATES_CSV, REPORT)
 """Files that the manifest lists, besides those of SAMPLE and the metadata of MAP; other files are their owner's."""
 

@@ -35,6 +35,16 @@ MADE_FROM: Mapping[str, tuple[str, ...]] = {
 _VERB = {runpaths.COUNTS_PARQUET: "count", runpaths.TREND_PARQUET: "trend", runpaths.REPORT: "report"}
 MAPPING = (runpaths.PLAN, runpaths.MAP, runpaths.LEDGER)
 """What `map` writes."""
+_REMEDIES = {
+    runpaths.ITEMS: "a lock cannot be made again: take it from another copy of the folder",
+    runpaths.UNITS: "give the units again (subpixmap count {out} --admin FILE)",
+    runpaths.TREND_PARQUET: "make it again (subpixmap trend {out})",
+    runpaths.CHANGES_CSV: "make it again (subpixmap trend {out})",
+    runpaths.ESTIMATES_CSV: "make it again (subpixmap estimate {out})",
+    runpaths.SAMPLE: "import the labels again (subpixmap sample import {out} FILE), or remove {out}/sample",
+    runpaths.MAP: "subpixmap verify {out} --repair",
+}
+_COUNT_AGAIN = "make it again (subpixmap count {out}, then trend)"
 
 
 @dataclass(frozen=True)
@@ -186,6 +196,32 @@ def own_files(out: Path) -> Iterator[tuple[str, Path]]:
 def is_own(name: str) -> bool:
     """Whether a file that an earlier version listed is one of the run."""
     return _group(name) in (*runpaths.LISTED, runpaths.SAMPLE, runpaths.MAP)
+
+
+def require_unchanged(out: Path, names: Collection[str]) -> None:
+    """Refuse to make anything from files that were changed since the manifest was written.
+
+    Parameters
+    ----------
+    out
+        The run's folder.
+    names
+        Files of the run; MAP is its metadata. What is missing, not listed or being written is left out.
+
+    Raises
+    ------
+    VerificationFailed
+        A file is not what the manifest says.
+    """
+    there = _before(out)
+    for name, digest in there.files.items() if there is not None else ():
+        group, path = _group(name), out / name
+        asked = name in names or (group == runpaths.MAP and group in names)
+        if not asked or group in there.writing or not path.is_file():
+            continue
+        if file_sha256(path) != digest:
+            remedy = _REMEDIES.get(group, _COUNT_AGAIN).format(out=out)
+            raise VerificationFailed(f"{path} is damaged (it differs from what {runpaths.MANIFEST} says): {remedy}")
 
 
 def ledger_sha256(out: Path) -> str:

@@ -25,7 +25,7 @@ from subpixmap.errors import Incomplete, VerificationFailed
 from subpixmap.files import file_sha256, is_remote, path_of, store_errors, sync
 from subpixmap.grid import Block, Window
 from subpixmap.mapping.ledger import locked_sha256, read_record, read_records, require_items
-from subpixmap.mapping.metadata import read_zone
+from subpixmap.mapping.metadata import read_zone, require_readable
 from subpixmap.mapping.plan import read_plan
 from subpixmap.mapping.proofs import Proof
 from subpixmap.mapping.quantise import ZERO, decode, encode
@@ -283,7 +283,9 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
     labels = [period.label for period in plan.periods]
     datasets = {}
     for epsg, zone in plan.zones.items():
-        there = xr.open_zarr(zarr_store(folder / runpaths.MAP), group=str(epsg), decode_coords="all", chunks=None)
+        require_readable(folder, plan, epsg)
+        stored_as = {"group": str(epsg), "decode_coords": "all", "chunks": None, "consolidated": False}
+        there = xr.open_zarr(zarr_store(folder / runpaths.MAP), **stored_as)  # what was looked at, not a copy of it
         stored = [str(label) for label in there["period"].values]
         shown = [label for label in labels if label in stored]
         there = there.isel(period=[stored.index(label) for label in shown])

@@ -52,12 +52,13 @@ def count(
     from subpixmap import runpaths
     from subpixmap.counts.count import count_run, write_counts
     from subpixmap.export.dictionary import write_dictionary
-    from subpixmap.mapping.manifest import announce, read_manifest, write_manifest
+    from subpixmap.mapping.manifest import announce, read_manifest, require_unchanged, write_manifest
     from subpixmap.region.resolve import given_units
     from subpixmap.runfolder import RunUnits, write_units
 
     with hold(out) as folder:
         _require_complete(folder, allow_partial)
+        require_unchanged(folder.path, () if admin is not None else (runpaths.UNITS,))
         choices = read_choices(out).with_count(assign_nearest=assign_nearest)
         columns = {"id_column": id_column, "name_column": name_column, "parent_column": parent_column}
         units = folder.units
@@ -110,11 +111,12 @@ def trend(
     """
     from subpixmap import runpaths
     from subpixmap.export.dictionary import write_dictionary
-    from subpixmap.mapping.manifest import announce, write_manifest
+    from subpixmap.mapping.manifest import announce, require_unchanged, write_manifest
     from subpixmap.trends.remarks import trend_remarks
     from subpixmap.trends.run_trend import trend_of_run, write_trend
 
     with hold(out) as folder:
+        require_unchanged(folder.path, (runpaths.COUNTS_PARQUET, runpaths.SERIES_PARQUET))
         choices = read_choices(out).with_trend(
             level=level,
             steady_within=steady_within,
@@ -144,11 +146,13 @@ def trend(
 def report(out: Path, *, quiet: bool = False) -> Path:
     """Write report.html, then manifest.json over everything that was made."""
     from subpixmap import runpaths
-    from subpixmap.mapping.manifest import announce, write_manifest
+    from subpixmap.mapping.manifest import MADE_FROM, announce, require_unchanged, write_manifest
     from subpixmap.report.page import write_report
     from subpixmap.simulate.recognise import truth_of
 
     with hold(out) as folder:
+        others = (runpaths.ITEMS, runpaths.MAP, runpaths.ESTIMATES_CSV, *runpaths.SAMPLED)
+        require_unchanged(folder.path, (*MADE_FROM[runpaths.REPORT], *others))
         announce(folder.path, (runpaths.REPORT,))
         by_year = not over_new_year(folder.plan.recipe.months)  # as the truth of a simulated country is
         path = write_report(out, truth=truth_of(folder.plan.sources) if by_year else None)
@@ -159,14 +163,14 @@ def report(out: Path, *, quiet: bool = False) -> Path:
 
 def export(out: Path, format: str, *, to: Path | None = None, quiet: bool = False) -> list[Path]:
     """Write counts or map in another format into OUT/export, or another folder."""
+    from subpixmap import runpaths
     from subpixmap.export.formats import export_run
+    from subpixmap.mapping.manifest import require_unchanged
     from subpixmap.runfolder import RunFolder
 
-    if to is None:
-        with hold(out) as folder:
-            paths = export_run(folder, format)
-    else:
-        paths = export_run(RunFolder.open(out), format, to=to)
+    with hold(out) if to is None else contextlib.nullcontext(RunFolder.open(out)) as folder:
+        require_unchanged(folder.path, runpaths.EXPORTED)
+        paths = export_run(folder, format, to=to)
     console.say_files(paths, quiet=quiet)
     return paths
 

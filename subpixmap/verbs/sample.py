@@ -182,8 +182,10 @@ def estimate(
     from subpixmap.estimation.results import estimate_all, fill_counts
     from subpixmap.estimation.sheets import read_labelled, read_sample
     from subpixmap.estimation.two_phase import has_two_phases, with_detections
+    from subpixmap.mapping.manifest import require_unchanged
 
     with hold(out) as folder:
+        require_unchanged(folder.path, (runpaths.COUNTS_PARQUET, *runpaths.SAMPLED))
         sample, labelled = read_sample(out), read_labelled(out, detected=True)
         _require_same_map(folder, sample)
         two_phases = has_two_phases(labelled)

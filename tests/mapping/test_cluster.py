@@ -18,7 +18,7 @@ import pytest
 
 from subpixmap.errors import Incomplete, InputError
 from subpixmap.mapping import cluster
-from subpixmap.mapping.pool import WorkerDied, open_pool
+from subpixmap.mapping.pool import WorkerDied, _bring, open_pool, run_with_cached_model
 from subpixmap.model.checkpoint import load_model, save_model
 from subpixmap.verbs.job import Job, freeze
 from tests.helpers.mapping_data import tiny, tiny_model
@@ -396,3 +396,32 @@ def test_a_cluster_that_does_not_close_in_time_takes_no_result_with_it(
         if failing:
             raise ZeroDivisionError  # and what went wrong inside is what is told
     assert len(closed) == 2
+
+
+class Unreachable:
+    """A client whose scheduler answers a plugin with an error."""
+
+    status, scheduler = "running", SimpleNamespace(address="tls://there:1")
+
+    def __init__(self, error: Exception) -> None:
+        self.error, self.asked = error, 0
+
+    def register_plugin(self, plugin: Any, name: str) -> None:
+        self.asked += 1
+        raise self.error
+
+
+def test_workers_that_cannot_be_brought_the_model_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    bare = Unreachable(ModuleNotFoundError("No module named 'subpixmap'", name="subpixmap"))
+    with pytest.raises(
+        InputError, match=r"a worker of tls://there:1 cannot import subpixmap: install subpixmap on all"
+    ):
+        _bring(cast("Any", bare), SimpleNamespace(name="model"))
+    assert bare.asked == 1
+    gone = Unreachable(TimeoutError("nobody"))
+    with pytest.raises(Incomplete, match=r"the model could not be brought to the workers of tls://there:1: .*nobody"):
+        _bring(cast("Any", gone), SimpleNamespace(name="model"))
+    assert gone.asked > 1
+    with pytest.raises(RuntimeError, match="no model abc: it started without the plugin"):
+        run_with_cached_model(lambda task, model: task, 1, "abc")

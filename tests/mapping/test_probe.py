@@ -31,7 +31,9 @@ def test_a_probe_tells_the_room_of_the_map_and_leaves_nothing(tmp_path: Path) ->
     map_region(out, plan, country.items, country.model, workers=0)
     used = bytes_in(out / "map.zarr") + bytes_in(out / "ledger")
     assert 0.5 * used < found.expected_bytes < 2 * used  # the region's edge blocks are half empty
-    with pytest.raises(InputError):
+    with pytest.raises(
+        InputError, match=r"--probe: no block of region .* has an acquisition in 2021; choose other periods"
+    ):
         probe(plan, [], country.model, whole)
 
 

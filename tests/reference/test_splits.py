@@ -128,3 +128,10 @@ def test_dates_can_be_held_out(noise: Painted, made: Reference) -> None:
     assert set(late.patches.names) == {tile.unit for tile in tiles}
     with pytest.raises(InputError, match=r"area \d"):
         read_sample(made, tiles, imagery, halo=HALO, when=lambda day: day.month == 9)
+
+
+def test_areas_that_the_border_strip_takes_whole_are_named(made: Reference) -> None:
+    areas = tuple(dataclasses.replace(area, labelled=np.minimum(area.labelled, 1)) for area in made.areas)
+    names = ", ".join(made.names[:3])
+    with pytest.raises(InputError, match=f"no labelled pixel of {names} is left inside the border strip of {HALO} px"):
+        split_tiles(dataclasses.replace(made, areas=areas), halo=HALO)

@@ -89,9 +89,12 @@ def test_wrong_names_and_empty_references_are_refused() -> None:
     training = some_patches(2)
     with pytest.raises(InputError, match="magic"):
         fit_baseline("magic", training)
-    empty = dataclasses.replace(training, labelled=np.zeros_like(training.labelled))
-    with pytest.raises(InputError):
-        fit_baseline("ridge", empty)
+    empty = dataclasses.replace(training, labelled=np.zeros_like(training.labelled), names=("north", "south"))
+    for name in ("ridge", "random_forest"):
+        with pytest.raises(
+            InputError, match=r"training patches \(north, south\) have no .* pixel: label more land there"
+        ):
+            fit_baseline(name, empty)
     assert set(BASELINES) == {"mean", "ridge", "random_forest", "strided"}
     assert training.bands == BANDS
     assert training.halo == HALO
