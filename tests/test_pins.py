@@ -70,6 +70,7 @@ def needed(name: str, extra: str, pinned: str) -> list[Requirement]:
             return []
     except PackageNotFoundError:
         return []
-    environment = {**default_environment(), **LINUX, "extra": extra}
+    environment: dict[str, str] = {key: str(value) for key, value in default_environment().items()} | LINUX
+    environment["extra"] = extra
     asked = [Requirement(text) for text in requires(name) or ()]
     return [one for one in asked if one.marker is None or one.marker.evaluate(environment)]

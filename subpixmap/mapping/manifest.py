@@ -214,7 +214,9 @@ def require_unchanged(out: Path, names: Collection[str]) -> None:
         A file is not what the manifest says.
     """
     there = _before(out)
-    for name, digest in there.files.items() if there is not None else ():
+    if there is None:
+        return
+    for name, digest in there.files.items():
         group, path = _group(name), out / name
         asked = name in names or (group == runpaths.MAP and group in names)
         if not asked or group in there.writing or not path.is_file():

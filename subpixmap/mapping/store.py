@@ -284,8 +284,9 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
     datasets = {}
     for epsg, zone in plan.zones.items():
         require_readable(folder, plan, epsg)
-        stored_as = {"group": str(epsg), "decode_coords": "all", "chunks": None, "consolidated": False}
-        there = xr.open_zarr(zarr_store(folder / runpaths.MAP), **stored_as)  # what was looked at, not a copy of it
+        store = zarr_store(folder / runpaths.MAP)
+        # not the consolidated copy of the metadata, at which nobody has looked
+        there = xr.open_zarr(store, group=str(epsg), decode_coords="all", chunks=None, consolidated=False)
         stored = [str(label) for label in there["period"].values]
         shown = [label for label in labels if label in stored]
         there = there.isel(period=[stored.index(label) for label in shown])
