@@ -227,6 +227,13 @@ class RunOptions:
     max_cloud: Annotated[float | None, Option(help="leave out items with more cloud than this, percent")] = (
         Request.max_cloud
     )
+    mask: Annotated[
+        str | None,
+        Option(
+            help="who finds clouds and shadows: scl (scene classes), learned (a network; subpixmap[clouds]) or both  "
+            "[default: the model's, mostly scl]"
+        ),
+    ] = Request.mask
     scheduler: Scheduler = Request.scheduler
     workers: Workers = Request.workers
     probe: Annotated[bool, Option("--probe", help="map one block first, and predict time and disk space from it")] = (

@@ -17,7 +17,7 @@ from subpixmap.grid import CHUNK, Lattice
 from subpixmap.mapping.quantise import STEP
 from subpixmap.model.mean import TRIM_FROM
 from subpixmap.periods import Every
-from subpixmap.scenes.clouds import MaskRule
+from subpixmap.scenes.clouds import MaskBy, MaskRule
 from subpixmap.scenes.dialect import SENSOR, Level
 from subpixmap.scenes.items import Item
 from subpixmap.scenes.radiometry import Missing
@@ -79,6 +79,7 @@ class Recipe:
         for name, usual in (("sensor", SENSOR), ("level", "L2A")):
             if plain[name] == usual:
                 del plain[name]  # likewise
+        plain["mask"] = self.mask.as_json()  # likewise
         return plain
 
     @classmethod
@@ -89,10 +90,11 @@ class Recipe:
         return cls(**values)
 
 
-def numerics(device: str = "cpu") -> dict[str, Any]:
+def numerics(device: str = "cpu", mask_by: MaskBy = "scl") -> dict[str, Any]:
     """What decides the last bits of a prediction: the same on any number of workers."""
     import torch
 
+    from subpixmap.model.clouds import versions
     from subpixmap.model.predict import TILE
 
     return {
@@ -105,7 +107,7 @@ def numerics(device: str = "cpu") -> dict[str, Any]:
         "memory_format": "channels_last",
         "trim_from": TRIM_FROM,
         "step": STEP,
-    }
+    } | versions(mask_by)
 
 
 def level_of(items: Iterable[Item]) -> Level:

@@ -23,9 +23,11 @@ from subpixmap.mapping.quantise import as_stored
 from subpixmap.mapping.recipe import Recipe
 from subpixmap.mapping.store import write_block
 from subpixmap.mapping.zones import BlockPlan
+from subpixmap.model.clouds import read_valid
 from subpixmap.model.mean import Accumulator, fits_in_order
 from subpixmap.scenes.choice import choose
-from subpixmap.scenes.cube import read_reflectance, read_valid
+from subpixmap.scenes.clouds import MaskRule
+from subpixmap.scenes.cube import read_reflectance
 from subpixmap.scenes.items import Item, by_acquisition
 
 if TYPE_CHECKING:
@@ -153,20 +155,33 @@ def _wanted(plan: BlockPlan) -> NDArray[np.bool_]:
 
 
 def _choose(task: Task, wanted: NDArray[np.bool_], seconds: dict[str, float]) -> list[Chosen]:
-    """The acquisitions that are predicted, in order of time; only the scene classification is read for that."""
+    """The acquisitions that are predicted, in order of time; only the scene classification is read for that.
+
+    A cloud network looks at those alone that would be chosen, until all that are chosen have been looked at.
+    """
     groups = by_acquisition(task.items)
     clear: dict[str, float] = {}
     packed = {}
     n_wanted = max(int(wanted.sum()), 1)
     where = task.plan.block.lattice, task.plan.window
-    read = partial(read_valid, missing=task.recipe.missing)
-    calls = [partial(read, group, *where, task.recipe.mask) for group in groups.values()]
-    for name, unmasked in zip(groups, _in_order(calls, task.readers, seconds), strict=True):
-        valid = unmasked & wanted
-        clear[name] = float(valid.sum() / n_wanted)
-        if clear[name]:
-            packed[name] = np.packbits(valid)  # an eighth of the memory: there may be a hundred acquisitions
+    read = partial(read_valid, bands=task.recipe.bands, missing=task.recipe.missing)
+
+    def look(names: Sequence[str], rule: MaskRule) -> None:
+        calls = [partial(read, groups[name], *where, rule) for name in names]
+        for name, unmasked in zip(names, _in_order(calls, task.readers, seconds), strict=True):
+            valid = unmasked & wanted
+            clear[name] = float(valid.sum() / n_wanted)
+            if clear[name]:
+                packed[name] = np.packbits(valid)  # an eighth of the memory: there may be a hundred acquisitions
+
+    rule = task.recipe.mask
+    look(list(groups), replace(rule, by="scl"))
     chosen = choose(groups, clear, task.recipe.max_scenes)
+    seen = set(groups) if rule.by == "scl" else set[str]()
+    while new := [name for name in chosen if name not in seen]:
+        look(new, rule)
+        seen |= set(new)
+        chosen = choose(groups, clear, task.recipe.max_scenes)
     return [Chosen(name, tuple(groups[name]), packed[name]) for name in chosen]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from subpixmap.errors import InputError
 from subpixmap.scenes.radiometry import Missing
 
+MaskBy = Literal["scl", "learned", "both"]
+"""Who judges a pixel: the scene classes of the product, a cloud network (`model.clouds`), or both, each of which can
+drop it."""
+MASKS: tuple[MaskBy, ...] = get_args(MaskBy)
 MOST_CLASS = 11
 """Largest scene class; what a number above it means is unknown, so such pixels are not valid."""
 DROPPED_CLASSES = (0, 1, 3, 8, 9, 10, 11)
@@ -33,17 +37,22 @@ class MaskRule:
     """Classes whose neighbourhood is not valid either."""
     dilate_m: float = DILATION_M
     """Distance of that neighbourhood, between centres of pixels, metres."""
+    by: MaskBy = "scl"
+    """Who judges; cards and run folders of before the field have "scl"."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.dilate_m) and self.dilate_m >= 0):
             raise InputError(f"the mask's distance is {self.dilate_m} m; it must be zero or more")
+        if self.by not in MASKS:
+            raise InputError(f"the mask is by {self.by!r}; choose {', '.join(MASKS)}")
         for code in (*self.drop, *self.dilate):
             if not 0 <= code <= 255:
                 raise InputError(f"the mask names scene class {code}; classes are 0 to 255")
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as a card states them; `stated` reads them back."""
-        return {"drop": list(self.drop), "dilate": list(self.dilate), "dilate_m": self.dilate_m}
+        """The fields as cards and recipes state them; `stated` reads them back."""
+        plain = {"drop": list(self.drop), "dilate": list(self.dilate), "dilate_m": self.dilate_m}
+        return plain if self.by == "scl" else plain | {"by": self.by}  # cards and folders of before keep their hash
 
     @classmethod
     def stated(cls, stated: Mapping[str, Any], objects: Sequence[str] = ()) -> MaskRule:

@@ -78,6 +78,8 @@ def read_valid(
     The classification is masked and dilated at its own resolution, with a margin: any window gives the same mask,
     bool, (y, x); False where there is no data.
     """
+    if rule.by != "scl":
+        raise InputError(f"a mask by {rule.by!r} is made block by block: use subpixmap run --mask, or by='scl' here")
     if items and all(SCL not in item.assets for item in items):  # of Level-1C: its finest band shows where data is
         band = min(items[0].assets, key=lambda name: items[0].assets[name].resolution)
         return np.asarray(np.isfinite(read_reflectance(items, lattice, window, [band], missing=missing)[0]))

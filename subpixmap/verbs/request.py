@@ -18,6 +18,7 @@ from subpixmap.scenes.dialect import LEVELS, Level
 from subpixmap.sizes import BLOCK, CHUNK
 
 if TYPE_CHECKING:
+    from subpixmap.scenes.clouds import MaskBy
     from subpixmap.scenes.radiometry import OffsetRule
 
 DEFAULT_SOURCE = ("earth-search",)
@@ -70,6 +71,8 @@ class Request:
     min_obs: int = 1
     max_cloud: float | None = None
     """Percent of the whole tile."""
+    mask: MaskBy | None = None
+    """Who says which pixels are clear: scene classes, a cloud network, or both; by default as the model's card says."""
     scheduler: str | None = None
     workers: int | None = None
     probe: bool = False
@@ -94,6 +97,9 @@ class Request:
             ),
             f"--max-cloud {self.max_cloud}: must lie between 0 and 100 percent": (
                 self.max_cloud is None or 0 <= self.max_cloud <= 100
+            ),
+            f"--mask {self.mask!r} is unknown; choose scl, learned or both": (
+                self.mask in (None, "scl", "learned", "both")
             ),
             f"--workers {self.workers}: give 0 or more": self.workers is None or self.workers >= 0,
             "--workers are processes of this machine; a --scheduler has its own, give one of the two": (

@@ -17,6 +17,7 @@ from subpixmap.verbs.request import Request
 
 if TYPE_CHECKING:
     from subpixmap.mapping.plan import Plan
+    from subpixmap.model.card import Card
     from subpixmap.model.checkpoint import Model
     from subpixmap.region.resolve import Region
     from subpixmap.scenes.items import Item
@@ -57,6 +58,7 @@ def settle(request: Request) -> Job:
         max_scenes=request.max_scenes,
         min_obs=request.min_obs,
         max_cloud=request.max_cloud,
+        mask_by=request.mask,
         every=request.every,
         months=parse_months(request.months),
         objects=request.objects or None,
@@ -269,6 +271,8 @@ def _require_names(request: Request) -> None:
     from subpixmap.region.resolve import given_units
 
     cards = [read_stored(name).card for name in _model_names(request)]
+    for card in cards:
+        _require_mask(request, card)
     for name in request.objects:
         if not any(name in card.objects for card in cards):
             counted = ", ".join(dict.fromkeys(one for card in cards for one in card.objects))
@@ -281,6 +285,16 @@ def _require_names(request: Request) -> None:
 def _model_names(request: Request) -> Sequence[str]:
     """The model that was asked for, or the defaults in order of preference."""
     return DEFAULT_MODELS if request.model is None else (request.model,)
+
+
+def _require_mask(request: Request, card: Card) -> None:
+    """Refuse a mask whose packages or bands are missing."""
+    from subpixmap.model.clouds import require_network
+    from subpixmap.scenes.clouds import MaskRule
+
+    for objects in [request.objects] if request.objects else [(name,) for name in card.objects]:
+        rule = MaskRule.stated(card.mask, [name for name in objects if name in card.objects])
+        require_network(card.bands, request.mask or rule.by, request.level, rule.dilate_m)
 
 
 def _load_models(request: Request) -> list[Model]:
