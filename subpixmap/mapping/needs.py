@@ -22,6 +22,7 @@ from subpixmap.mapping.plan import Plan
 from subpixmap.mapping.schema import ARRAYS, N_OBS, PER_OBJECT
 from subpixmap.mapping.task import readers_for
 from subpixmap.mapping.zones import plan_zones
+from subpixmap.model.clouds import NETWORK_BYTES, Cells, network_bands
 from subpixmap.scenes.access import GDAL_CACHE_BYTES
 from subpixmap.scenes.items import Item
 
@@ -52,6 +53,8 @@ class Needs:
     """Peak of a worker process, bytes."""
     map_bytes: float
     """Map and ledger on disk, an estimate."""
+    mask_tiles: int = 0
+    """Tiles that a cloud network sees, where clouds are as the scene classes say; 0 without one."""
 
 
 def needs(plan: Plan, items: Iterable[Item]) -> Needs:
@@ -59,8 +62,8 @@ def needs(plan: Plan, items: Iterable[Item]) -> Needs:
     items = list(items)
     recipe = plan.recipe
     tasks = chunks = predicted = 0.0
-    read = n_scenes = 0.0
-    per_px = _bytes_per_pixel(plan, items)
+    read = n_scenes = mask_tiles = 0.0
+    per_px, cells = _bytes_per_pixel(plan, items), Cells.of(recipe.resolution)
     for _, epsg, _, near in footprints_by_period_and_zone(plan, items):
         zone = plan.zones[epsg]
         for one in zone.blocks:
@@ -71,9 +74,13 @@ def needs(plan: Plan, items: Iterable[Item]) -> Needs:
             tasks, chunks, n_scenes = tasks + 1, chunks + len(one.chunks), n_scenes + used
             predicted += used * len(one.chunks) * CHUNK**2
             read += padded.height * padded.width * (used * per_px["bands"] + seen * per_px["SCL"])
+            if recipe.mask.by != "scl":
+                looked, looked_px = cells.seen(window)
+                mask_tiles += used * looked
+                read += used * looked_px * per_px["clouds"]
     n = len(recipe.objects)
     stored = chunks * CHUNK**2 * sum(ARRAYS[name].disk_bytes * (1 if name == N_OBS else n) for name in ARRAYS)
-    cells = (recipe.block / CELL) ** 2 * _RECORD_CELL
+    sums = (recipe.block / CELL) ** 2 * _RECORD_CELL
     return Needs(
         blocks=sum(len(zone.blocks) for zone in plan.zones.values()),
         tasks=int(tasks),
@@ -83,7 +90,8 @@ def needs(plan: Plan, items: Iterable[Item]) -> Needs:
         bytes_to_read=read * _COMPRESSED,
         predicted_px=predicted,
         worker_memory=worker_memory(plan),
-        map_bytes=stored + tasks * _RECORD + n_scenes * n * cells,
+        map_bytes=stored + tasks * _RECORD + n_scenes * n * sums,
+        mask_tiles=int(mask_tiles),
     )
 
 
@@ -99,7 +107,12 @@ def worker_memory(plan: Plan) -> float:
     running = window * (n * (3 * 8 + 2 * 4) + 4)  # sums, squares, presence; lowest, highest; counts
     stored = block * n * len(PER_OBJECT) * 4
     ending = window * n * 5 * 8 + stored * 2  # temporaries of the mean; the stored arrays, and encoded
-    return _PROCESS + GDAL_CACHE_BYTES + KEPT_BYTES + running + max(reading, ending)
+    looking = 0.0
+    if recipe.mask.by != "scl":  # one strip for each reader
+        cells = Cells.of(recipe.resolution)
+        strip = max(cells.side * (cells.over(w).width * cells.core + 2 * cells.margin) for w in windows)
+        looking = NETWORK_BYTES + readers * strip * len(network_bands(recipe.bands)) * (4 + 6)
+    return _PROCESS + GDAL_CACHE_BYTES + KEPT_BYTES + looking + running + max(reading, ending)
 
 
 def require_fit(plan: Plan, needed: Needs, out: Path, *, memory: float | None, workers: int = 1) -> None:
@@ -163,4 +176,5 @@ def _bytes_per_pixel(plan: Plan, items: Iterable[Item]) -> dict[str, float]:
         {name: (plan.recipe.resolution / asset.resolution) ** 2 for name, asset in item.assets.items()} if item else {}
     )
     classes = share.get("SCL", 2 * max(share.values(), default=0.125))  # without them a band says where data is
-    return {"bands": sum(2 * share.get(band, 1.0) for band in plan.recipe.bands), "SCL": classes}
+    read = {"bands": plan.recipe.bands, "clouds": network_bands(plan.recipe.bands)}
+    return {name: sum(2 * share.get(band, 1.0) for band in bands) for name, bands in read.items()} | {"SCL": classes}

@@ -25,7 +25,7 @@ from subpixmap.grid import BLOCK, Block
 from subpixmap.mapping.recipe import Recipe, json_sha256, level_of, numerics, require_block, require_same
 from subpixmap.mapping.zones import BlockPlan, Zone, chunk_bits, chunks_of_bits, plan_zones
 from subpixmap.periods import ALL_MONTHS, Every, Period
-from subpixmap.scenes.clouds import MaskBy, MaskRule
+from subpixmap.scenes.clouds import MaskRule
 from subpixmap.scenes.hrefs import redact
 from subpixmap.scenes.items import Item, by_acquisition
 from subpixmap.scenes.lattices import lattices
@@ -137,7 +137,6 @@ def make_plan(
     min_obs: int = 1,
     max_cloud: float | None = None,
     mask: MaskRule | None = None,
-    mask_by: MaskBy | None = None,
     every: Every = "year",
     months: tuple[int, ...] = ALL_MONTHS,
     objects: Sequence[str] | None = None,
@@ -166,8 +165,6 @@ def make_plan(
         Acquisitions used at most for a block and period; clear observations a pixel needs; percent.
     mask
         Which pixels are valid; the model's own rule, or `MaskRule()`, when not given.
-    mask_by
-        Who judges them ("scl", "learned" or "both"); as in that rule when not given.
     every, months
         As the periods were made.
     objects
@@ -187,11 +184,10 @@ def make_plan(
         An unknown object, options that contradict each other, or a region that no item touches.
     """
     require_block(block)
-    card, chosen = model.card, _chosen(model.card, objects)
+    card, chosen = model.card, chosen_objects(model.card, objects)
+    mask = mask or MaskRule.stated(card.mask, chosen)
     zones = plan_zones(region.geometry, lattices(items, resolution), resolution, block)
     _require_items(region.name, zones, items)
-    rule = mask or MaskRule.stated(card.mask, chosen)
-    rule = replace(rule, by=mask_by or rule.by)
     recipe = Recipe(
         region_sha256=hashlib.sha256(shapely.to_wkb(shapely.normalize(region.geometry))).hexdigest(),
         model_sha256=model.sha256,
@@ -205,8 +201,8 @@ def make_plan(
         max_scenes=max_scenes,
         min_obs=min_obs,
         max_cloud=None if max_cloud is None else float(max_cloud),
-        mask=rule,
-        numerics=numerics(device, rule.by),
+        mask=mask,
+        numerics=numerics(device, mask.by),
         missing=missing,
         level=level_of(items),
     )
@@ -225,12 +221,10 @@ def make_plan(
     )
 
 
-def _chosen(card: Card, objects: Sequence[str] | None) -> tuple[str, ...]:
+def chosen_objects(card: Card, objects: Sequence[str] | None) -> tuple[str, ...]:
     """The objects that are mapped, in the order of the card."""
     if unknown := [name for name in objects or () if name not in card.objects]:
-        raise InputError(
-            f"model {card.name!r} does not count {', '.join(unknown)}; it counts {', '.join(card.objects)}"
-        )
+        raise InputError(f"model {card.name} does not count {', '.join(unknown)}; it counts {', '.join(card.objects)}")
     return tuple(name for name in card.objects if not objects or name in objects)
 
 

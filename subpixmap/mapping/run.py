@@ -157,7 +157,8 @@ def map_region(
     if model.sha256 != plan.recipe.model_sha256:
         raise Refused(f"model {model.sha256[:12]} is not the plan's ({plan.recipe.model_sha256[:12]})")
     device = plan.recipe.numerics["device"]
-    require_same(plan.recipe, replace(plan.recipe, numerics=numerics(device)), out / runpaths.PLAN)
+    here = numerics(device, plan.recipe.mask.by)
+    require_same(plan.recipe, replace(plan.recipe, numerics=here), out / runpaths.PLAN)
     started = time.monotonic()
     where = {"workers": workers, "scheduler": scheduler, "client": client, "memory_limit": memory_limit}
     with run_lock(out) as owner, _lost_storage_is_resumable(out):

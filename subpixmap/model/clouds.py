@@ -7,6 +7,7 @@ are the same for any window, and each cell is seen in a tile of its own, with a 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -41,6 +42,7 @@ FOUR = ("B02", "B03", "B04", "B08")
 """Bands that the network needs; with the next two there is a better one."""
 SIX = (*FOUR, "B11", "B12")
 
+_MOST_DILATED = 320.0  # metres: the margin of a cell
 _NO_DATA, _CLEAR, _CLOUD, _SHADOW = 0, 5, 9, 3  # as scene classes
 _OF_NETWORK = np.array([_CLEAR, _CLOUD, _SHADOW], np.uint8)  # in the order of its outputs
 
@@ -67,10 +69,13 @@ class Cells(NamedTuple):
 
     def over(self, window: Window) -> Window:
         """Rows and columns of the cells that touch a window."""
-        core = self.core
-        row, col = window.row // core, window.col // core
-        bottom, right = -(-(window.row + window.height) // core), -(-(window.col + window.width) // core)
-        return Window(row, col, bottom - row, right - col)
+        whole, core = window.aligned(self.core), self.core
+        return Window(whole.row // core, whole.col // core, whole.height // core, whole.width // core)
+
+    def seen(self, window: Window) -> tuple[int, int]:
+        """Tiles over a window, and pixels of the lattice that are read for them."""
+        over = self.over(window)
+        return over.height * over.width, over.height * self.side * (over.width * self.core + 2 * self.margin)
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,8 @@ class Network:
     @classmethod
     def of(cls, bands: Sequence[str], level: str) -> Network:
         """The better one that some bands and a level allow; `require_network` says what is missing."""
-        require_network(bands)
-        takes = SIX if set(SIX) <= set(bands) else FOUR
+        require_network(bands, MaskRule(by="learned"), level)
+        takes = network_bands(bands)
         spec = find_spec("ukis_csmask")
         assert spec is not None  # as required above
         assert spec.origin is not None
@@ -122,7 +127,12 @@ def _session(file: Path) -> tuple[Any, str, NDArray[np.float32], NDArray[np.floa
     return session, session.get_inputs()[0].name, mean, std
 
 
-def require_network(bands: Sequence[str], by: str = "learned", level: str = "L2A", dilate_m: float = 0.0) -> None:
+def network_bands(bands: Sequence[str]) -> tuple[str, ...]:
+    """Those of some bands that the network reads."""
+    return SIX if set(SIX) <= set(bands) else FOUR
+
+
+def require_network(bands: Sequence[str], rule: MaskRule, level: str) -> None:
     """Refuse a mask that cannot be made: packages or bands are missing, or there are no scene classes.
 
     Raises
@@ -130,6 +140,7 @@ def require_network(bands: Sequence[str], by: str = "learned", level: str = "L2A
     InputError
         Says what to do; nothing is read for it.
     """
+    by = rule.by
     if by == "scl":
         return
     if lacks := [band for band in FOUR if band not in bands]:
@@ -144,8 +155,11 @@ def require_network(bands: Sequence[str], by: str = "learned", level: str = "L2A
         )
     if by == "both" and level != "L2A":
         raise InputError(f"--mask both: items of {level} have no scene classes; use --mask learned")
-    if dilate_m > (most := min(Cells.of(r).margin * r for r in (10.0, 20.0))):
-        raise InputError(f"--mask {by}: the mask's distance is {dilate_m:g} m, and the network sees {most:g} m around")
+    if rule.dilate_m > _MOST_DILATED:
+        raise InputError(
+            f"--mask {by}: the card masks {rule.dilate_m:g} m around clouds, and the network looks only "
+            f"{_MOST_DILATED:g} m around its cells: use --mask scl"
+        )
 
 
 def versions(by: str) -> dict[str, str]:
@@ -212,10 +226,11 @@ def _classes(
         return kept
     classes = np.stack([np.stack(row) for row in _rows(items, lattice, over, cells, network, missing)])
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         packed = io.BytesIO()
         np.savez_compressed(packed, classes=classes)
-        write_atomic(path, packed.getvalue())
+        with contextlib.suppress(OSError):  # a full or forbidden cache stops nothing: it saves time alone
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, packed.getvalue())
     return classes
 
 
@@ -236,8 +251,9 @@ def _rows(
 def _area_weights(side: int) -> NDArray[np.float32]:
     """(256, side): the share of each pixel in each pixel of a tile; rows sum to 1."""
     edges, pixels = np.linspace(0, side, SIDE + 1), np.arange(side)
-    share = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (np.clip(share, 0, 1) * SIDE / side).astype(np.float32)
+    inside = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    weights: NDArray[np.float32] = (np.clip(inside, 0, 1) * SIDE / side).astype(np.float32)
+    return weights
 
 
 def _shrunk(reflectance: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -273,7 +289,7 @@ def _cache_path(
 def _kept(path: Path, over: Window) -> NDArray[np.uint8] | None:
     """Classes of the cache; None if there are none, or none that can be read."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             classes: NDArray[np.uint8] = stored["classes"]  # zip keeps a check sum
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None

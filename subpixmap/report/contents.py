@@ -190,6 +190,13 @@ def _provenance(run: RunFolder) -> dict[str, str]:
     }
 
 
+_JUDGES = {
+    "scl": "",
+    "learned": "a cloud network (ukis-csmask) in place of scene classes, with cloud as 9 and shadow as 3; ",
+    "both": "scene classes, and a cloud network (ukis-csmask) with cloud as 9 and shadow as 3; ",
+}
+
+
 def _recipe_in_words(plan: Plan) -> dict[str, str]:
     recipe, mask = plan.recipe, plan.recipe.mask
     zones = ", ".join(f"EPSG:{epsg} ({len(zone.blocks)} blocks)" for epsg, zone in plan.zones.items())
@@ -200,7 +207,8 @@ def _recipe_in_words(plan: Plan) -> dict[str, str]:
         "Grid": f"{recipe.resolution:g} m, {zones}, blocks of {recipe.block} px",
         "Model": f"{plan.model.name}, evidence: {plan.model.evidence}, sha256 {plan.model.sha256}",
         "Bands": _listed(recipe.bands),
-        "Mask rule": f"scene classes {_listed(mask.drop)} dropped; {_listed(mask.dilate)} with {mask.dilate_m:g} m "
+        "Mask rule": _JUDGES[mask.by]
+        + f"scene classes {_listed(mask.drop)} dropped; {_listed(mask.dilate)} with {mask.dilate_m:g} m "
         "around them",
         "Scene choice": f"up to {recipe.max_scenes} acquisitions per block and period, at least {recipe.min_obs} clear"
         + clouds,

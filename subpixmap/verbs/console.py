@@ -41,6 +41,8 @@ _RECORD = set(vars(logging.makeLogRecord({})))
 
 def plan_table(job: Job, needed: Needs, *, seconds: float, measured: Probe | None = None, verbose: bool = False) -> str:
     """The plan as a short table; `seconds` on all workers, `verbose` for every tile and refused item."""
+    from subpixmap.model.clouds import TILE_SECONDS
+
     plan, items = job.plan, job.items
     by_period = {p.label: len({i.acquisition for i in items if i.period == p.label}) for p in plan.periods}
     km2 = needed.chunks / len(plan.periods) * (CHUNK * plan.recipe.resolution / 1000) ** 2
@@ -66,6 +68,11 @@ def plan_table(job: Job, needed: Needs, *, seconds: float, measured: Probe | Non
         "time": f"at most {duration(seconds)} for the network; reading comes on top (--probe measures both)",
         "run": plan.run_id,
     }
+    if needed.mask_tiles:
+        rows["mask"] = (
+            f"{plan.recipe.mask.by}: a cloud network sees {needed.mask_tiles:,} tiles, more where it finds clouds that "
+            f"the scene classes miss; memory and time hold it, {duration(needed.mask_tiles * TILE_SECONDS)} of one core"
+        )
     if measured is not None:
         probed = f"block {measured.block_id}, period {measured.period}, took {duration(measured.seconds)}"
         rows["time"] = f"about {duration(seconds)} by a probe ({probed})"

@@ -101,10 +101,12 @@ def map_planned(
     """Do the planned blocks of a run folder that are not done yet."""
     from subpixmap.mapping.needs import needs
     from subpixmap.model.checkpoint import load_model
+    from subpixmap.model.clouds import require_network
     from subpixmap.scenes.access import signed_href
 
     with hold(out) as folder:
         planned = folder.plan
+        require_network(planned.recipe.bands, planned.recipe.mask, planned.recipe.level)
         job = Job(out, planned, folder.items, load_model(model or planned.model.name))
         for asset in (asset for item in job.items for asset in item.assets.values()):
             signed_href(asset)  # refuses those that only the catalogue can sign
@@ -178,8 +180,11 @@ def _require_fit(job: Job, needed: Needs, *, scheduler: str | None, workers: int
 
 
 def _arithmetic(job: Job, needed: Needs, workers: int | None) -> float:
-    """Seconds that the network needs on local cores."""
-    return needed.predicted_px * job.model.card.flops_per_pixel / CPU_FLOPS / _processes(workers)
+    """Seconds that the network needs on local cores, and that of the clouds with it."""
+    from subpixmap.model.clouds import TILE_SECONDS
+
+    counting = needed.predicted_px * job.model.card.flops_per_pixel / CPU_FLOPS
+    return (counting + needed.mask_tiles * TILE_SECONDS) / _processes(workers)
 
 
 def _processes(workers: int | None) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from subpixmap.model.card import Card
     from subpixmap.model.checkpoint import Model
     from subpixmap.region.resolve import Region
+    from subpixmap.scenes.clouds import MaskRule
     from subpixmap.scenes.items import Item
     from subpixmap.scenes.radiometry import Missing
 
@@ -58,7 +59,7 @@ def settle(request: Request) -> Job:
         max_scenes=request.max_scenes,
         min_obs=request.min_obs,
         max_cloud=request.max_cloud,
-        mask_by=request.mask,
+        mask=_mask(request, model.card),
         every=request.every,
         months=parse_months(request.months),
         objects=request.objects or None,
@@ -271,12 +272,12 @@ def _require_names(request: Request) -> None:
     from subpixmap.region.resolve import given_units
 
     cards = [read_stored(name).card for name in _model_names(request)]
-    for card in cards:
-        _require_mask(request, card)
     for name in request.objects:
         if not any(name in card.objects for card in cards):
             counted = ", ".join(dict.fromkeys(one for card in cards for one in card.objects))
             raise InputError(f"--object {name!r} is unknown to model {cards[0].name!r}; it counts {counted}")
+    for card in cards:
+        _mask(request, card)
     if request.is_demo and request.admin and not is_geoboundaries(request.admin):
         columns = {name: getattr(request, name) for name in ("id_column", "name_column", "parent_column")}
         given_units(request.admin, **columns, layer=request.layer, encoding=request.encoding)
@@ -287,14 +288,16 @@ def _model_names(request: Request) -> Sequence[str]:
     return DEFAULT_MODELS if request.model is None else (request.model,)
 
 
-def _require_mask(request: Request, card: Card) -> None:
-    """Refuse a mask whose packages or bands are missing."""
+def _mask(request: Request, card: Card) -> MaskRule:
+    """Which pixels are valid: as the model was trained, or by whom the user says; refused if it cannot be made."""
+    from subpixmap.mapping.plan import chosen_objects
     from subpixmap.model.clouds import require_network
     from subpixmap.scenes.clouds import MaskRule
 
-    for objects in [request.objects] if request.objects else [(name,) for name in card.objects]:
-        rule = MaskRule.stated(card.mask, [name for name in objects if name in card.objects])
-        require_network(card.bands, request.mask or rule.by, request.level, rule.dilate_m)
+    rule = MaskRule.stated(card.mask, chosen_objects(card, request.objects))
+    rule = replace(rule, by=request.mask or rule.by)
+    require_network(card.bands, rule, request.level)
+    return rule
 
 
 def _load_models(request: Request) -> list[Model]:

@@ -32,6 +32,7 @@ MOVES = {
     "--max-scenes": "5",
     "--min-obs": "2",
     "--max-cloud": "0",
+    "--mask": "both",
     "--scheduler": "tcp://a",
     "--workers": "0",
     "--probe": "",
