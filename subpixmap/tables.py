@@ -100,6 +100,7 @@ COUNTS: dict[str, Column] = {
         "nothing of the model's own error; blank where too few acquisitions saw the unit",
     ),
     "below_zero": Column("boolean", "", "map_total is negative: noise around nothing"),
+    "sd_over_models": Column("float64", "objects", "deviation of map_total over the networks (--spread)", later=True),
 }
 """counts.csv and counts.parquet: a row per unit, object and period, and last those of REGION, the sum of the highest
 units. Areas are hectares on the lattice."""

@@ -234,6 +234,9 @@ class RunOptions:
             "[default: the model's, mostly scl]"
         ),
     ] = Request.mask
+    spread: Annotated[
+        bool, Option("--spread", help="also keep what each network of the model counts, and how far they spread")
+    ] = Request.spread
     scheduler: Scheduler = Request.scheduler
     workers: Workers = Request.workers
     probe: Annotated[bool, Option("--probe", help="map one block first, and predict time and disk space from it")] = (

@@ -48,7 +48,7 @@ class MapBlock:
     object, cy, cx) and `acquisitions`, their ids; each may be missing."""
     read: Callable[[Sequence[str], Mapping[str, Sequence[Window]]], Iterator[Arrays]]
     """Period labels and names of arrays, with the chunks that are wanted of each -> stacks of these chunks, in their
-    order, one period after the other: `count` and `presence` (object, chunk, 256, 256), `n_obs` (chunk, 256, 256).
+    order, one period after the other: `n_obs` (chunk, 256, 256), all others (object, chunk, 256, 256).
     Counts and presence are numbers with NaN where nothing was observed, or the whole steps that the map stores (see
     `mapping.quantise`). Periods without a record are not asked for."""
     min_obs: int = 1
@@ -163,12 +163,11 @@ class _MapPart:
         part = self.dataset.isel(y=rows, x=cols)
         for period in periods:
             now = part.sel(period=period)
-            count = now["count"].values.reshape(-1, *shared.shape)
-            arrays = {"count": count}
-            if "presence" in wanted:
-                arrays["presence"] = now["presence"].values.reshape(-1, *shared.shape)
-            if "n_obs" in wanted:
-                arrays["n_obs"] = np.where(np.isfinite(count).all(axis=0), now["n_obs"].values, 0)
+            arrays = {name: now[name].values for name in {"count", *wanted}}
+            arrays |= {name: one.reshape(-1, *shared.shape) for name, one in arrays.items() if name != "n_obs"}
+            counted = np.isfinite(arrays["count"]).all(axis=0)
+            for name in arrays.keys() - {"count", "presence"}:
+                arrays[name] = np.where(counted, arrays[name], 0 if name == "n_obs" else np.nan)
             yield {name: _stack(arrays[name], shared, chunks) for name, chunks in wanted.items()}
 
 

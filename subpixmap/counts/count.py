@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from subpixmap.counts.rows import series_rows, unit_rows
 from subpixmap.counts.sums import sum_blocks
 from subpixmap.counts.units import prepare_units
 from subpixmap.html import html_table
+from subpixmap.model.mean import member_name
 from subpixmap.region.resolve import require_overlap
 from subpixmap.runfolder import RunFolder, RunUnits
 from subpixmap.tables import COUNTS, SERIES, write_parquet, write_table
@@ -153,6 +154,8 @@ def count_run(
     blocks = read_blocks(folder)
     if maps is not None:
         facts, blocks, client = facts.of_part(*contents_of(maps)), blocks_of(maps, folder), None
+        if not all(member_name(k) in dataset for dataset in maps.values() for k in range(facts.spread)):
+            facts = replace(facts, spread=0)
     plan = folder.plan
     return count_blocks(blocks, given.table, facts, size=plan.recipe.block, region=plan.geometry, client=client)
 

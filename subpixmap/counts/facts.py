@@ -37,6 +37,8 @@ class Facts:
     """Most acquisitions of a block and period."""
     assign_nearest: bool = False
     """What lies outside all units, within 1 km of one, is counted in the nearest."""
+    spread: int = 0
+    """Networks whose counts the map keeps apart."""
     unobserved: frozenset[str] = frozenset()
     """Labels of periods in which the whole map observed nothing: the other periods are compared without them."""
 
@@ -82,6 +84,7 @@ def read_facts(
         boundary_version=boundary_version,
         max_obs=plan.recipe.max_scenes,
         assign_nearest=assign_nearest,
+        spread=plan.recipe.spread,
         unobserved=unobserved_periods(folder),
     )
 

@@ -124,6 +124,7 @@ def _values(sums: Sums, n: int, facts: Facts) -> dict[str, NDArray[Any]]:
         "map_total": total,
         "map_total_full": density * area * facts.px_ha,
         "density_per_ha": density,
+        "sd_over_models": np.where(seen, np.swapaxes(_spread_of(sums.by_model[:n]), 1, 2), np.nan),
         "object_area_ha": np.where(seen, np.swapaxes(sums.present[:n], 1, 2) * facts.px_ha, np.nan),
         "area_ha": area * facts.px_ha,
         "observed_ha": observed * facts.px_ha,
@@ -131,6 +132,14 @@ def _values(sums: Sums, n: int, facts: Facts) -> dict[str, NDArray[Any]]:
         "n_obs_median": _weighted_median(sums.n_obs[:n])[:, None, :],
         "ood_frac": np.minimum(_ratio(sums.out_of_domain[:n, None, :], np.where(seen, observed, 0)), 1.0),
     }
+
+
+def _spread_of(by_model: Array) -> Array:
+    """Sample standard deviation over the last axis, NaN below two."""
+    if by_model.shape[-1] < 2:
+        return np.full(by_model.shape[:-1], np.nan)
+    spread: Array = by_model.std(axis=-1, ddof=1)
+    return spread
 
 
 def _flags(units: Units, sums: Sums, values: dict[str, NDArray[Any]], facts: Facts) -> NDArray[np.object_]:

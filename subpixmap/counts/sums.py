@@ -29,6 +29,7 @@ from subpixmap.counts.units import Ground, Units, cells_of, clipped
 from subpixmap.errors import VerificationFailed
 from subpixmap.grid import Lattice, Window
 from subpixmap.mapping.quantise import STEP, is_known, step_of
+from subpixmap.model.mean import member_name
 from subpixmap.progress import track
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Sums:
     """(unit, period) pixels observed."""
     total: Array
     """(unit, period, object) objects on observed pixels."""
+    by_model: Array
+    """(unit, period, object, network) objects by each network of the model alone, where the map keeps them apart."""
     present: Array
     """(unit, period, object) pixels observed with presence at or above the threshold."""
     out_of_domain: Array
@@ -72,7 +75,7 @@ class Sums:
     """Deviations of single acquisitions."""
 
     @classmethod
-    def zeros(cls, units: int, periods: int, objects: int, max_obs: int) -> Sums:
+    def zeros(cls, units: int, periods: int, objects: int, max_obs: int, spread: int = 0) -> Sums:
         """Sums of nothing."""
         one, two, three = (units,), (units, periods), (units, periods, objects)
         return cls(
@@ -80,6 +83,7 @@ class Sums:
             mapped=np.zeros(one),
             observed=np.zeros(two),
             total=np.zeros(three),
+            by_model=np.zeros((*three, spread)),
             present=np.zeros(three),
             out_of_domain=np.zeros(two),
             n_obs=np.zeros((*two, max_obs + 1)),
@@ -120,7 +124,7 @@ def sum_blocks(
     mapped without it.
     """
     n = len(units)
-    sums = Sums.zeros(n + EXTRA, len(facts.periods), len(facts.objects), facts.max_obs)
+    sums = Sums.zeros(n + EXTRA, len(facts.periods), len(facts.objects), facts.max_obs, facts.spread)
     by_block, ground = _UnitsByBlock(units, size), Ground(region)
     calls = (
         (at, polygons, block, ground.at(block.lattice, block.window))
@@ -242,7 +246,7 @@ def block_sums(
     )
     near = cover.near()
     labels, objects = [period.label for period in facts.periods], len(facts.objects)
-    sums = Sums.zeros(cover.n_units, len(labels), objects, facts.max_obs)
+    sums = Sums.zeros(cover.n_units, len(labels), objects, facts.max_obs, facts.spread)
     sums.area[:] = cover.area
     sums.mapped[:] = cover.sums(cover.mapped).sum(axis=1)
     # 2. Only periods with a ledger record hold numbers; in the others nothing was observed.
@@ -275,6 +279,10 @@ def block_sums(
     again = iter(counts) if keep else (arrays["count"] for arrays in block.read(done, {"count": cover.chunks}))
     for p, count in zip(records, again, strict=True):
         _add_counts(sums, p, cover, common, count)
+    # 5. Network by network, so that memory does not depend on their number.
+    for name, total in zip(map(member_name, range(facts.spread)), np.moveaxis(sums.by_model, 3, 0), strict=True):
+        for p, arrays in zip(records, block.read(done, {name: cover.chunks}), strict=True):
+            _add_objects(total[:, p], cover, arrays[name])
     return sums
 
 
@@ -289,6 +297,11 @@ class _Common(NamedTuple):
     """(chunk, 256, 256) observed in every period."""
     present: NDArray[np.bool_]
     """(object, chunk, 256, 256) present in any period."""
+
+
+def _where(observed: NDArray[np.bool_], layer: NDArray[Any]) -> NDArray[Any]:
+    """Values or steps of the observed pixels, 0 elsewhere."""
+    return layer * observed if layer.dtype.kind == "i" else np.where(observed, layer, 0)
 
 
 def _observed(count: NDArray[Any]) -> NDArray[np.bool_]:
@@ -348,10 +361,17 @@ def _add_counts(sums: Sums, p: int, cover: Cover, common: _Common, count: NDArra
     step = step_of(count)
     observed = cover.mapped & _observed(count)
     for o, (layer, present) in enumerate(zip(count, common.present, strict=True)):
-        values = layer * observed if layer.dtype.kind == "i" else np.where(observed, layer, 0)
+        values = _where(observed, layer)
         sums.total[:, p, o] += cover.sums(values).sum(axis=1) * step
         shared = values[: common.cover.n_near] * common.observed
         by_tile = common.cover.by_tile(shared)
         sums.common_total[:, p, o] += common.cover.sums(shared, by_tile).sum(axis=1) * step
         there = common.cover.by_tile(shared * present)[common.tiles].sum() if present.any() else 0
         sums.empty_total[p, o] += (by_tile[common.tiles].sum() - there) * step
+
+
+def _add_objects(total: Array, cover: Cover, count: NDArray[Any]) -> None:
+    """Add counts (object, chunk, 256, 256) to totals (unit, object), in place."""
+    observed = cover.mapped & _observed(count)
+    for o, layer in enumerate(count):
+        total[:, o] += cover.sums(_where(observed, layer)).sum(axis=1) * step_of(count)

@@ -7,7 +7,7 @@ be made from the plan again; shards cannot.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from subpixmap.mapping.schema import (
     N_OBS,
     PACKING,
     ZARR_FORMAT,
+    arrays_of,
     consolidate,
     create_zones,
     labels_in,
@@ -44,7 +45,7 @@ def create_map(out: Path, plan: Plan) -> None:
     path = out / runpaths.MAP
     if path.exists():
         for epsg in plan.zones:
-            _read_present(path, epsg)
+            _read_present(path, epsg, arrays_of(plan.recipe.spread))
     # 2. create or lengthen, and tell readers
     if create_zones(path, plan):
         consolidate(path, plan)
@@ -86,13 +87,14 @@ def metadata_files(out: Path) -> list[Path]:
 def require_readable(out: Path, plan: Plan, epsg: int) -> None:
     """Raise VerificationFailed if a zone's metadata or coordinates cannot be read, or are not those of the plan."""
     zone, side, path = plan.zones[epsg], plan.recipe.block, out / runpaths.MAP
-    there = read_zone(path, epsg)
+    arrays = arrays_of(plan.recipe.spread)
+    there = read_zone(path, epsg, arrays)
     n = len(there.labels)
     if unknown := set(there.labels) - {period.label for period in plan.periods}:
         raise _damaged_metadata(path, epsg, f"it has periods that its plan has not: {', '.join(sorted(unknown))}")
     if there.extent != (zone.extent.row, zone.extent.col, *zone.extent.shape):
         raise _damaged_metadata(path, epsg, f"its window is {there.extent}, its plan says {zone.extent}")
-    for name, array in ARRAYS.items():
+    for name, array in arrays.items():
         lead = () if name == N_OBS else (len(plan.objects),)
         *head, n_periods, height, width = there.shapes[name]
         layout = (*head, height, width, *there.layouts[name])
@@ -125,8 +127,8 @@ class ZoneMetadata:
     """Pixel centres, metres."""
 
 
-def read_zone(path: Path, epsg: int) -> ZoneMetadata:
-    """The metadata of a zone that is whole; VerificationFailed where it is not.
+def read_zone(path: Path, epsg: int, names: Iterable[str] = ARRAYS) -> ZoneMetadata:
+    """The metadata of a zone and of these arrays that are whole; VerificationFailed where they are not.
 
     What only other readers and the next run look at, the group above the zones and the CRS, has to be whole as well.
     Only calls of Zarr stand under its errors, so that a mistake of ours is never taken for damage.
@@ -136,7 +138,7 @@ def read_zone(path: Path, epsg: int) -> ZoneMetadata:
         zarr.open_group(store, mode="r", zarr_format=ZARR_FORMAT, use_consolidated=False)
         group = zarr.open_group(store, path=str(epsg), mode="r", zarr_format=ZARR_FORMAT, use_consolidated=False)
         dict(group[GRID_MAPPING].attrs)
-        arrays: dict[str, Any] = {name: group[name] for name in ARRAYS}
+        arrays: dict[str, Any] = {name: group[name] for name in names}
         place: Any = tuple(group.attrs["lattice_window"])  # type: ignore[arg-type]
         shapes = {name: array.shape for name, array in arrays.items()}
         layouts = {
@@ -160,7 +162,7 @@ def _read_labels(path: Path, epsg: int) -> list[str]:
     return labels_in(periods)
 
 
-def _read_present(path: Path, epsg: int) -> None:
+def _read_present(path: Path, epsg: int, names: Iterable[str]) -> None:
     """Read what is there of a zone that may be half made; VerificationFailed where it is damaged."""
     store = zarr_store(path)
     with _zarr_damage(path, epsg):
@@ -169,7 +171,7 @@ def _read_present(path: Path, epsg: int) -> None:
             return
         group: Any = root[str(epsg)]
         dict(group.attrs)
-        for name in (*ARRAYS, *COORDINATES, GRID_MAPPING):
+        for name in (*names, *COORDINATES, GRID_MAPPING):
             if name in group:
                 array = group[name]
                 if name in COORDINATES:

@@ -19,7 +19,7 @@ from subpixmap.grid import CELL, CHUNK
 from subpixmap.mapping.cluster import KEPT_BYTES
 from subpixmap.mapping.footprints import footprints_by_period_and_zone
 from subpixmap.mapping.plan import Plan
-from subpixmap.mapping.schema import ARRAYS, N_OBS, PER_OBJECT
+from subpixmap.mapping.schema import ARRAYS, N_OBS, arrays_of
 from subpixmap.mapping.task import readers_for
 from subpixmap.mapping.zones import plan_zones
 from subpixmap.model.clouds import NETWORK_BYTES, Cells, network_bands
@@ -79,8 +79,8 @@ def needs(plan: Plan, items: Iterable[Item]) -> Needs:
                 mask_tiles += used * looked
                 read += used * looked_px * per_px["clouds"]
     n = len(recipe.objects)
-    stored = chunks * CHUNK**2 * sum(ARRAYS[name].disk_bytes * (1 if name == N_OBS else n) for name in ARRAYS)
     sums = (recipe.block / CELL) ** 2 * _RECORD_CELL
+    stored = chunks * CHUNK**2 * (ARRAYS[N_OBS].disk_bytes + n * _layer_bytes(recipe.spread))
     return Needs(
         blocks=sum(len(zone.blocks) for zone in plan.zones.values()),
         tasks=int(tasks),
@@ -95,6 +95,17 @@ def needs(plan: Plan, items: Iterable[Item]) -> Needs:
     )
 
 
+def spread_bytes(plan: Plan, needed: Needs) -> float:
+    """Of the map's bytes on disk, what the spread over networks takes; an estimate."""
+    more = _layer_bytes(plan.recipe.spread) - _layer_bytes(0)
+    return needed.chunks * CHUNK**2 * len(plan.recipe.objects) * more
+
+
+def _layer_bytes(spread: int) -> float:
+    """Of a pixel of one object on disk, over all arrays that have objects."""
+    return sum(one.disk_bytes for name, one in arrays_of(spread).items() if name != N_OBS)
+
+
 def worker_memory(plan: Plan) -> float:
     """Peak of a worker process, bytes: its own, GDAL's cache, memory kept, and the arrays of the largest block."""
     recipe, n = plan.recipe, len(plan.recipe.objects)
@@ -104,8 +115,9 @@ def worker_memory(plan: Plan) -> float:
     block = recipe.block**2
     readers = readers_for(recipe.numerics["device"])
     reading = padded * len(recipe.bands) * (4 + readers * (4 + 6))  # this acquisition, and the next ones with their DN
-    running = window * (n * (3 * 8 + 2 * 4) + 4)  # sums, squares, presence; lowest, highest; counts
-    stored = block * n * len(PER_OBJECT) * 4
+    # Sums, squares, presence; lowest, highest; of each network apart sum, lowest, highest; counts.
+    running = window * (n * (3 * 8 + 2 * 4 + recipe.spread * (8 + 2 * 4)) + 4)
+    stored = block * n * (len(arrays_of(recipe.spread)) - 1) * 4
     ending = window * n * 5 * 8 + stored * 2  # temporaries of the mean; the stored arrays, and encoded
     looking = 0.0
     if recipe.mask.by != "scl":  # one strip for each reader

@@ -144,6 +144,7 @@ def make_plan(
     device: str = "cpu",
     forced: bool = False,
     missing: Missing = "stated",
+    spread: bool = False,
 ) -> Plan:
     """Plan a run from its items alone; no file is opened.
 
@@ -157,10 +158,8 @@ def make_plan(
         The lock of all periods.
     model
         From `load_model`.
-    block
-        Side of a block, pixels; a multiple of 256.
-    resolution
-        Metres.
+    block, resolution
+        Side of a block, pixels, a multiple of 256; metres.
     max_scenes, min_obs, max_cloud
         Acquisitions used at most for a block and period; clear observations a pixel needs; percent.
     mask
@@ -169,14 +168,14 @@ def make_plan(
         As the periods were made.
     objects
         Objects of the model to map, in the model's order; all when not given.
-    sources
-        Where the items come from, in order of preference; for the record.
+    sources, forced
+        Where the items come from, in order of preference; input unlike the card is accepted: both for the record.
     device
         "cpu" or "cuda".
-    forced
-        Input unlike the model's card is accepted, for the record.
     missing
         Which pixels of the files are missing (see `read_window`).
+    spread
+        Keep the counts of the model's networks apart.
 
     Raises
     ------
@@ -205,6 +204,7 @@ def make_plan(
         numerics=numerics(device, mask.by),
         missing=missing,
         level=level_of(items),
+        spread=card.members_apart() if spread else 0,
     )
     return Plan(
         recipe=recipe,

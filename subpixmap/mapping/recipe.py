@@ -55,6 +55,8 @@ class Recipe:
     """Of the items."""
     level: Level = "L2A"
     """Of the items."""
+    spread: int = 0
+    """Networks of the model whose counts the map keeps apart; 0 keeps their mean alone."""
 
     def __post_init__(self) -> None:
         require_block(self.block)
@@ -76,7 +78,7 @@ class Recipe:
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
         if self.missing == "zero":
             del plain["missing"]  # so that older folders keep their run_id
-        for name, usual in (("sensor", SENSOR), ("level", "L2A")):
+        for name, usual in (("sensor", SENSOR), ("level", "L2A"), ("spread", 0)):
             if plain[name] == usual:
                 del plain[name]  # likewise
         plain["mask"] = self.mask.as_json()  # likewise

@@ -21,6 +21,7 @@ from subpixmap.grid import CHUNK
 from subpixmap.mapping.plan import Plan
 from subpixmap.mapping.quantise import FILL, STEP, ZERO
 from subpixmap.mapping.zones import Zone
+from subpixmap.model.mean import member_name
 
 N_OBS = "n_obs"
 """The array without objects."""
@@ -51,14 +52,33 @@ ARRAYS: Mapping[str, MapArray] = {
     ),
     N_OBS: MapArray("clear observations used", dtype="uint16", packing={}, fill=0, disk_bytes=0.3),
 }
-"""All arrays, as `Accumulator.result` names them: (object, period, y, x), without objects for `N_OBS`."""
-PER_OBJECT = tuple(name for name in ARRAYS if name != N_OBS)
+"""What every map holds, as `Accumulator.result` names it: (object, period, y, x), without objects for `N_OBS`."""
+SD_OVER_MODELS = MapArray("standard deviation of count over the networks of the model; NaN where not observed")
 COORDINATES = ("x", "y", "object", "period")
 GRID_MAPPING = "spatial_ref"
 """The variable that holds the CRS."""
 ZARR_FORMAT: Any = 3
 # High bytes and low bytes apart. Without the checksum, no flipped bit is ever noticed.
 _CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec())
+
+
+def arrays_of(spread: int) -> dict[str, MapArray]:
+    """All arrays of a map that keeps the counts of so many networks apart: `ARRAYS` alone where it keeps none."""
+    if not spread:
+        return dict(ARRAYS)
+    members = {
+        member_name(k): MapArray(
+            f"count of network {k + 1} of the model alone; NaN where not observed",
+            disk_bytes=ARRAYS["count"].disk_bytes,
+        )
+        for k in range(spread)
+    }
+    return {**ARRAYS, "sd_over_models": SD_OVER_MODELS, **members}
+
+
+def array_of(name: str) -> MapArray:
+    """How an array of the map is stored."""
+    return ARRAYS[name if name in ARRAYS else "count"]
 
 
 def zarr_store(path: Path) -> Any:
@@ -95,9 +115,9 @@ def _create_zone(root: zarr.Group, zone: Zone, plan: Plan, labels: list[str]) ->
     if labels == present and N_OBS in group:
         return False
     n, side = len(plan.objects), plan.recipe.block
-    for name in ARRAYS:
+    for name, one in arrays_of(plan.recipe.spread).items():
         lead = () if name == N_OBS else (n,)
-        _array(group, name, (*lead, len(labels), *zone.extent.shape), (*lead, 1, side, side))
+        _array(group, name, one, (*lead, len(labels), *zone.extent.shape), (*lead, 1, side, side))
     x, y = zone.lattice.coords(zone.extent)
     _coordinate(group, "x", x, {"standard_name": "projection_x_coordinate", "units": "m", "axis": "X"})
     _coordinate(group, "y", y, {"standard_name": "projection_y_coordinate", "units": "m", "axis": "Y"})
@@ -107,14 +127,13 @@ def _create_zone(root: zarr.Group, zone: Zone, plan: Plan, labels: list[str]) ->
     return True
 
 
-def _array(group: zarr.Group, name: str, shape: tuple[int, ...], shard: tuple[int, ...]) -> None:
+def _array(group: zarr.Group, name: str, one: MapArray, shape: tuple[int, ...], shard: tuple[int, ...]) -> None:
     """Create an array of whole shards, or lengthen it along `period`."""
     if name in group:
         array = group[name]
         if isinstance(array, zarr.Array) and array.shape != shape:
             array.resize(shape)
         return
-    one = ARRAYS[name]
     group.create_array(
         name,
         shape=shape,

@@ -34,6 +34,8 @@ from subpixmap.mapping.schema import (
     GRID_MAPPING,
     N_OBS,
     ZARR_FORMAT,
+    array_of,
+    arrays_of,
     labels_of,
     zarr_store,
 )
@@ -66,7 +68,8 @@ def write_block(out: Path, block: Block, period: str, arrays: Mapping[str, NDArr
     block, period
         The place; label of the period.
     arrays
-        `count`, `presence`, `sd_over_dates` (object, y, x) float32 and `n_obs` (y, x) uint16 of the whole block.
+        `count`, `presence`, `sd_over_dates` (object, y, x) float32 and `n_obs` (y, x) uint16 of the whole block, and
+        like `count` those of a spread over networks.
 
     Returns
     -------
@@ -131,7 +134,7 @@ def read_block(
         array: Any = group[name]
         layers = 1 if name == N_OBS else array.shape[0]
         path = _shard_path(out, array, at, rows, cols)
-        shard = Shard(path, block.window, layers, ARRAYS[name].dtype, ARRAYS[name].fill)
+        shard = Shard(path, block.window, layers, array_of(name).dtype, array_of(name).fill)
         with _shard_damage(shard, block, period):
             stored = spread(shard, wanted, _read_proven(shard, name, block, wanted, proof))
         arrays[name] = stored[0] if name == N_OBS else decode(stored - np.int16(ZERO))
@@ -157,7 +160,7 @@ class Shards:
         inside = "/".join(map(str, place if name == N_OBS else (0, *place)))
         path = self.out / runpaths.MAP / str(self.epsg) / name / "c" / inside
         layers = 1 if name == N_OBS else self.n_objects
-        return Shard(path, block.window, layers, ARRAYS[name].dtype, ARRAYS[name].fill)
+        return Shard(path, block.window, layers, array_of(name).dtype, array_of(name).fill)
 
 
 def open_shards(out: Path, epsg: int) -> Shards:
@@ -260,9 +263,10 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
     Returns
     -------
     dict
-        EPSG code -> `count`, `presence`, `sd_over_dates` (object, period, y, x) and `n_obs` (period, y, x), periods in
-        order of time; one dask chunk is one shard. `region` (y, x) is True where a pixel's centre lies in the region:
-        whole chunks are mapped, so that `count.where(region).sum()` is the region's total and `count.sum()` is more.
+        EPSG code -> `count`, `presence`, `sd_over_dates` (object, period, y, x) and `n_obs` (period, y, x), with a
+        spread `sd_over_models` and `count_of_model_1` and so on; periods in order of time. One dask chunk is one shard.
+        `region` (y, x) is True where a pixel's centre lies in the region: whole chunks are mapped, so that
+        `count.where(region).sum()` is the region's total and `count.sum()` is more.
 
     Raises
     ------
@@ -293,7 +297,8 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
         committed = _committed(zone, shown, done)
         coords = {name: there[name] for name in ("object", "y", "x", GRID_MAPPING)} | {"period": shown}
         arrays = {
-            name: (there[name].dims, _lazy(folder, zone, committed, there[name]), there[name].attrs) for name in ARRAYS
+            name: (there[name].dims, _lazy(folder, zone, committed, there[name]), there[name].attrs)
+            for name in arrays_of(plan.recipe.spread)
         } | {"region": (("y", "x"), _lazy_region(zone, plan.geometry), {"long_name": "centre lies in the region"})}
         attrs = {"run_id": plan.run_id, "evidence": plan.model.evidence, "folder": str(out)}
         datasets[epsg] = xr.Dataset(arrays, coords=coords, attrs=attrs).rio.write_crs(epsg)

@@ -103,7 +103,7 @@ def map_block(task: Task, model: Model) -> Outcome:
     wanted = _wanted(task.plan)
     chosen = _choose(task, wanted, seconds)
     # 2. predict each by itself, while the next one is read; running sums keep memory independent of their number
-    mean = Accumulator(len(task.recipe.objects), window.shape)
+    mean = Accumulator(len(task.recipe.objects), window.shape, members=task.recipe.spread)
     used, cells, predicted_px = [], [], 0
     for one, reflectance in _read_ahead(task, chosen, seconds):
         began = time.perf_counter()
@@ -204,14 +204,13 @@ def _predict(
 ) -> tuple[int, Array, Array]:
     """Add one acquisition to the mean, chunk by chunk; pixels predicted, and totals and observed pixels of cells."""
     from subpixmap.model.domain import out_of_domain
-    from subpixmap.model.predict import n_predicted, predict_block
+    from subpixmap.model.predict import n_predicted
 
     block, window, halo = task.plan.block, task.plan.window, task.halo
     pick = [tuple(model.card.objects).index(name) for name in task.recipe.objects]
     valid = np.unpackbits(one.valid, count=window.height * window.width).astype(bool).reshape(window.shape)
     side = block.size // CELL
     totals, seen, predicted = np.zeros((len(pick), side, side)), np.zeros((side, side), np.int32), 0
-    device = task.recipe.numerics["device"]
     for chunk in task.plan.chunks:
         at = chunk.slices(window)
         tile = reflectance[:, at[0].start : at[0].stop + 2 * halo, at[1].start : at[1].stop + 2 * halo]
@@ -220,15 +219,26 @@ def _predict(
         observed = valid[at] & np.isfinite(inner).all(axis=0)
         if not observed.any():
             continue
-        both = predict_block(model, tile, device=device, wanted=observed)  # under clouds nothing is computed
+        outputs = _predict_tile(task.recipe, model, tile, observed)  # under clouds nothing is computed
         predicted += n_predicted(observed)
-        count, presence = (values[pick] for values in both)
-        mean.add(at, count, presence, observed, out_of_domain(model, inner, observed))
+        count, presence, *by_member = (values[pick] for values in outputs)
+        mean.add(at, count, presence, observed, out_of_domain(model, inner, observed), by_member=by_member)
         rows, cols = chunk.slices(block.window)
         cells = slice(rows.start // CELL, rows.stop // CELL), slice(cols.start // CELL, cols.stop // CELL)
         totals[:, *cells] = cell_sums(np.where(observed, count, 0).astype(np.float64))
         seen[cells] = cell_sums(observed)
     return predicted, totals, seen
+
+
+def _predict_tile(recipe: Recipe, model: Model, tile: NDArray[np.float32], wanted: Array) -> tuple[Array, ...]:
+    """Count and presence (object, y, x) of all objects of the model, then the counts of its networks, if kept."""
+    from subpixmap.model.predict import predict_block, predict_members
+
+    device = recipe.numerics["device"]
+    if not recipe.spread:
+        return predict_block(model, tile, device=device, wanted=wanted)
+    count, presence, members = predict_members(model, tile, device=device, wanted=wanted)
+    return count, presence, *members
 
 
 def _whole_block(task: Task, results: dict[str, Array]) -> dict[str, Array]:

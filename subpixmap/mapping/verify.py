@@ -33,7 +33,7 @@ from subpixmap.mapping.manifest import MAPPING, announce, compare_files, read_ma
 from subpixmap.mapping.metadata import rebuild_metadata, require_readable
 from subpixmap.mapping.owner import Owner, is_held_here, live_owner
 from subpixmap.mapping.plan import Plan, read_plan
-from subpixmap.mapping.schema import ARRAYS, N_OBS
+from subpixmap.mapping.schema import N_OBS, arrays_of
 from subpixmap.mapping.store import read_block
 from subpixmap.progress import track
 
@@ -203,8 +203,9 @@ def verify(out: Path, *, threads: int | None = None) -> Verification:
     damaged += damaged_zones
     damaged += _stray_shards(out, plan)
     sound = [record for record in mine if planned[record.key].lattice.epsg in readable]
+    names = tuple(arrays_of(plan.recipe.spread))
     with ThreadPoolExecutor(threads or cores()) as pool:
-        results = pool.map(lambda record: _verify_block(out, planned[record.key], record), sound)
+        results = pool.map(lambda record: _verify_block(out, planned[record.key], record, names), sound)
         checked_blocks = track(results, "verify", "blocks x periods", total=len(sound))
         damaged += [one for one in checked_blocks if one is not None]
     if damaged:
@@ -239,10 +240,10 @@ def take_back(out: Path, damaged: Iterable[Damage]) -> list[tuple[str, str]]:
     return keys
 
 
-def _verify_block(out: Path, block: Block, record: Record) -> Damage | None:
+def _verify_block(out: Path, block: Block, record: Record, names: Iterable[str]) -> Damage | None:
     where = f"block {record.block_id}, period {record.period}"
     try:
-        arrays = read_block(out, block, record.period)
+        arrays = read_block(out, block, record.period, names)
     except SubpixmapError as error:
         return Damage(where, str(error), record.key)
     for name, values in arrays.items():
@@ -318,11 +319,11 @@ def _stray_shards(out: Path, plan: Plan) -> list[Damage]:
         for one in zone.blocks
     }
     periods = {str(p) for p in range(len(plan.periods))}
-    stray = []
+    stray, names = [], arrays_of(plan.recipe.spread)
     for file in files_under(path):
         epsg, name, part, *place = (*file.relative_to(path).parts, "", "")
         place = place[:-2]
-        if name not in ARRAYS or part != "c" or not all(one.isdigit() for one in place):
+        if name not in names or part != "c" or not all(one.isdigit() for one in place):
             continue  # metadata, or somebody's own file
         *lead, period, row, col = place if len(place) >= 3 else ("", "", "", "")
         if (epsg, row, col) not in places or period not in periods or lead != ([] if name == N_OBS else ["0"]):

@@ -148,6 +148,15 @@ class Card:
         stem, skip, heads = 9 * len(self.bands) * w + 4 * w, w * w + 4 * w, 9 * w * outputs + outputs
         return self.members * (stem + self.blocks * block + skip + heads)
 
+    def members_apart(self) -> int:
+        """Networks that a spread keeps apart; InputError where there is one only."""
+        if self.members < 2:
+            raise InputError(
+                f"--spread: model {self.name!r} has one network, so nothing spreads; train one with --members 2 or "
+                "more, or leave the option out"
+            )
+        return self.members
+
     def land_like_training(self) -> Likeness | None:
         """What the land of the training looks like; None where the card does not say it."""
         if not self.likeness:

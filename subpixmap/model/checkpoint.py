@@ -22,7 +22,7 @@ from subpixmap.files import write_atomic
 from subpixmap.html import html_table
 from subpixmap.model.card import KEY, Card, card_path, read_stored
 from subpixmap.model.likeness import Likeness
-from subpixmap.model.net import Averaged, DensityNet, fold, measure_halo
+from subpixmap.model.net import Averaged, DensityNet, WithMembers, fold, measure_halo
 from subpixmap.model.sealed import hash_of
 
 _BATCH_COUNTER = ".num_batches_tracked"
@@ -48,6 +48,13 @@ class Model:
     def folded(self) -> DensityNet | Averaged:
         """The network for inference."""
         return fold(self.net)
+
+    @cached_property
+    def folded_with_members(self) -> WithMembers:
+        """The network for inference, with the outputs of its members."""
+        self.card.members_apart()
+        assert isinstance(self.folded, Averaged)
+        return WithMembers(self.folded)
 
     @cached_property
     def likeness(self) -> Likeness | None:

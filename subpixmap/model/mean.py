@@ -6,7 +6,7 @@ does not depend on how far apart they are. Maps, calibration and evaluation all 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,36 @@ def fits_in_order(fits: Mapping[str, tuple[float, float]], objects: Iterable[str
     return np.array([fits.get(name, (0.0, 1.0)) for name in objects], np.float32)
 
 
+def member_name(k: int) -> str:
+    """Name of the array of counts of the k-th network, from 0."""
+    return f"count_of_model_{k + 1}"
+
+
+class _Trimmed:
+    """Running sum, lowest and highest of values (object, y, x)."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.sum = np.zeros(shape)
+        self.low, self.high = np.full(shape, np.inf, np.float32), np.full(shape, -np.inf, np.float32)
+
+    def add(
+        self, where: tuple[slice, slice, slice], values: NDArray[np.float32], observed: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """Add the observed ones; returns what was added to the sum."""
+        wide = np.where(observed, values, 0).astype(np.float64)
+        self.sum[where] += wide
+        np.minimum(self.low[where], np.where(observed, values, np.inf), out=self.low[where])
+        np.maximum(self.high[where], np.where(observed, values, -np.inf), out=self.high[where])
+        return wide
+
+    def mean(self, n: NDArray[np.float64], many: NDArray[np.bool_], fits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of n values; where there are many, without the lowest and the highest, and corrected by background, slope."""
+        background, slope = fits.T
+        without = (self.sum - self.low - self.high) / (n - 2)
+        without = (without - background[:, None, None]) * slope[:, None, None]
+        return np.where(many, without, self.sum / n)
+
+
 class Accumulator:
     """Of one window.
 
@@ -30,13 +60,15 @@ class Accumulator:
         Number of objects.
     shape
         (y, x) of the window.
+    members
+        Networks whose counts are averaged beside, each by itself; 0 for none.
     """
 
-    def __init__(self, objects: int, shape: tuple[int, int]) -> None:
+    def __init__(self, objects: int, shape: tuple[int, int], *, members: int = 0) -> None:
         full = (objects, *shape)
         self.n = np.zeros(shape, np.uint16)
-        self.sum, self.squares = np.zeros(full), np.zeros(full)
-        self.low, self.high = np.full(full, np.inf, np.float32), np.full(full, -np.inf, np.float32)
+        self.counts, self.squares = _Trimmed(full), np.zeros(full)
+        self.members = tuple(_Trimmed(full) for _ in range(members))
         self.presence = np.zeros(full)
         self.out_of_domain = np.zeros(shape, np.uint16)
 
@@ -47,6 +79,8 @@ class Accumulator:
         presence: NDArray[np.float32],
         observed: NDArray[np.bool_],
         out_of_domain: NDArray[np.bool_],
+        *,
+        by_member: Sequence[NDArray[np.float32]] = (),
     ) -> None:
         """Add one acquisition in a part of the window.
 
@@ -60,21 +94,24 @@ class Accumulator:
             (y, x); elsewhere nothing is added.
         out_of_domain
             (y, x): the input is unlike the training data.
+        by_member
+            Count of each network by itself.
         """
         where = (slice(None), *at)
-        wide = np.where(observed, count, 0).astype(np.float64)
         self.n[at] += observed
-        self.sum[where] += wide
+        wide = self.counts.add(where, count, observed)
         self.squares[where] += wide * wide
         self.presence[where] += np.where(observed, presence, 0)
-        np.minimum(self.low[where], np.where(observed, count, np.inf), out=self.low[where])
-        np.maximum(self.high[where], np.where(observed, count, -np.inf), out=self.high[where])
+        for member, values in zip(self.members, by_member, strict=True):
+            member.add(where, values, observed)
         self.out_of_domain[at] += observed & out_of_domain
 
     def result(
         self, *, min_obs: int, trim: bool = True, trimmed_fits: NDArray[np.floating] | None = None
     ) -> dict[str, NDArray[Any]]:
         """`count`, `presence`, `sd_over_dates` (object, y, x) float32 and `n_obs` (y, x); NaN below `min_obs`.
+
+        With members also `count_of_model_1` and so on, and `sd_over_models`, like `count`.
 
         Parameters
         ----------
@@ -87,22 +124,24 @@ class Accumulator:
 
         Notes
         -----
-        The spread is the sample standard deviation of all values, NaN below two.
+        The spreads are sample standard deviations, NaN below two values: of all dates, and of the members' counts.
         """
         n = self.n.astype(np.float64)
         enough, several = self.n >= min_obs, self.n >= 2
         many = trim & (self.n >= TRIM_FROM)
-        background, slope = (np.zeros(1), np.ones(1)) if trimmed_fits is None else np.asarray(trimmed_fits, float).T
+        fits = np.array([[0.0, 1.0]]) if trimmed_fits is None else np.asarray(trimmed_fits, float)
         with np.errstate(invalid="ignore", divide="ignore"):
-            without = (self.sum - self.low - self.high) / (n - 2)
-            without = (without - background[:, None, None]) * slope[:, None, None]
-            count = np.where(many, without, self.sum / n)
-            variance = np.maximum(self.squares - self.sum**2 / n, 0) / (n - 1)
+            variance = np.maximum(self.squares - self.counts.sum**2 / n, 0) / (n - 1)
             arrays = {
-                "count": np.where(enough, count, np.nan).astype(np.float32),
+                "count": np.where(enough, self.counts.mean(n, many, fits), np.nan).astype(np.float32),
                 "presence": np.where(enough, self.presence / n, np.nan).astype(np.float32),
                 "sd_over_dates": np.where(enough & several, np.sqrt(variance), np.nan).astype(np.float32),
             }
+            for k, member in enumerate(self.members):
+                arrays[member_name(k)] = np.where(enough, member.mean(n, many, fits), np.nan).astype(np.float32)
+        if self.members:
+            apart = [arrays[member_name(k)] for k in range(len(self.members))]
+            arrays["sd_over_models"] = np.std(apart, axis=0, ddof=1, dtype=np.float64).astype(np.float32)
         return arrays | {"n_obs": self.n}
 
     def out_of_domain_share(self) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 Every convolution of `DensityNet` is unpadded, so an output pixel depends on its receptive field and on nothing else: a
 tile computes exactly what a whole image would. `Averaged` is the mean of several of them, over the eight turns and
-mirrors if asked. `StridedNet` is what they are compared with.
+mirrors if asked; `WithMembers` gives each of them beside it. `StridedNet` is what they are compared with.
 """
 
 from __future__ import annotations
@@ -128,13 +128,36 @@ class Averaged(nn.Module):
 
     def forward(self, reflectance: Tensor) -> Tensor:
         """As `DensityNet.forward`: the mean of densities and of presence logits."""
+        return torch.stack(self.outputs(reflectance)).mean(dim=0)
+
+    def outputs(self, reflectance: Tensor) -> list[Tensor]:
+        """What every member says, view by view."""
         views = [(turn, mirror) for mirror in (False, True) for turn in range(4)] if self.turns else [(0, False)]
-        outputs = [
+        return [
             turned_back(net(turned(reflectance, turn, mirror)), turn, mirror)
             for turn, mirror in views
             for net in self.members
         ]
-        return torch.stack(outputs).mean(dim=0)
+
+
+class WithMembers(nn.Module):
+    """An average, and beside it what each of its members says alone; every member computes once.
+
+    Parameters
+    ----------
+    mean
+        The average of two members or more.
+    """
+
+    def __init__(self, mean: Averaged) -> None:
+        super().__init__()
+        self.mean = mean
+
+    def forward(self, reflectance: Tensor) -> Tensor:
+        """As `DensityNet.forward`, (n, 1 + member, 2, object, y, x): the bits of the average and of each member."""
+        outputs, n = self.mean.outputs(reflectance), len(self.mean.members)
+        each = [torch.stack(outputs[k::n]).mean(dim=0) for k in range(n)]
+        return torch.stack([torch.stack(outputs).mean(dim=0), *each], dim=1)
 
 
 def combined(members: Sequence[DensityNet], *, turns: bool = False) -> DensityNet | Averaged:

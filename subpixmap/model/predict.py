@@ -19,6 +19,7 @@ from subpixmap.errors import InputError, Refused, VerificationFailed
 from subpixmap.model.card import Card
 from subpixmap.model.checkpoint import Model, load_model
 from subpixmap.model.mean import fits_in_order
+from subpixmap.model.net import WithMembers
 from subpixmap.scenes.dialect import LEVELS, SENSOR
 from subpixmap.scenes.lattices import coarse_bands
 
@@ -63,6 +64,34 @@ def predict_block(
     InputError
         Wrong number of bands, or a window not larger than its halo.
     """
+    counts, presence = _predict_tiles(model, model.folded, reflectance, device, wanted)
+    return counts[0], presence
+
+
+def predict_members(
+    model: Model,
+    reflectance: NDArray[np.float32],
+    *,
+    device: str = "cpu",
+    wanted: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """As `predict_block`, and (member, object, y, x) what each network of the model would count if it were alone.
+
+    The networks compute once: this takes no longer. Count and presence are the bits of `predict_block`, each member's
+    counts those of a model that has this network only, calibrated as the whole is.
+    """
+    counts, presence = _predict_tiles(model, model.folded_with_members, reflectance, device, wanted)
+    return counts[0], presence, counts[1:]
+
+
+def _predict_tiles(
+    model: Model,
+    net: torch.nn.Module,
+    reflectance: NDArray[np.float32],
+    device: str,
+    wanted: NDArray[np.bool_] | None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Counts (prediction, object, y, x) of all that the network predicts side by side, and presence of the first."""
     halo, n_objects = model.halo, len(model.card.objects)
     rows, cols = (side - 2 * halo for side in reflectance.shape[1:]) if reflectance.ndim == 3 else (0, 0)
     if reflectance.ndim != 3 or reflectance.shape[0] != len(model.card.bands) or min(rows, cols) < 1:
@@ -70,19 +99,20 @@ def predict_block(
             f"model {model.card.name!r} wants ({len(model.card.bands)} bands, y + {2 * halo}, x + {2 * halo}) "
             f"reflectance, not {reflectance.shape}"
         )
-    count = np.full((n_objects, rows, cols), np.nan, np.float32)
-    presence = count.copy()
+    n = model.card.members + 1 if isinstance(net, WithMembers) else 1
+    counts = np.full((n, n_objects, rows, cols), np.nan, np.float32)
+    presence = counts[0].copy()
     tile = np.empty((1, reflectance.shape[0], TILE[0] + 2 * halo, TILE[1] + 2 * halo), np.float32)
-    net = model.folded.to(device)
+    net = net.to(device)
     with one_thread(), torch.inference_mode():
         for r, c, h, w in _tiles(rows, cols, wanted):
             part = reflectance[:, r : r + h + 2 * halo, c : c + w + 2 * halo]
             tile.fill(np.nan)
             tile[0, :, : part.shape[1], : part.shape[2]] = part
-            density, logit = net(torch.from_numpy(tile).to(device))[0, ..., :h, :w]
-            count[:, r : r + h, c : c + w] = _calibrated(model.card, density.cpu().numpy())
-            presence[:, r : r + h, c : c + w] = torch.sigmoid(logit).cpu().numpy()
-    return count, presence
+            out = net(torch.from_numpy(tile).to(device))[0, ..., :h, :w].reshape(n, 2, n_objects, h, w)
+            counts[..., r : r + h, c : c + w] = _calibrated(model.card, out[:, 0].cpu().numpy())
+            presence[:, r : r + h, c : c + w] = torch.sigmoid(out[0, 1]).cpu().numpy()
+    return counts, presence
 
 
 def n_predicted(wanted: NDArray[np.bool_]) -> int:
@@ -108,7 +138,7 @@ def predict_patch(model: Model, reflectance: NDArray[np.float32]) -> tuple[NDArr
 
 
 def _calibrated(card: Card, raw: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(object, y, x): from the network's density to counts."""
+    """(..., object, y, x): from the network's density to counts."""
     background, slope = fits_in_order(card.calibration, card.objects).T[:, :, None, None]
     count: NDArray[np.float32] = (raw - background) * slope
     if not np.isfinite(count).all():

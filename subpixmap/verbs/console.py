@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from subpixmap.estimation.design import SampleDesign, Wish
     from subpixmap.mapping.needs import Needs
+    from subpixmap.mapping.plan import Plan
     from subpixmap.mapping.probe import Probe
     from subpixmap.mapping.run import Summary
     from subpixmap.mapping.verify import Status
@@ -73,6 +74,7 @@ def plan_table(job: Job, needed: Needs, *, seconds: float, measured: Probe | Non
             f"{plan.recipe.mask.by}: a cloud network sees {needed.mask_tiles:,} tiles, more where it finds clouds that "
             f"the scene classes miss; memory and time hold it, {duration(needed.mask_tiles * TILE_SECONDS)} of one core"
         )
+    rows["map"] += _spread(plan, needed)
     if measured is not None:
         probed = f"block {measured.block_id}, period {measured.period}, took {duration(measured.seconds)}"
         rows["time"] = f"about {duration(seconds)} by a probe ({probed})"
@@ -82,6 +84,19 @@ def plan_table(job: Job, needed: Needs, *, seconds: float, measured: Probe | Non
     lines = [(name, line) for name, text in rows.items() for part in text.split("\n") for line in _folded(part)]
     named = [name if i == 0 or lines[i - 1][0] != name else "" for i, (name, _) in enumerate(lines)]
     return "\n".join(f"{name:<14}{line}" for name, (_, line) in zip(named, lines, strict=True))
+
+
+def _spread(plan: Plan, needed: Needs) -> str:
+    """What the spread over networks costs; empty without one."""
+    from subpixmap.mapping.needs import spread_bytes
+
+    n = plan.recipe.spread
+    if not n:
+        return ""
+    return (
+        f"; of this {_bytes(spread_bytes(plan, needed))} for the spread over {n} networks ({n + 1} more layers of each "
+        "object; the networks compute no more than without it)"
+    )
 
 
 def _folded(text: str) -> list[str]:

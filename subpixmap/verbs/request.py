@@ -73,6 +73,8 @@ class Request:
     """Percent of the whole tile."""
     mask: MaskBy | None = None
     """Who says which pixels are clear: scene classes, a cloud network, or both; by default as the model's card says."""
+    spread: bool = False
+    """Keep the counts of the model's networks apart, and say how far they spread."""
     scheduler: str | None = None
     workers: int | None = None
     probe: bool = False

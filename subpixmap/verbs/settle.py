@@ -67,6 +67,7 @@ def settle(request: Request) -> Job:
         device=_device(request.device),
         forced=request.force,
         missing=_missing(request),
+        spread=request.spread,
     )
     lacks = completeness(items, region.geometry, known_periods(request))
     notes = _other_source(request, asked) + _without_version(items)
@@ -272,6 +273,8 @@ def _require_names(request: Request) -> None:
     from subpixmap.region.resolve import given_units
 
     cards = [read_stored(name).card for name in _model_names(request)]
+    if request.spread:
+        cards[0].members_apart()
     for name in request.objects:
         if not any(name in card.objects for card in cards):
             counted = ", ".join(dict.fromkeys(one for card in cards for one in card.objects))

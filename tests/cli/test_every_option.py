@@ -33,6 +33,7 @@ MOVES = {
     "--min-obs": "2",
     "--max-cloud": "0",
     "--mask": "both",
+    "--spread": "",
     "--scheduler": "tcp://a",
     "--workers": "0",
     "--probe": "",

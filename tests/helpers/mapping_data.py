@@ -66,7 +66,9 @@ def raising(error: type[Exception]) -> Any:
     return mistaken
 
 
-def tiny_model(*, seed: int = 0, objects: tuple[str, ...] = ("coconut", "car"), blocks: int = 1) -> Model:
+def tiny_model(
+    *, seed: int = 0, objects: tuple[str, ...] = ("coconut", "car"), blocks: int = 1, members: int = 1
+) -> Model:
     n = len(BANDS)
     card = Card(
         name="tiny",
@@ -82,6 +84,7 @@ def tiny_model(*, seed: int = 0, objects: tuple[str, ...] = ("coconut", "car"), 
         mid=4,
         blocks=blocks,
         halo=blocks + 2,
+        members=members,
         trimmed={objects[0]: (0.02, 1.25)},
     )
     torch.manual_seed(seed)
@@ -150,6 +153,9 @@ def hashes(out: Path) -> dict[tuple[str, str], dict[str, str]]:
     plan = read_plan(out)
     blocks = {one.block.id: one.block for zone in plan.zones.values() for one in zone.blocks}
     return {
-        key: {name: array_sha256(values) for name, values in read_block(out, blocks[key[0]], key[1]).items()}
-        for key in read_records(out, plan)
+        key: {
+            name: array_sha256(values)
+            for name, values in read_block(out, blocks[key[0]], key[1], record.sha256).items()
+        }
+        for key, record in read_records(out, plan).items()
     }

@@ -217,6 +217,7 @@ def test_the_run_id_is_of_the_recipe_alone(country: Tiny) -> None:
         "missing": "zero",
         "sensor": "landsat",
         "level": "L1C",
+        "spread": 2,
     }
     assert changes.keys() == {f.name for f in fields(Recipe)}
     for name, value in changes.items():
