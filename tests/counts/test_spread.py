@@ -56,7 +56,7 @@ def test_it_is_the_deviation_of_what_each_network_counts_alone(country: Tiny, ma
     totals, pixels = [], []
     (zone,) = open_map(mapped).values()
     for k in range(MEMBERS):
-        alone = Model.of(country.model.net.members[k], replace(country.model.card, members=1))  # type: ignore[union-attr, index, arg-type]
+        alone = Model.of(country.model.net.members[k], replace(country.model.card, members=1))  # type: ignore[index, arg-type]
         out = run(tmp_path / str(k), country, alone)
         rows = count_run(out).all_rows
         assert rows["sd_over_models"].isna().all()
