@@ -44,6 +44,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     sample.import_: "sample import runs/philippines labelled.gpkg",
     sample.estimate: "estimate runs/philippines",
     sample.calibrate: "calibrate demo-s2-v2 --sample runs/philippines -o mine.safetensors",
+    sample.suggest: "suggest runs/philippines --n 20 -o areas.gpkg",
     run.export: "export runs/philippines --format cog",
     look.status: "status runs/philippines",
     look.verify: "verify runs/philippines --repair",

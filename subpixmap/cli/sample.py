@@ -1,4 +1,4 @@
-"""The commands that turn a map into estimates: sample design, sample import, estimate, calibrate. Parse and call."""
+"""The commands by which people label what a map needs: sample, estimate, calibrate, suggest. Parse and call."""
 
 from __future__ import annotations
 
@@ -163,3 +163,44 @@ def _pairs(texts: list[str] | None) -> list[tuple[str, str]] | None:
             raise InputError(f"--change {text}: write FIRST,LAST, such as 2018,2023")
         pairs.append((both[0], both[1]))
     return pairs
+
+
+def suggest(
+    out: options.Folder,
+    output: Annotated[Path, Option("--output", "-o", help="FILE.gpkg; a picture FILE.png is written beside it")],
+    n: Annotated[int, Option("--n", help="areas to suggest")] = 20,
+    side: Annotated[float, Option(help="side of an area, metres")] = 320.0,
+    by: Annotated[str, Option(help="all, or one reason: disagreement, distance or share")] = "all",
+    period: Annotated[str | None, Option(help="period of the map  [default: the last that is mapped]")] = None,
+    objects: options.Objects = None,
+    labelled: Annotated[
+        Path | None, Option(help="polygons that are labelled already, beside those in the model's card")
+    ] = None,
+    looks: Annotated[
+        int, Option(help="areas of the map that are looked at, drawn at random; each is read again")
+    ] = 1000,
+    seed: Annotated[int, Option(help="another seed looks at other areas")] = 0,
+    model: options.RunModel = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Suggest areas whose labels would teach the model most, with the reason of each.
+
+    Networks disagree there, they look unlike what is labelled, or they hold much of the total.
+    """
+    from subpixmap.verbs import suggest as verbs
+
+    verbs.suggest(
+        out,
+        output,
+        n=n,
+        side=side,
+        by=by,
+        period=period,
+        objects=words(objects),
+        labelled=labelled,
+        looks=looks,
+        seed=seed,
+        model=model,
+        quiet=quiet,
+    )

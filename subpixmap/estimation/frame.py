@@ -57,8 +57,8 @@ class CellGrid:
         return (west + east) / 2, (south + north) / 2
 
 
-def cell_pixels(cell: float, resolution: float) -> int:
-    """Pixels along the side of a cell of `cell` metres.
+def cell_pixels(cell: float, resolution: float, *, option: str = "--cell") -> int:
+    """Pixels along the side of a cell of `cell` metres; `option` is what a user gave it by.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def cell_pixels(cell: float, resolution: float) -> int:
     """
     px = round(cell / resolution)
     if px < 1 or abs(px * resolution - cell) > 1e-6:
-        raise InputError(f"--cell {cell:g}: a cell is a whole number of pixels of {resolution:g} m")
+        raise InputError(f"{option} {cell:g}: a cell is a whole number of pixels of {resolution:g} m")
     return px
 
 

@@ -100,11 +100,15 @@ class DensityNet(nn.Module):
         Index 0 of the second axis is density (objects per pixel, linear, may be negative), index 1 the presence logit.
         What is not finite becomes the training mean.
         """
+        out: Tensor = self.heads(self.features(reflectance)).unflatten(1, (2, self.n_objects))
+        return out
+
+    def features(self, reflectance: Tensor) -> Tensor:
+        """What the heads see of it: (n, width, y, x), one pixel larger than the output on every side."""
         x = _normalised(reflectance, self.mean, self.scale)
-        x = self.bn(self.stem(x.contiguous(memory_format=torch.channels_last))).relu_()
+        out: Tensor = self.bn(self.stem(x.contiguous(memory_format=torch.channels_last))).relu_()
         for block in self.blocks:
-            x = block(x)
-        out: Tensor = self.heads(x).unflatten(1, (2, self.n_objects))
+            out = block(out)
         return out
 
 

@@ -1,4 +1,7 @@
-"""Counts and trends -> a figure in one line, in a notebook: `plot_counts(counts)`, `plot_trend(trend(counts))`."""
+"""Counts and trends -> a figure in one line, in a notebook: `plot_counts(counts)`, `plot_trend(trend(counts))`.
+
+Also the picture of areas that are suggested for labelling.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from subpixmap.errors import InputError
 from subpixmap.report.colours import ACCENT, MUTED, SERIES, style
@@ -15,6 +19,7 @@ from subpixmap.report.summary import leaves
 from subpixmap.tables import REGION
 
 if TYPE_CHECKING:
+    import geopandas as gpd
     from matplotlib.figure import Figure
 
 
@@ -97,6 +102,48 @@ def plot_trend(trends: pd.DataFrame, name: str | None = None, *, level: int | No
         axes.grid(False, axis="y")
         if not len(rows):
             axes.text(0.5, 0.5, "no trend", transform=axes.transAxes, ha="center", color=MUTED)
+    return figure
+
+
+def plot_areas(
+    areas: gpd.GeoDataFrame,
+    longitude: NDArray[np.float64],
+    latitude: NDArray[np.float64],
+    per_ha: NDArray[np.float64],
+    units: gpd.GeoDataFrame,
+    *,
+    title: str = "",
+) -> Figure:
+    """Areas that were chosen, numbered and coloured by their reason, on the density of the map.
+
+    Parameters
+    ----------
+    areas
+        `area`, `reason` and outlines (EPSG:4326).
+    longitude, latitude, per_ha
+        (cell,) what the map says of all its cells, objects per hectare.
+    units
+        Outlines to draw.
+    title
+        Above the picture.
+    """
+    from matplotlib.figure import Figure
+
+    middle = float(np.mean(latitude)) if len(latitude) else 0.0
+    with style():
+        figure = Figure(figsize=(7, 6.4), layout="constrained")
+        axes = figure.add_subplot()
+        dots = axes.scatter(longitude, latitude, c=np.maximum(per_ha, 0), s=4, cmap="Greys", marker="s", lw=0)
+        figure.colorbar(dots, ax=axes, shrink=0.6, label="objects per hectare on the map")
+        units.to_crs(4326).boundary.plot(ax=axes, color=MUTED, lw=0.5)
+        for k, (reason, rows) in enumerate(areas.groupby("reason", sort=False)):
+            at = rows.geometry.representative_point()
+            axes.scatter(at.x, at.y, s=42, marker="s", facecolors="none", edgecolors=SERIES[k], lw=1.6, label=reason)
+            for number, x, y in zip(rows["area"], at.x, at.y, strict=True):
+                axes.annotate(str(number), (x, y), (4, 4), textcoords="offset points", fontsize=8, color=SERIES[k])
+        axes.set_aspect(1 / np.cos(np.radians(middle)))
+        axes.set(title=title, xlabel="longitude, degrees", ylabel="latitude, degrees")
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=3, fontsize=8)
     return figure
 
 

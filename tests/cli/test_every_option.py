@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from subpixmap.cli.main import app
-from subpixmap.verbs import calibrate, count, detect, doctor, look, run, sample, simulate, teach
+from subpixmap.verbs import calibrate, count, detect, doctor, look, run, sample, simulate, suggest, teach
 
 RUN = "run --region 1,2,3,4 --years 2020"
 LABELLED = "points.gpkg --labelled areas.gpkg --image-date 2021"
@@ -146,6 +146,19 @@ OBEYED: dict[str, dict[str, str]] = {
     },
     "calibrate demo-s2 -o m.safetensors": {"--reference": "ref", "--sample": "out", **IMAGERY, **QUIET},
     "calibrate demo-s2": {"--output": "n.safetensors"},
+    "suggest out -o a.gpkg": {
+        "--n": "9",
+        "--side": "160",
+        "--by": "share",
+        "--period": "2020",
+        "--object": "car",
+        "--labelled": "areas.gpkg",
+        "--looks": "50",
+        "--seed": "5",
+        "--model": "a",
+        **QUIET,
+    },
+    "suggest out": {"--output": "b.gpkg"},
     "verify out": {"--repair": "", **QUIET},
     "verify out --repair": {"--model": "a", "--workers": "0"},
     "simulate country": {
@@ -326,6 +339,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         simulate: ("simulate",),
         calibrate: ("calibrate",),
         sample: ("design_sample", "import_labels", "estimate"),
+        suggest: ("suggest",),
         detect: ("train_detector", "detect", "evaluate_detections", "review_detections", "finish_review"),
         teach: ("reference", "train", "train_simulated", "evaluate", "learn"),
     }.items():

@@ -1,0 +1,275 @@
+"""A run folder -> areas that would teach its model most if they were labelled, as a file and a picture."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from subpixmap.errors import InputError, Refused
+from subpixmap.files import require_place, write_atomic
+from subpixmap.verbs import console
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    from shapely.geometry.base import BaseGeometry
+
+    from subpixmap.estimation.areas import Looks
+    from subpixmap.estimation.frame import FrameCells
+    from subpixmap.estimation.suggest import Suggested
+    from subpixmap.model.checkpoint import Model
+    from subpixmap.runfolder import RunFolder
+
+OBSERVED = 0.75
+"""Share of an area that the period must have observed."""
+_KNOWN = 200  # labelled areas that are looked at, at most
+LAYER = "areas"
+
+
+def suggest(
+    out: Path,
+    output: Path,
+    *,
+    n: int = 20,
+    side: float = 320.0,
+    by: str = "all",
+    period: str | None = None,
+    objects: Sequence[str] = (),
+    labelled: Path | None = None,
+    looks: int = 1000,
+    seed: int = 0,
+    model: str | None = None,
+    quiet: bool = False,
+) -> gpd.GeoDataFrame:
+    """Suggest areas to label next, and say why each.
+
+    Parameters
+    ----------
+    out
+        The run's folder.
+    output
+        GeoPackage to write; a picture of the same name (.png) is written beside it.
+    n
+        Areas.
+    side
+        Of an area, metres.
+    by
+        all, or one of `estimation.suggest.REASONS`.
+    period
+        Label; the last that is mapped when not given.
+    objects
+        All that the run counts when not given.
+    labelled
+        Polygons that are labelled already, beside the land in the model's card: nothing is suggested there, and what
+        looks like it counts as known.
+    looks
+        Areas that are looked at, drawn at random from the map; each is read once more.
+    seed
+        Of that draw.
+    model
+        Name or path of the run's model, if it is not a shipped one.
+
+    Returns
+    -------
+    geopandas.GeoDataFrame
+        A row for each area, first to last, as in the file.
+
+    Raises
+    ------
+    InputError
+        More areas are asked for than the map holds; an unknown object or period.
+    Refused
+        Another model than the run's.
+    """
+    import pandas as pd
+
+    from subpixmap.estimation.areas import Looks
+    from subpixmap.estimation.suggest import suggest_areas
+    from subpixmap.runfolder import RunFolder
+
+    # 1. the areas of the map that could be labelled, and those that are
+    _require_options(output, n=n, looks=looks)
+    folder = RunFolder.open(out)
+    label, names = _period(folder, period), _objects(folder, objects)
+    loaded = _model(folder, model)
+    free, known = _areas(folder, _taught(loaded, labelled), side=side, period=label, objects=names)
+    if n > len(free):
+        raise InputError(
+            f"--n {n}: the map of {label} holds {len(free):,} areas of {side:g} m that are observed and not labelled; "
+            "ask for fewer, or for smaller ones (--side)"
+        )
+    # 2. look at some of them, and at some that are labelled
+    rng = np.random.default_rng(seed)
+    some = free.take(_drawn(len(free), max(looks, n), rng))
+    order = [loaded.card.object_names.index(name) for name in names]
+    seen = Looks.of(folder, loaded, some, period=label, objects=order)
+    taught = Looks.of(folder, loaded, known.take(_drawn(len(known), _KNOWN, rng)), period=label, objects=order)
+    # 3. choose, and say why
+    whole = np.maximum(free.mapped[:, 0].sum(axis=0), 1.0)
+    mapped = some.mapped[:, 0]
+    chosen = suggest_areas(
+        seen.features,
+        (seen.deviation / whole).sum(axis=1),
+        (mapped / whole).mean(axis=1),
+        n,
+        known=taught.features if len(taught.features) else None,
+        by=by,
+    )
+    table = _table(some, seen, chosen, names, mapped / whole)
+    table.insert(2, "period", label)
+    _write(table, output, free, folder, label)
+    if not quiet:
+        print(pd.DataFrame(table)[["area", "reason", "why"]].to_string(index=False))
+    console.say_files([output, output.with_suffix(".png")], quiet=quiet)
+    return table
+
+
+def _require_options(output: Path, *, n: int, looks: int) -> None:
+    if output.suffix != ".gpkg":
+        raise InputError(f"{output}: the name of the file of areas ends in .gpkg")
+    if n < 1 or looks < 2:
+        raise InputError(f"--n {n} and --looks {looks}: give at least 1 area, and 2 to look at")
+    require_place(output.parent)
+
+
+def _period(folder: RunFolder, period: str | None) -> str:
+    """The label that was asked for, or the last that is mapped."""
+    labels = [one.label for one in folder.plan.periods]
+    if period is not None and period not in labels:
+        raise InputError(f"--period {period}: the run has {', '.join(labels)}")
+    mapped = {label for _, label in folder.done}
+    if period is None and not mapped:
+        raise InputError(f"{folder.path}: nothing is mapped yet; `subpixmap map {folder.path}` first")
+    return period or [label for label in labels if label in mapped][-1]
+
+
+def _objects(folder: RunFolder, asked: Sequence[str]) -> list[str]:
+    there = folder.plan.objects
+    if unknown := [name for name in asked if name not in there]:
+        raise InputError(f"--object {unknown[0]}: the run has {', '.join(there)}")
+    return [name for name in there if not asked or name in asked]
+
+
+def _model(folder: RunFolder, name: str | None) -> Model:
+    from subpixmap.model.checkpoint import load_model
+
+    info = folder.plan.model
+    try:
+        loaded = load_model(name or info.name)
+    except InputError as error:
+        raise InputError(f"{error}; give --model FILE, the model of this run") from error
+    if loaded.sha256 != info.sha256:
+        raise Refused(
+            f"model {loaded.card.name!r}, sha256 {loaded.sha256[:12]}, is not the run's ({info.sha256[:12]}); give "
+            "--model FILE"
+        )
+    return loaded
+
+
+def _taught(model: Model, labelled: Path | None) -> list[BaseGeometry]:
+    """Polygons (EPSG:4326) that are labelled: those of the model's card, and of a file."""
+    from subpixmap.model.land import taught_land
+    from subpixmap.region.vector import read_polygons
+
+    more = [] if labelled is None else [one for one in read_polygons(labelled).geometry if not one.is_empty]
+    return [*taught_land(model.card).polygons, *more]
+
+
+def _areas(
+    folder: RunFolder, taught: Sequence[BaseGeometry], *, side: float, period: str, objects: Sequence[str]
+) -> tuple[FrameCells, FrameCells]:
+    """Cells of the map that the period observed: those outside the labelled land, and those that touch it."""
+    from subpixmap.counts.blocks import read_blocks
+    from subpixmap.counts.units import prepare_units
+    from subpixmap.estimation.frame import cell_pixels, frame_cells, outside_of
+
+    plan = folder.plan
+    cells = frame_cells(
+        read_blocks(folder),
+        prepare_units(folder.units.table),
+        px=cell_pixels(side, plan.recipe.resolution, option="--side"),
+        periods=[period],
+        objects=[plan.objects.index(name) for name in objects],
+        threshold=plan.model.presence_threshold,
+    )
+    cells = cells.take(cells.observed_px[:, 0] >= OBSERVED * cells.px**2)
+    outside = outside_of(cells, taught)
+    return cells.take(outside), cells.take(~outside)
+
+
+def _drawn(size: int, n: int, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Up to n positions drawn at random, in ascending order."""
+    return np.sort(rng.permutation(size)[:n])
+
+
+def _table(
+    cells: FrameCells,
+    seen: Looks,
+    chosen: Suggested,
+    objects: Sequence[str],
+    share: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+) -> gpd.GeoDataFrame:
+    """A row for each area: its order, reason in a word and in a sentence, what it rests on, and its outline."""
+    import geopandas as gpd
+    import shapely
+
+    from subpixmap.grid import project
+
+    at = chosen.index
+    mapped, deviation = cells.mapped[at, 0], seen.deviation[at]
+    west, south, east, north = np.stack(
+        [
+            cells.grids[epsg].bounds(row, col)
+            for epsg, row, col in zip(cells.epsg[at], cells.row[at], cells.col[at], strict=True)
+        ]
+    ).T
+    squares = [
+        project(shapely.box(*box), int(epsg), 4326)
+        for box, epsg in zip(zip(west, south, east, north, strict=True), cells.epsg[at], strict=True)
+    ]
+    main = np.argmax(share[at], axis=1)
+    columns = {
+        "area": np.arange(1, len(at) + 1),
+        "reason": chosen.reason,
+        "why": [
+            _why(reason, {name: ranks[k] for name, ranks in chosen.ranks.items()}, objects[main[k]], mapped[k, main[k]],
+                 deviation[k, main[k]], share[at[k]].mean())
+            for k, reason in enumerate(chosen.reason)
+        ],
+        "cell_id": [cells.ids[i] for i in at],
+        **{f"mapped_{name}": mapped[:, o] for o, name in enumerate(objects)},
+        **{f"deviation_{name}": deviation[:, o] for o, name in enumerate(objects)},
+        "share_percent": 100 * share[at].mean(axis=1),
+        "distance": chosen.distance,
+        **{f"rank_{name}": ranks for name, ranks in chosen.ranks.items()},
+    }  # fmt: skip
+    return gpd.GeoDataFrame(columns, geometry=squares, crs=4326)
+
+
+def _why(reason: str, ranks: dict[str, float], name: str, mapped: float, deviation: float, share: float) -> str:
+    """The strongest reason as a sentence."""
+    more = f"more than {100 * ranks[reason]:.0f} % of the areas that were looked at"
+    return {
+        "disagreement": f"the opinions of the model differ, {more}: {name} {mapped:,.0f}, deviation {deviation:,.0f}",
+        "distance": f"to the network it is unlike what is labelled or chosen, {more}",
+        "share": f"it holds {100 * share:.2g} % of the total, {more}: {name} {mapped:,.0f}",
+    }[reason]
+
+
+def _write(table: gpd.GeoDataFrame, output: Path, cells: FrameCells, folder: RunFolder, period: str) -> None:
+    """The file of areas, and the picture beside it; each whole or not at all."""
+    from subpixmap.report.plots import plot_areas
+
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "areas.gpkg"
+        table.to_file(file, layer=LAYER, driver="GPKG")
+        write_atomic(output, file.read_bytes())
+        per_ha = cells.mapped[:, 0].sum(axis=1) / (cells.px * folder.plan.recipe.resolution / 100) ** 2
+        title = f"{len(table)} areas to label next, on what the map of {period} says"
+        plot_areas(table, *cells.centres(), per_ha, folder.units.table, title=title).savefig(
+            Path(scratch) / "areas.png", dpi=150
+        )
+        write_atomic(output.with_suffix(".png"), (Path(scratch) / "areas.png").read_bytes())

@@ -1,0 +1,286 @@
+"""Do suggested areas teach more than random ones? Learning curves in a shifted simulated world, and on real trees.
+
+    python workflows/suggested_areas.py shifted [--seeds 20] [--json shifted.json]
+    python workflows/suggested_areas.py trees --data trees_california [--seeds 5] [--json trees.json]
+    python workflows/suggested_areas.py ... --dry-run
+
+`shifted`: a shipped model of the base world comes to the shifted one (other spectra, blur, haze, spacing). It is asked
+once which of 200 areas of 9 ha should be labelled; 100 others test it. Opinions are its turns and mirrors.
+
+`trees`: a network that knows simulated palms learns to count real trees (urban-tree-detection-data, aerial imagery
+degraded to 9.6 m) in four cities, and is tested in the fifth, each in turn. It begins with 10 random crops (2.4 ha
+each). Five heads, each fitted to the labelled crops drawn again with replacement, are the members that disagree; they
+are fitted anew before every round. Areas double with every round.
+
+What is fitted is the last layer: a linear head on the features of every pixel, by ridge regression, which in `shifted`
+corrects what the model says. So a curve takes seconds, and many seeds can be drawn; a training of all layers may behave
+otherwise. Every seed draws other pools, test areas (`shifted`) or first areas (`trees`). Curves are means over seeds.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trees_california
+from numpy.typing import NDArray
+
+from subpixmap.errors import SubpixmapError
+from subpixmap.estimation.suggest import ALL, REASONS, suggest_areas
+from subpixmap.model.checkpoint import Model, load_model
+from subpixmap.model.opinions import opinions, pixel_features
+from subpixmap.training.from_simulator import simulated_patches
+
+MODEL = "demo-rgbn-v2"
+STRATEGIES = ("random", ALL, *REASONS)
+SHIFTED_SIZES = (4, 6, 8, 12, 16, 24, 32, 48, 64)
+TREES_SIZES = (10, 20, 40, 80, 160, 320)
+PLACES, POOL, SEED = 300, 200, 7100
+OBJECTS = ("coconut", "oil_palm", "olive")
+USEFUL, BLOCK = 30, 10
+"""Pixels a side of a simulated area, and of the blocks of 1 ha in which it is tested."""
+HEADS = 5
+STRENGTH = 1.0
+"""Of the ridge: as if so many areas had been labelled in which nothing has to be corrected."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Areas:
+    """All that fits and tests need of areas; the head is linear, so sums over pixels are enough."""
+
+    features: Array
+    """(area, feature) means, by which areas are alike."""
+    gram: Array
+    """(area, feature + 1, feature + 1) sums over pixels of products of features and 1."""
+    moment: Array
+    """(area, feature + 1, object) sums over pixels of features times what the head should say."""
+    blocks: Array
+    """(area, block, feature + 1) means over the blocks in which it is tested."""
+    truth: Array
+    """(area, block, object) mean of the reference over the same."""
+    said: Array
+    """(area, block, object) mean of what the model says before it learns."""
+    disagreement: Array
+    """(area,) of the model's opinions before it learns; 0 where it has none."""
+    share: Array
+    """(area,) of what the model counts before it learns; 0 where it counts nothing."""
+
+    def take(self, index: NDArray[Any]) -> "Areas":
+        """Some of them."""
+        return Areas(**{name: values[index] for name, values in vars(self).items()})
+
+
+def make_areas(
+    model: Model, seen: NDArray[np.float32], count: NDArray[np.float32], said: NDArray[np.float32], block: int
+) -> Areas:
+    """Areas of reflectance (area, band, y, x) with halo, reference and what the model says (area, object, y, x)."""
+    centre, spread = _standard(model, seen)
+    means, grams, moments, blocks = [], [], [], []
+    for one, reference, guess in zip(seen, count, said, strict=True):
+        pixels = (pixel_features(model, one[None])[0] - centre[:, None, None]) / spread[:, None, None]
+        pixels = np.concatenate([pixels, np.ones((1, *pixels.shape[1:]))]).astype(float)
+        flat = pixels.reshape(len(pixels), -1)
+        means.append(flat[:-1].mean(axis=1))
+        grams.append(flat @ flat.T)
+        moments.append(flat @ (reference - guess).reshape(len(reference), -1).T.astype(float))
+        blocks.append(_means(pixels, block))
+    none = np.zeros(len(seen))
+    truth, before = (np.stack([_means(one.astype(float), block) for one in values]) for values in (count, said))
+    return Areas(np.stack(means), np.stack(grams), np.stack(moments), np.stack(blocks), truth, before, none, none)
+
+
+def _standard(model: Model, seen: NDArray[np.float32]) -> tuple[Array, Array]:
+    """Mean and deviation of every feature over some areas; no reference is needed for that."""
+    some = [pixel_features(model, one[None])[0][:, ::5, ::5] for one in seen[::8]]
+    flat = np.concatenate([one.reshape(len(one), -1) for one in some], axis=1)
+    return flat.mean(axis=1).astype(float), np.maximum(flat.std(axis=1), 1e-3).astype(float)
+
+
+def _means(layers: Array, block: int) -> Array:
+    """(layer, y, x) -> (block, layer) means over blocks of so many pixels a side."""
+    n, rows, cols = layers.shape
+    parts = layers.reshape(n, rows // block, block, cols // block, block).mean(axis=(2, 4))
+    means: Array = parts.reshape(n, -1).T
+    return means
+
+
+def fit(areas: Areas, weights: Array) -> Array:
+    """(feature + 1, object): the head fitted to areas, each as often as its weight."""
+    gram = np.tensordot(weights, areas.gram, 1)
+    moment = np.tensordot(weights, areas.moment, 1)
+    pixels = areas.gram[0, -1, -1]
+    return np.linalg.solve(gram + STRENGTH * pixels * np.eye(len(gram)), moment)
+
+
+def r_squared(head: Array, test: Areas) -> float:
+    """Over the blocks of the test areas, mean over objects."""
+    found = (test.said + test.blocks @ head).reshape(-1, test.truth.shape[-1])
+    truth = test.truth.reshape(found.shape)
+    unexplained = ((found - truth) ** 2).sum(axis=0) / ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
+    return float(1 - unexplained.mean())
+
+
+def score_on(pool: Areas, test: Areas, chosen: NDArray[np.int64]) -> float:
+    """R2 after these areas of the pool are labelled."""
+    return r_squared(fit(pool, np.bincount(chosen, minlength=len(pool.gram)).astype(float)), test)
+
+
+# The two settings -----------------------------------------------------------------------------------------------------
+
+
+def shifted_areas(model: Model, *, workers: int) -> Areas:
+    """Places of the shifted world, with the model's counts and the spread of its opinions."""
+    size = USEFUL + 2 * model.halo
+    patches = simulated_patches(
+        SEED, PLACES, world="shifted", size=size, acquisitions=1, halo=model.halo, workers=workers
+    )
+    patches = patches.select_bands(model.card.bands).select_objects(OBJECTS)
+    seen = patches.reflectance[:, 0].astype(np.float32)
+    pick = [model.card.object_names.index(name) for name in OBJECTS]
+    all_counts = np.concatenate([opinions(model, one[None])[:, :, pick] for one in seen], axis=1)
+    areas = make_areas(model, seen, patches.count[:, 0], all_counts[0], BLOCK)
+    totals = all_counts.sum(axis=(3, 4), dtype=float)  # (opinion, area, object)
+    whole = np.maximum(totals.mean(axis=0).sum(axis=0), 1)
+    spread, share = (totals.std(axis=0, ddof=1) / whole).sum(axis=1), (totals.mean(axis=0) / whole).sum(axis=1)
+    return Areas(**vars(areas) | {"disagreement": spread, "share": share})
+
+
+def shifted_curves(areas: Areas, seed: int) -> dict[str, list[float]]:
+    """Strategy -> R2 with 0 areas and with each of `SHIFTED_SIZES`."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(areas.gram))
+    pool, test = areas.take(order[:POOL]), areas.take(order[POOL:])
+    before = r_squared(np.zeros((areas.gram.shape[1], areas.truth.shape[-1])), test)
+    curves = {}
+    for name in STRATEGIES:
+        if name == "random":
+            chosen = rng.permutation(POOL)
+        else:
+            most = max(SHIFTED_SIZES)
+            chosen = suggest_areas(pool.features, pool.disagreement, pool.share, most, by=name).index
+        curves[name] = [before, *(score_on(pool, test, chosen[:n]) for n in SHIFTED_SIZES)]
+    return curves
+
+
+def trees_areas(model: Model, crops: trees_california.Crops) -> Areas:
+    """Crops of real trees as the network sees them; it has no opinion of trees before it learns."""
+    seen = trees_california.see(crops)[:, 0]
+    level, card = np.array(trees_california.LEVEL), model.card
+    mean, spread = (values[:, None, None] for values in level.T)
+    seen = (seen - mean) / spread * np.array(card.input_std)[:, None, None] + np.array(card.input_mean)[:, None, None]
+    count = trees_california.count_trees(crops.points)[:, None]
+    return make_areas(model, seen.astype(np.float32), count, np.zeros_like(count), trees_california.N)
+
+
+def trees_curves(pool: Areas, test: Areas, seed: int) -> dict[str, list[float]]:
+    """Strategy -> R2 of the crops of the test city, with each of `TREES_SIZES`."""
+    curves = {}
+    for name in STRATEGIES:
+        rng = np.random.default_rng(seed)
+        chosen = rng.permutation(len(pool.gram))[: TREES_SIZES[0]]
+        curves[name] = [score_on(pool, test, chosen)]
+        for n in TREES_SIZES[1:]:
+            left = np.setdiff1d(np.arange(len(pool.gram)), chosen)
+            if name == "random":
+                more = rng.permutation(len(left))[: n - len(chosen)]
+            else:
+                more = _suggested(pool, chosen, left, n - len(chosen), name, rng)
+            chosen = np.concatenate([chosen, left[more]])
+            curves[name].append(score_on(pool, test, chosen))
+    return curves
+
+
+def _suggested(
+    pool: Areas, chosen: NDArray[np.int64], left: NDArray[np.int64], n: int, by: str, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Positions in `left`, by heads that were fitted to the chosen areas drawn with replacement."""
+    draws = [np.bincount(rng.choice(chosen, len(chosen)), minlength=len(pool.gram)) for _ in range(HEADS)]
+    totals = np.stack([(pool.blocks[left] @ fit(pool, one.astype(float))).sum(axis=(1, 2)) for one in draws])
+    return suggest_areas(
+        pool.features[left], totals.std(axis=0, ddof=1), totals.mean(axis=0), n, known=pool.features[chosen], by=by
+    ).index
+
+
+# What is told ---------------------------------------------------------------------------------------------------------
+
+
+def areas_needed(curve: Sequence[float], sizes: Sequence[int], wanted: float) -> float:
+    """Areas from which a curve is at least as high as wanted, between sizes by a straight line; NaN if never."""
+    for k, value in enumerate(curve):
+        if value >= wanted:
+            if k == 0:
+                return float(sizes[0])
+            along = (wanted - curve[k - 1]) / (value - curve[k - 1])
+            return float(sizes[k - 1] + along * (sizes[k] - sizes[k - 1]))
+    return float("nan")
+
+
+def as_table(curves: dict[str, NDArray[np.float64]], sizes: Sequence[int]) -> str:
+    """R2 by strategy and number of areas, with standard errors, and the areas needed for the R2 of random ones."""
+    lines = ["areas        " + "".join(f"{n:>14}" for n in sizes)]
+    means = {name: values.mean(axis=0) for name, values in curves.items()}
+    for name, values in curves.items():
+        error = values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros(len(sizes))
+        cells = (f"{mean:.3f} ({se:.3f})" for mean, se in zip(means[name], error, strict=True))
+        lines.append(f"{name:<13}" + "".join(f"{cell:>14}" for cell in cells))
+    lines.append("areas needed for the R2 of random areas, as a share of these")
+    for name in list(curves)[1:]:
+        needed = [areas_needed(means[name], sizes, wanted) for wanted in means["random"]]
+        shares = (f"{one / n:.2f}" if n and one == one else "-" for one, n in zip(needed, sizes, strict=True))
+        lines.append(f"{name:<13}" + "".join(f"{cell:>14}" for cell in shares))
+    return "\n".join(lines)
+
+
+def run_shifted(options: argparse.Namespace) -> tuple[dict[str, NDArray[np.float64]], Sequence[int]]:
+    areas = shifted_areas(load_model(MODEL), workers=options.workers)
+    runs = [shifted_curves(areas, seed) for seed in range(options.seeds)]
+    return {name: np.array([run[name] for run in runs]) for name in STRATEGIES}, (0, *SHIFTED_SIZES)
+
+
+def run_trees(options: argparse.Namespace) -> tuple[dict[str, NDArray[np.float64]], Sequence[int]]:
+    crops = trees_california.read_crops(options.data)
+    areas = trees_areas(load_model(MODEL), crops)
+    runs = []
+    for city in crops.cities:
+        inside = crops.city == city
+        pool, test = areas.take(np.flatnonzero(~inside)), areas.take(np.flatnonzero(inside))
+        runs += [trees_curves(pool, test, seed) for seed in range(options.seeds)]
+    return {name: np.array([run[name] for run in runs]) for name in STRATEGIES}, TREES_SIZES
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    settings: dict[str, Callable[..., Any]] = {"shifted": run_shifted, "trees": run_trees}
+    parser.add_argument("setting", choices=list(settings))
+    parser.add_argument("--data", type=Path, help="folder of the format of trees_california")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=1, help="processes that render simulated places")
+    parser.add_argument("--json", type=Path, help="file for the curves of every seed")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
+    options = parser.parse_args(words)
+    if options.setting == "trees" and options.data is None:
+        parser.error("trees wants --data")
+    try:
+        if options.dry_run:
+            sizes = SHIFTED_SIZES if options.setting == "shifted" else TREES_SIZES
+            print(f"{options.setting}: {', '.join(STRATEGIES)} x {options.seeds} seeds x {len(sizes)} sizes")
+            return 0
+        curves, sizes = settings[options.setting](options)
+    except SubpixmapError as error:
+        print(f"suggested_areas: {error}", file=sys.stderr)
+        return error.exit_code
+    print(as_table(curves, sizes))
+    if options.json:
+        found = {"areas": list(sizes), "r2": {name: values.tolist() for name, values in curves.items()}}
+        options.json.write_text(json.dumps(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
