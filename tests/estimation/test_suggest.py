@@ -124,7 +124,7 @@ def test_opinions_are_those_of_the_networks_or_of_the_turns_of_the_only_one(coun
     seen = rng.random((2, 3, 20 + 2 * halo, 20 + 2 * halo)).astype(np.float32)
     found = opinions(country.model, seen)
     assert found.shape == (2, 2, 2, 20, 20)
-    for k, net in enumerate(country.model.net.members):
+    for k, net in enumerate(country.model.net.members):  # type: ignore[arg-type]
         alone = Model.of(net, replace(country.model.card, members=1))
         for i, one in enumerate(seen):
             np.testing.assert_allclose(found[k, i], predict_block(alone, one)[0], atol=1e-5)
