@@ -11,7 +11,8 @@ trap 'rm -rf "$out"' EXIT
 
 "$python" -m pip wheel --disable-pip-version-check -q --no-deps --wheel-dir "$out" .
 wheel=$(echo "$out"/subpixmap-*.whl)
-diff <(git ls-files subpixmap | sort) <("$python" -m zipfile --list "$wheel" | awk '$1 ~ "^subpixmap/" {print $1}' | sort)
+tracked=$(git ls-files subpixmap 2>/dev/null) || tracked=$(find subpixmap -type f -not -path '*/__pycache__/*')  # not a clone
+diff <(sort <<< "$tracked") <("$python" -m zipfile --list "$wheel" | awk '$1 ~ "^subpixmap/" {print $1}' | sort)
 for text in LICENSE NOTICE; do
   "$python" -m zipfile --list "$wheel" | grep -q "dist-info/licenses/$text "
 done
