@@ -28,25 +28,29 @@ from subpixmap.reference.points import read_points
 from subpixmap.region.units import read_area
 from subpixmap.simulate import simulate_country
 from subpixmap.simulate.folder import more_highres
-from subpixmap.training.config import TrainConfig
 from subpixmap.verbs import detect as detecting
 from subpixmap.verbs import teach
+from subpixmap.verbs.calibrate import calibrate
 from subpixmap.verbs.request import Labelling, Request, Shape
 from subpixmap.verbs.run import run
 
 OBJECTS = ("coconut", "oil_palm")
 
 
-def train(out: Path, objects: tuple[str, ...], name: str | None, *, places: int, steps: int) -> Path:
-    """A detector of labelled places of the country."""
+def train(out: Path, elsewhere: Path, objects: tuple[str, ...], name: str | None, *, places: int, steps: int) -> Path:
+    """A detector of labelled places of the country, none of which lies in those where it will look."""
     taught, path = out / "taught", out / "detector.safetensors"
     if not path.is_file():
-        more_highres(out / "country", taught, n=places, side=200, seed=1)
-        labels = detecting.BoxLabels(labelled=taught / "areas.parquet", objects=objects, same_object=name)
+        more_highres(out / "country", taught, n=2 * places, side=200, seed=1)
+        drawn, seen = (gpd.read_parquet(folder / "areas.parquet") for folder in (taught, elsewhere))
+        apart = drawn[~drawn.intersects(seen.union_all())].head(places)
+        apart.to_parquet(taught / "apart.areas.parquet")
+        points = gpd.read_parquet(taught / "labels.parquet")
+        points[points["place"].isin(apart["place"])].to_parquet(taught / "apart.labels.parquet")
+        labels = detecting.BoxLabels(labelled=taught / "apart.areas.parquet", objects=objects, same_object=name)
         config = DetectConfig(steps=steps, batch=4)
-        detecting.train_detector(
-            [taught], taught / "labels.parquet", path, reading=labels, config=config, channels=32, evidence="simulated"
-        )
+        how: dict[str, Any] = {"reading": labels, "config": config, "channels": 32, "evidence": "simulated"}
+        detecting.train_detector([taught], taught / "apart.labels.parquet", path, **how)
     return path
 
 
@@ -100,13 +104,17 @@ def make_reference(out: Path, points: Path, name: str, day: str, *, border: int)
     return {"points": inside, "in_areas": dict(made.points), "on_count_maps": on_map, "areas": len(read_area(areas))}
 
 
-def map_country(out: Path, name: str, year: int, *, steps: int, blocks: int, workers: int) -> pd.DataFrame:
-    """A model of reference data, and the country counted by it."""
+def map_country(
+    out: Path, name: str, year: int, *, known: str | None, steps: int | None, blocks: int, workers: int
+) -> pd.DataFrame:
+    """A known model calibrated on reference data, or one taught by it, and the country counted by it."""
     model, folder = out / f"{name}.safetensors", out / f"{name}-run"
     source = (str(out / "country"),)
-    if not model.is_file():
-        config = TrainConfig(steps=steps, batch=8, crop=16, warmup=min(100, steps // 5))
-        teach.train(out / name, source, model, config=config, shape=Shape(64, 16, blocks), quiet=True)
+    if not model.is_file() and known is not None:
+        calibrate(known, model, reference=out / name, source=source, quiet=True)
+    elif not model.is_file():
+        asked = {} if steps is None else {"steps": steps}
+        teach.train(out / name, source, model, asked=asked, shape=Shape(blocks=blocks), quiet=True)
     request = Request(
         region=str(out / "country" / "region.geojson"), years=str(year), source=source, model=str(model), out=folder,
         admin=out / "country" / "admin.parquet", workers=workers, quiet=True,
@@ -150,18 +158,18 @@ def follow(options: argparse.Namespace) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "country" / "country.json").is_file():
         country = {"seed": options.seed, "size_km": options.size_km, "years": (year, year), "acquisitions": 6}
-        simulate_country(out / "country", **country)
+        simulate_country(out / "country", objects=objects, **country)
     elsewhere = see_elsewhere(out, places=options.places, side=options.side)
     if options.points is not None:
         points = take_points(out, elsewhere, options.points)
     else:
         taught = {"places": options.taught_places, "steps": options.detector_steps}
-        detector = options.detector or train(out, objects, options.name, **taught)
+        detector = options.detector or train(out, elsewhere, objects, options.name, **taught)
         points = detect_elsewhere(out, elsewhere, detector, workers=options.workers)
     labels = true_labels(out, objects, options.name)
     found = detecting.evaluate_detections(points, labels, labelled=areas_path(points))
     reference = make_reference(out, points, "detected", str(year), border=options.blocks + 2)
-    how = {"steps": options.steps, "blocks": options.blocks, "workers": options.workers}
+    how = {"known": options.model, "steps": options.steps, "blocks": options.blocks, "workers": options.workers}
     counts = {"detected": map_country(out, "detected", year, **how)}
     if not options.without_labels:
         make_reference(out, labels, "labels", str(year), border=options.blocks + 2)
@@ -181,17 +189,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=21)
-    parser.add_argument("--size-km", type=float, default=4)
+    parser.add_argument("--size-km", type=float, default=5)
     parser.add_argument("--detector", type=Path, help="instead of training one")
     parser.add_argument("--points", type=Path, help="of subpixmap detect in OUT/elsewhere, instead of detecting")
     parser.add_argument("--objects", default=",".join(OBJECTS))
     parser.add_argument("--as", dest="name", help="one name for all of them, such as palm")
     parser.add_argument("--taught-places", type=int, default=12)
-    parser.add_argument("--places", type=int, default=24)
-    parser.add_argument("--side", type=float, default=400)
+    parser.add_argument("--places", type=int, default=40)
+    parser.add_argument("--side", type=float, default=300)
     parser.add_argument("--detector-steps", type=int, default=800)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--blocks", type=int, default=6, help="of the model; its receptive radius is 2 pixels more")
+    parser.add_argument("--model", help="that knows the objects, such as demo-s2: calibrated, instead of training one")
+    parser.add_argument(
+        "--steps", type=int, help="of each network of the model; by default as many as so much land wants"
+    )
+    parser.add_argument("--blocks", type=int, default=2, help="of the model; its receptive radius is 2 pixels more")
     parser.add_argument("--without-labels", action="store_true", help="do not map by the true labels for comparison")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
