@@ -1,14 +1,14 @@
 """The whole chain of the article on a simulated country: imagery -> detector -> points -> count map -> model -> totals.
 
-    python workflows/detector_chain.py OUT [--size-km 4] [--detector FILE | --points FILE]
+    python workflows/detector_chain.py OUT [--as palm] [--detector FILE | --points FILE] [--model NAME]
 
 Stages: (1) a country is simulated; (2) a detector is trained on labelled high-resolution imagery of a few places,
 unless one is given; (3) it looks at imagery of other places, unless points of that imagery are given; (4) what people
-would find there is compared with it; (5) its points become reference data; (6) a model is trained on them; (7) the
-country is mapped and counted; (8) totals are compared with the truth. OUT/chain.json holds, for every stage, how many
-objects went in and came out, and what was lost; a second model, of the true labels of the same places, tells what error
-is there without a detector. A stage that is done is not done again. Everything is simulated: it shows that no stage
-loses objects unseen, not how well real ones are found.
+would find there is compared with it; (5) its points become reference data; (6) a model is trained on them, or one that
+knows the objects is calibrated on them; (7) the country is mapped and counted; (8) totals are compared with the truth.
+OUT/chain.json holds, for every stage, how many objects went in and came out, and what was lost; a second model, of the
+true labels of the same places, tells what error is there without a detector. A stage that is done is not done again.
+Everything is simulated: it shows that no stage loses objects unseen, not how well real ones are found.
 """
 
 import argparse
@@ -198,7 +198,9 @@ def main() -> int:
     parser.add_argument("--places", type=int, default=40)
     parser.add_argument("--side", type=float, default=300)
     parser.add_argument("--detector-steps", type=int, default=800)
-    parser.add_argument("--model", help="that knows the objects, such as demo-s2: calibrated, instead of training one")
+    parser.add_argument(
+        "--model", help="that knows the objects, such as demo-s2-v2: calibrated, instead of training one"
+    )
     parser.add_argument(
         "--steps", type=int, help="of each network of the model; by default as many as so much land wants"
     )

@@ -67,6 +67,7 @@ def follow(out: Path, points: Path) -> int:
 
     def build_hopeful(card: Card) -> DensityNet:
         net = build(card)
+        assert net.heads.bias is not None
         torch.nn.init.constant_(net.heads.bias, 3.0)  # else the sign of the total is luck, and a calibration may refuse
         return net
 
