@@ -37,8 +37,8 @@ from subpixmap.simulate.spectra import BANDS
 from subpixmap.simulate.worlds import OBJECTS, get_world
 
 SCL_NAMES = {
-    2: "dark", 3: "cloud shadow", 4: "vegetation", 5: "not vegetated", 6: "water", 7: "unclassified",
-    8: "cloud, medium", 9: "cloud, high", 10: "cirrus", 11: "snow",
+    0: "no data", 1: "saturated", 2: "dark", 3: "cloud shadow", 4: "vegetation", 5: "not vegetated", 6: "water",
+    7: "unclassified", 8: "cloud, medium", 9: "cloud, high", 10: "cirrus", 11: "snow",
 }  # fmt: skip
 OPAQUE, SHADED, CLEAR = 0.28, 0.33, 0.02
 """From this opacity a pixel is under cloud, from this loss of light in shadow; below the last of both it is clear."""
@@ -61,7 +61,7 @@ def place(folder: Path, world: str, seed: int, scenes: int, size: int) -> dict[s
     dates = [dates[i] for i in np.linspace(0, len(dates) - 2, scenes).astype(int)]
     pictures = list(render(make_site(landscape, frame), dates))
     skies = [make_sky(frame, date) for date in dates]
-    made = {
+    made: dict[str, Any] = {
         "refl": np.stack([stacked(picture) for picture in pictures]).astype(np.float16),
         "scl": np.stack([picture.scl.repeat(2, 0).repeat(2, 1) for picture in pictures]),
         "cloud": np.stack([sky.cloud for sky in skies]).astype(np.float16),
@@ -125,7 +125,7 @@ def simulated(there: dict[str, NDArray[Any]], bands: tuple[str, ...]) -> tuple[p
 
 def pooled(scenes: pd.DataFrame) -> pd.Series:
     """Shares over all scenes, weighted by their pixels."""
-    names = [name for name in scenes if ", " in name]
+    names = [name for name in map(str, scenes) if ", " in name]
     return pd.Series({name: np.average(scenes[name], weights=scenes[name.split(",")[0] + "_px"]) for name in names})
 
 
@@ -193,13 +193,15 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=5)
     parser.add_argument("--size", type=int, default=1280)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--days", default="2023-08-10,2023-08-13,2023-08-18")
     options = parser.parse_args()
     if options.what == "real":
         table, shown = real(options.folder)
         print(table.round(1).to_string())
         if options.picture:
             height, width = shown[0][2].shape
-            draw(shown, Window(height // 3, width // 3, 260, 260), options.picture)
+            some = [one for one in shown if one[0] in options.days.split(",")]
+            draw(some, Window(height // 3, width // 3, 260, 260), options.picture)
         return
     there = place(options.folder, options.world, options.seed, options.scenes, options.size)
     for bands in (FOUR, SIX):

@@ -170,4 +170,4 @@ def _in_pixels(frame: Frame, x: FloatArray, y: FloatArray) -> NDArray[np.float64
     east, north = frame.to_image(x, y)
     col, row = (east - frame.west) / 10, (frame.north - north) / 10
     near = (col > -_OUTSIDE) & (row > -_OUTSIDE) & (col < frame.width + _OUTSIDE) & (row < frame.height + _OUTSIDE)
-    return np.columnstacked([col[near], row[near]]).astype(np.float64)
+    return np.column_stack([col[near], row[near]]).astype(np.float64)

@@ -77,6 +77,7 @@ SAMPLES = {
     "--calibrate": "b",
     "--test-years": "2020",
     "--seed": "5",
+    "--mask": "both",
 }
 TRAINS = {
     "--steps": "7",
