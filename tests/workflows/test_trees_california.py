@@ -31,7 +31,7 @@ from subpixmap.reference.patches import Patches  # noqa: E402
 from subpixmap.scenes.source import find_items  # noqa: E402
 from subpixmap.simulate.spectra import BAND_FACTS  # noqa: E402
 
-METHODS = {"densitynet", "strided", "random_forest", "ridge", "mean"}
+METHODS = {"densitynet", "balanced", "strided", "random_forest", "ridge", "mean"}
 
 
 def some_folder(folder: Path, cities: tuple[str, ...], *, n: int = 4, seed: int = 0) -> Path:
