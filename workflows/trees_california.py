@@ -409,12 +409,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def recipe_of(options: argparse.Namespace) -> tuple[TrainConfig, tuple[int, int, int], tuple[str, ...]]:
     """Recipe, shape of the network and baselines of `--leave-one-city-out`."""
-    config, shape, baselines = RECIPE, (WIDTH, MID, BLOCKS), BASELINES
-    if options.quick:
-        fast = is_fast()
-        config, shape, baselines = dataclasses.replace(QUICK, mixed=fast, compile=fast), SMALL, ("mean", "ridge")
-    steps = options.steps or config.steps
-    return dataclasses.replace(config, steps=steps, seed=options.seed, members=1), shape, baselines
+    fast = options.quick and is_fast()
+    config = dataclasses.replace(QUICK, mixed=fast, compile=fast) if options.quick else RECIPE
+    config = dataclasses.replace(config, steps=options.steps or config.steps, seed=options.seed, members=1)
+    return (config, SMALL, ("mean", "ridge")) if options.quick else (config, (WIDTH, MID, BLOCKS), BASELINES)
 
 
 def leave_one_city_out(

@@ -195,6 +195,21 @@ def test_leaving_out_a_city_leaves_its_crops_out(tmp_path: Path, monkeypatch: py
     assert counts["mean"][:, 0, 0].tolist() == [1, 1, 2, 2, 3, 3]
 
 
+def test_recipes_are_compared_quickly_over_cities_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = some_folder(tmp_path / "data", ("a", "b", "c"), n=2), tmp_path / "out.json"
+    monkeypatch.setattr(trees, "VIEWS", 2)
+    monkeypatch.setattr(trees, "is_fast", lambda: False)
+    arguments = ("--data", data, "--leave-one-city-out", "--quick", "--seed", 3, "--steps", 1, "--json", out)
+    assert call(trees, monkeypatch, "evaluate", *arguments) == 0
+    found = json.loads(out.read_text())
+    assert found.keys() == {"overall", "cities", "over_cities"}
+    assert found["cities"].keys() == {"a", "b", "c"}
+    assert found["over_cities"].keys() == {"densitynet", "balanced", "mean", "ridge"}
+    assert capsys.readouterr().out.count("all cities") == 4
+
+
 def test_a_folder_that_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     data = some_folder(tmp_path / "data", ("a",))
     np.savez_compressed(data / "rgbn_2p4m_uint8.npz", images=np.zeros((4, 3, 64, 64), np.uint8))

@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "workflows"))
 
 import trees_california as trees
+import trees_california_levels as levels
 import trees_california_totals as totals
 
 
@@ -74,3 +75,29 @@ def test_a_small_network_sees_less_around_a_crop() -> None:
     seen = np.arange(32.0)
     assert trees.with_halo(np.tile(seen, (32, 1)), trees.HALO).shape == (32, 32)
     assert trees.with_halo(np.tile(seen, (32, 1)), 6)[0].tolist() == seen[2:-2].tolist()
+
+
+def test_a_level_undoes_what_the_light_did_to_a_flight() -> None:
+    rng = np.random.default_rng(5)
+    pixels = rng.normal(0.45, 0.1, (4, 3000))
+    lit = pixels * rng.uniform(0.8, 1.2, (4, 1)) + rng.uniform(-0.1, 0.1, (4, 1))
+    for way in levels.WAYS[2:4]:
+        one, other = (
+            gain[:, None] * some + offset[:, None]
+            for some in (pixels, lit)
+            for gain, offset in [levels.gain_and_offset(way, some)]
+        )
+        assert np.allclose(one, other), way
+    ground = levels.grey(np.vstack([pixels[:3], np.where(np.arange(3000) < 1200, pixels[2], pixels[2] + 0.4)]))
+    assert ground.mean() == pytest.approx(1 / 3, abs=0.01)
+    assert not ground[1200:].any()
+
+
+def test_ways_to_a_level_are_compared_on_every_city() -> None:
+    images = np.random.default_rng(6).integers(40, 120, (9, 4, 64, 64)).astype(np.uint8)
+    points = tuple(np.zeros((3 + k, 2)) for k in range(9))
+    crops = trees.Crops(images, np.repeat(["a", "b", "c"], 3), np.full(9, 2020), points)
+    found = levels.compare_ways(crops, seeds=1)
+    assert found["over_cities"].keys() == set(levels.WAYS)
+    assert found["cities"].keys() == {"a", "b", "c"}
+    assert all(way in levels.as_table(found) for way in levels.WAYS)
