@@ -262,9 +262,15 @@ class RunOptions:
 
 # Of reference, train and learn ----------------------------------------------------------------------------------------
 Points = Annotated[
-    Path, typer.Argument(help="points or boxes: GeoParquet, GeoPackage, GeoJSON, or CSV (x, y or lon, lat) with --crs")
+    Path,
+    typer.Argument(
+        help="points or boxes: GeoParquet, GeoPackage, GeoJSON, or CSV (x, y or lon, lat) with --crs; without "
+        "--labelled, polygons with totals (see --total-column)"
+    ),
 ]
-Labelled = Annotated[Path, Option(help="polygons in which every object is labelled; one row per area")]
+Labelled = Annotated[
+    Path | None, Option(help="polygons in which every object is labelled; one row per area  [needed with points]")
+]
 ImageDate = Annotated[str, Option(help="when the labelled imagery was taken: 2021-03-14, 2021-03 or 2021")]
 WithinDays = Annotated[int, Option(help="use acquisitions at most so many days from the image date")]
 CorrectShift = Annotated[bool, Option("--correct-shift", help="move the points onto Sentinel-2 by the measured shift")]
@@ -284,6 +290,16 @@ class LabellingOptions:
     layer: Annotated[str | None, Option(help="layer with the points, of a file that has several")] = Labelling.layer
     labelled_layer: Annotated[str | None, Option(help="layer with the labelled areas, of a file that has several")] = (
         Labelling.labelled_layer
+    )
+    total_column: Annotated[
+        list[str] | None,
+        Option(help="column with the number of objects in each polygon: palms, or coconut=palms; may be repeated"),
+    ] = None
+    totals: Annotated[
+        Path | None, Option(help="polygons of which the totals alone are known, beside points in labelled areas")
+    ] = Labelling.totals
+    totals_layer: Annotated[str | None, Option(help="layer with them, of a file that has several")] = (
+        Labelling.totals_layer
     )
     encoding: Encoding = Labelling.encoding
     where: Annotated[str | None, Option(help="points to keep, such as 'confidence > 0.5' (columns of the file)")] = (
@@ -305,6 +321,7 @@ class LabellingOptions:
         """What the verbs `reference` and `learn` take."""
         values = dict(vars(self), objects=words(self.objects), resolution=resolution)
         values["definitions"] = _definitions(values.pop("definition"))
+        values["total_columns"] = _columns_of(values.pop("total_column"))
         return Labelling(**values)
 
 
@@ -337,9 +354,6 @@ class SamplingOptions:
         str, Option(help="test on acquisitions of these years only, train on the others (see --within-days)")
     ] = ""
     seed: Annotated[int, Option(help="seed of the split and of the training")] = 0
-    mask: Annotated[
-        str, Option(help="who finds clouds: scl, learned (subpixmap[clouds]) or both; kept in the card")
-    ] = "scl"
 
     def scheme(self) -> Scheme:
         """What the verbs `train` and `learn` take."""
@@ -350,6 +364,17 @@ class SamplingOptions:
         values["months"] = parse_months(self.months) if self.months else ()
         del values["calibrate"]
         return Scheme(**values)
+
+
+def _columns_of(texts: list[str] | None) -> dict[str, str]:
+    """Object -> column, of OBJECT=COLUMN or of a column that bears the object's name."""
+    columns: dict[str, str] = {}
+    for text in texts or []:
+        name, equals, column = (part.strip() for part in text.partition("="))
+        if not name or (equals and not column) or name in columns:
+            raise InputError(f"--total-column {text!r}: write COLUMN or OBJECT=COLUMN, each object once")
+        columns[name] = column or name
+    return columns
 
 
 def _definitions(texts: list[str] | None) -> dict[str, str]:

@@ -17,16 +17,17 @@ from subpixmap.verbs.request import DEFAULT_SOURCE, Labelling
 
 NEEDS_IMAGERY = "of use with imagery only; give --source"
 OF_A_REFERENCE = "belongs to --reference, not to --simulated"
+OF_POINTS = "belongs to points in labelled areas, not to totals; give --labelled"
 OF_THE_SIMULATOR = "belongs to --simulated, not to --reference"
 
 
 def reference(
     context: typer.Context,
     points: options.Points,
-    labelled: options.Labelled,
     image_date: options.ImageDate,
     output: Annotated[Path, Option("--output", "-o", help="folder to write")],
     labelling: LabellingOptions,
+    labelled: options.Labelled = None,
     resolution: options.Resolution = Labelling.resolution,
     source: options.Source = None,
     collection: options.Collection = None,
@@ -38,10 +39,11 @@ def reference(
 ) -> None:
     """Turn points in labelled areas into count maps.
 
-    They lie on the grid of Sentinel-2.
+    They lie on the grid of Sentinel-2. Or take polygons with the number of objects in each (--total-column).
     """
     from subpixmap.verbs import teach as verbs
 
+    _refuse_of_points(context, labelled)
     if not source:
         refuse_given(context, "collection", "within_days", "level", "correct_shift", because=NEEDS_IMAGERY)
     verbs.reference(
@@ -160,26 +162,28 @@ def evaluate(
 
 
 def learn(
+    context: typer.Context,
     points: options.Points,
-    labelled: options.Labelled,
     image_date: options.ImageDate,
     output: options.CheckpointFile,
     labelling: LabellingOptions,
     sampling: SamplingOptions,
     training: TrainingOptions,
     checkpoint: CheckpointOptions,
+    labelled: options.Labelled = None,
     source: options.SourceOrDefault = None,
     collection: options.Collection = None,
     correct_shift: options.CorrectShift = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Make a checkpoint from points in labelled areas.
+    """Make a checkpoint from points in labelled areas, or from totals.
 
     Reference, imagery, training, calibration, evaluation and card.
     """
     from subpixmap.verbs import teach as verbs
 
+    _refuse_of_points(context, labelled)
     verbs.learn(
         points,
         labelled,
@@ -194,6 +198,13 @@ def learn(
         quiet=quiet,
         **checkpoint.checkpoint(),
     )
+
+
+def _refuse_of_points(context: typer.Context, labelled: Path | None) -> None:
+    """Refuse what says nothing of plots with totals."""
+    if labelled is None:
+        of_points = ("crs", "objects", "object_column", "labelled_layer", "where", "border", "box", "correct_shift")
+        refuse_given(context, *of_points, because=OF_POINTS)
 
 
 def _needed(source: list[str] | None) -> tuple[str, ...]:

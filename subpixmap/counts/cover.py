@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from subpixmap.counts.fractions import Array, Fractions
+from subpixmap.counts.fractions import Fractions
 from subpixmap.grid import CHUNK, Window
+from subpixmap.region.fractions import Array
 
 TILE = 32
 """Side of a tile, pixels: what one unit alone covers is summed tile by tile, the rest pixel by pixel."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +12,8 @@ from shapely.geometry.base import BaseGeometry
 
 from subpixmap.counts.units import clipped
 from subpixmap.grid import Lattice, Window, owned, owns
+from subpixmap.region.fractions import Array, polygon_fractions
 
-Array = NDArray[np.float64]
 _ROUNDING = 1e-6  # pixels; less is the rounding of a border that runs along the window's
 _SMALL = 128  # pixels; smaller windows are not halved
 
@@ -98,32 +98,6 @@ def zonal_sums(fractions: Fractions, arrays: Sequence[NDArray[Any]] | NDArray[An
         for position, segment in zip(at, np.split(weighted, starts[1:]), strict=True):
             sums[position, layer] = segment.sum()  # pairwise: the error stays at a few ulp for any number of pixels
     return sums
-
-
-def polygon_fractions(
-    polygons: Sequence[BaseGeometry], lattice: Lattice, window: Window
-) -> Iterator[tuple[NDArray[np.int64], Array]]:
-    """(pixel index in the window, fraction) of one polygon after the other, by exactextract; none of them is empty."""
-    from exactextract import exact_extract
-    from exactextract.feature import JSONFeatureSource
-    from exactextract.raster import NumPyRasterSource
-
-    if not polygons:
-        return
-    # The values are not looked at: a broadcast zero stands for the raster. No CRS is given, because exactextract only
-    # warns when they differ; the polygon is in the lattice's CRS by contract. One call for all costs a third.
-    raster = NumPyRasterSource(np.broadcast_to(np.uint8(0), window.shape), *_corners(lattice, window))
-    features = [{"type": "Feature", "properties": {}, "geometry": shapely.geometry.mapping(one)} for one in polygons]
-    for part in exact_extract(raster, JSONFeatureSource(features), ["cell_id", "coverage"]):
-        pixel = np.asarray(part["properties"]["cell_id"], np.int64)
-        fraction = np.asarray(part["properties"]["coverage"], np.float64)
-        order = np.argsort(pixel, kind="stable")
-        yield pixel[order], fraction[order]
-
-
-def _corners(lattice: Lattice, window: Window) -> tuple[float, float, float, float]:
-    west, south, east, north = lattice.bounds(window)
-    return west, south, east, north
 
 
 def owned_area(unit: BaseGeometry, lattice: Lattice, window: Window) -> float:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.counts.cover import EXTRA, NEAR, TILE, TILES, Cover
-from subpixmap.counts.fractions import Array, Fractions, polygon_fractions
+from subpixmap.counts.fractions import Fractions
 from subpixmap.counts.units import clipped
 from subpixmap.grid import CELL, CHUNK, Lattice, Window, owned
+from subpixmap.region.fractions import Array, polygon_fractions
 from subpixmap.region.outline import polygonal
 
 Shape = tuple[BaseGeometry, tuple[int, ...]]

@@ -85,7 +85,7 @@ def estimate_shifts(reference: Reference, imagery: Imagery, *, max_scenes: int =
     Areas that cannot say it for themselves get the median over the areas, if these agree (see `agreed`).
     """
     shifts: dict[str, Shift] = {}
-    for area in track(reference.areas, "compare points and imagery", "areas"):
+    for area in track(reference.labelled_areas, "compare points and imagery", "areas"):
         scenes = read_scenes(area, imagery, max_scenes=max_scenes)
         labelled = area.labelled > UNLABELLED
         each = [

@@ -1,7 +1,9 @@
 """A reference on disk: GeoTIFFs that any GIS opens, outlines, and `reference.json` with what they mean, and hashes.
 
 `<area>_count.tif` holds a band per object (objects per pixel, float32), `<area>_presence.tif` 1, 0 and 255 (not
-labelled), `<area>_labelled.tif` 0 (not labelled), 1 (labelled, in the border strip) and 2 (used).
+labelled), `<area>_labelled.tif` 0 (not labelled), 1 (labelled, in the border strip) and 2 (used). Of a plot whose
+totals alone are known there is `<area>_share.tif`: the share of each pixel that it covers; its totals stand in
+`reference.json`.
 """
 
 from __future__ import annotations
@@ -86,9 +88,9 @@ def reference_sha256(folder: str | Path) -> str:
 
 
 def summary(reference: Reference) -> list[dict[str, Any]]:
-    """One row an area: zone, extent, objects, and how much of it is used."""
+    """One row an area: zone, extent, objects, and how much of it is used; plots together have one."""
     rows = []
-    for area in reference.areas:
+    for area in reference.labelled_areas:
         px = {code: int((area.labelled >= code).sum()) for code in (1, USED)}
         ha = reference.resolution**2 / 1e4
         numbers = dict(zip(reference.objects, area.points.tolist(), strict=True))
@@ -102,15 +104,38 @@ def summary(reference: Reference) -> list[dict[str, Any]]:
                 "per_ha": round(sum(numbers.values()) / (px[1] * ha), 2) if px[1] else None,
             }
         )
-    return rows
+    return rows + _summary_of_plots(reference)
+
+
+def _summary_of_plots(reference: Reference) -> list[dict[str, Any]]:
+    """One row of all plots of which the totals alone are known; none without plots."""
+    if not (plots := reference.plots):
+        return []
+    ha = sum(float(area.share.sum(dtype=float)) for area in plots if area.share is not None)
+    ha *= reference.resolution**2 / 1e4
+    totals = np.sum([area.totals for area in plots if area.totals is not None], axis=0).tolist()
+    zones = sorted({area.lattice.epsg for area in plots})
+    return [
+        {
+            "area": f"{len(plots)} plots",
+            "epsg": zones[0] if len(zones) == 1 else zones,
+            "labelled_km2": round(ha / 100, 4),
+            "used_km2": round(ha / 100, 4),
+            **dict(zip(reference.objects, totals, strict=True)),
+            "per_ha": round(sum(totals) / ha, 2),
+        }
+    ]
 
 
 def _write_area(folder: Path, area: Area, reference: Reference) -> dict[str, Any]:
-    layers: dict[str, tuple[NDArray[Any], tuple[str, ...], int | None]] = {
+    layers: dict[str, tuple[NDArray[Any], tuple[str, ...], int | None]]
+    layers = {
         "count": (area.count, tuple(reference.objects), None),
         "presence": (presence(area, reference.present_above), tuple(reference.objects), 255),
         "labelled": (area.labelled[None], ("labelled",), 0),
     }
+    if area.share is not None:
+        layers = {"share": (area.share[None], ("share",), None)}
     files = {}
     for layer, (values, bands, nodata) in layers.items():
         name = f"{area.key}_{layer}.tif"
@@ -122,13 +147,14 @@ def _write_area(folder: Path, area: Area, reference: Reference) -> dict[str, Any
         "lattice": [lattice.epsg, lattice.resolution, lattice.x_phase, lattice.y_phase],
         "window": [window.row, window.col, window.height, window.width],
         "points": area.points.tolist(),
+        **({} if area.totals is None else {"totals": area.totals.tolist()}),
         "files": files,
     }
 
 
 def _read_area(folder: Path, entry: Mapping[str, Any], outline: BaseGeometry) -> Area:
     read = {}
-    for layer in _LAYERS:
+    for layer in ("share",) if "totals" in entry else _LAYERS:
         path = folder / Path(entry["files"][layer]["file"]).name
         if not path.is_file() or file_sha256(path) != entry["files"][layer]["sha256"]:
             raise VerificationFailed(f"{path} is missing or not what reference.json says: make the reference again")
@@ -138,6 +164,8 @@ def _read_area(folder: Path, entry: Mapping[str, Any], outline: BaseGeometry) ->
     epsg, *rest = entry["lattice"]
     points = np.array(entry["points"], np.int64)
     lattice, window = Lattice(int(epsg), *rest), Window(*entry["window"])
+    if "totals" in entry:
+        return Area.plot(entry["name"], lattice, window, outline, read["share"][0], np.array(entry["totals"], float))
     return Area(entry["name"], lattice, window, outline, read["count"], read["labelled"][0], points)
 
 

@@ -19,6 +19,7 @@ from subpixmap.grid import Lattice, Window
 from subpixmap.reference.countmap import count_map
 
 _ARRAYS = ("reflectance", "valid", "count", "labelled")
+_FACTS = ("bands", "objects", "names", "covers", "plots")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Patches:
     """(place, y, x): land cover, an index into `covers`; None where it is not known."""
     covers: tuple[str, ...] = ()
     """Names of land covers."""
+    share: NDArray[np.float32] | None = None
+    """(place, y, x): share of each pixel that a plot with a known total covers, 0-1; zero at places without one. The
+    count of such a place is its total, spread evenly: only its sum is known. None where no place has a plot."""
+    plots: tuple[str, ...] = ()
+    """Of the places, the plot; "" without one. A plot larger than a place has several."""
 
     def __post_init__(self) -> None:
         places, acquisitions = self.reflectance.shape[:2]
@@ -59,6 +65,8 @@ class Patches:
             raise InputError(f"patches: {len(self.names)} names for {places} places")
         if self.cover is not None and self.cover.shape != (places, y, x):
             raise InputError(f"patches: cover has shape {self.cover.shape}, want {(places, y, x)}")
+        if self.share is not None and (self.share.shape != (places, y, x) or len(self.plots) != places):
+            raise InputError(f"patches: {len(self.plots)} plots, share {self.share.shape}, want {(places, y, x)}")
 
     def __len__(self) -> int:
         return len(self.count)
@@ -79,13 +87,20 @@ class Patches:
         number_of = {name: i for i, name in enumerate(dict.fromkeys(self.names))}
         return np.array([number_of[name] for name in self.names] if self.names else range(len(self)), np.int64)
 
+    @property
+    def is_plot(self) -> NDArray[np.bool_]:
+        """(place,): whether only the sum over a plot is known there."""
+        return np.array([bool(name) for name in self.plots] if self.share is not None else [False] * len(self))
+
     def take(self, places: slice | ArrayLike) -> Patches:
         """Some of the places."""
         index = places if isinstance(places, slice) else np.asarray(places)
         arrays = {name: getattr(self, name)[index] for name in _ARRAYS}
         names = tuple(np.array(self.names, object)[index]) if self.names else ()
         cover = None if self.cover is None else self.cover[index]
-        return Patches(**arrays, bands=self.bands, objects=self.objects, names=names, cover=cover, covers=self.covers)
+        share = None if self.share is None else self.share[index]
+        plots = tuple(np.array(self.plots, object)[index]) if self.plots else ()
+        return replace(self, **arrays, names=names, cover=cover, share=share, plots=plots)
 
     def select_bands(self, bands: Sequence[str]) -> Patches:
         """The same with some bands only, in the order given."""
@@ -111,7 +126,9 @@ class Patches:
             np.save(folder / f"{name}.npy", getattr(self, name))
         if self.cover is not None:
             np.save(folder / "cover.npy", self.cover)
-        facts = {"bands": self.bands, "objects": self.objects, "names": self.names, "covers": self.covers}
+        if self.share is not None:
+            np.save(folder / "share.npy", self.share)
+        facts = {name: getattr(self, name) for name in _FACTS}
         (folder / "patches.json").write_text(json.dumps(facts))
 
     @classmethod
@@ -125,7 +142,8 @@ class Patches:
         }
         arrays: dict[str, Any] = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
         cover = np.load(folder / "cover.npy", mmap_mode="r") if facts.get("covers") else None
-        return cls(**arrays, **facts, cover=cover)
+        share = np.load(folder / "share.npy", mmap_mode="r") if facts.get("plots") else None
+        return cls(**arrays, **facts, cover=cover, share=share)
 
 
 class Place(Protocol):
@@ -202,11 +220,16 @@ def join(parts: Sequence[Patches]) -> Patches:
     arrays: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _ARRAYS}
     names = tuple(name for p in parts for name in p.names)
     covers = [p.cover for p in parts if p.cover is not None]
+    plotted = any(p.share is not None for p in parts)
     return replace(
         parts[0],
         **arrays,
         names=names if len(names) == len(arrays["count"]) else (),
         cover=np.concatenate(covers) if len(covers) == len(parts) else None,
+        share=np.concatenate([np.zeros(p.labelled.shape) if p.share is None else p.share for p in parts])
+        if plotted
+        else None,
+        plots=tuple(name for p in parts for name in (p.plots or ("",) * len(p))) if plotted else (),
     )
 
 

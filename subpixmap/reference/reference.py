@@ -52,6 +52,27 @@ class Area:
     """(y, x): `UNLABELLED`, `LABELLED` or `USED`."""
     points: NDArray[np.int64]
     """(object,): points of the area that this zone owns."""
+    share: NDArray[np.float32] | None = None
+    """(y, x): of a plot, the share of each pixel that it covers, 0-1; None where every object is labelled."""
+    totals: NDArray[np.float64] | None = None
+    """(object,): of a plot, what stands on it. Its `count` is that, spread evenly: where it stands is not known."""
+
+    @classmethod
+    def plot(
+        cls,
+        name: str,
+        lattice: Lattice,
+        window: Window,
+        outline: BaseGeometry,
+        share: NDArray[np.float32],
+        totals: NDArray[np.float64],
+    ) -> Area:
+        """An area of which the totals alone are known; all of it is used."""
+        even = share / share.sum(dtype=float)
+        count = (np.asarray(totals, float)[:, None, None] * even).astype(np.float32)
+        used = np.where(share > 0, np.uint8(USED), np.uint8(UNLABELLED))
+        number = np.rint(totals).astype(np.int64)
+        return cls(name, lattice, window, outline, count, used, number, share, np.asarray(totals, float))
 
     @property
     def key(self) -> str:
@@ -96,14 +117,27 @@ class Reference:
         return tuple(dict.fromkeys(area.name for area in self.areas))
 
     @property
+    def plots(self) -> tuple[Area, ...]:
+        """The areas of which the totals alone are known."""
+        return tuple(area for area in self.areas if area.share is not None)
+
+    @property
+    def labelled_areas(self) -> tuple[Area, ...]:
+        """The areas in which every object is labelled."""
+        return tuple(area for area in self.areas if area.share is None)
+
+    @property
     def used_px(self) -> int:
         """Labelled pixels inside the border strips."""
         return int(sum((area.labelled == USED).sum() for area in self.areas))
 
     @property
     def empty_share(self) -> float:
-        """Share of the labelled land that holds nothing, at 1 ha."""
-        return empty_share(self.areas, round(100 / self.resolution))
+        """Share of the labelled land that holds nothing, at 1 ha; of plots alone, that of plots without objects."""
+        if not self.labelled_areas:
+            px = np.array([area.share.sum() for area in self.plots if area.share is not None])
+            return float(px[[not area.count.any() for area in self.plots]].sum() / px.sum())
+        return empty_share(self.labelled_areas, round(100 / self.resolution))
 
     @property
     def points(self) -> dict[str, int]:
@@ -113,10 +147,10 @@ class Reference:
 
     def warnings(self) -> list[str]:
         """What a user should know before a training with it."""
-        texts = []
+        texts, of = [], "" if self.plots else " (at 1 ha)"
         if (share := self.empty_share) < EMPTY_SHARE:
             texts.append(
-                f"{100 * share:.0f} % of the labelled land holds no object (at 1 ha); label at least "
+                f"{100 * share:.0f} % of the labelled land holds no object{of}; label at least "
                 f"{100 * EMPTY_SHARE:.0f} %: false objects on empty land cannot be seen otherwise"
             )
         if len(self.names) < 2:
@@ -166,8 +200,7 @@ def make_reference(
     InputError
         No labelled area, no point in any, an absurd number of points in a pixel, an area too large for memory.
     """
-    if measure not in ("count", "occupancy"):
-        raise InputError(f"--measure {measure!r} is unknown; choose count, or occupancy for things that move")
+    require_measure(measure)
     if labelled.empty or labelled.geometry.is_empty.all():
         raise InputError(f"--labelled: none of {len(labelled)} areas has land; give polygons that hold every object")
     objects = tuple(dict.fromkeys(points["object"]))
@@ -177,8 +210,8 @@ def make_reference(
     zones, free = utm_epsg(lon, lat), np.ones(len(points), bool)
     kinds = points["object"].map({name: i for i, name in enumerate(objects)}).to_numpy()
     areas: list[Area] = []
-    names = _unique(labelled["unit_name"])
-    _refuse_overlaps(names, labelled.geometry.to_numpy(), resolution)
+    names = unique_names(labelled["unit_name"])
+    refuse_overlaps(names, labelled.geometry.to_numpy(), resolution)
     for name, outline in zip(names, labelled.geometry, strict=True):
         if outline.is_empty:
             continue
@@ -245,7 +278,15 @@ def presence(area: Area, above: float) -> NDArray[np.uint8]:
     return np.where(area.labelled > UNLABELLED, present, np.uint8(255)).astype(np.uint8)
 
 
-def _refuse_overlaps(names: Sequence[str], outlines: NDArray[np.object_], resolution: float) -> None:
+def require_measure(measure: str) -> None:
+    """Refuse a measure that there is none of."""
+    if measure not in ("count", "occupancy"):
+        raise InputError(f"--measure {measure!r} is unknown; choose count, or occupancy for things that move")
+
+
+def refuse_overlaps(
+    names: Sequence[str], outlines: NDArray[np.object_], resolution: float, *, what: str = "labelled areas"
+) -> None:
     """Refuse areas that share more than a pixel: their objects would be counted, and taught, twice."""
     pairs = shapely.STRtree(outlines).query(outlines, predicate="intersects")
     overlaps = []
@@ -257,8 +298,7 @@ def _refuse_overlaps(names: Sequence[str], outlines: NDArray[np.object_], resolu
     if overlaps:
         more = f" and {len(overlaps) - 5} more pairs" if len(overlaps) > 5 else ""
         raise InputError(
-            f"labelled areas overlap: {', '.join(overlaps[:5])}{more}; their objects would count twice. Merge them or "
-            "cut them"
+            f"{what} overlap: {', '.join(overlaps[:5])}{more}; their objects would count twice. Merge them or cut them"
         )
 
 
@@ -329,14 +369,13 @@ def _zones_of(outline: BaseGeometry) -> list[int]:
     return [int(code) for code in np.unique(codes)]
 
 
-def _unique(names: Sequence[object]) -> list[str]:
-    """Names of areas; one whose files would bear the name of an earlier one's gets a number."""
-    taken: set[str] = set()
-    unique = []
+def unique_names(names: Sequence[object], *, taken: Sequence[str] = ()) -> list[str]:
+    """Names of areas; one whose files would bear the name of an earlier one's, or a taken one, gets a number."""
+    files, unique = {_file_name(name) for name in taken}, []
     for name in map(str, names):
         candidates = (name if number == 1 else f"{name} {number}" for number in itertools.count(1))
-        unique.append(next(one for one in candidates if _file_name(one) not in taken))
-        taken.add(_file_name(unique[-1]))
+        unique.append(next(one for one in candidates if _file_name(one) not in files))
+        files.add(_file_name(unique[-1]))
     return unique
 
 

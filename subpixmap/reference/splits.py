@@ -29,6 +29,9 @@ _DRAWS = 200
 _LEAST_USED = 0.02  # of the pixels of a tile, for it to be cut out
 _SIZES = (100, 60, 40)
 """Sides of tiles, pixels; the first that gives enough of them is taken."""
+_LEAST_SIDE = 24  # of tiles around plots, pixels
+_CELLS = (1000, 500, 250, 100, 50)  # sides of cells of plots, pixels
+_NEAR = 100  # pixels; tiles farther apart never see the same
 _ENOUGH = 9  # tiles with objects, to split within areas
 
 
@@ -48,6 +51,23 @@ class AreaTile:
     def count(self) -> NDArray[np.float32]:
         """(object, y, x) of the tile; nothing beyond the area's own window."""
         return cut(self.area.count, self.area.window, self.window)
+
+    @property
+    def is_plot(self) -> bool:
+        """Whether the total of the area alone is known."""
+        return self.area.share is not None
+
+    @property
+    def serves(self) -> bool:
+        """Whether anything can be read from it; of a plot too near to another split nothing is left."""
+        return not self.is_plot or bool(self.used.any())
+
+    @property
+    def share(self) -> NDArray[np.float32]:
+        """(y, x): of each pixel, the share that the plot covers; zeros where there is none."""
+        if self.area.share is None:
+            return np.zeros(self.window.shape, np.float32)
+        return cut(self.area.share, self.area.window, self.window)
 
 
 def split_tiles(
@@ -95,16 +115,20 @@ def split_tiles(
     if both := set(test) & set(calibration):
         raise InputError(f"area {', '.join(sorted(both))} cannot serve for test and for calibration")
     problems = []
+    least, cell = _require_plots_fit(reference), 0 if named else _cell_side(reference.plots)
+    sides = (
+        sorted({max(side, least) for side in _SIZES}, reverse=True) if reference.labelled_areas else [_around(least)]
+    )
     for unit in ("area", "tile") if by == "auto" and not named else ("area",) if named else (by,):
-        for side in [size] if size else _SIZES:
-            tiles = _require_some(_tiles(reference, side, unit), reference)
+        for side in [max(size, least)] if size else sides:
+            tiles = _require_some(_tiles(reference, side, unit, cell=cell), reference)
             splits = named or _draw(tiles, seed)
             if folds:
                 splits = {unit: split for unit, split in splits.items() if split == "test"}
             tiles = _apart([_of_split(tile, splits.get(tile.unit, "training")) for tile in tiles], halo)
             problem = _lacking(tiles, reference, ("training", "test") if folds else SPLITS)
             whole = unit == "area" and not folds  # folds need tiles to share out
-            if not problem and (whole or size or side == _SIZES[-1] or _with_objects(tiles) >= _ENOUGH):
+            if not problem and (whole or size or side == sides[-1] or _with_objects(tiles) >= _ENOUGH):
                 require_apart(tiles, halo)
                 return tiles
             problems.append(problem)
@@ -160,9 +184,17 @@ def most_folds(tiles: Sequence[AreaTile], wanted: int) -> int:
     return max(2, min(wanted, _with_objects([tile for tile in tiles if tile.split == "training"])))
 
 
+def largest_plot(tiles: Sequence[AreaTile]) -> int:
+    """Side of the largest plot, pixels; 0 without plots."""
+    return max((max(tile.area.window.shape) for tile in tiles if tile.is_plot), default=0)
+
+
 def all_tiles(reference: Reference, *, size: int | None = None) -> list[AreaTile]:
     """Every tile of a reference, of no split: for a model that was taught elsewhere; each area is a unit."""
-    tiles = _require_some(_tiles(reference, size or _SIZES[0], "area"), reference)
+    largest = max((max(area.window.shape) for area in reference.plots), default=0)
+    usual = _SIZES[0] if reference.labelled_areas else min(_around(largest), _SIZES[0])
+    side = max(size or usual, min(largest, _SIZES[0]))
+    tiles = _require_some(_tiles(reference, side, "area"), reference)
     return [_of_split(tile, "test") for tile in tiles]
 
 
@@ -178,7 +210,7 @@ def require_apart(tiles: Sequence[AreaTile], halo: int) -> None:
         frame = area.window.padded(max(tile.window.width for tile in tiles) + halo)
         seen: dict[str, NDArray[np.bool_]] = {}
         for tile in tiles:
-            if tile.area.lattice == area.lattice:
+            if tile.area.lattice == area.lattice and tile.window.overlap(frame) is not None:
                 used = cut(tile.used, tile.window, frame).astype(bool)
                 seen[tile.split] = seen.get(tile.split, np.zeros(frame.shape, bool)) | used
         context = [ndimage.maximum_filter(used, size=2 * halo + 1) for used in seen.values()]
@@ -194,10 +226,50 @@ def cut(values: NDArray[Any], has: Window, want: Window) -> NDArray[Any]:
     return out
 
 
-def _tiles(reference: Reference, size: int, unit: str) -> list[AreaTile]:
-    """All tiles that hold used pixels; of no split yet. They begin at the corner of their area's window."""
+def _require_plots_fit(reference: Reference) -> int:
+    """Side of the largest plot, pixels; what does not fit into a tile cannot be learnt from."""
+    sides = {area.name: max(area.window.shape) for area in reference.plots}
+    if large := {name: side for name, side in sides.items() if side > _SIZES[0]}:
+        first = next(iter(large))
+        raise InputError(
+            f"{len(large)} of {len(sides)} plots with totals are wider than the {_SIZES[0]} px that a network sees at "
+            f"once (first: {first}, {large[first]} px): give totals of smaller units, or calibrate with these "
+            "(subpixmap calibrate)"
+        )
+    return max(sides.values(), default=0)
+
+
+def _around(largest: int) -> int:
+    """Side of the tiles of plots, pixels: not much larger than these, as no more is known there."""
+    return max(largest, _LEAST_SIDE)
+
+
+def _cell_side(plots: Sequence[Area]) -> int:
+    """Side of the cells, pixels, whose plots stay together: the largest that gives enough cells with objects.
+
+    Neighbours that went to different splits would see each other's pixels, and could not be used.
+    """
+    for side in _CELLS:
+        if len({_cell_of(area, side) for area in plots if area.count.any()}) >= _ENOUGH:
+            return side
+    return _CELLS[-1]
+
+
+def _cell_of(area: Area, side: int) -> str:
+    row, col = area.window.row + area.window.height // 2, area.window.col + area.window.width // 2
+    return f"plots {area.lattice.epsg}/{row // side},{col // side}"
+
+
+def _tiles(reference: Reference, size: int, unit: str, *, cell: int = 0) -> list[AreaTile]:
+    """All tiles that hold used pixels; of no split yet. They begin at the corner of their area's window.
+
+    A plot is in the middle of its tile, unless it is larger. Plots are units by `cell`, or else each by itself.
+    """
     tiles = []
     for area in reference.areas:
+        if area.share is not None and max(area.window.shape) <= size:
+            tiles.append(_plot_tile(area, size, _cell_of(area, cell) if cell else area.name))
+            continue
         used = area.labelled == USED
         rows, cols = np.flatnonzero(used.any(axis=1)), np.flatnonzero(used.any(axis=0))
         if not rows.size:
@@ -207,10 +279,17 @@ def _tiles(reference: Reference, size: int, unit: str) -> list[AreaTile]:
             for col in range(left, area.window.col + int(cols[-1]) + 1, size):
                 window = Window(row, col, size, size)
                 inside = cut(used, area.window, window).astype(bool)
-                if inside.mean() >= _LEAST_USED:
+                if inside.mean() >= _LEAST_USED or (area.share is not None and inside.any()):
                     name = area.name if unit == "area" else f"{area.name}/{row - top},{col - left}"
                     tiles.append(AreaTile(area, window, name, "training", inside))
     return tiles
+
+
+def _plot_tile(area: Area, size: int, unit: str) -> AreaTile:
+    """A plot in the middle of a tile."""
+    row, col = area.window.row - (size - area.window.height) // 2, area.window.col - (size - area.window.width) // 2
+    window = Window(row, col, size, size)
+    return AreaTile(area, window, unit, "training", cut(area.labelled == USED, area.window, window).astype(bool))
 
 
 def _require_some(tiles: list[AreaTile], reference: Reference) -> list[AreaTile]:
@@ -257,10 +336,13 @@ def _draw(tiles: Sequence[AreaTile], seed: int) -> dict[str, str]:
 
 def _apart(tiles: Sequence[AreaTile], halo: int) -> list[AreaTile]:
     """Training keeps clear of calibration and test, calibration of test, by twice the radius: both sides look out."""
-    return [
-        AreaTile(tile.area, tile.window, tile.unit, tile.split, tile.used & ~_near_others(tile, tiles, halo))
-        for tile in tiles
-    ]
+    kept = []
+    for tile in tiles:
+        used = tile.used & ~_near_others(tile, tiles, halo)
+        if tile.is_plot and (used != tile.used).any():
+            used = np.zeros_like(used)  # of a part of a plot the total is not known
+        kept.append(AreaTile(tile.area, tile.window, tile.unit, tile.split, used))
+    return kept
 
 
 def _near_others(tile: AreaTile, tiles: Sequence[AreaTile], halo: int) -> NDArray[np.bool_]:
@@ -290,7 +372,7 @@ def _close(tile: AreaTile, other: AreaTile) -> bool:
     if tile.area.lattice.epsg == other.area.lattice.epsg:
         a, b = tile.window, other.window
         gap = max(abs(a.row - b.row), abs(a.col - b.col)) - max(a.height, b.height)
-        return gap < max(a.height, b.height)
+        return gap < max(a.height, b.height, _NEAR)
     one, two = shapely.box(*tile.area.bounds), shapely.box(*other.area.bounds)
     return bool(one.distance(two) < 0.1)
 

@@ -12,7 +12,7 @@ from subpixmap.report.colours import ACCENT, MUTED, SERIES, style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SUPPORTS = ("pixel", "1 ha", "4 ha", "1 km2", "unit")
+_SUPPORTS = ("pixel", "1 ha", "4 ha", "1 km2", "plot", "unit")
 
 
 def plot_agreement(errors: Mapping[str, Any], name: str) -> Figure:
@@ -30,7 +30,7 @@ def plot_agreement(errors: Mapping[str, Any], name: str) -> Figure:
     with style():
         figure = Figure(figsize=(10.5, 3.4), layout="constrained")
         by_density, by_support, total = figure.subplots(1, 3)
-        _draw_densities(by_density, of_model["by_density"])
+        _draw_densities(by_density, of_model.get("by_density", []))
         _draw_supports(by_support, methods)
         _draw_totals(total, methods)
         figure.suptitle(f"{name.replace('_', ' ')}: {errors['places']} places, {errors['groups']} units")

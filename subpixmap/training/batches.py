@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from subpixmap.training.config import TrainConfig
 FloatArray = NDArray[np.floating]
 
 
+_SEEN = 0.7  # of a crop, or of a plot, that an acquisition must show
 _STEP = 8  # pixels between the crops whose odds are known
 
 
@@ -30,11 +32,17 @@ class Batch:
     """(n, 1, y, x): 1 where labelled and valid, else 0."""
     importance: Tensor
     """(n,): what undoes the odds with which a sample was drawn; 1 where all had the same."""
+    share: Tensor | None = None
+    """(n, 1, y, x): share of each pixel that a plot covers, so that it sums to the whole plot: pixels that are seen
+    stand for those that are not. Zero without a plot, and where too little of it is seen. None without any plots."""
 
     def to(self, device: str) -> Batch:
         """The same on a device."""
-        moved = (t.to(device) for t in (self.reflectance, self.count, self.weight, self.importance))
-        return Batch(*moved)
+        share = None if self.share is None else self.share.to(device)
+        reflectance, count, weight, importance = (
+            t.to(device) for t in (self.reflectance, self.count, self.weight, self.importance)
+        )
+        return Batch(reflectance, count, weight, importance, share)
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,7 @@ def draw_batch(patches: Patches, config: TrainConfig, rng: np.random.Generator, 
     images: list[FloatArray] = []
     counts: list[FloatArray] = []
     weights: list[FloatArray] = []
+    shares: list[FloatArray] = []
     importances: list[float] = []
     while len(images) < n:
         for _ in range(5):  # a cloudy crop teaches little: draw again, a few times
@@ -98,17 +107,21 @@ def draw_batch(patches: Patches, config: TrainConfig, rng: np.random.Generator, 
             else:
                 place, r, c, importance = odds.draw(rng)
                 scene = rng.integers(acquisitions)
+            if patches.plots and patches.plots[place]:
+                r, c = _around_plot(patches, place, crop, rng)
             scenes = [scene, (scene + rng.integers(1, acquisitions)) % acquisitions] if config.pair_weight else [scene]
             inner = (slice(r, r + crop), slice(c, c + crop))
             seen = patches.valid[place, scenes][:, *inner] & patches.labelled[place][inner]
-            if seen.mean(axis=(1, 2)).min() > 0.7:
+            if _seen_share(patches, place, inner, seen).min() > _SEEN:
                 break
         turn, mirror = int(rng.integers(4)), bool(rng.integers(2))
         wide = (slice(r, r + crop + 2 * halo), slice(c, c + crop + 2 * halo))
-        for scene, weight in zip(scenes, seen, strict=True):
+        for scene, clear in zip(scenes, seen, strict=True):
+            weight, share = _known(patches, place, inner, clear)
             images.append(_turned(patches.reflectance[place, scene][:, *wide], turn, mirror))
             counts.append(_turned(patches.count[place, scene][:, *inner], turn, mirror))
             weights.append(_turned(weight[None].astype(np.float32), turn, mirror))
+            shares.append(_turned(share[None].astype(np.float32), turn, mirror))
             importances.append(importance)
     reflectance = np.stack(images).astype(np.float32)
     shape = (n, reflectance.shape[1], 1, 1)
@@ -120,7 +133,44 @@ def draw_batch(patches: Patches, config: TrainConfig, rng: np.random.Generator, 
         torch.from_numpy(np.stack(counts).astype(np.float32)),
         torch.from_numpy(np.stack(weights).astype(np.float32)),
         torch.tensor(importances, dtype=torch.float32),
+        None if patches.share is None else torch.from_numpy(np.stack(shares)),
     )
+
+
+def _around_plot(patches: Patches, place: int, crop: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Row and column of a random crop that holds the whole plot."""
+    assert patches.share is not None
+    covered = patches.share[place] > 0
+    corner = []
+    for axis in (0, 1):
+        at = np.flatnonzero(covered.any(axis=1 - axis))
+        first, last = max(0, int(at[-1]) + 1 - crop), min(int(at[0]), covered.shape[axis] - crop)
+        corner.append(int(rng.integers(first, max(first, last) + 1)))
+    return corner[0], corner[1]
+
+
+def _seen_share(
+    patches: Patches, place: int, inner: tuple[slice, slice], seen: NDArray[np.bool_]
+) -> NDArray[np.floating]:
+    """(acquisition,) how much of a crop, or of the plot in it, is seen."""
+    if patches.share is None or not patches.plots[place]:
+        return np.asarray(seen.mean(axis=(1, 2)))
+    share = patches.share[place][inner]
+    return np.asarray((seen * share).sum(axis=(1, 2)) / share.sum())
+
+
+def _known(
+    patches: Patches, place: int, inner: tuple[slice, slice], seen: NDArray[np.bool_]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Where the count is known pixel by pixel, and shares of a plot that sum to all of it (see `Batch`)."""
+    if patches.share is None or not patches.plots[place]:
+        return seen, np.zeros(seen.shape)
+    share = patches.share[place][inner]
+    clear = seen * share
+    empty = not patches.count[place].any()  # a plot without objects says so of each of its pixels
+    weight = seen & (share >= 1) & empty
+    enough = clear.sum() > _SEEN * share.sum()
+    return weight, clear * (share.sum() / clear.sum()) if enough else np.zeros(seen.shape)
 
 
 def _turned(array: FloatArray, turn: int, mirror: bool) -> FloatArray:

@@ -52,6 +52,8 @@ class TrainConfig:
     """Pixels a side of such a block."""
     sample_weight: float = 4.0
     """Of the squared error of sample means: a scene is seen under one sky, so its errors are shared and add up."""
+    plot_weight: float = 4.0
+    """Of the squared error of sums over plots whose total alone is known (see `losses`), where there are any."""
     pair_weight: float = 0.0
     """Of the squared difference between the errors of sample means of two acquisitions of one crop, which leaves what
     skies and seasons do to totals. Above 0, samples come in such pairs."""
@@ -94,6 +96,12 @@ class TrainConfig:
         steps = self.steps or steps_for(labelled_px, batch=self.batch, crop=self.crop)
         return replace(self, steps=steps, warmup=min(self.warmup, max(1, steps // 5)))
 
+    def for_plots(self, side: int) -> TrainConfig:
+        """The same where totals alone are known, of plots of at most `side` pixels: small crops, and more of them."""
+        crop = max(side, LEAST_PLOT_CROP)
+        batch = self.batch * self.crop**2 // crop**2
+        return replace(self, crop=crop, batch=2 * min(max(batch // 2, 2), MOST_PLOTS // 2))
+
     @property
     def all_steps(self) -> int:
         """With the frozen ones."""
@@ -123,6 +131,8 @@ class TrainConfig:
             raise InputError("training: want members of at least 1 and patience of at least 0")
 
 
+LEAST_PLOT_CROP, MOST_PLOTS = 24, 24
+"""Side of the crops around small plots, pixels, and the most of them in a step."""
 SEEN = 1000
 """How often a training sees a labelled pixel, in one acquisition or another, unless its steps are given."""
 LEAST_STEPS, MOST_STEPS = 1500, 10500

@@ -6,6 +6,7 @@ baselines go through the same functions, in the same run.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from subpixmap.progress import track
 from subpixmap.reference.patches import Patches
 from subpixmap.reference.supports import SUPPORTS, FloatArray, block_means
 from subpixmap.training import metrics
-from subpixmap.training.metrics import density_errors, presence_errors
+from subpixmap.training.metrics import density_errors, plot_errors, presence_errors
 
 __all__ = [
     "SUPPORTS",
@@ -132,8 +133,11 @@ def evaluate(
     -------
     dict
         Object -> {"total": {...}, "presence": {...}, support: {...}, ...}, plain numbers; "places", "acquisitions",
-        "groups", "leakage"; and with baselines "baselines": name -> object -> the same.
+        "groups", "leakage"; and with baselines "baselines": name -> object -> the same. Where places have plots, "plot"
+        holds the errors of their densities; of plots alone, there is no error of anything smaller.
     """
+    if patches.is_plot.any():
+        return _evaluate_plots(model, patches, supports=supports, baselines=baselines)
     count, presence, reference = predict_patches(model, patches)
     facts: dict[str, Any] = {
         "places": len(patches),
@@ -163,6 +167,44 @@ def evaluate(
             for name, fitted in baselines.items()
         }
     return facts
+
+
+def _evaluate_plots(
+    model: Model, patches: Patches, *, supports: Mapping[str, int] | None, baselines: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Plots by their sums, and beside them the places where every object is labelled."""
+    plots, names = patches.take(np.flatnonzero(patches.is_plot)), model.card.object_names
+    count, _, reference = predict_patches(model, plots)
+    share = np.zeros(0) if plots.share is None else plots.share
+    facts: dict[str, Any] = {
+        "places": len(patches),
+        "groups": int(patches.groups.max()) + 1,
+        "acquisitions": int(patches.valid.shape[1]),
+        "plots": len(set(plots.plots)),
+    }
+    methods = {"": count}
+    for name, fitted in (baselines or {}).items():
+        methods[name] = _predicted(fitted, plots.select_bands(model.card.bands), model.card)
+    errors = {
+        method: {
+            name: plot_errors(values[:, i], reference[:, i], share, plots.plots, plots.groups)
+            for i, name in enumerate(names)
+        }
+        for method, values in methods.items()
+    }
+    if not patches.is_plot.all():
+        fields = patches.take(np.flatnonzero(~patches.is_plot))
+        of_fields = evaluate(
+            model, dataclasses.replace(fields, share=None, plots=()), supports=supports, baselines=baselines
+        )
+        facts = of_fields | facts
+        found = {"": of_fields, **of_fields.get("baselines", {})}
+        errors = {
+            method: {name: {**found[method][name], "plot": errors[method][name]["plot"]} for name in names}
+            for method in methods
+        }
+    facts |= errors.pop("")
+    return facts | ({"baselines": errors} if errors else {})
 
 
 def errors_by_object(
@@ -222,7 +264,7 @@ def errors_by_object(
 
 def brief(errors: Mapping[str, Any]) -> dict[str, Any]:
     """What of the errors a card keeps, to 4 digits: totals, intervals, supports, empty land, presence, calibration."""
-    kept = ("total", "intervals_95", "empty_land", "presence", "unit", "calibration", *SUPPORTS)
+    kept = ("total", "intervals_95", "empty_land", "presence", "plot", "unit", "calibration", *SUPPORTS)
     return {
         name: rounded({key: value[key] for key in kept if key in value} if is_object(value) else value)
         for name, value in errors.items()
@@ -249,7 +291,7 @@ def table(errors: Mapping[str, Any], support: str = "1 ha") -> str:
         rows |= {f"{name} ({baseline})": e for name, e in by_object.items()}
     nan = float("nan")
     for name, e in rows.items():
-        at = e.get(support, {})
+        at = e.get(support, e.get("plot", {}))
         lines.append(
             f"{name:<22} {e['total']['reference']:>10.0f} {e['total']['error_pct']:>+7.1f}% "
             f"{at.get('mae', nan):>8.2f} {at.get('r2', nan):>6.3f} {at.get('slope', nan):>6.3f} "

@@ -85,4 +85,4 @@ def learn_in_folds(
 def _part(patches: Patches, tiles: Sequence[AreaTile], split: str) -> Patches:
     """The places of a split, with its labelled pixels."""
     labelled = dataclasses.replace(patches, labelled=np.stack([tile.used for tile in tiles]))
-    return labelled.take([at for at, tile in enumerate(tiles) if tile.split == split])
+    return labelled.take([at for at, tile in enumerate(tiles) if tile.split == split and tile.serves])

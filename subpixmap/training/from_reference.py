@@ -20,7 +20,6 @@ import shapely
 from subpixmap.errors import InputError, Refused
 from subpixmap.model.card import Card
 from subpixmap.model.checkpoint import Model, save_model
-from subpixmap.model.clouds import require_network
 from subpixmap.model.land import taught_land
 from subpixmap.model.net import halo_of
 from subpixmap.model.predict import check_input
@@ -29,7 +28,7 @@ from subpixmap.reference.landcover import with_cover
 from subpixmap.reference.question import Locks
 from subpixmap.reference.reference import Reference
 from subpixmap.reference.samples import Sample, Scheme, read_sample
-from subpixmap.reference.splits import SPLITS, AreaTile, all_tiles, most_folds
+from subpixmap.reference.splits import SPLITS, AreaTile, all_tiles, largest_plot, most_folds
 from subpixmap.scenes.clouds import MaskRule
 from subpixmap.scenes.dialect import LEVELS
 from subpixmap.training.baselines import fit_baselines
@@ -44,6 +43,7 @@ from subpixmap.training.provenance import (
     card_with_errors,
     labelled_objects,
     limits,
+    source_name,
     tile_land,
     training_facts,
     warn_of_training_land,
@@ -122,16 +122,15 @@ def learn_from(
     scheme, halo = scheme or Scheme(), halo_of(recipe.blocks)
     if (given := scheme.folds) is None:
         scheme = dataclasses.replace(scheme, folds=0 if scheme.calibration else recipe.folds)
-    if reference.border < halo:
+    if reference.labelled_areas and reference.border < halo:
         log.warning("the border strip is %d px, the receptive radius %d px", reference.border, halo)
     tiles = scheme.tiles(reference, halo)
     if scheme.folds and given is None:
         scheme = dataclasses.replace(scheme, folds=most_folds(tiles, scheme.folds))
-    config = dataclasses.replace(recipe.config, present_above=reference.present_above)
-    config = dataclasses.replace(config, crop=min(config.crop, *(tile.window.width for tile in tiles)))
+    config = _for_tiles(dataclasses.replace(recipe.config, present_above=reference.present_above), tiles)
     say(progress, "1 of 4: imagery")
     imagery = scheme.imagery(reference, source, bands=bands, halo=halo, collection=collection, locks=locks)
-    land = _Land(reference, imagery, scheme, halo, MaskRule(by=scheme.mask), progress)
+    land = _Land(reference, imagery, scheme, halo, MaskRule(), progress)
     samples = {split: land.read(tiles, split) for split in SPLITS if not (scheme.folds and split == "calibration")}
     config = config.for_land(int(samples["training"].patches.labelled.sum()))
     samples.setdefault("calibration", samples["training"])  # of folds: all that teaches calibrates, in turns
@@ -172,6 +171,14 @@ def _recipe(
     recipe = recipe_for(hectares, asked) if config is None else dataclasses.replace(USUAL, config=config)
     sides: dict[str, Any] = dict(zip(("width", "mid", "blocks"), shape, strict=True))
     return dataclasses.replace(recipe, **{name: side for name, side in sides.items() if side is not None})
+
+
+def _for_tiles(config: TrainConfig, tiles: Sequence[AreaTile]) -> TrainConfig:
+    """The options with crops that hold whole plots and lie within tiles."""
+    if all(tile.is_plot for tile in tiles):
+        return config.for_plots(largest_plot(tiles))
+    crop = max(config.crop, largest_plot(tiles))
+    return dataclasses.replace(config, crop=min(crop, *(tile.window.width for tile in tiles)))
 
 
 def _trained(
@@ -250,7 +257,6 @@ def evaluate_on(
     if split not in (*SPLITS, "all"):
         raise InputError(f"--split {split!r} is unknown; choose {', '.join(SPLITS)} or all")
     mask = MaskRule.stated(card.mask, card.object_names)
-    require_network(card.bands, mask, scheme.level)
     imagery = scheme.imagery(reference, source, bands=card.bands, halo=model.halo, collection=collection, locks=locks)
     land = _Land(reference, imagery, scheme, model.halo, mask, progress)
     sample = land.read(tiles, split)
@@ -298,7 +304,7 @@ def calibrate_on(
         _require_objects(reference, card)
     places = all_tiles(reference, size=scheme.tile or _PLACE)
     tiles = [dataclasses.replace(one, split="calibration") for one in places]
-    require_places(len(tiles), "the reference")
+    require_places(len({tile.area.key if tile.is_plot else id(tile) for tile in tiles}), "the reference")
     land = tile_land(tiles, "calibration")
     again = np.unique(shapely.STRtree(taught_land(card).polygons).query(land, predicate="intersects")[0])
     if again.size:
@@ -309,12 +315,10 @@ def calibrate_on(
             "calibrate it on other places"
         )
     mask = MaskRule.stated(card.mask, card.object_names)
-    require_network(card.bands, mask, scheme.level)
     imagery = scheme.imagery(reference, source, bands=card.bands, halo=model.halo, collection=collection, locks=locks)
     patches = _Land(reference, imagery, scheme, model.halo, mask, progress).read(tiles, "calibration").patches
     made = calibrate(model, patches.select_objects(objects))
-    points = dict(reference.source or {}).get("points", "reference data")
-    return accounted(made, model, land, name=name, source=f"{points}, {len(tiles)} places")
+    return accounted(made, model, land, name=name, source=f"{source_name(reference)}, {len(tiles)} places")
 
 
 @dataclass(frozen=True)
@@ -332,7 +336,7 @@ class _Land:
         """Samples of one split of the tiles, or of "all"."""
         sample = read_sample(
             self.reference,
-            [tile for tile in tiles if split in (tile.split, "all")],
+            [tile for tile in tiles if split in (tile.split, "all") and tile.serves],
             self.imagery,
             halo=self.halo,
             max_scenes=self.scheme.max_scenes,

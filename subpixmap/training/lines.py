@@ -11,7 +11,7 @@ import numpy as np
 
 from subpixmap.progress import duration
 
-COLUMNS = ("step", "loss", "mse", "ce", "block", "sample", "pair")
+COLUMNS = ("step", "loss", "mse", "ce", "block", "sample", "pair", "plot")
 """Of the curves; a term that a recipe lacks stays empty."""
 LINE_EVERY_S = 5.0
 _SILENT_AT_MOST_S = 30.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -36,6 +37,9 @@ def loss_terms(output: Tensor, batch: Batch, scale: Tensor, config: TrainConfig)
     if config.pair_weight:
         parts["pair"] = _square_of_differences(error, batch)
         sums = sums + config.pair_weight * parts["pair"]
+    if batch.share is not None:
+        parts["plot"], of_plots = _plots(density, logit, batch, batch.share, scale, config)
+        sums, ce = sums + config.plot_weight * parts["plot"], ce + of_plots
     loss = config.mse_weight * (mse + sums) + (1 - config.mse_weight) * ce
     return {"loss": loss} | {name: value.detach() for name, value in parts.items()}
 
@@ -53,3 +57,23 @@ def _square_of_differences(error: Tensor, batch: Batch) -> Tensor:
     both = batch.weight[0::2] * batch.weight[1::2]
     difference = ((error[0::2] - error[1::2]) * both).sum(dim=(2, 3)) / both.sum(dim=(2, 3)).clamp_min(1)
     return 0.5 * (batch.importance[0::2, None] * difference.square()).mean()
+
+
+def _plots(
+    density: Tensor, logit: Tensor, batch: Batch, share: Tensor, scale: Tensor, config: TrainConfig
+) -> tuple[Tensor, Tensor]:
+    """What plots say whose total alone is known: of the density its sum, of the presence nothing but the density.
+
+    The error of a sum, per pixel of its plot and relative to `scale`, is weighted by the plot's pixels and by 1 over
+    the variance of a count as dense as the total, floored by that of the usual density: a Poisson count, but for what
+    the network does not know of sparse land. A density below zero, which sums could hide, is an error in itself.
+    """
+    each, dense = share.sum(dim=(2, 3)), scale[:, None, None]
+    pixels = each.sum().clamp_min(1) * density.shape[1]
+    truth = torch.where(each > 0, batch.count.sum(dim=(2, 3)), 0) / each.clamp_min(1e-6)
+    error = ((density * share).sum(dim=(2, 3)) / each.clamp_min(1e-6) - truth) / scale
+    weight = each * batch.importance[:, None] * scale / (truth + scale)
+    below = (share * (-density / dense).clamp_min(0).square()).sum()
+    present = (density.detach() > config.present_above).to(logit.dtype)
+    entropy = F.binary_cross_entropy_with_logits(logit, present, reduction="none") * share
+    return ((weight * error.square()).sum() + below) / pixels, entropy.sum() / pixels

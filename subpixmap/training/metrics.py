@@ -20,6 +20,7 @@ DENSITY_CLASSES = (0.0, 5.0, 20.0, 50.0, 100.0, 200.0)
 _CLEAR_OF_OBJECTS = 3  # pixels from the nearest reference object, for land to be background
 _DENSE = 20.0  # objects of another kind per hectare, for land to show leakage
 _LEAST_GROUPS = 5  # places, to resample them
+_PLOT_SEEN = 0.7  # of a plot, for it to be compared; its other pixels are taken to be like these
 Interval = tuple[float, float]
 
 
@@ -234,6 +235,71 @@ def intervals(
             "r2": 1 - square / (truth2 - truth**2 / number),
         }
     return {name: interval for name, values in draws.items() if (interval := _interval(values)) is not None}
+
+
+def plot_sums(
+    values: FloatArray, reference: FloatArray, share: FloatArray, plots: Sequence[str]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Sums over plots.
+
+    Parameters
+    ----------
+    values, reference
+        (place, y, x) of one object, per pixel; NaN where not observed. The reference is the total, spread evenly.
+    share
+        (place, y, x): of each pixel, the share that the plot covers.
+    plots
+        Name of the plot of each place; places of one plot are parts of it.
+
+    Returns
+    -------
+    tuple
+        (plot,) each: predicted sum, true sum (both NaN where too little of the plot is seen), and its pixels.
+    """
+    plot = np.unique(np.array(plots), return_inverse=True)[1]
+    seen = np.isfinite(values) & np.isfinite(reference)
+    parts = share, share * seen, np.where(seen, values * share, 0), np.where(seen, reference, 0)
+    sums = [np.asarray(np.bincount(plot, part.sum(axis=(1, 2), dtype=float)), float) for part in parts]
+    pixels, clear, predicted, true = sums
+    with np.errstate(invalid="ignore", divide="ignore"):
+        whole = np.where(clear >= _PLOT_SEEN * pixels, pixels / clear, np.nan)
+    return predicted * whole, true * whole, pixels
+
+
+def plot_errors(
+    values: FloatArray,
+    reference: FloatArray,
+    share: FloatArray,
+    plots: Sequence[str],
+    groups: NDArray[np.integer],
+) -> dict[str, Any]:
+    """Errors of one object on plots: of their total, on those without objects, and of their densities.
+
+    Parameters
+    ----------
+    values, reference, share, plots
+        As in `plot_sums`.
+    groups
+        As in `intervals`.
+
+    Returns
+    -------
+    dict
+        total, intervals_95 (of the total alone), empty_land and plot, as of `evaluate`.
+    """
+    predicted, true, pixels = plot_sums(values, reference, share, plots)
+    empty = (true == 0) & np.isfinite(predicted)
+    per_ha = 100 * predicted[empty] / pixels[empty]
+    spread = intervals(values * share, reference, groups)
+    return {
+        "total": total_error(predicted, true),
+        "intervals_95": {name: ends for name, ends in spread.items() if name == "error_pct"},
+        "empty_land": {
+            "n_ha": round(float(pixels[empty].sum()) / 100, 2),
+            "mean_per_ha": float(np.average(per_ha, weights=pixels[empty])) if per_ha.size else float("nan"),
+        },
+        "plot": density_errors(predicted / pixels, true / pixels),
+    }
 
 
 def _interval(values: FloatArray) -> Interval | None:

@@ -36,6 +36,14 @@ def labelled_objects(patches: Patches) -> NDArray[np.float64]:
     return np.asarray((patches.count[:, 0] * patches.labelled[:, None]).sum(axis=(0, 2, 3), dtype=float))
 
 
+def _pixels(patches: Patches) -> float:
+    """Labelled, of plots as far as they cover them."""
+    if patches.share is None:
+        return float(patches.labelled.sum())
+    share = np.where(patches.is_plot[:, None, None], patches.share, 1)
+    return float((patches.labelled * share).sum(dtype=float))
+
+
 def training_facts(
     reference: Reference,
     tiles: Sequence[AreaTile],
@@ -53,7 +61,7 @@ def training_facts(
     splits: dict[str, dict[str, Any]] = {
         split: {
             "units": sorted({tile.unit for tile in tiles if tile.split == tiles_of[split]}),
-            "km2": round(float(samples[split].patches.labelled.sum() * km2), 4),
+            "km2": round(_pixels(samples[split].patches) * km2, 4),
             "objects": dict(zip(reference.objects, objects[split], strict=True)),
             "acquisitions": {area: list(names) for area, names in samples[split].acquisitions.items()},
         }
@@ -62,7 +70,7 @@ def training_facts(
     source = dict(reference.source or {})
     first, last = reference.image_date
     return {
-        "data": f"{source.get('points', 'reference data')}, {len(reference.names)} labelled areas, "
+        "data": f"{source_name(reference)}, {_areas(reference)}, "
         f"{sum(one['km2'] for one in splits.values()):.2f} km2 used, imagery of {first} to {last}",
         "command": command,
         "reference": source,
@@ -74,6 +82,19 @@ def training_facts(
         "present_above": reference.present_above,
         "recipe": config.recipe,
     }
+
+
+def source_name(reference: Reference) -> str:
+    """The files that a reference was made of, in words."""
+    source = dict(reference.source or {})
+    named = [str(source[kind]) for kind in ("points", "totals") if kind in source]
+    return " and ".join(named) or "reference data"
+
+
+def _areas(reference: Reference) -> str:
+    areas, plots = len({area.name for area in reference.labelled_areas}), len(reference.plots)
+    texts = [f"{areas} labelled areas"] if areas or not plots else []
+    return " and ".join([*texts, f"{plots} plots of known totals"] if plots else texts)
 
 
 def tile_land(tiles: Sequence[AreaTile], split: str) -> list[BaseGeometry]:

@@ -176,6 +176,12 @@ class Labelling:
     """Of the file of points."""
     labelled_layer: str | None = None
     """Of the file of labelled areas."""
+    totals: Path | None = None
+    """Plots with totals beside points; without labelled areas, the file of points holds them."""
+    total_columns: Mapping[str, str] = field(default_factory=dict)
+    """Object -> the column with its totals."""
+    totals_layer: str | None = None
+    """Of the file of plots beside points."""
     encoding: str | None = None
     """Of the texts of both files."""
     where: str | None = None

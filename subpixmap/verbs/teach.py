@@ -8,19 +8,17 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subpixmap.errors import InputError
-from subpixmap.files import file_sha256, require_place, write_json
+from subpixmap.files import require_place, write_json
 from subpixmap.training.config import require_baselines
 from subpixmap.verbs.names import require_model, require_output, require_simulated
 from subpixmap.verbs.request import Labelling, Shape
 
 if TYPE_CHECKING:
-    import geopandas as gpd
-
     from subpixmap.model.checkpoint import Model
     from subpixmap.reference.reference import Reference
     from subpixmap.reference.samples import Scheme
@@ -34,7 +32,7 @@ ITEMS = "items.parquet"
 
 def reference(
     points: Path,
-    labelled: Path,
+    labelled: Path | None,
     image_date: str,
     out: Path,
     *,
@@ -46,19 +44,19 @@ def reference(
     correct_shift: bool = False,
     quiet: bool = False,
 ) -> Reference:
-    """Points in labelled areas -> count maps in a folder; with a source, their shift against Sentinel-2."""
+    """Points in labelled areas, or totals, -> a folder; with a source, the shift of points against Sentinel-2."""
     from subpixmap.reference.align import shift_facts
     from subpixmap.reference.folder import summary, write_reference
     from subpixmap.reference.imagery import find_imagery
     from subpixmap.reference.question import Locks
-    from subpixmap.reference.reference import make_reference
     from subpixmap.scenes.radiometry import known_level
+    from subpixmap.verbs.labels import read_labels
 
     if correct_shift and not source:
         raise InputError("--correct-shift needs imagery to compare with: give --source")
     require_place(out)
-    table, areas, options = _read_labels(points, labelled, labelling)
-    made = make_reference(table, areas, image_date, **options)
+    labels = read_labels(points, labelled, labelling)
+    made = labels.reference(image_date)
     if source:
         imagery = find_imagery(
             made,
@@ -71,52 +69,17 @@ def reference(
         )
         shifts = shift_facts(made, imagery, correct=correct_shift)
         moves = {name: (shift["east"], shift["north"]) for name, shift in shifts.items() if shift["corrected"]}
-        made = make_reference(table, areas, image_date, **options, shifts=moves) if moves else made
+        made = labels.reference(image_date, shifts=moves) if moves else made
         made = replace(made, shifts=shifts)
     for text in made.warnings():
         log.warning(text)
-    used = sum(made.points.values())
-    if used < len(table):
-        log.warning("%d of %d points lie outside the labelled areas and are left out", len(table) - used, len(table))
+    if outside := labels.outside(made):
+        log.warning("%d of %d points lie outside the labelled areas and are left out", outside, labels.n_points)
     write_reference(out, made)
     if not quiet:
         _show_table(summary(made))
         print(out / "reference.json")
     return made
-
-
-def _read_labels(
-    points: Path, labelled: Path, labelling: Labelling
-) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame, dict[str, Any]]:
-    """Points, labelled areas, and what else `make_reference` takes."""
-    from subpixmap.detection.detections import known_of_detections
-    from subpixmap.reference.points import read_points
-    from subpixmap.region.layers import fixes_encoding, require_encoding
-    from subpixmap.region.units import read_area
-
-    options = asdict(labelling)
-    encoding, layer = options.pop("encoding"), options.pop("labelled_layer")
-    if fixes_encoding(points) and fixes_encoding(labelled):
-        require_encoding(points, encoding)
-    of_points = {name: options.pop(name) for name in ("crs", "objects", "object_column", "where", "layer")}
-    table = read_points(points, **of_points, encoding=None if fixes_encoding(points) else encoding)
-    areas = read_area(
-        labelled,
-        layer=layer,
-        layer_option="--labelled-layer",
-        encoding=None if fixes_encoding(labelled) else encoding,
-    )
-    detection = known_of_detections(points)
-    options["source"] = {
-        **({"detection": detection} if detection else {}),
-        "points": points.name,
-        "points_sha256": file_sha256(points),
-        "rows": len(table),
-        "where": labelling.where or "",
-        "labelled": labelled.name,
-        "labelled_sha256": file_sha256(labelled),
-    }
-    return table, areas, options
 
 
 def train(
@@ -200,7 +163,7 @@ def train_simulated(
 
 def learn(
     points: Path,
-    labelled: Path,
+    labelled: Path | None,
     image_date: str,
     source: Sequence[str],
     output: Path,
@@ -214,7 +177,7 @@ def learn(
     quiet: bool = False,
     **checkpoint: Any,
 ) -> Model:
-    """Points, areas and a date -> a checkpoint with its card: reference, train, calibrate, evaluate.
+    """Points and areas, or totals, and a date -> a checkpoint with its card: reference, train, calibrate, evaluate.
 
     `checkpoint` are further keywords of `train`. The reference is left in a folder beside the checkpoint, so that
     `evaluate` finds the same test land again.

@@ -14,6 +14,7 @@ from subpixmap.cli.main import app
 from subpixmap.verbs import calibrate, count, detect, doctor, look, run, sample, simulate, suggest, teach
 
 RUN = "run --region 1,2,3,4 --years 2020"
+TOTALS = "plots.gpkg --total-column palms --image-date 2021"
 LABELLED = "points.gpkg --labelled areas.gpkg --image-date 2021"
 MOVES = {
     "--every": "month",
@@ -63,8 +64,21 @@ LABELS = {
     "--border": "3",
     "--box": "20",
     "--max-per-pixel": "5",
+    "--totals": "t.gpkg",
+    "--total-column": "car=cars",
+    "--totals-layer": "plots",
     "--correct-shift": "",
 }
+OF_TOTALS = (
+    "--layer",
+    "--encoding",
+    "--definition",
+    "--measure",
+    "--max-per-pixel",
+    "--totals",
+    "--total-column",
+    "--totals-layer",
+)
 SAMPLES = {
     "--within-days": "10",
     "--level": "L1C",
@@ -77,7 +91,6 @@ SAMPLES = {
     "--calibrate": "b",
     "--test-years": "2020",
     "--seed": "5",
-    "--mask": "both",
 }
 TRAINS = {
     "--steps": "7",
@@ -187,6 +200,7 @@ OBEYED: dict[str, dict[str, str]] = {
     },
     "reference p.gpkg -o ref": {"--labelled": "a.gpkg --image-date 2021", "--image-date": "2021 --labelled a.gpkg"},
     f"reference {LABELLED}": {"--output": "other"},
+    f"reference {TOTALS} -o ref": {name: LABELS[name] for name in OF_TOTALS},
     "detect-train a.tif l.csv": {"--output": "e.safetensors"},
     "detect-train a.tif l.csv -o d.safetensors": {
         "--labelled": "areas.gpkg",
@@ -285,6 +299,7 @@ OBEYED: dict[str, dict[str, str]] = {
         "--image-date": "2021 --labelled a.gpkg",
     },
     f"learn {LABELLED}": {"--output": "n.safetensors"},
+    f"learn {TOTALS} -o m.safetensors": {name: LABELS[name] for name in OF_TOTALS},
     "doctor": {"--out": "folder", "--source": "cdse", "--device": "cpu", "--json": ""},
 }
 
@@ -305,6 +320,8 @@ REFUSED: dict[str, dict[str, str]] = {
         "--level": "L1C",
         "--correct-shift": "",
     },
+    f"reference {TOTALS} -o ref --source cdse": {k: v for k, v in LABELS.items() if k not in OF_TOTALS},
+    f"learn {TOTALS} -o m.safetensors": {k: v for k, v in LABELS.items() if k not in OF_TOTALS},
     "detect a.tif --model d.safetensors -o p.parquet --scheduler tcp://a": {"--workers": "2"},
     "detect-review r.gpkg -o folder --finish": {"--images": "a.tif", "--n": "9", "--cell": "50", "--seed": "5"},
     "train --reference ref --source cdse -o m.safetensors": {"--cache": "c", "--workers": "1"},

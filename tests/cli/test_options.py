@@ -63,6 +63,8 @@ def test_a_group_hands_on_what_is_typed() -> None:
 
 def test_nouns_of_the_verbs_have_the_defaults_of_the_functions_below() -> None:
     labelling = vars(Labelling()) | {"definitions": None}
+    of_totals = {name: labelling.pop(name) for name in ("totals", "total_columns", "totals_layer")}
+    assert of_totals == {"totals": None, "total_columns": {}, "totals_layer": None}
     below = defaults(read_points) | defaults(make_reference) | {"labelled_layer": defaults(read_area)["layer"]}
     assert {name: below[name] for name in labelling} == labelling
     assert Shape()._asdict().items() <= defaults(learn_from).items()
