@@ -2,7 +2,7 @@
 
     python workflows/trees_california.py train --data DIR --model trees.safetensors
     python workflows/trees_california.py evaluate --data DIR [--fit-data DIR] [--model M] [--json OUT]
-    python workflows/trees_california.py evaluate --data DIR --leave-one-city-out [--json OUT]
+    python workflows/trees_california.py evaluate --data DIR --leave-one-city-out [--quick] [--seed N] [--json OUT]
 
 DIR holds `index.csv` (crop, city, year, ...), `rgbn_2p4m_uint8.npz` (images (crop, 4, 64, 64): R, G, B, NIR at 2.4 m)
 and `trees.parquet` (crop, x, y in pixels of 0.6 m), made from urban-tree-detection-data (Ventura et al., CC BY 4.0).
@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from trees_california_totals import balance, line_totals
 
 from subpixmap.errors import InputError, SubpixmapError
 from subpixmap.grid import Lattice, Window
@@ -39,6 +40,7 @@ from subpixmap.training.baselines import fit_baseline
 from subpixmap.training.config import BASELINES, TrainConfig
 from subpixmap.training.evaluate import block_means, density_errors, rounded
 from subpixmap.training.inputs import input_statistics, with_likeness
+from subpixmap.training.process import is_fast
 from subpixmap.training.state import remove_states
 from subpixmap.training.train import train
 
@@ -52,6 +54,8 @@ LEVEL = ((0.45, 0.11), (0.47, 0.105), (0.455, 0.117), (0.477, 0.095))
 """Mean and standard deviation of every band to which each city and year is brought, about those of the four cities."""
 WIDTH, MID, BLOCKS = 128, 32, 6
 HALO = halo_of(BLOCKS)
+SMALL = (64, 16, 4)
+"""Width, features and blocks of the networks of `--quick`."""
 RECIPE = TrainConfig(
     steps=4500,
     muon_rate=0.0,  # as the shipped one was trained; a third of the steps with it come out almost as good
@@ -67,6 +71,8 @@ RECIPE = TrainConfig(
     threads=1,  # as the shipped one was trained
     turns=True,
 )
+QUICK = dataclasses.replace(RECIPE, steps=400, muon_rate=5e-3, warmup=60, average=0.99, members=1)
+"""Of `--quick`, which compares recipes where time is short: about half a minute on an idle core with AMX."""
 STRIDED_STEPS = 1500
 """Of the strided baseline, which `evaluate` trains anew each time."""
 VIEWS = 16
@@ -198,8 +204,8 @@ def _weights(shift: float, sigma: float, zoom: float) -> NDArray[np.float32]:
     return mirrored.astype(np.float32)
 
 
-def common_level(crops: Crops) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(crop, band, 1, 1) gain and offset that bring every city and year to `LEVEL`.
+def common_level(crops: Crops, *, share: float = 1.0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(crop, band, 1, 1) gain and offset that bring every city and year to `LEVEL`, or a share of the way to it.
 
     The brightness of a flight is not calibrated. Its own pixels tell what it is, no tree is needed for that.
     """
@@ -212,12 +218,12 @@ def common_level(crops: Crops) -> tuple[NDArray[np.float32], NDArray[np.float32]
         one = spread / np.maximum(seen.std(axis=1), 1e-3)  # type: ignore[has-type]
         gain[mine] = one[:, None, None]
         offset[mine] = (mean - one * seen.mean(axis=1))[:, None, None]  # type: ignore[has-type]
-    return gain, offset
+    return 1 + share * (gain - 1), share * offset
 
 
-def see(crops: Crops, views: Sequence[View] = (View(),)) -> NDArray[np.float32]:
-    """(crop, view, band, 16 + 2 halo, 16 + 2 halo) of 9.6 m, cities and years at the common level."""
-    gain, offset = common_level(crops)
+def see(crops: Crops, views: Sequence[View] = (View(),), *, share: float = 1.0) -> NDArray[np.float32]:
+    """(crop, view, band, 16 + 2 halo, 16 + 2 halo) of 9.6 m, cities and years brought to the common level (a share)."""
+    gain, offset = common_level(crops, share=share)
     return np.stack([degrade(crops.images, view) * gain + offset for view in views], axis=1)
 
 
@@ -233,9 +239,15 @@ def count_trees(points: Sequence[NDArray[np.float64]], view: View = View()) -> N
     return counts
 
 
-def make_patches(crops: Crops, views: Sequence[View]) -> Patches:
+def with_halo(seen: NDArray[Any], halo: int) -> NDArray[Any]:
+    """(..., 16 + 2 halo, 16 + 2 halo) of what was seen with the largest halo."""
+    cut = HALO - halo
+    return seen[..., cut:-cut, cut:-cut] if cut else seen
+
+
+def make_patches(crops: Crops, views: Sequence[View], *, halo: int = HALO) -> Patches:
     """Each crop a place, each view an acquisition of it."""
-    seen = see(crops, views).astype(np.float16)
+    seen = with_halo(see(crops, views).astype(np.float16), halo)
     count = np.stack([count_trees(crops.points, view) for view in views], axis=1)[:, :, None]
     known = np.ones((len(count), len(views), N, N), bool)
     return Patches(seen, known, count, known[:, 0], BANDS, ("tree",))
@@ -246,14 +258,21 @@ def crops_as_places(crops: Crops) -> Patches:
     return dataclasses.replace(make_patches(crops, random_views(4, 0)), names=tuple(crops.city.tolist()))
 
 
-def train_model(crops: Crops, config: TrainConfig, *, state: Path | None = None) -> Model:
+def train_model(
+    crops: Crops,
+    config: TrainConfig,
+    *,
+    shape: tuple[int, int, int] = (WIDTH, MID, BLOCKS),
+    state: Path | None = None,
+) -> Model:
     """The mean of networks over eight turns and mirrors; an interrupted training goes on from `state`."""
-    patches = make_patches(crops, random_views(VIEWS, config.seed))
-    return train(patches, make_card(crops, patches, config), config, state=state)
+    patches = make_patches(crops, random_views(VIEWS, config.seed), halo=halo_of(shape[2]))
+    return train(patches, make_card(crops, patches, config, shape=shape), config, state=state)
 
 
-def make_card(crops: Crops, patches: Patches, config: TrainConfig) -> Card:
+def make_card(crops: Crops, patches: Patches, config: TrainConfig, *, shape: tuple[int, int, int]) -> Card:
     """What the checkpoint is and is not."""
+    width, mid, blocks = shape
     return Card(
         name=NAME,
         bands=BANDS,
@@ -264,10 +283,10 @@ def make_card(crops: Crops, patches: Patches, config: TrainConfig) -> Card:
         sensor="NAIP aerial imagery, degraded",
         level="brightness, every city and year brought to one mean and spread",
         **input_statistics(patches, sample=len(patches)),
-        width=WIDTH,
-        mid=MID,
-        blocks=BLOCKS,
-        halo=HALO,
+        width=width,
+        mid=mid,
+        blocks=blocks,
+        halo=halo_of(blocks),
         training={
             "data": f"{len(patches)} crops of {N} px, {crops.trees.sum():.0f} trees: {', '.join(crops.cities)} "
             "(urban-tree-detection-data, Ventura et al., CC BY 4.0; NAIP imagery, degraded to 9.6 m)",
@@ -291,6 +310,7 @@ def make_card(crops: Crops, patches: Patches, config: TrainConfig) -> Card:
 def predict_crops(model: Model, reflectance: NDArray[np.float32]) -> NDArray[np.float32]:
     """(crop, 16, 16) trees per pixel."""
     background, slope = model.card.calibration.get("tree", (0.0, 1.0))
+    reflectance = with_halo(reflectance, model.halo)
     with torch.inference_mode():
         parts = np.array_split(reflectance, -(-len(reflectance) // 64))
         raw = np.concatenate([model.folded(torch.from_numpy(part))[:, 0, 0].numpy() for part in parts])
@@ -310,13 +330,17 @@ def score(count: NDArray[np.floating], reference: NDArray[np.floating]) -> dict[
     return {key: float(value) for key, value in scores.items()} | {"n": len(p)}
 
 
-def compare(model: Model, fit_on: Crops, test: Crops, *, strided_steps: int) -> dict[str, NDArray[np.float32]]:
+def compare(
+    model: Model, fit_on: Crops, test: Crops, *, strided_steps: int, baselines: Sequence[str] = BASELINES
+) -> dict[str, NDArray[np.float32]]:
     """Trees per pixel of the test crops by every method; the baselines see the crops in the views of the network."""
     reflectance = see(test)[:, 0]
     counts = {"densitynet": predict_crops(model, reflectance)}
+    half = [see(crops, share=0.5)[:, 0, :, HALO:-HALO, HALO:-HALO] for crops in (fit_on, test)]
+    counts["balanced"] = balance(counts["densitynet"], line_totals(half[0], fit_on.trees, half[1]), test.city)
     training = make_patches(fit_on, random_views(VIEWS, RECIPE.seed))
     config = dataclasses.replace(RECIPE, steps=strided_steps)
-    for name in reversed(BASELINES):
+    for name in reversed(baselines):
         print(f"fitting {name} on {len(training)} crops of {', '.join(fit_on.cities)}", file=sys.stderr, flush=True)
         fitted = fit_baseline(name, training, config=config, workers=2)
         counts[name] = fitted.predict(reflectance)[:, 0]
@@ -364,8 +388,9 @@ def run_train(options: argparse.Namespace) -> None:
 def run_evaluate(options: argparse.Namespace) -> None:
     crops, strided_steps = read_crops(options.data), options.steps or STRIDED_STEPS
     if options.leave_one_city_out:
-        config = dataclasses.replace(RECIPE, steps=options.steps or RECIPE.steps)
-        test, counts = crops, leave_one_city_out(crops, config, strided_steps=strided_steps)
+        config, shape, baselines = recipe_of(options)
+        counts = leave_one_city_out(crops, config, strided_steps=strided_steps, shape=shape, baselines=baselines)
+        test = crops
     else:
         model = load_model(options.model)
         if (model.halo, model.card.bands, model.card.object_names) != (HALO, BANDS, ("tree",)):
@@ -375,21 +400,54 @@ def run_evaluate(options: argparse.Namespace) -> None:
             raise InputError(f"{options.data}: the model was trained on every city here ({', '.join(crops.cities)})")
         counts = compare(model, fit_crops(options, crops, test), test, strided_steps=strided_steps)
     found = scores_by_city(counts, test)
+    if options.leave_one_city_out:
+        found["over_cities"] = over_cities(found["cities"])
     print(as_table(found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def leave_one_city_out(crops: Crops, config: TrainConfig, *, strided_steps: int) -> dict[str, NDArray[np.float32]]:
+def recipe_of(options: argparse.Namespace) -> tuple[TrainConfig, tuple[int, int, int], tuple[str, ...]]:
+    """Recipe, shape of the network and baselines of `--leave-one-city-out`."""
+    fast = options.quick and is_fast()
+    config = dataclasses.replace(QUICK, mixed=fast, compile=fast) if options.quick else RECIPE
+    config = dataclasses.replace(config, steps=options.steps or config.steps, seed=options.seed, members=1)
+    return (config, SMALL, ("mean", "ridge")) if options.quick else (config, (WIDTH, MID, BLOCKS), BASELINES)
+
+
+def leave_one_city_out(
+    crops: Crops,
+    config: TrainConfig,
+    *,
+    strided_steps: int,
+    shape: tuple[int, int, int] = (WIDTH, MID, BLOCKS),
+    baselines: Sequence[str] = BASELINES,
+) -> dict[str, NDArray[np.float32]]:
     """Trees per pixel of all crops, by models and baselines that never saw their city."""
     counts: dict[str, NDArray[np.float32]] = {}
     for city in crops.cities:
         others, test = crops.of([other for other in crops.cities if other != city]), crops.of([city])
-        model = train_model(others, dataclasses.replace(config, members=1))
-        parts = compare(model, others, test, strided_steps=strided_steps)
+        model = train_model(others, dataclasses.replace(config, members=1), shape=shape)
+        parts = compare(model, others, test, strided_steps=strided_steps, baselines=baselines)
         for method, part in parts.items():
             counts.setdefault(method, np.full((len(crops.city), N, N), np.nan, np.float32))[crops.city == city] = part
     return counts
+
+
+def over_cities(cities: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """How each method does in the mean and in the worst city, by which a recipe is chosen."""
+    found = {}
+    for method in next(iter(cities.values())):
+        keys = ("total_bias_pct", "r2_per_crop", "mae_per_crop")
+        bias, r2, mae = (np.array([one[method][key] for one in cities.values()]) for key in keys)
+        found[method] = {
+            "mean_abs_bias_pct": float(np.abs(bias).mean()),
+            "worst_abs_bias_pct": float(np.abs(bias).max()),
+            "mean_r2": float(r2.mean()),
+            "worst_r2": float(r2.min()),
+            "mean_mae": float(mae.mean()),
+        }
+    return found
 
 
 def fit_crops(options: argparse.Namespace, crops: Crops, test: Crops) -> Crops:
@@ -414,6 +472,11 @@ def as_table(found: dict[str, Any]) -> str:
             f"{s['r2_per_pixel']:>9.2f} {s['n']:>5}"
             for method, s in methods.items()
         ]
+    for method, s in found.get("over_cities", {}).items():
+        lines.append(
+            f"{'all cities':<14}{method:<14}|total| {s['mean_abs_bias_pct']:.1f}%, worst {s['worst_abs_bias_pct']:.1f}%"
+            f"; R2 {s['mean_r2']:.2f}, worst {s['worst_r2']:.2f}; MAE {s['mean_mae']:.1f}"
+        )
     return "\n".join(lines)
 
 
@@ -436,6 +499,9 @@ def main() -> int:
         "--fit-data", type=Path, help="folder the baselines are fitted on  [default: DIR, the four cities]"
     )
     evaluate_verb.add_argument("--leave-one-city-out", action="store_true", help="train anew without each city")
+    quick = "with --leave-one-city-out: small networks and few steps, to compare recipes"
+    evaluate_verb.add_argument("--quick", action="store_true", help=quick)
+    evaluate_verb.add_argument("--seed", type=int, default=RECIPE.seed, help="of the networks that are trained anew")
     evaluate_verb.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
     try:

@@ -354,6 +354,9 @@ class SamplingOptions:
         str, Option(help="test on acquisitions of these years only, train on the others (see --within-days)")
     ] = ""
     seed: Annotated[int, Option(help="seed of the split and of the training")] = 0
+    mask: Annotated[
+        str, Option(help="who finds clouds: scl, learned (subpixmap[clouds]) or both; kept in the card")
+    ] = "scl"
 
     def scheme(self) -> Scheme:
         """What the verbs `train` and `learn` take."""

@@ -60,6 +60,11 @@ class Cells(NamedTuple):
         """Of what is seen; it becomes the tile's 256 px."""
         return self.core + 2 * self.margin
 
+    @property
+    def in_tile(self) -> NDArray[np.intp]:
+        """Row (or column) of the tile that holds the centre of each row of the cell."""
+        return ((np.arange(self.core) + self.margin + 0.5) * SIDE / self.side).astype(np.intp)
+
     @classmethod
     def of(cls, resolution: float) -> Cells:
         """Pixels of a tile have 22.5 m at 10 or 20 m: four tiles see a block of 1024 px, and none is enlarged."""
@@ -98,13 +103,15 @@ class Network:
         return cls(takes, Path(spec.origin).parent / f"model_{len(takes)}b_{level.lower()}.onnx")
 
     def classes(self, reflectance: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Scene classes of one tile: cloud 9, shadow 3, clear 5; no data 0.
+        """Scene classes of one tile, (256, 256): cloud 9, shadow 3, clear 5; no data 0.
 
         Parameters
         ----------
         reflectance
-            (band, 256, 256); NaN where there is no data, which the network sees as 0.
+            (band, side, side) of 256 px or more, of which means by area are taken; NaN where there is no data, which
+            the network sees as 0.
         """
+        reflectance = _shrunk(reflectance, _area_weights(reflectance.shape[-1]))
         session, name, mean, std = _session(self.file)
         seen = (np.nan_to_num(reflectance) - mean) / std
         (logits,) = session.run(None, {name: np.ascontiguousarray(seen[None], np.float32)})
@@ -205,7 +212,7 @@ def read_valid(
     over = cells.over(window)
     classes = _classes(items, lattice, over, cells, network, missing)
     pixel = lattice.resolution * cells.side / SIDE
-    at = ((np.arange(cells.core) + cells.margin + 0.5) * SIDE / cells.side).astype(np.intp)
+    at = cells.in_tile
     valid = np.empty((over.height * cells.core, over.width * cells.core), bool)
     for row, col in np.ndindex(over.shape):
         seen = scl_valid(classes[row, col], pixel, rule)[np.ix_(at, at)]
@@ -238,16 +245,13 @@ def _rows(
     items: Sequence[Item], lattice: Lattice, over: Window, cells: Cells, network: Network, missing: Missing
 ) -> Iterator[list[NDArray[np.uint8]]]:
     """One row of cells at a time: its strip is read once, and memory does not grow with the window's height."""
-    mean = _area_weights(cells.side)
     for row in range(over.row, over.row + over.height):
         core = Window(row * cells.core, over.col * cells.core, cells.core, over.width * cells.core)
         strip = cube.read_reflectance(items, lattice, core.padded(cells.margin), network.bands, missing=missing)
-        yield [
-            network.classes(_shrunk(strip[:, :, left : left + cells.side], mean))
-            for left in range(0, core.width, cells.core)
-        ]
+        yield [network.classes(strip[:, :, left : left + cells.side]) for left in range(0, core.width, cells.core)]
 
 
+@lru_cache(maxsize=4)
 def _area_weights(side: int) -> NDArray[np.float32]:
     """(256, side): the share of each pixel in each pixel of a tile; rows sum to 1."""
     edges, pixels = np.linspace(0, side, SIDE + 1), np.arange(side)

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from subpixmap.errors import InputError, Refused
 from subpixmap.grid import Window
+from subpixmap.model.clouds import read_valid
 from subpixmap.periods import ALL_MONTHS
 from subpixmap.reference.question import Locks, Question, ask, day_of, items_over, keep_answer, read_answer
 from subpixmap.reference.reference import UNLABELLED, Area, Reference
 from subpixmap.scenes.choice import choose
 from subpixmap.scenes.clouds import MaskRule
-from subpixmap.scenes.cube import read_reflectance, read_valid
+from subpixmap.scenes.cube import read_reflectance
 from subpixmap.scenes.dialect import Level
 from subpixmap.scenes.items import Item, by_acquisition
 from subpixmap.scenes.lattices import coarse_bands, largest_pixels, lattices
@@ -149,7 +150,7 @@ def read_scenes(
     labelled = area.labelled > UNLABELLED
     clear = {}
     for name, items in groups.items():
-        clear[name] = read_valid(items, area.lattice, area.window, rule)
+        clear[name] = read_valid(items, area.lattice, area.window, rule, bands=imagery.bands)
         step()
     share = {name: float(mask[labelled].mean()) if labelled.any() else 0.0 for name, mask in clear.items()}
     share = {name: value for name, value in share.items() if value >= _LEAST_CLEAR}
@@ -164,7 +165,7 @@ def read_scenes(
         reflectance.append(read_reflectance(groups[name], area.lattice, window, imagery.bands).astype(np.float16))
         step()
     valid = [
-        read_valid(groups[name], area.lattice, window, rule) & np.isfinite(image).all(axis=0)
+        read_valid(groups[name], area.lattice, window, rule, bands=imagery.bands) & np.isfinite(image).all(axis=0)
         for name, image in zip(names, reflectance, strict=True)
     ]
     days = tuple(day_of(groups[name][0]) for name in names)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from subpixmap.errors import InputError
 from subpixmap.grid import Window
+from subpixmap.model.clouds import FOUR, require_network
 from subpixmap.periods import parse_years
 from subpixmap.progress import counter
 from subpixmap.reference.imagery import Imagery, Scenes, find_imagery, read_scenes
@@ -19,7 +20,7 @@ from subpixmap.reference.patches import Patches
 from subpixmap.reference.question import Locks
 from subpixmap.reference.reference import Area, Reference
 from subpixmap.reference.splits import AreaTile, split_tiles
-from subpixmap.scenes.clouds import MaskRule
+from subpixmap.scenes.clouds import MaskBy, MaskRule
 from subpixmap.scenes.dialect import Level
 from subpixmap.scenes.items import by_acquisition
 from subpixmap.scenes.radiometry import known_level
@@ -50,6 +51,8 @@ class Scheme:
     test_years: str = ""
     """Such as "2022-2023": the test sees acquisitions of these years only, training and calibration none of them."""
     seed: int = 0
+    mask: MaskBy = "scl"
+    """Who says which pixels are clear (see `MaskRule.by`)."""
 
     def __post_init__(self) -> None:
         if self.within_days < 0 or self.max_scenes < 1:
@@ -61,6 +64,7 @@ class Scheme:
                 "--calibrate names land that is set aside, --folds lets all calibrate: give one of the two"
             )
         known_level(self.level)
+        MaskRule(by=self.mask)  # refuses an unknown name
         if self.test_years:
             parse_years(self.test_years)
 
@@ -87,7 +91,8 @@ class Scheme:
         collection: str | None,
         locks: Locks | None,
     ) -> Imagery:
-        """The imagery over the reference that may be used (see `find_imagery`)."""
+        """The imagery over the reference that may be used (see `find_imagery`); refuses a mask that cannot be made."""
+        require_network(bands or FOUR, MaskRule(by=self.mask), self.level)
         return find_imagery(
             reference,
             source,
@@ -109,7 +114,10 @@ class Scheme:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for a card."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        if self.mask == "scl":
+            del plain["mask"]  # so that cards stay as they were
+        return plain
 
     @classmethod
     def stated(cls, stated: Mapping[str, Any]) -> Scheme:

@@ -121,12 +121,12 @@ def _patch(
     pictures = list(render(site, dates))
     scl = np.stack([_double(p.scl) for p in pictures])
     return Patch(
-        np.stack([_stack(p) for p in pictures]), np.stack([mask(s) for s in scl]), scl,
-        _points(site, pictures, year), year, landscape.seed, _cover(landscape, frame),
+        np.stack([stacked(p) for p in pictures]), np.stack([mask(s) for s in scl]), scl,
+        _points(site, pictures, year), year, landscape.seed, cover_of(landscape, frame),
     )  # fmt: skip
 
 
-def _cover(landscape: Landscape, frame: Frame) -> NDArray[np.uint8]:
+def cover_of(landscape: Landscape, frame: Frame) -> NDArray[np.uint8]:
     """(y, x): index into `COVERS` at pixel centres."""
     x, y = frame.centres(PIXEL)
     parcels = landscape.parcels(frame.bounds())
@@ -135,7 +135,7 @@ def _cover(landscape: Landscape, frame: Frame) -> NDArray[np.uint8]:
     return codes[MARGIN : MARGIN + frame.height, MARGIN : MARGIN + frame.width]
 
 
-def _stack(picture: Picture) -> NDArray[np.float32]:
+def stacked(picture: Picture) -> NDArray[np.float32]:
     """(band, y, x) as read from a file: rounded to digital numbers and back."""
     layers = []
     for band in BANDS:

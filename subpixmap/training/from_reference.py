@@ -20,6 +20,7 @@ import shapely
 from subpixmap.errors import InputError, Refused
 from subpixmap.model.card import Card
 from subpixmap.model.checkpoint import Model, save_model
+from subpixmap.model.clouds import require_network
 from subpixmap.model.land import taught_land
 from subpixmap.model.net import halo_of
 from subpixmap.model.predict import check_input
@@ -130,7 +131,7 @@ def learn_from(
     config = _for_tiles(dataclasses.replace(recipe.config, present_above=reference.present_above), tiles)
     say(progress, "1 of 4: imagery")
     imagery = scheme.imagery(reference, source, bands=bands, halo=halo, collection=collection, locks=locks)
-    land = _Land(reference, imagery, scheme, halo, MaskRule(), progress)
+    land = _Land(reference, imagery, scheme, halo, MaskRule(by=scheme.mask), progress)
     samples = {split: land.read(tiles, split) for split in SPLITS if not (scheme.folds and split == "calibration")}
     config = config.for_land(int(samples["training"].patches.labelled.sum()))
     samples.setdefault("calibration", samples["training"])  # of folds: all that teaches calibrates, in turns
@@ -257,6 +258,7 @@ def evaluate_on(
     if split not in (*SPLITS, "all"):
         raise InputError(f"--split {split!r} is unknown; choose {', '.join(SPLITS)} or all")
     mask = MaskRule.stated(card.mask, card.object_names)
+    require_network(card.bands, mask, scheme.level)
     imagery = scheme.imagery(reference, source, bands=card.bands, halo=model.halo, collection=collection, locks=locks)
     land = _Land(reference, imagery, scheme, model.halo, mask, progress)
     sample = land.read(tiles, split)
@@ -315,6 +317,7 @@ def calibrate_on(
             "calibrate it on other places"
         )
     mask = MaskRule.stated(card.mask, card.object_names)
+    require_network(card.bands, mask, scheme.level)
     imagery = scheme.imagery(reference, source, bands=card.bands, halo=model.halo, collection=collection, locks=locks)
     patches = _Land(reference, imagery, scheme, model.halo, mask, progress).read(tiles, "calibration").patches
     made = calibrate(model, patches.select_objects(objects))

@@ -91,6 +91,7 @@ SAMPLES = {
     "--calibrate": "b",
     "--test-years": "2020",
     "--seed": "5",
+    "--mask": "both",
 }
 TRAINS = {
     "--steps": "7",

@@ -19,6 +19,7 @@ from subpixmap.mapping.run import map_region
 from subpixmap.model import clouds
 from subpixmap.model.clouds import FOUR, SIX, Cells, Network, network_bands, read_valid, require_network
 from subpixmap.periods import make_periods
+from subpixmap.reference.samples import Scheme
 from subpixmap.scenes import cube
 from subpixmap.scenes.choice import choose
 from subpixmap.scenes.clouds import MaskRule
@@ -268,6 +269,16 @@ def test_a_mask_that_cannot_be_made_is_refused_in_one_line(monkeypatch: pytest.M
     with pytest.raises(InputError, match="looks only 320 m"):
         require_network(FOUR, replace(RULE, dilate_m=400.0), "L2A")
     assert (network_bands(FOUR), network_bands((*SIX, "B05"))) == (FOUR, SIX)
+
+
+def test_a_card_remembers_who_judged_its_training_data() -> None:
+    assert "mask" not in Scheme().as_json(), "cards of scene classes stay as they were"
+    assert Scheme.stated(Scheme(mask="both").as_json()).mask == "both"
+    with pytest.raises(InputError, match="choose scl"):
+        Scheme(mask="guess")  # type: ignore[arg-type]
+    reference: Any = None  # nothing of it is looked at
+    with pytest.raises(InputError, match="no B03, B04"):
+        Scheme(mask="learned").imagery(reference, "x", bands=["B02", "B08"], halo=8, collection=None, locks=None)
 
 
 # The real network ----------------------------------------------------------------------------------------------------

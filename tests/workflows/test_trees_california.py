@@ -31,7 +31,7 @@ from subpixmap.reference.patches import Patches  # noqa: E402
 from subpixmap.scenes.source import find_items  # noqa: E402
 from subpixmap.simulate.spectra import BAND_FACTS  # noqa: E402
 
-METHODS = {"densitynet", "strided", "random_forest", "ridge", "mean"}
+METHODS = {"densitynet", "balanced", "strided", "random_forest", "ridge", "mean"}
 
 
 def some_folder(folder: Path, cities: tuple[str, ...], *, n: int = 4, seed: int = 0) -> Path:
@@ -193,6 +193,21 @@ def test_leaving_out_a_city_leaves_its_crops_out(tmp_path: Path, monkeypatch: py
     counts = trees.leave_one_city_out(crops, trees.RECIPE, strided_steps=1)
     assert fitted == [(["b", "c"], ["a"]), (["a", "c"], ["b"]), (["a", "b"], ["c"])]
     assert counts["mean"][:, 0, 0].tolist() == [1, 1, 2, 2, 3, 3]
+
+
+def test_recipes_are_compared_quickly_over_cities_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = some_folder(tmp_path / "data", ("a", "b", "c"), n=2), tmp_path / "out.json"
+    monkeypatch.setattr(trees, "VIEWS", 2)
+    monkeypatch.setattr(trees, "is_fast", lambda: False)
+    arguments = ("--data", data, "--leave-one-city-out", "--quick", "--seed", 3, "--steps", 1, "--json", out)
+    assert call(trees, monkeypatch, "evaluate", *arguments) == 0
+    found = json.loads(out.read_text())
+    assert found.keys() == {"overall", "cities", "over_cities"}
+    assert found["cities"].keys() == {"a", "b", "c"}
+    assert found["over_cities"].keys() == {"densitynet", "balanced", "mean", "ridge"}
+    assert capsys.readouterr().out.count("all cities") == 4
 
 
 def test_a_folder_that_does_not_fit_together_is_refused(tmp_path: Path) -> None:
