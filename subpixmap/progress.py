@@ -10,7 +10,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sized
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -45,7 +45,7 @@ def track(pieces: Iterable[T], title: str, unit: str, *, total: int | None = Non
     total
         Number of pieces; asked of the pieces themselves when not given.
     """
-    number = total if total is not None else len(pieces) if isinstance(pieces, Sequence) else 0
+    number = total if total is not None else len(pieces) if isinstance(pieces, Sized) else 0
     with counter(title, number, unit) as bar:
         for done, piece in enumerate(pieces):
             yield piece

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from subpixmap import progress
 from subpixmap.progress import Progress, duration, shown, track
+from tests.helpers.run_folders import make_plan, make_run
 
 
 @pytest.fixture
@@ -70,3 +72,23 @@ def test_spans_of_time_are_told_in_words_of_people() -> None:
     assert [duration(seconds) for seconds in (4, 89, 90, 5399, 5400, 36000)] == [
         *("4 s", "89 s", "2 min", "90 min", "1.5 h", "10.0 h")
     ]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_makes_numbers_and_pages_says_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from subpixmap.verbs.count import count, report, trend
+
+    out, plan = tmp_path / "out", make_plan()
+    make_run(out, plan)
+    n = plan.n_tasks // 2
+    with shown():
+        for verb in (count, trend, report):
+            verb(out)
+    told = capsys.readouterr().err
+    for last in (
+        f"count: {n}/{n} blocks",
+        "trend: 6/6 units x objects",
+        "read the map: 4/4 periods",
+        "draw: 2/2 objects",
+    ):
+        assert last in told, told

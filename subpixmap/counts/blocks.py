@@ -60,21 +60,35 @@ class MapBlock:
         return f"{self.lattice.epsg}, rows from {self.window.row}, columns from {self.window.col}"
 
 
-def read_blocks(folder: RunFolder) -> Iterator[MapBlock]:
+def read_blocks(folder: RunFolder) -> BlocksOfRun:
     """The blocks of a run, zone by zone, in row-major order; nothing is read before it is asked for."""
-    plan, notes = folder.plan, is_held_here(folder.path)
-    for epsg, zone in sorted(plan.zones.items()):
-        shards = open_shards(folder.path, epsg)
-        for one in zone.blocks:
-            stored = _StoredBlock(shards, plan.run_id, folder.items_sha256, one.block, notes)
-            yield MapBlock(
-                lattice=zone.lattice,
-                window=one.block.window,
-                chunks=one.chunks,
-                record=stored.record,
-                read=stored.read,
-                min_obs=plan.recipe.min_obs,
-            )
+    return BlocksOfRun(folder)
+
+
+@dataclass(frozen=True)
+class BlocksOfRun:
+    """What `read_blocks` returns: their number is known before one is read."""
+
+    folder: RunFolder
+
+    def __len__(self) -> int:
+        return sum(len(zone.blocks) for zone in self.folder.plan.zones.values())
+
+    def __iter__(self) -> Iterator[MapBlock]:
+        folder, plan = self.folder, self.folder.plan
+        notes = is_held_here(folder.path)
+        for epsg, zone in sorted(plan.zones.items()):
+            shards = open_shards(folder.path, epsg)
+            for one in zone.blocks:
+                stored = _StoredBlock(shards, plan.run_id, folder.items_sha256, one.block, notes)
+                yield MapBlock(
+                    lattice=zone.lattice,
+                    window=one.block.window,
+                    chunks=one.chunks,
+                    record=stored.record,
+                    read=stored.read,
+                    min_obs=plan.recipe.min_obs,
+                )
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def count_run(
         boundary_version=given.boundary_version,
         assign_nearest=read_choices(folder.path).assign_nearest if assign_nearest is None else assign_nearest,
     )
-    blocks = read_blocks(folder)
+    blocks: Iterable[MapBlock] = read_blocks(folder)
     if maps is not None:
         facts, blocks, client = facts.of_part(*contents_of(maps)), blocks_of(maps, folder), None
         if not all(member_name(k) in dataset for dataset in maps.values() for k in range(facts.spread)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -132,7 +132,7 @@ def sum_blocks(
         for at, polygons in [by_block.take(block.lattice, block.window)]
     )
     parts = _in_order(partial(block_sums, facts=facts), calls, client)
-    for at, part in track(parts, "count", "blocks"):
+    for at, part in track(parts, "count", "blocks", total=len(blocks) if isinstance(blocks, Sized) else None):
         sums.add(np.append(at, n + np.arange(EXTRA)), part)
     sums.area[:n] += by_block.rest(facts.resolution)
     return sums

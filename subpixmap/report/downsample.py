@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,8 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from shapely.geometry.base import BaseGeometry
+
+from subpixmap.progress import track
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -99,19 +102,18 @@ def read_layers(maps: Arrays, geometry: BaseGeometry, *, size: int = 560) -> Lay
     objects, periods = (tuple(str(name) for name in first[axis].values) for axis in ("object", "period"))
     density = np.full((len(objects), len(periods), *grid.shape), np.nan, np.float32)
     n_obs = np.full((len(periods), *grid.shape), np.nan, np.float32)
-    for epsg, data in maps.items():
-        rows, cols, there = _cells_of(grid, epsg, data, resolution)
-        if not there.any():
-            continue
+    places = {epsg: _cells_of(grid, epsg, data, resolution) for epsg, data in maps.items()}
+    seen_zones = [epsg for epsg, (_, _, there) in places.items() if there.any()]
+    for epsg, p in track([*product(seen_zones, range(len(periods)))], "read the map", "periods of a UTM zone"):
+        data, (rows, cols, there) = maps[epsg], places[epsg]
         crop = (slice(rows[there].min() * factor, (rows[there].max() + 1) * factor),
                 slice(cols[there].min() * factor, (cols[there].max() + 1) * factor))  # fmt: skip
         at = rows[there] - rows[there].min(), cols[there] - cols[there].min()
-        for p in range(len(periods)):
-            count = block_means(data["count"].isel(period=p, y=crop[0], x=crop[1]), factor)  # (object, y, x)
-            seen = block_means(data["n_obs"].isel(period=p, y=crop[0], x=crop[1]), factor)
-            for o in range(len(objects)):
-                _fill(density[o, p], there, count[o][at] / (resolution**2 / 1e4))
-            _fill(n_obs[p], there, seen[at])
+        count = block_means(data["count"].isel(period=p, y=crop[0], x=crop[1]), factor)  # (object, y, x)
+        seen = block_means(data["n_obs"].isel(period=p, y=crop[0], x=crop[1]), factor)
+        for o in range(len(objects)):
+            _fill(density[o, p], there, count[o][at] / (resolution**2 / 1e4))
+        _fill(n_obs[p], there, seen[at])
     inside = rasterised(grid.to_pixels(geometry), grid.shape)
     return Layers(grid, objects, periods, density, n_obs, inside)
 

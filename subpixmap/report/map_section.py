@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from subpixmap.progress import track
 from subpixmap.report.colours import CLEAR_OBSERVATIONS, DENSITY
 from subpixmap.report.contents import Contents
 from subpixmap.report.downsample import Layers
@@ -55,7 +56,7 @@ def map_section(contents: Contents, periods: Sequence[str]) -> dict[str, Any] | 
                 [pixels[name], looks],
                 unit_layers(contents, name, periods, raster, units),
             ]
-            for name in layers.objects
+            for name in track(layers.objects, "draw the maps", "objects")
         },
         "looks": looks,
         "outlines": _outlines(contents, layers),

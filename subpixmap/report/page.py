@@ -15,6 +15,7 @@ from subpixmap import runpaths
 from subpixmap.counts.rows import FLAGS
 from subpixmap.estimation.results import SYNTHETIC
 from subpixmap.files import write_atomic
+from subpixmap.progress import track
 from subpixmap.report.contents import Contents, read_contents
 from subpixmap.report.formatting import compact, number, percent, shown, title
 from subpixmap.report.map_section import chosen_periods, map_section
@@ -76,7 +77,9 @@ def render(contents: Contents) -> str:
         script=(_HERE / "page.js").read_text(encoding="utf-8"),
         run=contents,
         banner=banner(contents),
-        objects=[object_section(contents, name, totals, periods) for name in contents.objects],
+        objects=[
+            object_section(contents, name, totals, periods) for name in track(contents.objects, "draw", "objects")
+        ],
         maps=map_section(contents, periods),
         months=_months(contents),
         offsets=_offsets(contents),

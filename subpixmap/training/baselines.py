@@ -19,6 +19,7 @@ from scipy import ndimage
 from subpixmap.errors import InputError
 from subpixmap.model.checkpoint import Model
 from subpixmap.model.net import StridedNet
+from subpixmap.progress import track
 from subpixmap.reference.patches import Patches
 from subpixmap.training.config import BASELINES, TrainConfig
 from subpixmap.training.inputs import input_statistics
@@ -26,6 +27,7 @@ from subpixmap.training.train import fit
 
 _WINDOWS = (5, 9)  # pixels a side, over which mean and standard deviation are features
 _SCENES_AT_ONCE = 32
+_TREES_AT_ONCE = 10
 
 FloatArray = NDArray[np.floating]
 
@@ -88,13 +90,18 @@ def fit_baseline(
 
 
 def fit_baselines(
-    names: Sequence[str], training: Patches, model: Model, config: TrainConfig | None = None
+    names: Sequence[str],
+    training: Patches,
+    model: Model,
+    config: TrainConfig | None = None,
+    *,
+    progress: TextIO | None = None,
 ) -> dict[str, Any]:
     """Baselines by name, fitted to training patches with the model's bands and objects."""
     if not names:
         return {}
     plain = training.select_bands(model.card.bands).select_objects(model.card.object_names)
-    return {name: fit_baseline(name, plain, config=config) for name in names}
+    return {name: fit_baseline(name, plain, config=config, progress=progress) for name in names}
 
 
 @dataclass(frozen=True)
@@ -193,14 +200,15 @@ def _fit_pixelwise(name: str, training: Patches, *, samples: int, trees: int, se
         raise InputError(f"baseline {name} needs scikit-learn: pip install 'subpixmap[train]'") from error
     filling = np.array(input_statistics(training)["input_mean"], np.float32)
     x, y = _sample(training, filling, samples, np.random.default_rng(seed))
+    target = y[:, 0] if y.shape[1] == 1 else y  # a single object is handed over flat, as scikit-learn asks for it
     if name == "ridge":
-        estimator = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 7)))
+        estimator = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 7))).fit(x, target)
     else:
-        estimator = RandomForestRegressor(
-            trees, min_samples_leaf=5, max_features=1 / 3, max_samples=0.5, random_state=seed, n_jobs=workers
-        )
-    # A single object is handed over flat, as scikit-learn asks for it.
-    estimator.fit(x, y[:, 0] if y.shape[1] == 1 else y)
+        shape = {"min_samples_leaf": 5, "max_features": 1 / 3, "max_samples": 0.5}
+        estimator = RandomForestRegressor(**shape, random_state=seed, n_jobs=workers, warm_start=True)
+        # A few trees more each time: they are the same as if all were grown at once.
+        for grown in track([*range(_TREES_AT_ONCE, trees, _TREES_AT_ONCE), trees], "random_forest", "parts"):
+            estimator.set_params(n_estimators=grown).fit(x, target)
     return Pixelwise(estimator, filling, y.shape[1], training.halo)
 
 
@@ -211,7 +219,9 @@ def _sample(
     scenes = rng.permutation(len(training) * training.valid.shape[1])
     each = max(-(-samples // len(scenes)), 64)
     xs, ys, drawn = [], [], 0
-    for place, scene in zip(*np.divmod(scenes, training.valid.shape[1]), strict=True):
+    for place, scene in track(
+        list(zip(*np.divmod(scenes, training.valid.shape[1]), strict=True)), "draw pixels", "scenes"
+    ):
         usable = np.flatnonzero(training.valid[place, scene] & training.labelled[place])
         if drawn >= samples or not usable.size:
             continue
@@ -242,4 +252,4 @@ def _fit_strided(training: Patches, config: TrainConfig, progress: TextIO | None
             std=statistics["input_std"],
         )
 
-    return Strided(fit(build, training, config, progress=progress))
+    return Strided(fit(build, training, config, progress=progress, title="strided: "))

@@ -159,7 +159,7 @@ def learn_from(
     with reproducible(config):  # calibrated and measured with the threads of the training: others change the last bits
         model = _trained(samples, card, config, scheme, files)
         say(progress, "4 of 4: evaluation")
-        errors = evaluate(model, test, baselines=fit_baselines(baselines, training, model, config))
+        errors = evaluate(model, test, baselines=fit_baselines(baselines, training, model, config, progress=progress))
     say(progress, table(errors))
     return save_model(path, model.net, card_with_errors(model.card, errors, config.all_steps)), errors
 
@@ -263,7 +263,8 @@ def evaluate_on(
     land = _Land(reference, imagery, scheme, model.halo, mask, progress)
     sample = land.read(tiles, split)
     patches = sample.patches if land_cover is None else with_cover(sample.patches, sample.tiles, land_cover)
-    fitted = fit_baselines(baselines, land.read(tiles, "training").patches, model) if baselines else {}
+    training = land.read(tiles, "training").patches if baselines else patches
+    fitted = fit_baselines(baselines, training, model, progress=progress)
     errors = evaluate(model, patches, baselines=fitted)
     return {"model": card.name, "sha256": model.sha256, "evidence": card.evidence, "split": split, **errors}
 

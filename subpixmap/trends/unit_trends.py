@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from subpixmap.counts.unlike import unlike_words
 from subpixmap.errors import InputError, Refused
+from subpixmap.progress import track
 from subpixmap.tables import REGION, SERIES, TREND, types_of
 from subpixmap.trends.changes import (
     Totals,
@@ -114,7 +115,8 @@ def follow(
     # A shared effect that the user removes takes the steps at joins along.
     totals = totals.assign(join_factor=1.0 if year_effect is not None else join_factors(totals, steps))
     rows, weighed, cautions, changes = [], [], [], []
-    for _, group in _with_noise(totals).groupby(["unit_id", "object"], sort=False):
+    by_unit = _with_noise(totals).groupby(["unit_id", "object"], sort=False)
+    for _, group in track(by_unit, "trend", "units x objects", total=by_unit.ngroups):
         row, evidence = _unit_trend(group.sort_values("period_start", kind="stable"), level, steady_within)
         rows.append(row)
         weighed.append(evidence)

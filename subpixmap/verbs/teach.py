@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from subpixmap.errors import InputError
 from subpixmap.files import require_place, write_json
@@ -249,6 +249,7 @@ def evaluate(
             baselines=baselines,
             cache=cache,
             workers=workers,
+            progress=progress,
         )
     else:
         assert folder is not None  # one of the two is given
@@ -304,6 +305,7 @@ def _evaluate_simulated(
     baselines: Sequence[str],
     cache: Path | None,
     workers: int,
+    progress: TextIO | None,
 ) -> dict[str, Any]:
     from subpixmap.reference.supports import SUPPORTS
     from subpixmap.training.baselines import fit_baselines
@@ -318,7 +320,8 @@ def _evaluate_simulated(
     patches = simulated_patches(seed, places, world=world, size=size, **options)
     fitted: dict[str, Any] = {}
     if baselines:  # on places of the world that the model was taught in, as many as it is measured on
-        fitted = fit_baselines(baselines, simulated_patches(SEEDS["training"], places, **options), model)
+        training = simulated_patches(SEEDS["training"], places, **options)
+        fitted = fit_baselines(baselines, training, model, progress=progress)
     errors = evaluate_patches(model, patches, baselines=fitted)
     facts = {"model": model.card.name, "sha256": model.sha256, "evidence": "simulated"}
     return facts | {"world": world, "seed": seed, "standing": list(objects)} | errors

@@ -3,9 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from subpixmap import progress
 from subpixmap.errors import InputError
 from subpixmap.reference.patches import Patches
-from subpixmap.training.baselines import features, fit_baseline
+from subpixmap.training import baselines
+from subpixmap.training.baselines import Pixelwise, features, fit_baseline
 from subpixmap.training.config import BASELINES, TrainConfig
 from tests.helpers.patches import BANDS, HALO, OBJECTS, some_patches
 
@@ -32,6 +34,23 @@ def test_pixelwise_baselines_learn_what_the_bands_show(name: str) -> None:
         assert r2(*blocks) > 0.5
     again = fit_baseline(name, training, samples=4000, trees=20, workers=2)
     assert np.array_equal(again.predict(scenes(unseen)), count)
+
+
+def test_a_forest_that_grows_in_parts_is_the_same_and_tells_of_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = some_patches(3, size=24)
+    monkeypatch.setattr(progress, "_WORTH_A_LINE_S", 0.0)
+    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
+    with progress.shown():
+        grown = fit_baseline("random_forest", training, samples=500, trees=23)
+    assert "random_forest: 3/3 parts" in capsys.readouterr().err
+    assert isinstance(grown, Pixelwise)
+    monkeypatch.setattr(baselines, "_TREES_AT_ONCE", 100)
+    at_once = fit_baseline("random_forest", training, samples=500, trees=23)
+    assert isinstance(at_once, Pixelwise)
+    assert len(grown.estimator.estimators_) == len(at_once.estimator.estimators_) == 23
+    assert np.array_equal(grown.predict(scenes(training)), at_once.predict(scenes(training)))
 
 
 def test_the_strided_network_is_trained_alike() -> None:
