@@ -5,9 +5,12 @@ Dask knows how to ask each system; it is imported only when somebody asks, so th
 
 from __future__ import annotations
 
+import contextlib
 import re
 import resource
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -23,6 +26,18 @@ def memory() -> int:
     from distributed.system import memory_limit
 
     return memory_limit()
+
+
+@contextlib.contextmanager
+def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads that begins nothing new after an error; after Ctrl-C it is not even waited for."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    except BaseException as error:
+        pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def available_memory() -> int:

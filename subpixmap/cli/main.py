@@ -5,20 +5,17 @@ Nothing heavy is imported here: `subpixmap --help` answers in a fraction of a se
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from subpixmap.cli import detect, look, run, sample, teach
+from subpixmap.cli import detect, interrupt, look, run, sample, teach
 from subpixmap.cli.options import Command, Session, in_groups
 from subpixmap.errors import SubpixmapError, in_one_line
 
@@ -95,26 +92,6 @@ def _top(
     pass  # the text of --help stands above
 
 
-class Interrupted(BaseException):
-    """The user or the system stopped the run. Not a KeyboardInterrupt, which click would turn into exit code 1."""
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise Interrupted(signal.Signals(number).name)
-
-
-@contextlib.contextmanager
-def _signals_end_the_run() -> Iterator[None]:
-    """Ctrl-C, and SIGTERM, by which clusters end a job whose time is up."""
-    here = threading.current_thread() is threading.main_thread()
-    before = {one: signal.signal(one, _interrupt) for one in (signal.SIGINT, signal.SIGTERM)} if here else {}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
 def _tell(text: str) -> None:
     """A line, or a traceback, on stderr: without passwords and tokens of URLs."""
     from subpixmap.scenes.hrefs import redact_urls, without_secrets
@@ -145,7 +122,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks ends nothing
     try:
-        with _signals_end_the_run():
+        with interrupt.signals_end_the_run():
             app(obj=session)
     except SubpixmapError as error:
         if session.verbose:
@@ -157,9 +134,9 @@ def main() -> None:
             _tell(traceback.format_exc())
         _tell(f"subpixmap: {_in_words(error)}")
         sys.exit(2 if error.errno in _NOT_THE_PLACE else 3)
-    except Interrupted as end:
-        print(f"subpixmap: interrupted by {end}; the same command continues where it stopped", file=sys.stderr)
-        sys.exit(3)
+    except interrupt.Interrupted as end:
+        interrupt.tell(str(end))
+        sys.exit(interrupt.EXIT_CODE)
 
 
 if __name__ == "__main__":

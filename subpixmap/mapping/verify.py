@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from subpixmap import runpaths
 from subpixmap.errors import Incomplete, SubpixmapError, VerificationFailed
 from subpixmap.files import files_under, modified
 from subpixmap.grid import Block
-from subpixmap.machine import cores
+from subpixmap.machine import cores, thread_pool
 from subpixmap.mapping.ledger import (
     OTHER_ITEMS,
     Failure,
@@ -204,7 +203,7 @@ def verify(out: Path, *, threads: int | None = None) -> Verification:
     damaged += _stray_shards(out, plan)
     sound = [record for record in mine if planned[record.key].lattice.epsg in readable]
     names = tuple(arrays_of(plan.recipe.spread))
-    with ThreadPoolExecutor(threads or cores()) as pool:
+    with thread_pool(threads or cores()) as pool:
         results = pool.map(lambda record: _verify_block(out, planned[record.key], record, names), sound)
         checked_blocks = track(results, "verify", "blocks x periods", total=len(sound))
         damaged += [one for one in checked_blocks if one is not None]

@@ -7,13 +7,13 @@ Over vegetation, water and shadow the darkest reflectance of the red and short-w
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.errors import InputError, several_problems
+from subpixmap.machine import thread_pool
 from subpixmap.progress import track
 from subpixmap.scenes.dialect import SCL
 from subpixmap.scenes.items import Item
@@ -70,7 +70,7 @@ def check_darkness(items: Iterable[Item], *, threads: int = 8, refused: dict[str
         )
 
     locked = list(items)
-    with ThreadPoolExecutor(threads) as pool:
+    with thread_pool(threads) as pool:
         looked = track(pool.map(look, locked), "look at dark ground", "items", total=len(locked))
         results = list(looked)
     problems = {item.id: result for item, result in zip(locked, results, strict=True) if isinstance(result, str)}

@@ -18,7 +18,6 @@ import rasterio
 from rasterio.enums import Compression
 from rasterio.errors import RasterioError
 
-from subpixmap.errors import SubpixmapError
 from subpixmap.scenes.hrefs import driver, redact
 from subpixmap.scenes.http import get_bytes
 from subpixmap.scenes.pins import Pin, require_unchanged
@@ -67,7 +66,7 @@ class Checked:
         OSError
             No answer, another one than was asked for, or not a raster.
         """
-        problems: list[Exception] = []  # GDAL cannot pass on what goes wrong
+        problems: list[BaseException] = []  # GDAL cannot pass on what goes wrong, not even Ctrl-C
 
         def opener(path: str, mode: str = "rb", **_: Any) -> RemoteFile:
             return RemoteFile(self, problems)
@@ -85,7 +84,7 @@ class Checked:
 class RemoteFile(io.RawIOBase):
     """Bytes of one version of a file."""
 
-    def __init__(self, raster: Checked, problems: list[Exception]) -> None:
+    def __init__(self, raster: Checked, problems: list[BaseException]) -> None:
         self.raster, self.parts, self.problems = raster, raster.parts, problems
         self.size, self.at = raster.version.size or 0, 0
 
@@ -110,12 +109,12 @@ class RemoteFile(io.RawIOBase):
         """The next bytes; fewer at the end of the file, none after a problem."""
         first = self.at
         last = self.size if size is None or size < 0 else min(first + size, self.size)
-        if first >= last:
+        if first >= last or self.problems:
             return b""
         numbers = range(first // PART, -(-last // PART))
         try:
             self._request(numbers)
-        except (OSError, SubpixmapError) as error:
+        except BaseException as error:  # raised again behind GDAL
             self.problems.append(error)
             return b""
         content = b"".join(self.parts[number] for number in numbers)

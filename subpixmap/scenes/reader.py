@@ -10,7 +10,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from subpixmap.errors import Incomplete, InputError, Refused, SubpixmapError
+from subpixmap.machine import thread_pool
 from subpixmap.scenes.access import gdal_env, gdal_path, is_trusted, pin_of, signed_href
 from subpixmap.scenes.dialect import SCALE
 from subpixmap.scenes.hrefs import driver, is_remote, redact, require_own_overviews, without_secrets
@@ -250,7 +250,7 @@ def pin(items: Iterable[Item], *, ask: bool = False, threads: int = PIN_THREADS)
     """
     wanted = list(items)
     assets = [asset for item in wanted for asset in item.assets.values()]
-    with ThreadPoolExecutor(threads) as pool:
+    with thread_pool(threads) as pool:
         versions = iter(list(pool.map(partial(_version_of_now, ask=ask), assets)))
     return [
         replace(item, assets={band: replace(asset, pin=next(versions)) for band, asset in item.assets.items()})

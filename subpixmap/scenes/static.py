@@ -9,12 +9,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subpixmap.errors import InputError
+from subpixmap.machine import thread_pool
 from subpixmap.scenes.hrefs import is_remote, redact, resolve
 from subpixmap.scenes.http import MAX_BYTES as MAX_REMOTE_BYTES
 from subpixmap.scenes.http import SourceFailed, get_json, guarded
@@ -107,7 +107,7 @@ def _walk(
     if len(seen) > MAX_DOCUMENTS or (children and not depth):
         raise InputError(f"source {redact(where)} has more than {MAX_DOCUMENTS} documents or {MAX_DEPTH} levels")
     if is_remote(where):
-        with ThreadPoolExecutor(THREADS) as pool:
+        with thread_pool(THREADS) as pool:
             for first in range(0, len(items), AHEAD):
                 some = items[first : first + AHEAD]
                 yield from zip(pool.map(read_item, some), some, strict=True)

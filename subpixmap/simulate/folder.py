@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from subpixmap.errors import InputError
 from subpixmap.files import require_place, write_json
 from subpixmap.grid import transformer
-from subpixmap.machine import available_memory
+from subpixmap.machine import available_memory, thread_pool
 from subpixmap.simulate.catalogue import COLLECTION, DeliveredTile, write_catalogue, write_item
 from subpixmap.simulate.country import Country, make_country
 from subpixmap.simulate.delivery import DIALECTS, Delivery, deliveries
@@ -287,7 +286,7 @@ def _image(
         tick()
         return item
 
-    with ThreadPoolExecutor(threads()) as pool:
+    with thread_pool(threads()) as pool:
         items = list(pool.map(write, jobs))
     for path in scratch.glob("*.raw"):
         path.unlink()

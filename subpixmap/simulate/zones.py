@@ -6,7 +6,6 @@ In: a `Country` and its acquisitions. Out: a `RenderedZone` per zone, with digit
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +16,7 @@ import shapely
 from numpy.typing import NDArray
 
 from subpixmap.grid import mgrs_square, transformer, utm_epsg
-from subpixmap.machine import cores
+from subpixmap.machine import cores, thread_pool
 from subpixmap.simulate.catalogue import DeliveredTile
 from subpixmap.simulate.country import HALO_M, Country
 from subpixmap.simulate.delivery import OFFSET
@@ -200,7 +199,7 @@ def paint(
                 zone.plane(name)[number][part] = pixels
             tick()
 
-    with ThreadPoolExecutor(threads()) as pool:
+    with thread_pool(threads()) as pool:
         list(pool.map(one, windows(zone.extent)))
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import rasterio
 from affine import Affine
 from rasterio.windows import Window
 
-from subpixmap.scenes import reader
+from subpixmap.scenes import ranges, reader
 from subpixmap.scenes.items import Asset
 from tests.helpers import stac_server
 
@@ -105,3 +106,23 @@ def test_a_dataset_that_outlives_the_thread_that_opened_it_ends_no_process(tmp_p
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.endswith("alive\n")
     assert int(done.stdout.split()[0]) > 0
+
+
+def test_an_interrupt_in_the_middle_of_a_file_comes_out_of_gdal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GDAL calls our code to get bytes; what is raised there is lost, unless it is kept and raised again."""
+    write_uncompressed(tmp_path / "B04.tif")
+    calls: list[int] = []
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        raise KeyboardInterrupt
+
+    with stac_server.serve() as server:
+        server.files = tmp_path
+        asset = Asset(f"{server.url}/B04.tif", TRANSFORM, (SIZE, SIZE))
+        monkeypatch.setattr(ranges, "get_bytes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            reader.read_window(asset, Window(0, 0, 200, 200), 32651)
+    assert len(calls) == 1  # nothing is asked for again
