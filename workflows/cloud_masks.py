@@ -1,6 +1,6 @@
 """Two masks of clouds against each other: scene classes, and the network behind `--mask learned`.
 
-    python workflows/cloud_masks.py simulated KEPT --world base --seed 1 --scenes 5
+    python workflows/cloud_masks.py simulated KEPT --world base --seed 1 --acquisitions 5
     python workflows/cloud_masks.py real DATA --picture docs/images/cloud-masks-real.jpg
 
 `simulated` renders a place of 12.8 km whose clouds and shadows are known (KEPT holds it for the next time) and prints
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import rasterio
 import shapely
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -159,6 +160,30 @@ def real(data: Path) -> tuple[pd.DataFrame, list[tuple[str, NDArray[Any], NDArra
     return table, shown
 
 
+def clear_days(data: Path) -> pd.DataFrame:
+    """What the network calls clear real images of 10 m, percent; around them it sees them mirrored."""
+    cells, rows = Cells.of(10.0), []
+    images = {
+        "fields, Austria, first date": ("sentinel2_10m/ftw_austria/inference-img.tif", (3, 2, 1, 4), "L2A"),
+        "fields, Austria, second date": ("sentinel2_10m/ftw_austria/inference-img.tif", (7, 6, 5, 8), "L2A"),
+        "city, Muenster": ("muenster_houses/sentinel2_l1c_2016.tif", (1, 2, 3, 4), "L1C"),
+    }
+    for name, (file, bands, level) in images.items():
+        with rasterio.open(data / file) as dataset:
+            image = dataset.read(bands).astype(np.float32) / 10000
+        height, width = (min(side, cells.side) for side in image.shape[1:])
+        around = (0, 0), (0, cells.side - height), (0, cells.side - width)
+        tile = Network.of(FOUR, level).classes(np.pad(image[:, :height, :width], around, mode="symmetric"))
+        at = ((np.arange(cells.side) + 0.5) * SIDE / cells.side).astype(np.intp)
+        called = tile[np.ix_(at[:height], at[:width])]
+        bright = image[0, :height, :width] > BRIGHT
+        shares = {"cloud": 100 * (called == 9).mean(), "shadow": 100 * (called == 3).mean()}
+        rows.append(
+            {"image": name, **shares, "bright_px": bright.sum(), "of bright": 100 * (called[bright] != 5).mean()}
+        )
+    return pd.DataFrame(rows)
+
+
 def draw(shown: list[tuple[str, NDArray[Any], NDArray[Any], NDArray[Any]]], part: Window, path: Path) -> None:
     """Side by side: the land in true colour, what scene classes call cloud and shadow, what the network does."""
     colours = np.array([[0.85, 0.85, 0.85], [0.16, 0.35, 0.25], [1.0, 1.0, 1.0], [0.35, 0.2, 0.55], [0.5, 0.8, 1.0]])
@@ -190,20 +215,20 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--world", default="base")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--scenes", type=int, default=5)
+    parser.add_argument("--acquisitions", type=int, default=5)
     parser.add_argument("--size", type=int, default=1280)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--days", default="2023-08-10,2023-08-13,2023-08-18")
     options = parser.parse_args()
     if options.what == "real":
         table, shown = real(options.folder)
-        print(table.round(1).to_string())
+        print(f"{table.round(1).to_string()}\n\n{clear_days(options.folder).round(1).to_string()}")
         if options.picture:
             height, width = shown[0][2].shape
             some = [one for one in shown if one[0] in options.days.split(",")]
             draw(some, Window(height // 3, width // 3, 260, 260), options.picture)
         return
-    there = place(options.folder, options.world, options.seed, options.scenes, options.size)
+    there = place(options.folder, options.world, options.seed, options.acquisitions, options.size)
     for bands in (FOUR, SIX):
         scenes, grounds = simulated(there, bands)
         print(f"\n{len(bands)} bands, by scene\n{scenes.round(3).to_string()}")

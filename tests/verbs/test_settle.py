@@ -72,6 +72,18 @@ def test_a_simulated_source_is_seen_in_any_order_and_from_anywhere(
         assert "banner note" in page
 
 
+def test_a_mask_that_cannot_be_made_is_refused_before_the_catalogue_is_asked(
+    place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, request = place
+    monkeypatch.setattr("subpixmap.scenes.source.find_by_source", mapping_data.raising(AssertionError))
+    with pytest.raises(InputError, match=r"--mask learned: .* \(no B03, B04\): use --mask scl"):
+        plan(request(mask="learned"))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="--mask 'guess' is unknown; choose scl, learned or both"):
+        request(mask="guess")
+
+
 def test_a_refreshed_period_is_as_if_it_had_been_asked_for_later(
     place: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
