@@ -6,6 +6,7 @@ Dask knows how to ask each system; it is imported only when somebody asks, so th
 from __future__ import annotations
 
 import contextlib
+import platform
 import re
 import resource
 import sys
@@ -45,6 +46,15 @@ def available_memory() -> int:
     import psutil
 
     return min(int(psutil.virtual_memory().available), memory())
+
+
+def instruction_set() -> str:
+    """The processor's best units for vectors and matrices: AMX, AVX512 or AVX2; elsewhere the name of its kind."""
+    info = Path("/proc/cpuinfo")
+    flags = re.search(r"^flags\s*:(.*)$", info.read_text(), re.MULTILINE) if info.is_file() else None
+    has = set(flags[1].split()) if flags else set()
+    known = {"amx_tile": "AMX", "avx512f": "AVX512", "avx2": "AVX2"}
+    return next((name for flag, name in known.items() if flag in has), platform.machine())
 
 
 def peak_rss() -> int:

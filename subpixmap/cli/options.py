@@ -243,6 +243,14 @@ class RunOptions:
         Request.probe
     )
     device: Annotated[str, Option(help="cpu, cuda or auto")] = Request.device
+    backend: Annotated[
+        str | None,
+        Option(help="what computes the network: torch or openvino  [default: the folder's, else the faster installed]"),
+    ] = Request.backend
+    precision: Annotated[
+        str | None,
+        Option(help="float32, or bfloat16: faster where the processor or GPU has units for it, less exact"),
+    ] = Request.precision
     allow_partial: AllowPartial = Request.allow_partial
     force: Annotated[bool, Option("--force", help="accept input unlike the model's card (marked in every row)")] = (
         Request.force

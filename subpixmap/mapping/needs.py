@@ -113,7 +113,7 @@ def worker_memory(plan: Plan) -> float:
     window = max(w.height * w.width for w in windows)
     padded = max(p.height * p.width for p in (w.padded(plan.model.halo) for w in windows))
     block = recipe.block**2
-    readers = readers_for(recipe.numerics["device"])
+    readers = readers_for(recipe.arithmetic.device)
     reading = padded * len(recipe.bands) * (4 + readers * (4 + 6))  # this acquisition, and the next ones with their DN
     # Sums, squares, presence; lowest, highest; of each network apart sum, lowest, highest; counts.
     running = window * (n * (3 * 8 + 2 * 4 + recipe.spread * (8 + 2 * 4)) + 4)

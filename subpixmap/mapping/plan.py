@@ -24,6 +24,7 @@ from subpixmap.files import make_folder, store_errors, write_atomic
 from subpixmap.grid import BLOCK, Block
 from subpixmap.mapping.recipe import Recipe, json_sha256, level_of, numerics, require_block, require_same
 from subpixmap.mapping.zones import BlockPlan, Zone, chunk_bits, chunks_of_bits, plan_zones
+from subpixmap.model.backends import USUAL, Arithmetic
 from subpixmap.periods import ALL_MONTHS, Every, Period
 from subpixmap.scenes.clouds import MaskRule
 from subpixmap.scenes.hrefs import redact
@@ -115,7 +116,7 @@ class Plan:
     @property
     def n_tasks(self) -> int:
         """Blocks x periods."""
-        return sum(len(zone.blocks) for zone in self.zones.values()) * len(self.periods)
+        return len(self.periods) * sum(len(zone.blocks) for zone in self.zones.values())
 
     def period(self, label: str) -> Period:
         """The period of this name."""
@@ -141,7 +142,7 @@ def make_plan(
     months: tuple[int, ...] = ALL_MONTHS,
     objects: Sequence[str] | None = None,
     sources: Sequence[str] = (),
-    device: str = "cpu",
+    arithmetic: Arithmetic = USUAL,
     forced: bool = False,
     missing: Missing = "stated",
     spread: bool = False,
@@ -170,8 +171,8 @@ def make_plan(
         Objects of the model to map, in the model's order; all when not given.
     sources, forced
         Where the items come from, in order of preference; input unlike the card is accepted: both for the record.
-    device
-        "cpu" or "cuda".
+    arithmetic
+        What computes the network.
     missing
         Which pixels of the files are missing (see `read_window`).
     spread
@@ -201,7 +202,7 @@ def make_plan(
         min_obs=min_obs,
         max_cloud=None if max_cloud is None else float(max_cloud),
         mask=mask,
-        numerics=numerics(device, mask.by),
+        numerics=numerics(arithmetic, mask.by),
         missing=missing,
         level=level_of(items),
         spread=card.members_apart() if spread else 0,

@@ -15,6 +15,7 @@ from typing import Any
 from subpixmap.errors import InputError, Refused
 from subpixmap.grid import CHUNK, Lattice
 from subpixmap.mapping.quantise import STEP
+from subpixmap.model.backends import Arithmetic
 from subpixmap.model.mean import TRIM_FROM
 from subpixmap.periods import Every
 from subpixmap.scenes.clouds import MaskBy, MaskRule
@@ -48,7 +49,7 @@ class Recipe:
     """Items with more cloud over the whole tile are not considered, percent."""
     mask: MaskRule
     numerics: Mapping[str, Any] = field(default_factory=dict)
-    """What decides the last bits: device, threads, tile, dtype, version of torch, step of the stored values."""
+    """What decides the last bits: backend, device, threads, tile, dtype, versions, step of the stored values."""
     missing: Missing = "zero"
     """Which pixels of the files are missing; run folders of before the field have "zero"."""
     sensor: str = SENSOR
@@ -84,6 +85,11 @@ class Recipe:
         plain["mask"] = self.mask.as_json()  # likewise
         return plain
 
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What computes the network."""
+        return Arithmetic.of(self.numerics)
+
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Recipe:
         """The recipe of `to_json`."""
@@ -92,24 +98,11 @@ class Recipe:
         return cls(**values)
 
 
-def numerics(device: str = "cpu", mask_by: MaskBy = "scl") -> dict[str, Any]:
-    """What decides the last bits of a prediction: the same on any number of workers."""
-    import torch
-
+def numerics(arithmetic: Arithmetic, mask_by: MaskBy = "scl") -> dict[str, Any]:
+    """What decides the last bits of a map: the same on any number of workers."""
     from subpixmap.model.clouds import versions
-    from subpixmap.model.predict import TILE
 
-    return {
-        "device": device,
-        "torch": torch.__version__,
-        "threads": 1,
-        "tile": list(TILE),
-        "batch": 1,
-        "dtype": "float32",
-        "memory_format": "channels_last",
-        "trim_from": TRIM_FROM,
-        "step": STEP,
-    } | versions(mask_by)
+    return arithmetic.numerics() | {"trim_from": TRIM_FROM, "step": STEP} | versions(mask_by)
 
 
 def level_of(items: Iterable[Item]) -> Level:

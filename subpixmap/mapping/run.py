@@ -27,6 +27,7 @@ from subpixmap.mapping.plan import Plan, items_by_period, read_plan, write_plan
 from subpixmap.mapping.pool import Pool, WorkerDied, open_pool
 from subpixmap.mapping.recipe import numerics, require_same
 from subpixmap.mapping.task import Outcome, Task, map_block
+from subpixmap.model.backends import require_here
 from subpixmap.scenes.hrefs import is_remote as is_remote_href
 from subpixmap.scenes.items import Item, items_sha256, read_lock, read_notes, write_lock
 
@@ -156,8 +157,9 @@ def map_region(
     out = path_of(out)
     if model.sha256 != plan.recipe.model_sha256:
         raise Refused(f"model {model.sha256[:12]} is not the plan's ({plan.recipe.model_sha256[:12]})")
-    device = plan.recipe.numerics["device"]
-    here = numerics(device, plan.recipe.mask.by)
+    require_here(plan.recipe.numerics)
+    arithmetic = plan.recipe.arithmetic
+    here = numerics(arithmetic, plan.recipe.mask.by)
     require_same(plan.recipe, replace(plan.recipe, numerics=here), out / runpaths.PLAN)
     started = time.monotonic()
     where = {"workers": workers, "scheduler": scheduler, "client": client, "memory_limit": memory_limit}
@@ -175,7 +177,7 @@ def map_region(
         if tasks:
             _require_imagery(tasks)
             limit_s = limit_s or time_limit(plan, model)
-            with open_pool(map_block, model, device=device, limit_s=limit_s, **where) as pool:  # type: ignore[arg-type]
+            with open_pool(map_block, model, device=arithmetic.device, limit_s=limit_s, **where) as pool:  # type: ignore[arg-type]
                 summary = _Drive(pool, tasks, summary, attempts, progress).run()
     summary = replace(summary, seconds=time.monotonic() - started)
     if summary.failed and not allow_partial:

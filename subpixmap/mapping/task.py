@@ -23,6 +23,7 @@ from subpixmap.mapping.quantise import as_stored
 from subpixmap.mapping.recipe import Recipe
 from subpixmap.mapping.store import write_block
 from subpixmap.mapping.zones import BlockPlan
+from subpixmap.model.backends import require_here
 from subpixmap.model.clouds import read_valid
 from subpixmap.model.mean import Accumulator, fits_in_order
 from subpixmap.scenes.choice import choose
@@ -58,7 +59,7 @@ class Task:
     @property
     def readers(self) -> int:
         """Reading threads beside the network, where the task runs."""
-        return readers_for(self.recipe.numerics["device"])
+        return readers_for(self.recipe.arithmetic.device)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -97,6 +98,7 @@ def map_block(task: Task, model: Model) -> Outcome:
     Outcome
         With the record that was committed.
     """
+    require_here(task.recipe.numerics)
     seconds = dict.fromkeys(("read", "wait", "network", "write"), 0.0)
     window = task.plan.window
     # 1. choose acquisitions by their clear pixels; only the scene classification is read for that
@@ -220,7 +222,7 @@ def _predict(
         if not observed.any():
             continue
         outputs = _predict_tile(task.recipe, model, tile, observed)  # under clouds nothing is computed
-        predicted += n_predicted(observed)
+        predicted += n_predicted(observed, arithmetic=task.recipe.arithmetic)
         count, presence, *by_member = (values[pick] for values in outputs)
         mean.add(at, count, presence, observed, out_of_domain(model, inner, observed), by_member=by_member)
         rows, cols = chunk.slices(block.window)
@@ -234,10 +236,9 @@ def _predict_tile(recipe: Recipe, model: Model, tile: NDArray[np.float32], wante
     """Count and presence (object, y, x) of all objects of the model, then the counts of its networks, if kept."""
     from subpixmap.model.predict import predict_block, predict_members
 
-    device = recipe.numerics["device"]
     if not recipe.spread:
-        return predict_block(model, tile, device=device, wanted=wanted)
-    count, presence, members = predict_members(model, tile, device=device, wanted=wanted)
+        return predict_block(model, tile, arithmetic=recipe.arithmetic, wanted=wanted)
+    count, presence, members = predict_members(model, tile, arithmetic=recipe.arithmetic, wanted=wanted)
     return count, presence, *members
 
 

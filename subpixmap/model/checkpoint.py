@@ -22,7 +22,7 @@ from subpixmap.files import write_atomic
 from subpixmap.html import html_table
 from subpixmap.model.card import KEY, Card, card_path, read_stored
 from subpixmap.model.likeness import Likeness
-from subpixmap.model.net import Averaged, DensityNet, WithMembers, fold, measure_halo
+from subpixmap.model.net import Averaged, DensityNet, WithMembers, fold, measure_halo, rounded
 from subpixmap.model.sealed import hash_of
 
 _BATCH_COUNTER = ".num_batches_tracked"
@@ -50,11 +50,24 @@ class Model:
         return fold(self.net)
 
     @cached_property
+    def rounded(self) -> DensityNet | Averaged:
+        """The network for inference with its blocks in bfloat16."""
+        return rounded(self.folded)
+
+    @cached_property
     def folded_with_members(self) -> WithMembers:
         """The network for inference, with the outputs of its members."""
+        return self._with_members(self.folded)
+
+    @cached_property
+    def rounded_with_members(self) -> WithMembers:
+        """The same with its blocks in bfloat16."""
+        return self._with_members(self.rounded)
+
+    def _with_members(self, net: DensityNet | Averaged) -> WithMembers:
         self.card.members_apart()
-        assert isinstance(self.folded, Averaged)
-        return WithMembers(self.folded)
+        assert isinstance(net, Averaged)
+        return WithMembers(net)
 
     @cached_property
     def likeness(self) -> Likeness | None:

@@ -136,10 +136,9 @@ class Averaged(nn.Module):
 
     def outputs(self, reflectance: Tensor) -> list[Tensor]:
         """What every member says, view by view."""
-        views = [(turn, mirror) for mirror in (False, True) for turn in range(4)] if self.turns else [(0, False)]
         return [
             turned_back(net(turned(reflectance, turn, mirror)), turn, mirror)
-            for turn, mirror in views
+            for turn, mirror in views(self.turns)
             for net in self.members
         ]
 
@@ -162,6 +161,11 @@ class WithMembers(nn.Module):
         outputs, n = self.mean.outputs(reflectance), len(self.mean.members)
         each = [torch.stack(outputs[k::n]).mean(dim=0) for k in range(n)]
         return torch.stack([torch.stack(outputs).mean(dim=0), *each], dim=1)
+
+
+def views(turns: bool) -> list[tuple[int, bool]]:
+    """Quarter turns, and whether mirrored, that `Averaged` averages over."""
+    return [(turn, mirror) for mirror in (False, True) for turn in range(4)] if turns else [(0, False)]
 
 
 def combined(members: Sequence[DensityNet], *, turns: bool = False) -> DensityNet | Averaged:
@@ -262,6 +266,27 @@ def fold(net: DensityNet | Averaged) -> DensityNet | Averaged:
         if isinstance(member, DensityNet):
             _fold_batch_norms(member)
     return net.to(memory_format=torch.channels_last)
+
+
+def rounded(net: DensityNet | Averaged) -> DensityNet | Averaged:
+    """A copy of a folded network with its blocks in bfloat16; stem and heads stay float32."""
+    net = copy.deepcopy(net)
+    for member in net.modules():
+        if isinstance(member, DensityNet):
+            blocks = [block.to(torch.bfloat16) for block in member.blocks]
+            member.blocks = nn.ModuleList([nn.Sequential(_To(torch.bfloat16), *blocks, _To(torch.float32))])
+    return net
+
+
+class _To(nn.Module):
+    """Into another type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype)
 
 
 def measure_halo(net: DensityNet | Averaged) -> int:

@@ -16,26 +16,23 @@ import torch
 from numpy.typing import NDArray
 
 from subpixmap.errors import InputError, Refused, VerificationFailed
+from subpixmap.model.backends import TILE as TILE
+from subpixmap.model.backends import USUAL, Arithmetic, Backend, Precision, network
 from subpixmap.model.card import Card
 from subpixmap.model.checkpoint import Model, load_model
 from subpixmap.model.mean import fits_in_order
-from subpixmap.model.net import WithMembers
 from subpixmap.scenes.dialect import LEVELS, SENSOR
 from subpixmap.scenes.lattices import coarse_bands
 
 if TYPE_CHECKING:
     import xarray as xr
 
-TILE = (64, 128)
-"""Useful (rows, columns) of a tile: the fastest per useful pixel at width 128 that divides a chunk of 256; its planes
-stay in the cache (1.6x faster than tiles of 256)."""
-
 
 def predict_block(
     model: Model,
     reflectance: NDArray[np.float32],
     *,
-    device: str = "cpu",
+    arithmetic: Arithmetic = USUAL,
     wanted: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Objects per pixel and presence of a window.
@@ -47,8 +44,9 @@ def predict_block(
     reflectance
         (band, y + 2 halo, x + 2 halo) in the order of the card's bands; NaN where there is none (also outside the
         scene), which becomes the training mean.
-    device
-        "cpu" (one thread, bit-identical for any window) or "cuda".
+    arithmetic
+        What computes it; PyTorch in float32 on one thread of the processor by default. Within one arithmetic on a
+        processor a pixel is bit-identical in any window.
     wanted
         (y, x): pixels that will be used. Tiles without any of them are not computed. By default all pixels.
 
@@ -64,7 +62,7 @@ def predict_block(
     InputError
         Wrong number of bands, or a window not larger than its halo.
     """
-    counts, presence = _predict_tiles(model, model.folded, reflectance, device, wanted)
+    counts, presence = _predict_tiles(model, reflectance, arithmetic, wanted)
     return counts[0], presence
 
 
@@ -72,7 +70,7 @@ def predict_members(
     model: Model,
     reflectance: NDArray[np.float32],
     *,
-    device: str = "cpu",
+    arithmetic: Arithmetic = USUAL,
     wanted: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """As `predict_block`, and (member, object, y, x) what each network of the model would count if it were alone.
@@ -80,16 +78,17 @@ def predict_members(
     The networks compute once: this takes no longer. Count and presence are the bits of `predict_block`, each member's
     counts those of a model that has this network only, calibrated as the whole is.
     """
-    counts, presence = _predict_tiles(model, model.folded_with_members, reflectance, device, wanted)
+    counts, presence = _predict_tiles(model, reflectance, arithmetic, wanted, members=True)
     return counts[0], presence, counts[1:]
 
 
 def _predict_tiles(
     model: Model,
-    net: torch.nn.Module,
     reflectance: NDArray[np.float32],
-    device: str,
+    arithmetic: Arithmetic,
     wanted: NDArray[np.bool_] | None,
+    *,
+    members: bool = False,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Counts (prediction, object, y, x) of all that the network predicts side by side, and presence of the first."""
     halo, n_objects = model.halo, len(model.card.objects)
@@ -99,33 +98,37 @@ def _predict_tiles(
             f"model {model.card.name!r} wants ({len(model.card.bands)} bands, y + {2 * halo}, x + {2 * halo}) "
             f"reflectance, not {reflectance.shape}"
         )
-    n = model.card.members + 1 if isinstance(net, WithMembers) else 1
+    n = model.card.members + 1 if members else 1
     counts = np.full((n, n_objects, rows, cols), np.nan, np.float32)
     presence = counts[0].copy()
-    tile = np.empty((1, reflectance.shape[0], TILE[0] + 2 * halo, TILE[1] + 2 * halo), np.float32)
-    net = net.to(device)
+    size = arithmetic.tile
+    tile = np.empty((1, reflectance.shape[0], size[0] + 2 * halo, size[1] + 2 * halo), np.float32)
     with one_thread(), torch.inference_mode():
-        for r, c, h, w in _tiles(rows, cols, wanted):
+        run = network(model, arithmetic, members=members)
+        for r, c, h, w in _tiles((rows, cols), size, wanted):
             part = reflectance[:, r : r + h + 2 * halo, c : c + w + 2 * halo]
             tile.fill(np.nan)
             tile[0, :, : part.shape[1], : part.shape[2]] = part
-            out = net(torch.from_numpy(tile).to(device))[0, ..., :h, :w].reshape(n, 2, n_objects, h, w)
-            counts[..., r : r + h, c : c + w] = _calibrated(model.card, out[:, 0].cpu().numpy())
-            presence[:, r : r + h, c : c + w] = torch.sigmoid(out[0, 1]).cpu().numpy()
+            out = run(tile)[0]
+            likely = torch.sigmoid(torch.from_numpy(out[0, 1])).numpy()  # of a part of a tile it would round otherwise
+            counts[..., r : r + h, c : c + w] = _calibrated(model.card, out[:, 0, :, :h, :w])
+            presence[:, r : r + h, c : c + w] = likely[:, :h, :w]
     return counts, presence
 
 
-def n_predicted(wanted: NDArray[np.bool_]) -> int:
+def n_predicted(wanted: NDArray[np.bool_], *, arithmetic: Arithmetic = USUAL) -> int:
     """Pixels of the tiles that `predict_block` computes for these (y, x)."""
     rows, cols = wanted.shape
-    return sum(h * w for _, _, h, w in _tiles(rows, cols, wanted))
+    return sum(h * w for _, _, h, w in _tiles((rows, cols), arithmetic.tile, wanted))
 
 
-def _tiles(rows: int, cols: int, wanted: NDArray[np.bool_] | None) -> Iterator[tuple[int, int, int, int]]:
+def _tiles(
+    shape: tuple[int, int], size: tuple[int, int], wanted: NDArray[np.bool_] | None
+) -> Iterator[tuple[int, int, int, int]]:
     """First row and column, height and width of the tiles of a window that hold a wanted pixel."""
-    for r in range(0, rows, TILE[0]):
-        for c in range(0, cols, TILE[1]):
-            h, w = min(TILE[0], rows - r), min(TILE[1], cols - c)
+    for r in range(0, shape[0], size[0]):
+        for c in range(0, shape[1], size[1]):
+            h, w = min(size[0], shape[0] - r), min(size[1], shape[1] - c)
             if wanted is None or wanted[r : r + h, c : c + w].any():
                 yield r, c, h, w
 
@@ -205,7 +208,14 @@ def check_input(
         )
 
 
-def predict(cube: xr.Dataset, model: Model | str | Path, *, force: bool = False) -> xr.Dataset:
+def predict(
+    cube: xr.Dataset,
+    model: Model | str | Path,
+    *,
+    backend: Backend = "torch",
+    precision: Precision = "float32",
+    force: bool = False,
+) -> xr.Dataset:
     """Lazy counts of a lazy cube, acquisition by acquisition.
 
     Parameters
@@ -214,6 +224,8 @@ def predict(cube: xr.Dataset, model: Model | str | Path, *, force: bool = False)
         `reflectance` (time, band, y, x), NaN where there is none, and `valid` (time, y, x), from `scenes.open_cube`.
     model
         From `checkpoint.load_model`, or what that takes: the name of a shipped checkpoint, or a path.
+    backend, precision
+        What computes the network, and how exactly, as `--backend` and `--precision` of a run.
     force
         Predict although the resolution, the size of the files' pixels, the level or the sensor is not the card's.
 
@@ -243,6 +255,7 @@ def predict(cube: xr.Dataset, model: Model | str | Path, *, force: bool = False)
     reflectance = cube["reflectance"].sel(band=list(card.bands)).transpose("time", "band", "y", "x").astype(np.float32)
     valid = cube["valid"].transpose("time", "y", "x") & reflectance.notnull().all("band")
 
+    arithmetic = Arithmetic.chosen(backend=backend, precision=precision)
     data = da.asarray(reflectance.data)
     chunks = [1, -1, *(ensure_minimum_chunksize(halo, side) for side in data.chunks[2:])]
     data = data.rechunk(chunks)
@@ -251,6 +264,7 @@ def predict(cube: xr.Dataset, model: Model | str | Path, *, force: bool = False)
     both = padded.map_blocks(
         _predict_chunk,
         model=model,
+        arithmetic=arithmetic,
         dtype=np.float32,
         drop_axis=1,
         new_axis=0,
@@ -267,9 +281,10 @@ def predict(cube: xr.Dataset, model: Model | str | Path, *, force: bool = False)
     return out.transpose(*dims)
 
 
-def _predict_chunk(reflectance: NDArray[np.float32], *, model: Model) -> NDArray[np.float32]:
+def _predict_chunk(reflectance: NDArray[np.float32], *, model: Model, arithmetic: Arithmetic) -> NDArray[np.float32]:
     """(time, band, y + 2 halo, x + 2 halo) -> (2 * object, time, y, x)."""
-    return np.stack([np.concatenate(predict_block(model, one)) for one in reflectance], axis=1)
+    both = [predict_block(model, one, arithmetic=arithmetic) for one in reflectance]
+    return np.stack([np.concatenate(values) for values in both], axis=1)
 
 
 def _resolution(cube: Any) -> float:

@@ -63,6 +63,7 @@ def plan_table(job: Job, needed: Needs, *, seconds: float, measured: Probe | Non
     rows |= {
         "work": f"{needed.blocks:,} blocks x {len(plan.periods)} periods = {needed.tasks:,} tasks with up to "
         f"{needed.acquisitions:.3g} acquisitions each, at most {needed.predicted_px / 1e6:,.0f} million pixels",
+        "network": str(plan.recipe.arithmetic),
         "reading": f"up to {_bytes(needed.bytes_to_read)}",
         "memory": f"up to {_bytes(needed.worker_memory)} for each worker",
         "map": f"about {_bytes(needed.map_bytes)} on disk",

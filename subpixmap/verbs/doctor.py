@@ -154,6 +154,7 @@ def _network(device: str) -> Finding:
     import numpy as np
     import torch
 
+    from subpixmap.model.backends import Arithmetic
     from subpixmap.model.checkpoint import load_model
     from subpixmap.model.predict import predict_block
 
@@ -164,16 +165,16 @@ def _network(device: str) -> Finding:
     chosen = "cuda" if there and device != "cpu" else "cpu"
     model = load_model("demo-rgbn-v2")
     scene = np.full((len(model.card.bands), 272, 272), 0.1, np.float32)
-    predict_block(model, scene, device=chosen)  # the first one is slower
+    arithmetic = Arithmetic.chosen(device=chosen)
+    predict_block(model, scene, arithmetic=arithmetic)  # the first one is slower
     began = time.perf_counter()
-    count = predict_block(model, scene, device=chosen)[0]
+    count = predict_block(model, scene, arithmetic=arithmetic)[0]
     seconds = time.perf_counter() - began
     if not np.isfinite(count).all():
         return Finding("network", "to do", f"predictions on {chosen} are not numbers", "install another torch build")
     name = torch.cuda.get_device_name() if chosen == "cuda" else "CPU"
-    text = (
-        f"torch {torch.__version__} on {name}: {256 * 256 / 1e6 / seconds:.2g} million pixels a second in one process"
-    )
+    speed = f"{256 * 256 / 1e6 / seconds:.2g} million pixels a second in one process"
+    text = f"torch {torch.__version__} on {name}; {arithmetic.backend} computes {speed}"
     return Finding("network", "ok", text)
 
 

@@ -80,6 +80,10 @@ class Request:
     probe: bool = False
     """Map one block before the run, and predict time and disk space from it."""
     device: str = "auto"
+    backend: str | None = None
+    """What computes the network, torch or openvino; by default the folder's, or the fastest exact one installed."""
+    precision: str | None = None
+    """float32 or bfloat16; by default the folder's, or float32."""
     allow_partial: bool = False
     force: bool = False
     yes: bool = False
@@ -124,8 +128,20 @@ class Request:
             f"{self.region!r} has no file of units, so --id-column, --name-column, --parent-column, --layer and "
             "--encoding are of no use: give --admin": not self._reads_units or self._has_file_of_units(),
         }
+        checks |= self._of_what_computes()
         if wrong := [text for text, fine in checks.items() if not fine]:
             raise InputError("; ".join(wrong))
+
+    def _of_what_computes(self) -> dict[str, bool]:
+        """Checks of the options of the network."""
+        return {
+            f"--backend {self.backend!r} is unknown; choose torch or openvino": self.backend
+            in (None, "torch", "openvino"),
+            f"--precision {self.precision!r} is unknown; choose float32 or bfloat16": self.precision
+            in (None, "float32", "bfloat16"),
+            "--backend openvino computes on the processor: leave out --device cuda": self.backend != "openvino"
+            or self.device != "cuda",
+        }
 
     @property
     def is_demo(self) -> bool:

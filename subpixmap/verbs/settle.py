@@ -17,6 +17,7 @@ from subpixmap.verbs.request import Request
 
 if TYPE_CHECKING:
     from subpixmap.mapping.plan import Plan
+    from subpixmap.model.backends import Arithmetic
     from subpixmap.model.card import Card
     from subpixmap.model.checkpoint import Model
     from subpixmap.region.resolve import Region
@@ -64,7 +65,7 @@ def settle(request: Request) -> Job:
         months=parse_months(request.months),
         objects=request.objects or None,
         sources=[redact(anchored(source)) for source in request.sources] if asked else (),
-        device=_device(request.device),
+        arithmetic=_arithmetic(request),
         forced=request.force,
         missing=_missing(request),
         spread=request.spread,
@@ -309,7 +310,22 @@ def _load_models(request: Request) -> list[Model]:
     return [load_model(name) for name in _model_names(request)]
 
 
-def _device(asked: str) -> str:
+def _arithmetic(request: Request) -> Arithmetic:
+    """What computes the network: as in the folder, if there is one, where nothing else is asked for."""
     import torch
 
-    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+    from subpixmap.mapping.plan import read_plan
+    from subpixmap.model.backends import Arithmetic, require_here
+
+    asked = {"backend": request.backend, "precision": request.precision}
+    device = request.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() and request.backend != "openvino" else "cpu"
+    if (request.folder / runpaths.PLAN).is_file():
+        recipe = read_plan(request.folder).recipe
+        there = recipe.arithmetic
+        require_here(recipe.numerics)
+        if device == there.device and all(value in (None, getattr(there, name)) for name, value in asked.items()):
+            return there
+        asked = {name: value or getattr(there, name) for name, value in asked.items()}
+    return Arithmetic.chosen(**asked, device=device)  # type: ignore[arg-type]

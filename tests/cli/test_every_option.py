@@ -39,6 +39,8 @@ MOVES = {
     "--workers": "0",
     "--probe": "",
     "--device": "cuda",
+    "--backend": "torch",
+    "--precision": "bfloat16",
     "--allow-partial": "",
     "--force": "",
     "--yes": "",

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from subpixmap.errors import InputError, Refused
+from subpixmap.mapping.ledger import read_records
 from subpixmap.model.checkpoint import save_model
 from subpixmap.model.predict import predict
 from subpixmap.scenes import reader
@@ -17,7 +18,7 @@ from subpixmap.scenes.cube import open_cube
 from subpixmap.scenes.items import read_lock, read_notes
 from subpixmap.verbs.count import report
 from subpixmap.verbs.request import Request
-from subpixmap.verbs.run import plan, run
+from subpixmap.verbs.run import map_planned, plan, run
 from tests.helpers import mapping_data, scenes_data, stac_server
 
 # No offset: what lies on dark ground is as dark as it should be.
@@ -307,6 +308,29 @@ def test_a_cube_of_larger_pixels_is_unlike_the_card(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="B02 120 m"):
         predict(cube, model)
     assert predict(cube, model, force=True).sizes["object"] == 2
+
+
+def test_a_run_keeps_the_backend_it_began_with(place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    _, request = place
+    exact: dict[str, Any] = {"years": "2021", "out": tmp_path / "torch", "backend": "torch"}
+    jobs = plan(request(**exact)), plan(request(years="2021"))
+    plain, fast = (job.plan.recipe.numerics for job in jobs)
+    assert "backend" not in plain  # as in folders of before the option
+    assert (fast["backend"], fast["dtype"]) == ("openvino", "float32")
+    for job in jobs:
+        map_planned(job.out, model=str(tmp_path / "tiny.safetensors"), workers=0, quiet=True)
+    totals = [[record.total["coconut"] for record in read_records(job.out).values()] for job in jobs]
+    np.testing.assert_allclose(totals[1], totals[0], rtol=1e-6, atol=1e-4)
+    # Nothing said: each goes on as it was begun, whatever tile this machine would choose now.
+    monkeypatch.setattr("subpixmap.model.backends.instruction_set", lambda: "another")
+    assert [plan(request(out=job.out)).plan.recipe.numerics for job in jobs] == [plain, fast]
+    for changed in ({"backend": "openvino"}, {"precision": "bfloat16"}):
+        with pytest.raises(Refused, match=r"numerics\.(backend|dtype)"):
+            plan(request(**{**exact, **changed}))
+    monkeypatch.setattr("subpixmap.model.backends._has_openvino", lambda: False)
+    with pytest.raises(Refused, match=r"subpixmap\[fast\]"):
+        plan(request())
 
 
 def test_a_folder_of_before_is_extended_as_it_was_begun(
