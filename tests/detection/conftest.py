@@ -85,7 +85,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def detector_file(painted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A detector of discs: 60 steps."""
+    """A detector of discs: 100 steps."""
     from subpixmap.detection.config import DetectConfig
     from subpixmap.verbs.detect import train_detector
 

@@ -8,6 +8,7 @@ import pytest
 
 from subpixmap.detection import train as training
 from subpixmap.detection.config import DetectConfig
+from subpixmap.detection.detector import load_detector
 from subpixmap.detection.images import find_images, open_image
 from subpixmap.detection.labels import LabelledImage, read_labels
 from subpixmap.detection.setup import prepare
@@ -100,4 +101,5 @@ def test_weights_of_another_detector_are_taken(labelled: list[LabelledImage], de
     started = train_detector(tiles, card, DetectConfig(steps=1, batch=1, crop=48, check_every=1), weights=detector_file)
     assert started.card.training["weights"] == "discs.safetensors"
     assert started.card.training["tensors_taken"] > 50
-    assert started.card.error["validation"]["all"]["f1"] > 0.8  # it knows discs after one step
+    before, after = (one.card.error["validation"]["all"]["f1"] for one in (load_detector(detector_file), started))
+    assert after > before - 0.2  # after one step it knows discs as well as the other, however well that is
