@@ -1,14 +1,15 @@
 """The whole chain of the article on a simulated country: imagery -> detector -> points -> count map -> model -> totals.
 
-    python workflows/detector_chain.py OUT [--as palm] [--detector FILE | --points FILE] [--model NAME]
+    python workflows/detector_chain.py OUT [--detector FILE | --points FILE] [--model NAME | --train]
 
 Stages: (1) a country is simulated; (2) a detector is trained on labelled high-resolution imagery of a few places,
 unless one is given; (3) it looks at imagery of other places, unless points of that imagery are given; (4) what people
-would find there is compared with it; (5) its points become reference data; (6) a model is trained on them, or one that
-knows the objects is calibrated on them; (7) the country is mapped and counted; (8) totals are compared with the truth.
-OUT/chain.json holds, for every stage, how many objects went in and came out, and what was lost; a second model, of the
-true labels of the same places, tells what error is there without a detector. A stage that is done is not done again.
-Everything is simulated: it shows that no stage loses objects unseen, not how well real ones are found.
+would find there is compared with it; (5) its points become reference data; (6) a model that knows the objects is
+calibrated on them, or one is trained on them (--train); (7) the country is mapped and counted; (8) totals are compared
+with the truth. OUT/chain.json holds, for every stage, how many objects went in and came out, and what was lost; a
+second model, of the true labels of the same places, tells what error is there without a detector. A stage that is done
+is not done again. Everything is simulated: it shows that no stage loses objects unseen, not how well real ones are
+found.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from subpixmap.verbs.calibrate import calibrate
 from subpixmap.verbs.request import Labelling, Request, Shape
 from subpixmap.verbs.run import run
 
-OBJECTS = ("coconut", "oil_palm")
+OBJECTS = ("coconut",)
 
 
 def train(out: Path, elsewhere: Path, objects: tuple[str, ...], name: str | None, *, places: int, steps: int) -> Path:
@@ -169,7 +170,8 @@ def follow(options: argparse.Namespace) -> dict[str, Any]:
     labels = true_labels(out, objects, options.name)
     found = detecting.evaluate_detections(points, labels, labelled=areas_path(points))
     reference = make_reference(out, points, "detected", str(year), border=options.blocks + 2)
-    how = {"known": options.model, "steps": options.steps, "blocks": options.blocks, "workers": options.workers}
+    known = None if options.train else options.model
+    how = {"known": known, "steps": options.steps, "blocks": options.blocks, "workers": options.workers}
     counts = {"detected": map_country(out, "detected", year, **how)}
     if not options.without_labels:
         make_reference(out, labels, "labels", str(year), border=options.blocks + 2)
@@ -194,13 +196,12 @@ def main() -> int:
     parser.add_argument("--points", type=Path, help="of subpixmap detect in OUT/elsewhere, instead of detecting")
     parser.add_argument("--objects", default=",".join(OBJECTS))
     parser.add_argument("--as", dest="name", help="one name for all of them, such as palm")
-    parser.add_argument("--taught-places", type=int, default=12)
+    parser.add_argument("--taught-places", type=int, default=60)
     parser.add_argument("--places", type=int, default=40)
     parser.add_argument("--side", type=float, default=300)
-    parser.add_argument("--detector-steps", type=int, default=800)
-    parser.add_argument(
-        "--model", help="that knows the objects, such as demo-s2-v2: calibrated, instead of training one"
-    )
+    parser.add_argument("--detector-steps", type=int, default=500)
+    parser.add_argument("--model", default="demo-s2-v2", help="that knows the objects, to be calibrated on the points")
+    parser.add_argument("--train", action="store_true", help="train a model on the points instead")
     parser.add_argument(
         "--steps", type=int, help="of each network of the model; by default as many as so much land wants"
     )

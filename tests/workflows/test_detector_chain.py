@@ -62,7 +62,7 @@ def points(elsewhere: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def follow(out: Path, points: Path) -> int:
     """The workflow with these points, and a model of 3 steps, which see objects everywhere from the start."""
-    options = ["--steps", "3", "--blocks", "1", "--without-labels", "--workers", "0", "--points", str(points)]
+    options = ["--train", "--steps", "3", "--blocks", "1", "--without-labels", "--workers", "0"]
     build = Card.build_member
 
     def build_hopeful(card: Card) -> DensityNet:
@@ -73,7 +73,7 @@ def follow(out: Path, points: Path) -> int:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Card, "build_member", build_hopeful)
-        patch.setattr("sys.argv", ["detector_chain.py", str(out), *options])
+        patch.setattr("sys.argv", ["detector_chain.py", str(out), "--points", str(points), *options])
         return detector_chain.main()
 
 
