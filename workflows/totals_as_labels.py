@@ -1,12 +1,14 @@
 """What is lost when only totals of plots are known, not where each object stands: a table against points.
 
     python workflows/totals_as_labels.py [--data DIR] [--places 40] [--sides 10,24,48] [--steps 1000] [--json OUT]
+    python workflows/totals_as_labels.py --country DIR [--size-km 3]      only this
     python workflows/totals_as_labels.py --dry-run
 
 On simulated places, the same land is labelled twice: by points, and by the totals of square plots of some pixels a
 side. With `--data` (the folder `trees_california`, see `trees_california.py`) also on real trees: points of crops of
 2.4 ha, or one number a crop; Riverside is the test. Networks are small and alike, and so are their steps: the table
 compares labels, it does not show what a model can reach. Each kind of label also calibrates, on places of its own.
+With `--country` a simulated country is learnt by `subpixmap learn` from its west, and measured in its east.
 """
 
 import argparse
@@ -17,7 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
+import shapely
 from trees_california import (
     BANDS,
     CITIES,
@@ -37,12 +41,16 @@ from subpixmap.errors import SubpixmapError
 from subpixmap.model.card import Card
 from subpixmap.model.net import halo_of
 from subpixmap.reference.patches import Patches
+from subpixmap.reference.samples import Scheme
+from subpixmap.simulate import simulate_country
 from subpixmap.training.calibrate import calibrate
 from subpixmap.training.config import TrainConfig
 from subpixmap.training.evaluate import evaluate
 from subpixmap.training.from_simulator import SEEDS, simulated_patches
 from subpixmap.training.inputs import input_statistics
 from subpixmap.training.train import train
+from subpixmap.verbs import teach
+from subpixmap.verbs.request import Labelling
 
 OBJECTS = ("coconut", "oil_palm")
 WIDTH, MID, BLOCKS = 32, 8, 2
@@ -149,6 +157,63 @@ def tree_rows(chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield _row("real trees", labels, len(of["training"]), errors["tree"])
 
 
+def country_rows(chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A country: its west labelled by points, or by totals of square plots, and its east measured by all its points."""
+    out, year = chosen.country, 2021
+    if not (out / "country" / "country.json").is_file():
+        simulate_country(out / "country", seed=5, size_km=chosen.size_km, years=(year, year), acquisitions=4)
+    points, source = out / "country" / "points.parquet", (str(out / "country"),)
+    west, south, east, north = gpd.read_file(out / "country" / "region.geojson").total_bounds
+    middle = west + 0.6 * (east - west)
+    labelling = Labelling(objects=OBJECTS, border=halo_of(BLOCKS))
+    areas = {"west": (west, south, middle, north), "east": (middle, south, east, north)}
+    for name, bounds in areas.items():
+        squares = grid(bounds, round((bounds[2] - bounds[0]) / (east - west) * 5), 4)
+        gpd.GeoDataFrame({"name": [f"{name} {k}" for k in range(len(squares))]}, geometry=squares, crs=4326).to_file(
+            out / f"{name}.geojson"
+        )
+    plots = write_totals(points, areas["west"], out / "plots.geojson")
+    truth = out / "truth"
+    teach.reference(points, out / "east.geojson", str(year), truth, labelling=labelling, quiet=True)
+    totals = Labelling(total_columns={name: name for name in OBJECTS})
+    ways = {"points": (points, out / "west.geojson", labelling), "totals of 4 ha": (plots, None, totals)}
+    for labels, (first, labelled, how) in ways.items():
+        model = out / f"{labels.replace(' ', '-')}.safetensors"
+        scheme = Scheme(folds=2, max_scenes=4)
+        taught = teach.learn(first, labelled, str(year), source, model, labelling=how, scheme=scheme, quiet=True)
+        errors = teach.evaluate(str(model), folder=truth, source=source, scheme=Scheme(max_scenes=4), quiet=True)
+        places = len(gpd.read_file(labelled or plots))
+        for name in OBJECTS:
+            yield _row(f"country, {name} ({taught.card.members} networks)", labels, places, errors[name])
+
+
+def grid(bounds: Sequence[float], columns: int, rows: int, *, gap: float = 0.02) -> list[Any]:
+    """Rectangles that share out a box, with gaps between them."""
+    west, south, east, north = bounds
+    dx, dy = (east - west) / columns, (north - south) / rows
+    return [
+        shapely.box(
+            west + (i + gap) * dx, south + (j + gap) * dy, west + (i + 1 - gap) * dx, south + (j + 1 - gap) * dy
+        )
+        for i in range(columns)
+        for j in range(rows)
+    ]
+
+
+def write_totals(points: Path, bounds: Sequence[float], path: Path, *, side: float = 200.0) -> Path:
+    """Plots of about `side` metres in a box of degrees, with a column for the number of each object."""
+    west, south, east, north = bounds
+    degree = 111_320.0
+    columns = round((east - west) * degree * np.cos(np.radians((south + north) / 2)) / side)
+    squares = gpd.GeoDataFrame(geometry=grid(bounds, columns, round((north - south) * degree / side)), crs=4326)
+    table = gpd.read_parquet(points).to_crs(4326)
+    inside = squares.sjoin(table[["object", "geometry"]])
+    for name in OBJECTS:
+        squares[name] = (inside["object"] == name).groupby(inside.index).sum().reindex(squares.index, fill_value=0)
+    squares.to_file(path)
+    return path
+
+
 def slice_of(training: Any, calibration: Any) -> dict[str, Patches]:
     """Patches of crops in some views, with the context that the small network has."""
     views = random_views(VIEWS, 0)
@@ -170,6 +235,10 @@ def _row(land: str, labels: str, n: int, errors: dict[str, Any]) -> dict[str, An
 
 def plan(chosen: argparse.Namespace) -> list[str]:
     """What would be trained."""
+    if chosen.country is not None:
+        return [
+            f"a country of {chosen.size_km:g} km in {chosen.country}: {kind}" for kind in ("points", "totals of 4 ha")
+        ]
     kinds = ["points", *(f"totals of {side**2 / 100:g} ha" for side in chosen.sides)]
     lines = [f"simulated, {chosen.places} places: {kind}, {chosen.steps} steps" for kind in kinds]
     if chosen.data is not None:
@@ -194,6 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--cache", type=Path, help="folder that keeps rendered places")
     parser.add_argument("--workers", type=int, default=1, help="processes that render")
+    parser.add_argument("--country", type=Path, help="folder for a simulated country, instead of simulated places")
+    parser.add_argument("--size-km", type=float, default=3)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--dry-run", action="store_true", help="print what would be trained, train nothing")
     chosen = parser.parse_args(argv)
@@ -203,7 +274,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     print("| land | labels | places | R2 at 1 ha | MAE/ha | total |\n|---|---|---|---|---|---|", flush=True)
     try:
-        for made in (simulated_rows, tree_rows) if chosen.data is not None else (simulated_rows,):
+        ways = (country_rows,) if chosen.country is not None else (simulated_rows,)
+        for made in (*ways, tree_rows) if chosen.data is not None else ways:
             for row in made(chosen):
                 rows.append(row)
                 print(show(row), flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
 from typing import Any
 
@@ -19,11 +19,13 @@ from subpixmap.reference.imagery import Imagery, Scenes, find_imagery, read_scen
 from subpixmap.reference.patches import Patches
 from subpixmap.reference.question import Locks
 from subpixmap.reference.reference import Area, Reference
-from subpixmap.reference.splits import AreaTile, split_tiles
+from subpixmap.reference.splits import AreaTile, cut, split_tiles
 from subpixmap.scenes.clouds import MaskBy, MaskRule
 from subpixmap.scenes.dialect import Level
 from subpixmap.scenes.items import by_acquisition
 from subpixmap.scenes.radiometry import known_level
+
+_TOGETHER = 200  # pixels; plots of one such square are read at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,20 +177,21 @@ def read_sample(
         raise InputError("there are no tiles to read")
     groups: dict[str, list[AreaTile]] = {}
     for tile in tiles:
-        groups.setdefault(tile.area.key, []).append(tile)
+        groups.setdefault(_read_with(tile), []).append(tile)
+    imagery, areas = _imagery_of(groups, imagery)
     seen: dict[str, tuple[Scenes, Window]] = {}
     options: dict[str, Any] = {"max_scenes": max_scenes, "mask": mask, "when": when}
-    acquisitions = [len(by_acquisition(imagery.items[key])) for key in groups]
+    acquisitions = [len(by_acquisition(imagery.items[area.key])) for area in areas.values()]
     reads = sum(number + min(number, max_scenes) for number in acquisitions)
     with counter("read imagery", reads, "reads of acquisitions") as bar:
         for key, group in groups.items():
             window = _around([tile.window for tile in group]).padded(halo)
-            seen[key] = read_scenes(group[0].area, imagery, window=window, step=bar.step, **options), window
+            seen[key] = read_scenes(areas[key], imagery, window=window, step=bar.step, **options), window
     most = max(len(scenes.acquisitions) for scenes, _ in seen.values())
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in ("reflectance", "valid", "count", "labelled")}
     ordered = tuple(tile for group in groups.values() for tile in group)
     for tile in ordered:
-        scenes, window = seen[tile.area.key]
+        scenes, window = seen[_read_with(tile)]
         wide, inner = tile.window.padded(halo).slices(window), tile.window.slices(window)
         columns["reflectance"].append(_filled(scenes.reflectance[:, :, *wide], most, np.nan))
         columns["valid"].append(_filled(scenes.valid[:, *inner], most, False))
@@ -205,8 +208,29 @@ def read_sample(
         names=tuple(tile.unit for tile in ordered),
     )
     days = tuple(day for scenes, _ in seen.values() for day in scenes.days)
-    names = {_name(groups[key][0].area): scenes.acquisitions for key, (scenes, _) in seen.items()}
+    names = {_name(areas[key]): scenes.acquisitions for key, (scenes, _) in seen.items()}
     return Sample(patches, ordered, days, names)
+
+
+def _read_with(tile: AreaTile) -> str:
+    """Tiles that are read at once: those of an area, and plots that lie together."""
+    if not tile.is_plot:
+        return tile.area.key
+    return f"plots-{tile.window.row // _TOGETHER}-{tile.window.col // _TOGETHER}_{tile.area.lattice.epsg}"
+
+
+def _imagery_of(groups: Mapping[str, Sequence[AreaTile]], imagery: Imagery) -> tuple[Imagery, dict[str, Area]]:
+    """The area that is read for each group of tiles, and the imagery over it: plots that lie together are one area."""
+    areas, items = {}, dict(imagery.items)
+    for key, tiles in groups.items():
+        first = areas[key] = tiles[0].area
+        if tiles[0].is_plot:
+            window = _around([tile.area.window for tile in tiles])
+            labelled = np.max([cut(tile.area.labelled, tile.area.window, window) for tile in tiles], axis=0)
+            area = Area(key.split("_")[0], first.lattice, window, first.outline, first.count, labelled, first.points)
+            areas[key] = area
+            items[area.key] = tuple({one.id: one for tile in tiles for one in imagery.items[tile.area.key]}.values())
+    return replace(imagery, items=items), areas
 
 
 def _around(windows: Sequence[Window]) -> Window:

@@ -20,6 +20,7 @@ OTHERS = {
     *("--torch-backend", "--index-url", "--require-hashes", "--recipe", "--channel"),  # of uv, pip and rattler-build
     *("--dry-run", "--data", "--json", "--seeds", "--size-km", "--fit-data", "--leave-one-city-out"),  # of workflows/
     *("--recalibrate", "--overpasses", "--jobs", "--certificates", "--units", "--points", "--empty"),
+    *("--sides", "--country"),
 }
 """Options of other programs that pages name."""
 
