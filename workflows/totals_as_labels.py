@@ -161,7 +161,7 @@ def country_rows(chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A country: its west labelled by points, or by totals of square plots, and its east measured by all its points."""
     out, year = chosen.country, 2021
     if not (out / "country" / "country.json").is_file():
-        simulate_country(out / "country", seed=5, size_km=chosen.size_km, years=(year, year), acquisitions=4)
+        simulate_country(out / "country", seed=5, size_km=chosen.size_km, years=(year, year), acquisitions=8)
     points, source = out / "country" / "points.parquet", (str(out / "country"),)
     west, south, east, north = gpd.read_file(out / "country" / "region.geojson").total_bounds
     middle = west + 0.6 * (east - west)
