@@ -50,9 +50,10 @@ def design(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Draw a probability sample of cells to label: OUT/sample/cells.gpkg (QGIS), cells.kml (Google Earth), cells.csv.
+    """Draw a probability sample of cells, for people to label.
 
-    Fill n_objects (blank = not labelled, 0 = none), image_date and note, then run subpixmap sample import.
+    It is written three times: OUT/sample/cells.gpkg (QGIS), cells.kml (Google Earth) and cells.csv. Fill n_objects
+    (blank = not labelled, 0 = none), image_date and note, then run subpixmap sample import.
     """
     from subpixmap.estimation.design import Wish
     from subpixmap.estimation.prior import Prior
@@ -80,7 +81,7 @@ def import_(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Check a labelled sheet against the design, and keep its counts in the run folder."""
+    """Check a labelled sheet against the design, and keep its counts."""
     from subpixmap.verbs import sample as verbs
 
     verbs.import_labels(out, sheet, model=model, assume_disjoint=assume_disjoint, quiet=quiet)
@@ -184,9 +185,9 @@ def suggest(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Suggest areas whose labels would teach the model most, with the reason of each.
+    """Suggest areas whose labels would teach the model most.
 
-    Networks disagree there, they look unlike what is labelled, or they hold much of the total.
+    Each comes with its reason: networks disagree there, it is unlike what is labelled, or it holds much of the total.
     """
     from subpixmap.verbs import suggest as verbs
 

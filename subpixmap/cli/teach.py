@@ -177,7 +177,7 @@ def learn(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Make a checkpoint from points in labelled areas, or from totals.
+    """Make a checkpoint from points in areas, or from totals.
 
     Reference, imagery, training, calibration, evaluation and card.
     """

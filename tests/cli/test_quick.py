@@ -110,12 +110,13 @@ def test_a_shell_completes_commands_and_options() -> None:
         assert done.stdout.split() == [expected]
 
 
-def test_the_list_of_commands_fits_into_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("group", [[], ["sample"]])
+def test_the_list_of_commands_fits_into_80_columns(group: list[str]) -> None:
     """Every command says what it does in one whole line."""
     from typer.testing import CliRunner
 
     from subpixmap.cli.main import app
 
-    told = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).output
+    told = CliRunner().invoke(app, [*group, "--help"], env={"COLUMNS": "80"}).output
     commands = told[told.index("Commands:") :].splitlines()
     assert not [line for line in commands if line.rstrip().endswith("...") or len(line) > 80]
