@@ -74,7 +74,7 @@ audit: $(VENV)/.installed  ## known holes in the pinned versions (needs the netw
 hashes:  ## write requirements-hashed.txt: the pinned versions with hashes of all their files (seconds, no download of them)
 	test -x $(VENV)/hashes/bin/uv || { $(PYTHON) -m venv $(VENV)/hashes && $(VENV)/hashes/bin/python -m pip install --disable-pip-version-check -q uv; }
 	$(VENV)/hashes/bin/uv pip compile -q --generate-hashes --no-annotate --custom-compile-command "make hashes" -c constraints.txt \
-		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --extra train --extra detect --extra s3 --extra safe \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --extra train --extra detect --extra s3 --extra safe --extra clouds \
 		pyproject.toml -o requirements-hashed.txt
 
 clean:  ## remove the environment and the runs
