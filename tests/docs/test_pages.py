@@ -126,6 +126,17 @@ def test_snippets_run(name: str, demo: Path, monkeypatch: pytest.MonkeyPatch) ->
     run_snippets(ROOT / name, demo, monkeypatch)
 
 
+def test_quick_commands_on_the_demo_do_what_they_say(
+    demo: Path, monkeypatch: pytest.MonkeyPatch, subpixmap: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(demo)
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("docs/tutorial.md", "docs/how-to.md")]
+    lines = [line for page in pages for line in commands.shell_lines(page) if "runs/demo" in line]
+    assert {line.split()[1] for line in lines} >= {"status", "verify", "export", "trend"}
+    for line in lines:
+        assert subpixmap(*shlex.split(line)[1:]) == 0, (line, capsys.readouterr())
+
+
 def test_teaching_begins_as_the_page_says(
     country: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subpixmap: Any
 ) -> None:
