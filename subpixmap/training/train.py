@@ -20,6 +20,7 @@ from typing import TextIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from subpixmap.errors import InputError
@@ -227,7 +228,19 @@ def _matching(patches: Patches, card: Card, config: TrainConfig) -> Patches:
         raise InputError("training: pairs (pair_weight) need patches of two acquisitions or more")
     if min(patches.count.shape[-2:]) < config.crop:
         raise InputError(f"patches of {patches.size} useful px are smaller than a crop of {config.crop}")
+    if patches.share is not None and (widest := _widest(patches.share > 0)) > config.crop:
+        raise InputError(f"plots of up to {widest} px are larger than a crop of {config.crop}: their sums are not seen")
     return patches
+
+
+def _widest(covered: NDArray[np.bool_]) -> int:
+    """Rows or columns from the first to the last that (place, y, x) covers, the most of all places."""
+    spans = []
+    for axis in (1, 2):
+        touched: NDArray[np.bool_] = np.any(covered, axis=axis)
+        before, after = np.argmax(touched, axis=1), np.argmax(touched[:, ::-1], axis=1)
+        spans.append(int(np.where(touched.any(axis=1), touched.shape[1] - before - after, 0).max()))
+    return max(spans)
 
 
 def rate_factor(step: int, config: TrainConfig) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from subpixmap.errors import InputError
 from subpixmap.reference.patches import Patches, join
 from subpixmap.training.batches import Batch, draw_batch
 from subpixmap.training.calibrate import fit_calibration, fit_total
@@ -140,6 +141,13 @@ def test_sums_are_of_whole_plots() -> None:
     assert predicted[0] == pytest.approx(each)
     assert true[0] == pytest.approx(reference[:2].sum())
     assert np.isnan(predicted[1])
+
+
+def test_plots_that_no_crop_holds_are_refused() -> None:
+    patches = with_plots(side=15)
+    config = dataclasses.replace(FEW, crop=14, block=7)
+    with pytest.raises(InputError, match="plots of up to 15 px are larger than a crop of 14"):
+        train(patches, a_card(patches), config, progress=None)
 
 
 def test_a_training_on_totals_is_measured_by_plot_and_repeats_itself() -> None:
