@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds this equal to _
     from subpixmap.verbs.sample import estimate as estimate
     from subpixmap.estimation.design import Wish as Wish
     from subpixmap.verbs.calibrate import calibrate as calibrate
+    from subpixmap.verbs.suggest import suggest as suggest
     from subpixmap.report.plots import plot_counts as plot_counts
     from subpixmap.report.plots import plot_trend as plot_trend
     from subpixmap.report.page import write_report as write_report
@@ -74,6 +75,7 @@ _PUBLIC = {
     "estimate": "subpixmap.verbs.sample",
     "Wish": "subpixmap.estimation.design",
     "calibrate": "subpixmap.verbs.calibrate",
+    "suggest": "subpixmap.verbs.suggest",
     "plot_counts": "subpixmap.report.plots",
     "plot_trend": "subpixmap.report.plots",
     "write_report": "subpixmap.report.page",

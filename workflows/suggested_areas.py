@@ -38,7 +38,7 @@ from subpixmap.training.from_simulator import simulated_patches
 MODEL = "demo-rgbn-v2"
 STRATEGIES = ("random", ALL, *REASONS)
 SHIFTED_SIZES = (4, 6, 8, 12, 16, 24, 32, 48, 64)
-TREES_SIZES = (10, 20, 40, 80, 160, 320)
+TREES_SIZES = (10, 20, 40, 80, 160)
 PLACES, POOL, SEED = 300, 200, 7100
 OBJECTS = ("coconut", "oil_palm", "olive")
 USEFUL, BLOCK = 30, 10
@@ -112,8 +112,9 @@ def _means(layers: Array, block: int) -> Array:
 
 def fit(areas: Areas, weights: Array) -> Array:
     """(feature + 1, object): the head fitted to areas, each as often as its weight."""
-    gram = np.tensordot(weights, areas.gram, 1)
-    moment = np.tensordot(weights, areas.moment, 1)
+    used = np.flatnonzero(weights)
+    gram = np.tensordot(weights[used], areas.gram[used], 1)
+    moment = np.tensordot(weights[used], areas.moment[used], 1)
     pixels = areas.gram[0, -1, -1]
     return np.linalg.solve(gram + STRENGTH * pixels * np.eye(len(gram)), moment)
 
@@ -237,15 +238,25 @@ def as_table(curves: dict[str, NDArray[np.float64]], sizes: Sequence[int]) -> st
     return "\n".join(lines)
 
 
+def _kept(path: Path | None, make: Callable[[], Areas]) -> Areas:
+    """Areas from a file, or made and kept in it."""
+    if path is not None and path.is_file():
+        return Areas(**np.load(path))
+    areas = make()
+    if path is not None:
+        np.savez(path, **vars(areas))
+    return areas
+
+
 def run_shifted(options: argparse.Namespace) -> tuple[dict[str, NDArray[np.float64]], Sequence[int]]:
-    areas = shifted_areas(load_model(MODEL), workers=options.workers)
+    areas = _kept(options.cache, lambda: shifted_areas(load_model(MODEL), workers=options.workers))
     runs = [shifted_curves(areas, seed) for seed in range(options.seeds)]
     return {name: np.array([run[name] for run in runs]) for name in STRATEGIES}, (0, *SHIFTED_SIZES)
 
 
 def run_trees(options: argparse.Namespace) -> tuple[dict[str, NDArray[np.float64]], Sequence[int]]:
     crops = trees_california.read_crops(options.data)
-    areas = trees_areas(load_model(MODEL), crops)
+    areas = _kept(options.cache, lambda: trees_areas(load_model(MODEL), crops))
     runs = []
     for city in crops.cities:
         inside = crops.city == city
@@ -261,6 +272,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder of the format of trees_california")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, default=1, help="processes that render simulated places")
+    parser.add_argument("--cache", type=Path, help="FILE.npz that keeps what the network sees for the next time")
     parser.add_argument("--json", type=Path, help="file for the curves of every seed")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
     options = parser.parse_args(words)

@@ -1,4 +1,4 @@
-"""The map -> Cloud Optimized GeoTIFFs of counts and of densities, one for each zone, object and period.
+"""The map -> Cloud Optimized GeoTIFFs of counts, densities and spread, one for each zone, object and period.
 
 In: a run folder. Out: files whose overviews hold means (AVERAGE of GDAL over the observed pixels), so that a colour
 means the same at every zoom. A total must be summed at full resolution; counts are never warped.
@@ -24,6 +24,7 @@ from subpixmap.runfolder import RunFolder
 MEANINGS = {
     "count": ("1", "expected objects per pixel, unclipped; sum at full resolution for a total"),
     "density": ("ha-1", "expected objects per hectare, unclipped"),
+    "sd_over_models": ("1", "standard deviation of the counts over the networks of the model"),
 }
 """Kind of raster -> its unit and its meaning."""
 
@@ -35,7 +36,7 @@ def export_cogs(
     objects: Sequence[str] | None = None,
     periods: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write `<kind>_<object>_<period>_<epsg>.tif` into a folder.
+    """Write `<kind>_<object>_<period>_<epsg>.tif` into a folder; the spread where the map has one.
 
     Parameters
     ----------
@@ -77,9 +78,10 @@ def _write_zone(run: RunFolder, zone: Zone, position: int, label: str, to: Path)
     name = run.plan.objects[position]
     paths = []
     with tempfile.TemporaryDirectory(prefix=".cog-", dir=to) as folder:
-        for kind, factor in (("count", 1.0), ("density", 1e4 / zone.lattice.pixel_area)):
+        kinds = ("count", "density", *(("sd_over_models",) if run.plan.recipe.spread else ()))
+        for kind in kinds:
             plain = Path(folder) / f"{kind}.tif"
-            _write_pixels(plain, run, zone, position, label, kind, factor)
+            _write_pixels(plain, run, zone, position, label, kind)
             path = to / f"{kind}_{name}_{label.replace(':', '')}_{zone.lattice.epsg}.tif"
             _to_cog(plain, Path(folder) / path.name)
             os.replace(Path(folder) / path.name, path)
@@ -87,8 +89,8 @@ def _write_zone(run: RunFolder, zone: Zone, position: int, label: str, to: Path)
     return paths
 
 
-def _write_pixels(path: Path, run: RunFolder, zone: Zone, position: int, label: str, kind: str, factor: float) -> None:
-    """A tiled GeoTIFF without overviews: the stored counts times a factor."""
+def _write_pixels(path: Path, run: RunFolder, zone: Zone, position: int, label: str, kind: str) -> None:
+    """A tiled GeoTIFF without overviews: what is stored, of a density per hectare."""
     import rasterio
 
     extent = zone.extent
@@ -109,6 +111,8 @@ def _write_pixels(path: Path, run: RunFolder, zone: Zone, position: int, label: 
         "bigtiff": "if_safer",
     }
     name = run.plan.objects[position]
+    array = "sd_over_models" if kind == "sd_over_models" else "count"
+    factor = np.float32(1e4 / zone.lattice.pixel_area if kind == "density" else 1.0)
     with rasterio.open(path, "w", **profile) as file:
         file.update_tags(**_tags(run.plan, name, label, kind))
         file.set_band_unit(1, MEANINGS[kind][0])
@@ -116,11 +120,11 @@ def _write_pixels(path: Path, run: RunFolder, zone: Zone, position: int, label: 
         for block in read_blocks(run):
             if block.lattice != zone.lattice or block.record(label) is None:
                 continue
-            stack = next(block.read([label], {"count": block.chunks}))["count"][position]
+            stack = next(block.read([label], {array: block.chunks}))[array][position]
             for chunk, values in zip(block.chunks, decode(stack), strict=True):
                 rows, cols = chunk.slices(extent)
                 window = (rows.start, rows.stop), (cols.start, cols.stop)
-                file.write(values * np.float32(factor), 1, window=window)
+                file.write(values * factor, 1, window=window)
 
 
 def _to_cog(plain: Path, path: Path) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pytest
+import rasterio
 import shapely
 
 from subpixmap.counts.count import count_run
 from subpixmap.errors import InputError, VerificationFailed
+from subpixmap.export.cogs import export_cogs
 from subpixmap.mapping.ledger import read_records, record_path
 from subpixmap.mapping.plan import read_plan
 from subpixmap.mapping.run import map_region
@@ -18,10 +20,11 @@ from subpixmap.mapping.store import open_map
 from subpixmap.mapping.verify import verify
 from subpixmap.model.checkpoint import Model
 from subpixmap.region.resolve import Region
-from subpixmap.runfolder import RunUnits, write_units
+from subpixmap.runfolder import RunFolder, RunUnits, write_units
 from tests.helpers.mapping_data import Tiny, hashes, tiny, tiny_model
 
 MEMBERS = 3
+SPREAD = "sd_over_models"
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,14 @@ def test_an_opened_map_counts_it_like_its_folder(mapped: Path) -> None:
     np.testing.assert_allclose(count_run(maps).table["sd_over_models"], folder, rtol=1e-9)
     few = {epsg: zone[["count", "presence", "n_obs"]] for epsg, zone in maps.items()}
     assert count_run(few).table["sd_over_models"].isna().all()
+
+
+def test_rasters_of_the_spread_hold_what_the_map_holds(mapped: Path, tmp_path: Path) -> None:
+    files = export_cogs(RunFolder.open(mapped), tmp_path, objects=["car"])
+    assert [path.name for path in files] == [f"{kind}_car_2021_32651.tif" for kind in ("count", "density", SPREAD)]
+    (zone,) = open_map(mapped).values()
+    with rasterio.open(files[-1]) as file:
+        np.testing.assert_array_equal(file.read(1), zone[SPREAD].sel(object="car", period="2021").values)
 
 
 def test_a_flipped_bit_is_found(mapped: Path) -> None:
