@@ -69,7 +69,7 @@ def write_sample(out: Path, record: dict[str, Any], cells: pd.DataFrame, frame: 
     write_parquet(cells, out / runpaths.SAMPLE_CELLS, SAMPLE_CELLS)
     write_parquet(frame, out / runpaths.SAMPLE_FRAME, SAMPLE_FRAME)
     sheet = make_sheet(record, cells)
-    _write_gpkg(sheet, out / runpaths.SAMPLE_SHEET)
+    write_gpkg(sheet, out / runpaths.SAMPLE_SHEET)
     plain = sheet.drop(columns="geometry")
     write_atomic(out / runpaths.SAMPLE_CSV, plain.to_csv(index=False).encode())
     write_atomic(out / runpaths.SAMPLE_KML, _kml(sheet).encode())
@@ -156,10 +156,11 @@ def cell_outlines(ids: NDArray[Any], lattices: Mapping[int, Lattice]) -> NDArray
     return outlines
 
 
-def _write_gpkg(sheet: gpd.GeoDataFrame, path: Path) -> None:
+def write_gpkg(sheet: gpd.GeoDataFrame, path: Path, *, layer: str = "cells") -> None:
+    """Write a GeoPackage of one layer, whole or not at all."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "cells.gpkg"
-        sheet.to_file(file, layer="cells", driver="GPKG")
+        sheet.to_file(file, layer=layer, driver="GPKG")
         write_atomic(path, file.read_bytes())
 
 

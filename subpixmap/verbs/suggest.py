@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from subpixmap.errors import InputError, Refused
 from subpixmap.files import require_place, write_atomic
@@ -200,7 +201,7 @@ def _areas(
     return cells.take(outside), cells.take(~outside)
 
 
-def _drawn(size: int, n: int, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _drawn(size: int, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Up to n positions drawn at random, in ascending order."""
     return np.sort(rng.permutation(size)[:n])
 
@@ -210,26 +211,16 @@ def _table(
     seen: Looks,
     chosen: Suggested,
     objects: Sequence[str],
-    share: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+    share: NDArray[np.float64],
 ) -> gpd.GeoDataFrame:
     """A row for each area: its order, reason in a word and in a sentence, what it rests on, and its outline."""
     import geopandas as gpd
-    import shapely
 
-    from subpixmap.grid import project
+    from subpixmap.estimation.sheets import cell_outlines
 
     at = chosen.index
     mapped, deviation = cells.mapped[at, 0], seen.deviation[at]
-    west, south, east, north = np.stack(
-        [
-            cells.grids[epsg].bounds(row, col)
-            for epsg, row, col in zip(cells.epsg[at], cells.row[at], cells.col[at], strict=True)
-        ]
-    ).T
-    squares = [
-        project(shapely.box(*box), int(epsg), 4326)
-        for box, epsg in zip(zip(west, south, east, north, strict=True), cells.epsg[at], strict=True)
-    ]
+    ids = np.array(cells.ids, object)[at]
     main = np.argmax(share[at], axis=1)
     columns = {
         "area": np.arange(1, len(at) + 1),
@@ -239,14 +230,15 @@ def _table(
                  deviation[k, main[k]], share[at[k]].mean())
             for k, reason in enumerate(chosen.reason)
         ],
-        "cell_id": [cells.ids[i] for i in at],
+        "cell_id": ids,
         **{f"mapped_{name}": mapped[:, o] for o, name in enumerate(objects)},
         **{f"deviation_{name}": deviation[:, o] for o, name in enumerate(objects)},
         "share_percent": 100 * share[at].mean(axis=1),
         "distance": chosen.distance,
         **{f"rank_{name}": ranks for name, ranks in chosen.ranks.items()},
     }  # fmt: skip
-    return gpd.GeoDataFrame(columns, geometry=squares, crs=4326)
+    outlines = cell_outlines(ids, {epsg: grid.lattice for epsg, grid in cells.grids.items()})
+    return gpd.GeoDataFrame(columns, geometry=outlines, crs=4326)
 
 
 def _why(reason: str, ranks: dict[str, float], name: str, mapped: float, deviation: float, share: float) -> str:
@@ -261,15 +253,12 @@ def _why(reason: str, ranks: dict[str, float], name: str, mapped: float, deviati
 
 def _write(table: gpd.GeoDataFrame, output: Path, cells: FrameCells, folder: RunFolder, period: str) -> None:
     """The file of areas, and the picture beside it; each whole or not at all."""
+    from subpixmap.estimation.sheets import write_gpkg
     from subpixmap.report.plots import plot_areas
 
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "areas.gpkg"
-        table.to_file(file, layer=LAYER, driver="GPKG")
-        write_atomic(output, file.read_bytes())
-        per_ha = cells.mapped[:, 0].sum(axis=1) / (cells.px * folder.plan.recipe.resolution / 100) ** 2
-        title = f"{len(table)} areas to label next, on what the map of {period} says"
-        plot_areas(table, *cells.centres(), per_ha, folder.units.table, title=title).savefig(
-            Path(scratch) / "areas.png", dpi=150
-        )
-        write_atomic(output.with_suffix(".png"), (Path(scratch) / "areas.png").read_bytes())
+    write_gpkg(table, output, layer=LAYER)
+    per_ha = cells.mapped[:, 0].sum(axis=1) / (cells.px * folder.plan.recipe.resolution / 100) ** 2
+    title = f"{len(table)} areas to label next, on what the map of {period} says"
+    picture = io.BytesIO()
+    plot_areas(table, *cells.centres(), per_ha, folder.units.table, title=title).savefig(picture, dpi=150)
+    write_atomic(output.with_suffix(".png"), picture.getvalue())

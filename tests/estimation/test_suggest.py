@@ -76,7 +76,7 @@ def mapped(country: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(tmp_path: Path, **more: Any) -> dict[str, Any]:
-    return {"output": tmp_path / "areas.gpkg", "side": 160.0, "quiet": True, **more}
+    return {"output": tmp_path / "areas.gpkg", "side": 160.0, "looks": 20, "quiet": True, **more}
 
 
 def test_areas_are_suggested_with_their_reasons(mapped: Path, country: Tiny, tmp_path: Path) -> None:
