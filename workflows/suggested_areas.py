@@ -30,6 +30,7 @@ import trees_california
 from numpy.typing import NDArray
 
 from subpixmap.errors import SubpixmapError
+from subpixmap.estimation.areas import CLEAR
 from subpixmap.estimation.suggest import ALL, REASONS, suggest_areas
 from subpixmap.model.checkpoint import Model, load_model
 from subpixmap.model.opinions import opinions, pixel_features
@@ -40,6 +41,8 @@ STRATEGIES = ("random", ALL, *REASONS)
 SHIFTED_SIZES = (4, 6, 8, 12, 16, 24, 32, 48, 64)
 TREES_SIZES = (10, 20, 40, 80, 160)
 PLACES, POOL, SEED = 300, 200, 7100
+RENDERED = 440
+"""Places that are rendered; those that clouds leave clear enough are used."""
 OBJECTS = ("coconut", "oil_palm", "olive")
 USEFUL, BLOCK = 30, 10
 """Pixels a side of a simulated area, and of the blocks of 1 ha in which it is tested."""
@@ -77,19 +80,27 @@ class Areas:
 
 
 def make_areas(
-    model: Model, seen: NDArray[np.float32], count: NDArray[np.float32], said: NDArray[np.float32], block: int
+    model: Model,
+    seen: NDArray[np.float32],
+    count: NDArray[np.float32],
+    said: NDArray[np.float32],
+    clear: NDArray[np.bool_],
+    block: int,
 ) -> Areas:
-    """Areas of reflectance (area, band, y, x) with halo, reference and what the model says (area, object, y, x)."""
+    """Areas of reflectance (area, band, y, x) with halo, reference and what the model says (area, object, y, x).
+
+    Pixels that are not clear (area, y, x) are left out, and in tests blocks that hold one; those have NaN.
+    """
     centre, spread = _standard(model, seen)
     means, grams, moments, blocks = [], [], [], []
-    for one, reference, guess in zip(seen, count, said, strict=True):
+    for one, reference, guess, sees in zip(seen, count, said, clear, strict=True):
         pixels = (pixel_features(model, one[None])[0] - centre[:, None, None]) / spread[:, None, None]
         pixels = np.concatenate([pixels, np.ones((1, *pixels.shape[1:]))]).astype(float)
-        flat = pixels.reshape(len(pixels), -1)
+        flat = pixels[:, sees]
         means.append(flat[:-1].mean(axis=1))
         grams.append(flat @ flat.T)
-        moments.append(flat @ (reference - guess).reshape(len(reference), -1).T.astype(float))
-        blocks.append(_means(pixels, block))
+        moments.append(flat @ (reference - guess)[:, sees].T.astype(float))
+        blocks.append(_means(np.where(sees, pixels, np.nan), block))
     none = np.zeros(len(seen))
     truth, before = (np.stack([_means(one.astype(float), block) for one in values]) for values in (count, said))
     return Areas(np.stack(means), np.stack(grams), np.stack(moments), np.stack(blocks), truth, before, none, none)
@@ -115,14 +126,15 @@ def fit(areas: Areas, weights: Array) -> Array:
     used = np.flatnonzero(weights)
     gram = np.tensordot(weights[used], areas.gram[used], 1)
     moment = np.tensordot(weights[used], areas.moment[used], 1)
-    pixels = areas.gram[0, -1, -1]
+    pixels = areas.gram[:, -1, -1].max()
     return np.linalg.solve(gram + STRENGTH * pixels * np.eye(len(gram)), moment)
 
 
 def r_squared(head: Array, test: Areas) -> float:
     """Over the blocks of the test areas, mean over objects."""
     found = (test.said + test.blocks @ head).reshape(-1, test.truth.shape[-1])
-    truth = test.truth.reshape(found.shape)
+    known = np.isfinite(found).all(axis=1)
+    found, truth = found[known], test.truth.reshape(found.shape)[known]
     unexplained = ((found - truth) ** 2).sum(axis=0) / ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
     return float(1 - unexplained.mean())
 
@@ -139,14 +151,16 @@ def shifted_areas(model: Model, *, workers: int) -> Areas:
     """Places of the shifted world, with the model's counts and the spread of its opinions."""
     size = USEFUL + 2 * model.halo
     patches = simulated_patches(
-        SEED, PLACES, world="shifted", size=size, acquisitions=1, halo=model.halo, workers=workers
+        SEED, RENDERED, world="shifted", size=size, acquisitions=1, halo=model.halo, workers=workers
     )
     patches = patches.select_bands(model.card.bands).select_objects(OBJECTS)
-    seen = patches.reflectance[:, 0].astype(np.float32)
+    patches = patches.take(np.flatnonzero(patches.valid[:, 0].mean(axis=(1, 2)) >= CLEAR)[:PLACES])
+    seen, clear = patches.reflectance[:, 0].astype(np.float32), patches.valid[:, 0]
     pick = [model.card.object_names.index(name) for name in OBJECTS]
     all_counts = np.concatenate([opinions(model, one[None])[:, :, pick] for one in seen], axis=1)
-    areas = make_areas(model, seen, patches.count[:, 0], all_counts[0], BLOCK)
-    totals = all_counts.sum(axis=(3, 4), dtype=float)  # (opinion, area, object)
+    areas = make_areas(model, seen, patches.count[:, 0], all_counts[0], clear, BLOCK)
+    totals = np.where(clear[:, None], all_counts, 0).sum(axis=(3, 4), dtype=float)  # (opinion, area, object)
+    totals /= clear.mean(axis=(1, 2))[:, None]
     whole = np.maximum(totals.mean(axis=0).sum(axis=0), 1)
     spread, share = (totals.std(axis=0, ddof=1) / whole).sum(axis=1), (totals.mean(axis=0) / whole).sum(axis=1)
     return Areas(**vars(areas) | {"disagreement": spread, "share": share})
@@ -176,7 +190,8 @@ def trees_areas(model: Model, crops: trees_california.Crops) -> Areas:
     mean, spread = (values[:, None, None] for values in level.T)
     seen = (seen - mean) / spread * np.array(card.input_std)[:, None, None] + np.array(card.input_mean)[:, None, None]
     count = trees_california.count_trees(crops.points)[:, None]
-    return make_areas(model, seen.astype(np.float32), count, np.zeros_like(count), trees_california.N)
+    clear = np.ones(count[:, 0].shape, bool)
+    return make_areas(model, seen.astype(np.float32), count, np.zeros_like(count), clear, trees_california.N)
 
 
 def trees_curves(pool: Areas, test: Areas, seed: int) -> dict[str, list[float]]:

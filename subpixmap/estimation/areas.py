@@ -7,7 +7,7 @@ the model differ on its count.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,11 @@ from subpixmap.model.checkpoint import Model
 from subpixmap.model.opinions import area_features, opinions
 from subpixmap.progress import track
 from subpixmap.runfolder import RunFolder
-from subpixmap.scenes.cube import read_reflectance
+from subpixmap.scenes.cube import read_reflectance, read_valid
 from subpixmap.scenes.items import by_acquisition
+
+CLEAR = 0.75
+"""Share of a cell that one acquisition must have seen: what lies under clouds is not what a network differs about."""
 
 Array = NDArray[np.float64]
 
@@ -36,10 +39,12 @@ class Looks:
     """(cell, feature)."""
     deviation: Array
     """(cell, object) sample standard deviation of the opinions on the count of the cell."""
+    at: NDArray[np.int64]
+    """(cell,) which of the cells that were to be looked at these are: those that the acquisition saw clearly."""
 
     @classmethod
     def of(cls, folder: RunFolder, model: Model, cells: FrameCells, *, period: str, objects: list[int]) -> Looks:
-        """Look at cells in the acquisition of the period that saw most of each.
+        """Look at cells in the acquisition of the period that saw most of each; cloudy pixels are left out.
 
         Parameters
         ----------
@@ -57,17 +62,27 @@ class Looks:
         ReadFailed, Incomplete
             Imagery cannot be read, or a cell's block is not mapped.
         """
-        features, deviation = [], []
-        for reflectance in track(_read(folder, model, cells, period), "look", "areas", total=len(cells)):
-            features.append(area_features(model, reflectance[None])[0])
-            totals = opinions(model, reflectance[None])[:, 0, objects].sum(axis=(2, 3), dtype=float)
-            deviation.append(totals.std(axis=0, ddof=1))
-        return cls(np.array(features, float), np.array(deviation))
+        features, deviation, at = [], [], []
+        seen = track(_read(folder, model, cells, period), "look", "areas", total=len(cells))
+        for i, (reflectance, clear) in enumerate(seen):
+            if clear.mean() < CLEAR:
+                continue
+            at.append(i)
+            features.append(area_features(model, reflectance[None], clear[None])[0])
+            counts = opinions(model, reflectance[None])[:, 0, objects]
+            deviation.append(counts[..., clear].mean(axis=-1, dtype=float).std(axis=0, ddof=1) * clear.size)
+        return cls(np.array(features, float), np.array(deviation), np.array(at, np.int64))
 
 
-def _read(folder: RunFolder, model: Model, cells: FrameCells, period: str) -> Iterator[NDArray[np.float32]]:
-    """Reflectance (band, y, x) of every cell with its halo, in the acquisition that saw most around its centre."""
+def _read(
+    folder: RunFolder, model: Model, cells: FrameCells, period: str
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """Reflectance (band, y, x) of every cell with its halo, and clear pixels, in the acquisition that saw most of it.
+
+    Clouds are those of the scene classes, whatever finds them in the run: here they need not be exact.
+    """
     recipe, near = folder.plan.recipe, _near(folder, period)
+    rule = replace(recipe.mask, by="scl")
     records: dict[str, Record] = {}  # cells are in order of their place: few blocks are looked at twice
     for epsg, row, col in zip(cells.epsg.tolist(), cells.row.tolist(), cells.col.tolist(), strict=True):
         lattice = cells.grids[epsg].lattice
@@ -76,7 +91,10 @@ def _read(folder: RunFolder, model: Model, cells: FrameCells, period: str) -> It
         name = _clearest(folder, lattice, window, period, records)
         over = near[epsg].over(lattice.bounds(padded))
         items = by_acquisition(near[epsg].items[i] for i in over)[name]
-        yield read_reflectance(items, lattice, padded, recipe.bands, missing=recipe.missing)
+        reflectance = read_reflectance(items, lattice, padded, recipe.bands, missing=recipe.missing)
+        clear = read_valid(items, lattice, window, rule, missing=recipe.missing)
+        inner = reflectance[:, model.halo : -model.halo, model.halo : -model.halo]
+        yield reflectance, clear & np.isfinite(inner).all(axis=0)
 
 
 def _near(folder: RunFolder, period: str) -> dict[int, Footprints]:

@@ -22,10 +22,10 @@ _BATCH = 16
 Array = NDArray[np.float32]
 
 
-def area_features(model: Model, reflectance: Array) -> Array:
-    """(area, feature): mean of `pixel_features` over every area."""
-    means = [pixel_features(model, one[None])[0].mean(axis=(1, 2)) for one in reflectance]
-    return np.stack(means)
+def area_features(model: Model, reflectance: Array, clear: NDArray[np.bool_]) -> Array:
+    """(area, feature): mean of `pixel_features` over the clear pixels (area, y, x) of every area."""
+    pairs = zip(reflectance, clear, strict=True)
+    return np.stack([pixel_features(model, one[None])[0][:, where].mean(axis=1) for one, where in pairs])
 
 
 def pixel_features(model: Model, reflectance: Array) -> Array:

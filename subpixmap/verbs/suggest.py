@@ -104,9 +104,15 @@ def suggest(
         )
     # 2. look at some of them, and at some that are labelled
     rng = np.random.default_rng(seed)
-    some = free.take(_drawn(len(free), max(looks, n), rng))
+    some = free.take(_drawn(len(free), max(looks, 2 * n), rng))
     order = [loaded.card.object_names.index(name) for name in names]
     seen = Looks.of(folder, loaded, some, period=label, objects=order)
+    some = some.take(seen.at)
+    if n > len(some):
+        raise InputError(
+            f"--n {n}: of the areas that were looked at, a single acquisition of {label} saw {len(some):,} clearly; "
+            "ask for fewer, or let more be looked at (--looks)"
+        )
     taught = Looks.of(folder, loaded, known.take(_drawn(len(known), _KNOWN, rng)), period=label, objects=order)
     # 3. choose, and say why
     whole = np.maximum(free.mapped[:, 0].sum(axis=0), 1.0)

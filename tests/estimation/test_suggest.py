@@ -12,7 +12,7 @@ from subpixmap.errors import InputError, Refused
 from subpixmap.estimation.suggest import REASONS, suggest_areas
 from subpixmap.mapping.run import map_region
 from subpixmap.model.checkpoint import Model, save_model
-from subpixmap.model.opinions import area_features, opinions
+from subpixmap.model.opinions import area_features, opinions, pixel_features
 from subpixmap.model.predict import predict_block
 from subpixmap.runfolder import RunUnits, write_units
 from subpixmap.verbs.suggest import suggest
@@ -133,4 +133,10 @@ def test_opinions_are_those_of_the_networks_or_of_the_turns_of_the_only_one(coun
     np.testing.assert_allclose(turned[0, 1], predict_block(alone, seen[1])[0], atol=1e-5)
     back = opinions(alone, np.rot90(seen, 1, (-2, -1)))
     np.testing.assert_allclose(turned[1], np.rot90(back[0], -1, (-2, -1)), atol=1e-5)
-    assert area_features(country.model, seen).shape == (2, 16)
+    clear = np.zeros((2, 20, 20), bool)
+    clear[:, 3:9, 4:5] = True
+    features = pixel_features(country.model, seen)
+    expected = features[:, :, 3:9, 4].mean(axis=2)
+    np.testing.assert_allclose(area_features(country.model, seen, clear), expected, atol=1e-5)
+    heads = [net.heads for net in country.model.folded.members]  # type: ignore[union-attr]
+    assert features.shape == (2, sum(head.in_channels for head in heads), 20, 20)
