@@ -4,17 +4,18 @@
     python workflows/suggested_areas.py trees --data trees_california [--seeds 5] [--json trees.json]
     python workflows/suggested_areas.py ... --dry-run
 
-`shifted`: a shipped model of the base world comes to the shifted one (other spectra, blur, haze, spacing). It is asked
-once which of 200 areas of 9 ha should be labelled; 100 others test it. Opinions are its turns and mirrors.
+`shifted`: the shipped model of the base world comes to the shifted one (other spectra, blur, haze, spacing). Areas have
+9 ha, of which at least three quarters are clear. Its opinions are its turns and mirrors. R2 is that of hectares, mean
+over coconut palms, oil palms and olives.
 
-`trees`: a network that knows simulated palms learns to count real trees (urban-tree-detection-data, aerial imagery
-degraded to 9.6 m) in four cities, and is tested in the fifth, each in turn. It begins with 10 random crops (2.4 ha
-each). Five heads, each fitted to the labelled crops drawn again with replacement, are the members that disagree; they
-are fitted anew before every round. Areas double with every round.
+`trees`: the shipped model of real trees comes to Riverside, which it has not seen (urban-tree-detection-data, aerial
+imagery degraded to 9.6 m). Areas are crops of 2.4 ha; crops of one place are on one side. Its opinions are its two
+networks. R2 is that of crops.
 
-What is fitted is the last layer: a linear head on the features of every pixel, by ridge regression, which in `shifted`
-corrects what the model says. So a curve takes seconds, and many seeds can be drawn; a training of all layers may behave
-otherwise. Every seed draws other pools, test areas (`shifted`) or first areas (`trees`). Curves are means over seeds.
+In both, the model is asked once which of six tenths of the areas should be labelled; the others test it. What is fitted
+then is its last layer: a linear head on the features of every pixel, which corrects what the model says, by ridge
+regression. So a curve takes seconds, and many seeds can be drawn; a training of all layers may behave otherwise. Every
+seed splits pool and test anew. Curves are means over seeds, with their standard errors.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import trees_california
 from numpy.typing import NDArray
 
@@ -36,21 +38,25 @@ from subpixmap.model.checkpoint import Model, load_model
 from subpixmap.model.opinions import opinions, pixel_features
 from subpixmap.training.from_simulator import simulated_patches
 
-MODEL = "demo-rgbn-v2"
+SHIFTED_MODEL, TREES_MODEL = "demo-rgbn-v2", "trees-california-rgbn-v2"
 STRATEGIES = ("random", ALL, *REASONS)
 SHIFTED_SIZES = (4, 6, 8, 12, 16, 24, 32, 48, 64)
-TREES_SIZES = (10, 20, 40, 80, 160)
-PLACES, POOL, SEED = 300, 200, 7100
+TREES_SIZES = (4, 6, 8, 12, 16, 24, 32, 48, 64)
+PLACES, SEED = 300, 7100
+POOL_SHARE = 0.6
+"""Of the places, from which areas are chosen; the others test."""
 RENDERED = 440
 """Places that are rendered; those that clouds leave clear enough are used."""
 OBJECTS = ("coconut", "oil_palm", "olive")
 USEFUL, BLOCK = 30, 10
 """Pixels a side of a simulated area, and of the blocks of 1 ha in which it is tested."""
-HEADS = 5
 STRENGTH = 1.0
 """Of the ridge: as if so many areas had been labelled in which nothing has to be corrected."""
 
 Array = NDArray[np.float64]
+
+Curves = dict[str, list[float]]
+Found = tuple[dict[str, NDArray[np.float64]], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -156,71 +162,50 @@ def shifted_areas(model: Model, *, workers: int) -> Areas:
     patches = patches.select_bands(model.card.bands).select_objects(OBJECTS)
     patches = patches.take(np.flatnonzero(patches.valid[:, 0].mean(axis=(1, 2)) >= CLEAR)[:PLACES])
     seen, clear = patches.reflectance[:, 0].astype(np.float32), patches.valid[:, 0]
-    pick = [model.card.object_names.index(name) for name in OBJECTS]
-    all_counts = np.concatenate([opinions(model, one[None])[:, :, pick] for one in seen], axis=1)
-    areas = make_areas(model, seen, patches.count[:, 0], all_counts[0], clear, BLOCK)
-    totals = np.where(clear[:, None], all_counts, 0).sum(axis=(3, 4), dtype=float)  # (opinion, area, object)
+    return with_opinions(model, seen, patches.count[:, 0], clear, OBJECTS, BLOCK)
+
+
+def with_opinions(
+    model: Model,
+    seen: NDArray[np.float32],
+    count: NDArray[np.float32],
+    clear: NDArray[np.bool_],
+    objects: Sequence[str],
+    block: int,
+) -> Areas:
+    """As `make_areas`, with what the model says, and how far its opinions differ on every area."""
+    pick = [model.card.object_names.index(name) for name in objects]
+    counts = np.concatenate([opinions(model, one[None])[:, :, pick] for one in seen], axis=1)
+    said = counts.mean(axis=0) if model.card.members > 1 else counts[0]
+    areas = make_areas(model, seen, count, said, clear, block)
+    totals = np.where(clear[:, None], counts, 0).sum(axis=(3, 4), dtype=float)  # (opinion, area, object)
     totals /= clear.mean(axis=(1, 2))[:, None]
     whole = np.maximum(totals.mean(axis=0).sum(axis=0), 1)
     spread, share = (totals.std(axis=0, ddof=1) / whole).sum(axis=1), (totals.mean(axis=0) / whole).sum(axis=1)
     return Areas(**vars(areas) | {"disagreement": spread, "share": share})
 
 
-def shifted_curves(areas: Areas, seed: int) -> dict[str, list[float]]:
-    """Strategy -> R2 with 0 areas and with each of `SHIFTED_SIZES`."""
+def trees_areas(model: Model, crops: trees_california.Crops) -> Areas:
+    """Crops of real trees, with the model's counts and the spread of its networks."""
+    seen, count = trees_california.see(crops)[:, 0], trees_california.count_trees(crops.points)[:, None]
+    return with_opinions(model, seen, count, np.ones((len(seen), *count.shape[-2:]), bool), ("tree",), count.shape[-1])
+
+
+def curves_of(areas: Areas, place: NDArray[np.int64], sizes: Sequence[int], pool_share: float, seed: int) -> Curves:
+    """Strategy -> R2 with 0 areas and with each of the sizes; areas of one place are on one side of the split."""
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(areas.gram))
-    pool, test = areas.take(order[:POOL]), areas.take(order[POOL:])
+    places = rng.permutation(place.max() + 1)
+    inside = np.isin(place, places[: round(pool_share * len(places))])
+    pool, test = areas.take(np.flatnonzero(inside)), areas.take(np.flatnonzero(~inside))
     before = r_squared(np.zeros((areas.gram.shape[1], areas.truth.shape[-1])), test)
     curves = {}
     for name in STRATEGIES:
         if name == "random":
-            chosen = rng.permutation(POOL)
+            chosen = rng.permutation(len(pool.gram))
         else:
-            most = max(SHIFTED_SIZES)
-            chosen = suggest_areas(pool.features, pool.disagreement, pool.share, most, by=name).index
-        curves[name] = [before, *(score_on(pool, test, chosen[:n]) for n in SHIFTED_SIZES)]
+            chosen = suggest_areas(pool.features, pool.disagreement, pool.share, max(sizes), by=name).index
+        curves[name] = [before, *(score_on(pool, test, chosen[:n]) for n in sizes)]
     return curves
-
-
-def trees_areas(model: Model, crops: trees_california.Crops) -> Areas:
-    """Crops of real trees as the network sees them; it has no opinion of trees before it learns."""
-    seen = trees_california.see(crops)[:, 0]
-    level, card = np.array(trees_california.LEVEL), model.card
-    mean, spread = (values[:, None, None] for values in level.T)
-    seen = (seen - mean) / spread * np.array(card.input_std)[:, None, None] + np.array(card.input_mean)[:, None, None]
-    count = trees_california.count_trees(crops.points)[:, None]
-    clear = np.ones(count[:, 0].shape, bool)
-    return make_areas(model, seen.astype(np.float32), count, np.zeros_like(count), clear, trees_california.N)
-
-
-def trees_curves(pool: Areas, test: Areas, seed: int) -> dict[str, list[float]]:
-    """Strategy -> R2 of the crops of the test city, with each of `TREES_SIZES`."""
-    curves = {}
-    for name in STRATEGIES:
-        rng = np.random.default_rng(seed)
-        chosen = rng.permutation(len(pool.gram))[: TREES_SIZES[0]]
-        curves[name] = [score_on(pool, test, chosen)]
-        for n in TREES_SIZES[1:]:
-            left = np.setdiff1d(np.arange(len(pool.gram)), chosen)
-            if name == "random":
-                more = rng.permutation(len(left))[: n - len(chosen)]
-            else:
-                more = _suggested(pool, chosen, left, n - len(chosen), name, rng)
-            chosen = np.concatenate([chosen, left[more]])
-            curves[name].append(score_on(pool, test, chosen))
-    return curves
-
-
-def _suggested(
-    pool: Areas, chosen: NDArray[np.int64], left: NDArray[np.int64], n: int, by: str, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Positions in `left`, by heads that were fitted to the chosen areas drawn with replacement."""
-    draws = [np.bincount(rng.choice(chosen, len(chosen)), minlength=len(pool.gram)) for _ in range(HEADS)]
-    totals = np.stack([(pool.blocks[left] @ fit(pool, one.astype(float))).sum(axis=(1, 2)) for one in draws])
-    return suggest_areas(
-        pool.features[left], totals.std(axis=0, ddof=1), totals.mean(axis=0), n, known=pool.features[chosen], by=by
-    ).index
 
 
 # What is told ---------------------------------------------------------------------------------------------------------
@@ -263,21 +248,22 @@ def _kept(path: Path | None, make: Callable[[], Areas]) -> Areas:
     return areas
 
 
-def run_shifted(options: argparse.Namespace) -> tuple[dict[str, NDArray[np.float64]], Sequence[int]]:
-    areas = _kept(options.cache, lambda: shifted_areas(load_model(MODEL), workers=options.workers))
-    runs = [shifted_curves(areas, seed) for seed in range(options.seeds)]
-    return {name: np.array([run[name] for run in runs]) for name in STRATEGIES}, (0, *SHIFTED_SIZES)
+def run_shifted(options: argparse.Namespace) -> Found:
+    areas = _kept(options.cache, lambda: shifted_areas(load_model(SHIFTED_MODEL), workers=options.workers))
+    return _runs(areas, np.arange(len(areas.gram)), SHIFTED_SIZES, options)
 
 
-def run_trees(options: argparse.Namespace) -> tuple[dict[str, NDArray[np.float64]], Sequence[int]]:
-    crops = trees_california.read_crops(options.data)
-    areas = _kept(options.cache, lambda: trees_areas(load_model(MODEL), crops))
-    runs = []
-    for city in crops.cities:
-        inside = crops.city == city
-        pool, test = areas.take(np.flatnonzero(~inside)), areas.take(np.flatnonzero(inside))
-        runs += [trees_curves(pool, test, seed) for seed in range(options.seeds)]
-    return {name: np.array([run[name] for run in runs]) for name in STRATEGIES}, TREES_SIZES
+def run_trees(options: argparse.Namespace) -> Found:
+    crops = trees_california.read_crops(options.data).of([trees_california.TEST_CITY])
+    index = pd.read_csv(options.data / "index.csv").query("city == @trees_california.TEST_CITY")
+    areas = _kept(options.cache, lambda: trees_areas(load_model(TREES_MODEL), crops))
+    return _runs(areas, pd.factorize(index["idx"])[0].astype(np.int64), TREES_SIZES, options)
+
+
+def _runs(areas: Areas, place: NDArray[np.int64], sizes: Sequence[int], options: argparse.Namespace) -> Found:
+    """Curves of all seeds."""
+    runs = [curves_of(areas, place, sizes, POOL_SHARE, seed) for seed in range(options.seeds)]
+    return {name: np.array([run[name] for run in runs]) for name in STRATEGIES}, (0, *sizes)
 
 
 def main(words: Sequence[str] | None = None) -> int:

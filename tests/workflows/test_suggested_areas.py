@@ -10,21 +10,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "workflows"))
 
 import suggested_areas
-from suggested_areas import Areas, areas_needed, as_table, fit, r_squared, shifted_curves, trees_curves
+from suggested_areas import Areas, areas_needed, as_table, curves_of, fit, r_squared
 
 PIXELS = 9
 
 
 @pytest.fixture
-def areas(monkeypatch: pytest.MonkeyPatch) -> Areas:
+def areas() -> Areas:
     """Three features, of which the third is rare: only areas that hold it teach what it counts."""
     rng = np.random.default_rng(5)
     pixels = np.concatenate([rng.normal(size=(60, PIXELS, 3)), np.ones((60, PIXELS, 1))], axis=2)
     pixels[:, :, 2] = np.where(np.arange(60)[:, None] % 10 == 0, 3 + pixels[:, :, 2], 0)
     truth = pixels @ np.array([[1.0], [0.0], [2.0], [0.5]])
-    monkeypatch.setattr(suggested_areas, "POOL", 40)
-    monkeypatch.setattr(suggested_areas, "SHIFTED_SIZES", (2, 4, 8))
-    monkeypatch.setattr(suggested_areas, "TREES_SIZES", (4, 8, 16))
     return Areas(
         features=pixels[..., :3].mean(axis=1),
         gram=np.einsum("apf,apg->afg", pixels, pixels),
@@ -48,13 +45,11 @@ def test_a_head_is_that_of_ridge_regression(areas: Areas) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_is_rare_is_suggested_and_taught(areas: Areas, seed: int) -> None:
-    found = shifted_curves(areas, seed)
+    found = curves_of(areas, np.arange(60) // 2, (2, 4, 8), 0.6, seed)
     assert {len(curve) for curve in found.values()} == {4}
+    assert len({curve[0] for curve in found.values()}) == 1  # before anything is learnt
     assert found["disagreement"][2] > 0.9
     assert found["all"][3] > 0.9
-    trees = trees_curves(areas.take(np.arange(40)), areas.take(np.arange(40, 60)), seed)
-    assert {len(curve) for curve in trees.values()} == {3}
-    assert len({curve[0] for curve in trees.values()}) == 1  # all begin with the same areas
 
 
 def test_areas_needed_are_read_off_the_curve() -> None:
