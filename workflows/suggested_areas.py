@@ -13,16 +13,17 @@ imagery degraded to 9.6 m). Areas are crops of 2.4 ha; crops of one place are on
 networks. R2 is that of crops.
 
 In both, the model is asked once which of six tenths of the areas should be labelled; the others test it. What is fitted
-then is its last layer: a linear head on the features of every pixel, which corrects what the model says, by ridge
-regression. So a curve takes seconds, and many seeds can be drawn; a training of all layers may behave otherwise. Every
-seed splits pool and test anew. Curves are means over seeds, with their standard errors.
+then is its last layer: a linear head on the features of every pixel, by ridge regression, which corrects what the model
+says, or with `--anew` replaces it (as for an object that the network does not know yet). So a curve takes seconds, and
+many seeds can be drawn; a training of all layers may behave otherwise. Every seed splits pool and test anew. Curves are
+means over seeds, with their standard errors.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ RENDERED = 440
 OBJECTS = ("coconut", "oil_palm", "olive")
 USEFUL, BLOCK = 30, 10
 """Pixels a side of a simulated area, and of the blocks of 1 ha in which it is tested."""
+MOST = 5.0
+"""Deviations to which features are cut: a linear head cannot stand haze and edges of clouds that the mask misses."""
 STRENGTH = 1.0
 """Of the ridge: as if so many areas had been labelled in which nothing has to be corrected."""
 
@@ -68,7 +71,9 @@ class Areas:
     gram: Array
     """(area, feature + 1, feature + 1) sums over pixels of products of features and 1."""
     moment: Array
-    """(area, feature + 1, object) sums over pixels of features times what the head should say."""
+    """(area, feature + 1, object) sums over pixels of features times the reference."""
+    said_moment: Array
+    """The same of what the model says before it learns."""
     blocks: Array
     """(area, block, feature + 1) means over the blocks in which it is tested."""
     truth: Array
@@ -79,6 +84,10 @@ class Areas:
     """(area,) of the model's opinions before it learns; 0 where it has none."""
     share: Array
     """(area,) of what the model counts before it learns; 0 where it counts nothing."""
+
+    def anew(self) -> "Areas":
+        """The same for a head that replaces the model's and does not correct it."""
+        return replace(self, said=np.zeros_like(self.said), said_moment=np.zeros_like(self.said_moment))
 
     def take(self, index: NDArray[Any]) -> "Areas":
         """Some of them."""
@@ -98,18 +107,20 @@ def make_areas(
     Pixels that are not clear (area, y, x) are left out, and in tests blocks that hold one; those have NaN.
     """
     centre, spread = _standard(model, seen)
-    means, grams, moments, blocks = [], [], [], []
+    means, grams, moments, said_moments, blocks = [], [], [], [], []
     for one, reference, guess, sees in zip(seen, count, said, clear, strict=True):
         pixels = (pixel_features(model, one[None])[0] - centre[:, None, None]) / spread[:, None, None]
-        pixels = np.concatenate([pixels, np.ones((1, *pixels.shape[1:]))]).astype(float)
+        pixels = np.concatenate([pixels.clip(-MOST, MOST), np.ones((1, *pixels.shape[1:]))]).astype(float)
         flat = pixels[:, sees]
         means.append(flat[:-1].mean(axis=1))
         grams.append(flat @ flat.T)
-        moments.append(flat @ (reference - guess)[:, sees].T.astype(float))
+        moments.append(flat @ reference[:, sees].T.astype(float))
+        said_moments.append(flat @ guess[:, sees].T.astype(float))
         blocks.append(_means(np.where(sees, pixels, np.nan), block))
     none = np.zeros(len(seen))
     truth, before = (np.stack([_means(one.astype(float), block) for one in values]) for values in (count, said))
-    return Areas(np.stack(means), np.stack(grams), np.stack(moments), np.stack(blocks), truth, before, none, none)
+    sums = (np.stack(one) for one in (means, grams, moments, said_moments, blocks))
+    return Areas(*sums, truth, before, none, none)
 
 
 def _standard(model: Model, seen: NDArray[np.float32]) -> tuple[Array, Array]:
@@ -131,7 +142,7 @@ def fit(areas: Areas, weights: Array) -> Array:
     """(feature + 1, object): the head fitted to areas, each as often as its weight."""
     used = np.flatnonzero(weights)
     gram = np.tensordot(weights[used], areas.gram[used], 1)
-    moment = np.tensordot(weights[used], areas.moment[used], 1)
+    moment = np.tensordot(weights[used], areas.moment[used] - areas.said_moment[used], 1)
     pixels = areas.gram[:, -1, -1].max()
     return np.linalg.solve(gram + STRENGTH * pixels * np.eye(len(gram)), moment)
 
@@ -182,7 +193,7 @@ def with_opinions(
     totals /= clear.mean(axis=(1, 2))[:, None]
     whole = np.maximum(totals.mean(axis=0).sum(axis=0), 1)
     spread, share = (totals.std(axis=0, ddof=1) / whole).sum(axis=1), (totals.mean(axis=0) / whole).sum(axis=1)
-    return Areas(**vars(areas) | {"disagreement": spread, "share": share})
+    return replace(areas, disagreement=spread, share=share)
 
 
 def trees_areas(model: Model, crops: trees_california.Crops) -> Areas:
@@ -262,6 +273,7 @@ def run_trees(options: argparse.Namespace) -> Found:
 
 def _runs(areas: Areas, place: NDArray[np.int64], sizes: Sequence[int], options: argparse.Namespace) -> Found:
     """Curves of all seeds."""
+    areas = areas.anew() if options.anew else areas
     runs = [curves_of(areas, place, sizes, POOL_SHARE, seed) for seed in range(options.seeds)]
     return {name: np.array([run[name] for run in runs]) for name in STRATEGIES}, (0, *sizes)
 
@@ -273,6 +285,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder of the format of trees_california")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, default=1, help="processes that render simulated places")
+    parser.add_argument("--anew", action="store_true", help="fit a last layer that replaces the model's")
     parser.add_argument("--cache", type=Path, help="FILE.npz that keeps what the network sees for the next time")
     parser.add_argument("--json", type=Path, help="file for the curves of every seed")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and end")

@@ -26,6 +26,7 @@ def areas() -> Areas:
         features=pixels[..., :3].mean(axis=1),
         gram=np.einsum("apf,apg->afg", pixels, pixels),
         moment=np.einsum("apf,apo->afo", pixels, truth),
+        said_moment=np.zeros((60, 4, 1)),
         blocks=pixels.mean(axis=1, keepdims=True),
         truth=truth.mean(axis=1, keepdims=True),
         said=np.zeros((60, 1, 1)),
