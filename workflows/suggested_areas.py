@@ -119,8 +119,9 @@ def make_areas(
         blocks.append(_means(np.where(sees, pixels, np.nan), block))
     none = np.zeros(len(seen))
     truth, before = (np.stack([_means(one.astype(float), block) for one in values]) for values in (count, said))
-    sums = (np.stack(one) for one in (means, grams, moments, said_moments, blocks))
-    return Areas(*sums, truth, before, none, none)
+    sums = {"features": means, "gram": grams, "moment": moments, "said_moment": said_moments, "blocks": blocks}
+    stacked = {name: np.stack(parts) for name, parts in sums.items()}
+    return Areas(**stacked, truth=truth, said=before, disagreement=none, share=none)
 
 
 def _standard(model: Model, seen: NDArray[np.float32]) -> tuple[Array, Array]:

@@ -107,12 +107,7 @@ def suggest(
     some = free.take(_drawn(len(free), max(looks, 2 * n), rng))
     order = [loaded.card.object_names.index(name) for name in names]
     seen = Looks.of(folder, loaded, some, period=label, objects=order)
-    some = some.take(seen.at)
-    if n > len(some):
-        raise InputError(
-            f"--n {n}: of the areas that were looked at, a single acquisition of {label} saw {len(some):,} clearly; "
-            "ask for fewer, or let more be looked at (--looks)"
-        )
+    some = _seen(some, seen, n, label)
     taught = Looks.of(folder, loaded, known.take(_drawn(len(known), _KNOWN, rng)), period=label, objects=order)
     # 3. choose, and say why
     whole = np.maximum(free.mapped[:, 0].sum(axis=0), 1.0)
@@ -210,6 +205,16 @@ def _areas(
 def _drawn(size: int, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Up to n positions drawn at random, in ascending order."""
     return np.sort(rng.permutation(size)[:n])
+
+
+def _seen(cells: FrameCells, seen: Looks, n: int, period: str) -> FrameCells:
+    """The cells that an acquisition saw clearly; fewer than are asked for are refused."""
+    if n > len(seen.at):
+        raise InputError(
+            f"--n {n}: of the areas that were looked at, a single acquisition of {period} saw {len(seen.at)} clearly; "
+            "ask for fewer, or let more be looked at (--looks)"
+        )
+    return cells.take(seen.at)
 
 
 def _table(
