@@ -14,7 +14,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from subpixmap import runpaths
 from subpixmap.errors import InputError
@@ -82,7 +82,7 @@ def plan_table(job: Job, needed: Needs, *, seconds: float, measured: Probe | Non
         rows["map"] += " by the probe"
     if verbose and job.lacks:
         rows["by month"] = "\n".join(job.lacks.table())
-    lines = [(name, line) for name, text in rows.items() for part in text.split("\n") for line in _folded(part)]
+    lines = [(name, line) for name, text in rows.items() for part in text.split("\n") for line in folded(part)]
     named = [name if i == 0 or lines[i - 1][0] != name else "" for i, (name, _) in enumerate(lines)]
     return "\n".join(f"{name:<14}{line}" for name, (_, line) in zip(named, lines, strict=True))
 
@@ -100,12 +100,12 @@ def _spread(plan: Plan, needed: Needs) -> str:
     )
 
 
-def _folded(text: str) -> list[str]:
-    """The text in lines that fit beside the names of the table, on a terminal; elsewhere as it is."""
-    if not sys.stderr.isatty():
+def folded(text: str, *, beside: int = 14, to: TextIO | None = None) -> list[str]:
+    """The text in lines that fit `beside` so many columns, on a terminal (stderr by default); elsewhere as it is."""
+    if not (to or sys.stderr).isatty() or text.startswith("tile "):
         return [text]
-    width = max(40, shutil.get_terminal_size().columns - 15)
-    return [text] if text.startswith("tile ") else textwrap.wrap(text, width, break_on_hyphens=False) or [text]
+    width = max(40, shutil.get_terminal_size().columns - beside - 1)
+    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False) or [text]
 
 
 def _zone(epsg: int) -> str:
@@ -195,7 +195,7 @@ def show_remarks(remarks: Sequence[str], *, quiet: bool) -> None:
     """What a reader should know before using the numbers, on stderr."""
     if not quiet:
         for remark in remarks:
-            print(f"note: {remark}", file=sys.stderr)
+            print("note:", "\n      ".join(folded(remark, beside=6)), file=sys.stderr)
 
 
 def say_files(paths: Sequence[Path], *, quiet: bool) -> None:
@@ -279,7 +279,8 @@ def show_checkpoint(name: str, stored: Stored) -> None:
         "network": f"{card.width}/{card.mid}, {card.blocks} blocks, halo {card.halo} px",
         "sha256": stored.sha256,
     }
-    print(name, *(f"  {key:<12}{value}" for key, value in rows.items()), "", sep="\n")
+    lines = {key: f"\n{'':14}".join(folded(value, to=sys.stdout)) for key, value in rows.items()}
+    print(name, *(f"  {key:<12}{value}" for key, value in lines.items()), "", sep="\n")
 
 
 def _errors(measured: Mapping[str, Any]) -> str:

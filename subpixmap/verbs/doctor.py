@@ -21,6 +21,7 @@ from typing import Literal
 
 from subpixmap.errors import Incomplete, InputError
 from subpixmap.files import is_remote, path_of
+from subpixmap.verbs.console import folded
 from subpixmap.verbs.request import DEFAULT_SOURCE
 
 State = Literal["ok", "warning", "to do"]
@@ -103,8 +104,9 @@ def _look(name: str, look: Callable[[], Finding]) -> Finding:
 
 
 def _show(finding: Finding) -> None:
-    remedy = f"\n{'':<9}-> {finding.remedy}" if finding.remedy else ""
-    print(f"{_SHOWN[finding.state]:<9}{finding.name}: {finding.text}{remedy}", flush=True)
+    text = f"\n{'':<9}".join(folded(f"{finding.name}: {finding.text}", beside=9, to=sys.stdout))
+    remedy = f"\n{'':<12}".join(folded(finding.remedy, beside=12, to=sys.stdout))
+    print(f"{_SHOWN[finding.state]:<9}{text}" + (f"\n{'':<9}-> {remedy}" if remedy else ""), flush=True)
 
 
 def _versions() -> Finding:
