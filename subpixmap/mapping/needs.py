@@ -116,7 +116,7 @@ def worker_memory(plan: Plan) -> float:
     readers = readers_for(recipe.arithmetic.device)
     reading = padded * len(recipe.bands) * (4 + readers * (4 + 6))  # this acquisition, and the next ones with their DN
     # Sums, squares, presence; lowest, highest; of each network apart sum, lowest, highest; counts.
-    running = window * (n * (3 * 8 + 2 * 4 + recipe.spread * (8 + 2 * 4)) + 4)
+    running = window * (n * (3 * 8 + 4 * 4 + recipe.spread * (8 + 3 * 4)) + 4)
     stored = block * n * (len(arrays_of(recipe.spread)) - 1) * 4
     ending = window * n * 5 * 8 + stored * 2  # temporaries of the mean; the stored arrays, and encoded
     looking = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.files import path_of
-from subpixmap.grid import CELL, owned
+from subpixmap.grid import CELL, Window, owned
 from subpixmap.machine import cores, peak_rss
 from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, write_record
 from subpixmap.mapping.owner import require_held
@@ -212,33 +212,46 @@ def _predict(
     pick = [tuple(model.card.objects).index(name) for name in task.recipe.objects]
     valid = np.unpackbits(one.valid, count=window.height * window.width).astype(bool).reshape(window.shape)
     side = block.size // CELL
-    totals, seen, predicted = np.zeros((len(pick), side, side)), np.zeros((side, side), np.int32), 0
-    for chunk in task.plan.chunks:
+    totals, seen = np.zeros((len(pick), side, side)), np.zeros((side, side), np.int32)
+    # Observed is what is clear at the pixel itself; what lies in the halo may be cloudy, and the network sees it.
+    inner = reflectance[:, halo : halo + window.height, halo : halo + window.width]
+    observed = valid & np.isfinite(inner).all(axis=0)
+    outputs = _predict_window(task.recipe, model, reflectance, observed)  # under clouds nothing is computed
+
+    def add(chunk: Window) -> None:
         at = chunk.slices(window)
-        tile = reflectance[:, at[0].start : at[0].stop + 2 * halo, at[1].start : at[1].stop + 2 * halo]
-        # Observed is what is clear at the pixel itself; what lies in the halo may be cloudy, and the network sees it.
-        inner = tile[:, halo : halo + chunk.height, halo : halo + chunk.width]
-        observed = valid[at] & np.isfinite(inner).all(axis=0)
-        if not observed.any():
-            continue
-        outputs = _predict_tile(task.recipe, model, tile, observed)  # under clouds nothing is computed
-        predicted += n_predicted(observed, arithmetic=task.recipe.arithmetic)
-        count, presence, *by_member = (values[pick] for values in outputs)
-        mean.add(at, count, presence, observed, out_of_domain(model, inner, observed), by_member=by_member)
+        if not (seen_here := observed[at]).any():
+            return
+        count, presence, *by_member = (values[:, *at][pick] for values in outputs)
+        unlike = out_of_domain(model, inner[:, *at], seen_here)
+        mean.add(at, count, presence, seen_here, unlike, by_member=by_member)
         rows, cols = chunk.slices(block.window)
         cells = slice(rows.start // CELL, rows.stop // CELL), slice(cols.start // CELL, cols.stop // CELL)
-        totals[:, *cells] = cell_sums(np.where(observed, count, 0).astype(np.float64))
-        seen[cells] = cell_sums(observed)
-    return predicted, totals, seen
+        totals[:, *cells] = cell_sums(np.where(seen_here, count, 0).astype(np.float64))
+        seen[cells] = cell_sums(seen_here)
+
+    _for_each(task.plan.chunks, add, threads=task.readers)
+    return n_predicted(observed, arithmetic=task.recipe.arithmetic), totals, seen
 
 
-def _predict_tile(recipe: Recipe, model: Model, tile: NDArray[np.float32], wanted: Array) -> tuple[Array, ...]:
+def _for_each(chunks: Iterable[Window], add: Callable[[Window], None], *, threads: int) -> None:
+    """Call it for every chunk; beside a GPU in several threads, which the order of different pixels does not touch."""
+    if threads == 1:
+        for chunk in chunks:
+            add(chunk)
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="subpixmap-mean") as pool:
+        for _ in pool.map(add, chunks):
+            pass
+
+
+def _predict_window(recipe: Recipe, model: Model, window: NDArray[np.float32], wanted: Array) -> tuple[Array, ...]:
     """Count and presence (object, y, x) of all objects of the model, then the counts of its networks, if kept."""
     from subpixmap.model.predict import predict_block, predict_members
 
     if not recipe.spread:
-        return predict_block(model, tile, arithmetic=recipe.arithmetic, wanted=wanted)
-    count, presence, members = predict_members(model, tile, arithmetic=recipe.arithmetic, wanted=wanted)
+        return predict_block(model, window, arithmetic=recipe.arithmetic, wanted=wanted)
+    count, presence, members = predict_members(model, window, arithmetic=recipe.arithmetic, wanted=wanted)
     return count, presence, *members
 
 
@@ -301,7 +314,7 @@ def readers_for(device: str) -> int:
         return 1
     import torch
 
-    return max(1, min(8, cores() // max(1, torch.cuda.device_count()) - 1))
+    return max(1, min(16, cores() // max(1, torch.cuda.device_count()) - 1))
 
 
 @lru_cache(maxsize=1)

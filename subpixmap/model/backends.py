@@ -7,7 +7,7 @@ gives the same bits wherever it is cut: its shape never changes, and a process c
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,10 +35,17 @@ halo. Measured, see docs/benchmarks.md; a table, so that no timing decides what 
 
 BFLOAT16_ERROR = "totals differ from those of float32 by up to 1 %, single km2 by more (docs/benchmarks.md)"
 
-Tiles = NDArray[np.float32]
-Network = Callable[[Tiles], NDArray[np.float32]]
-"""(tile, band, y + 2 halo, x + 2 halo) -> (tile, prediction, 2, object, y, x): densities, and logits of presence. The
-first prediction is that of the whole model; those of its networks follow where they are kept apart."""
+GPU_TILE = (256, 256)
+"""The same on a GPU, which takes many at once."""
+
+_Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""(1, band, y, x) -> (1, prediction, 2, object, y, x) of one tile."""
+Place = tuple[int, int, int, int]
+"""First row and column, height and width of a tile of a window."""
+Network = Callable[[NDArray[np.float32], Sequence[Place]], Iterator[NDArray[np.float32]]]
+"""Of a window (band, y + 2 halo, x + 2 halo) and places in it, for each place (prediction, 2, object, y, x) of a whole
+tile: densities, and logits of presence. The first prediction is that of the whole model; those of its networks follow
+where they are kept apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,8 @@ class Arithmetic:
     device: str = "cpu"
     tile: tuple[int, int] = TILE
     """Useful (rows, columns)."""
+    tf32: bool = False
+    """Whether a GPU rounds the operands of float32 convolutions to 10 bits, as runs of earlier versions let it."""
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS or self.precision not in PRECISIONS:
@@ -77,16 +86,19 @@ class Arithmetic:
         if backend == "openvino" and not _has_openvino():
             raise InputError("--backend openvino: OpenVINO is not installed; install subpixmap[fast]")
         tile = _OPENVINO_TILES.get(instruction_set(), TILE) if backend == "openvino" else TILE
+        tile = tile if device == "cpu" else GPU_TILE
         return cls(backend=backend, precision=precision, device=device, tile=tile)
 
     @classmethod
     def of(cls, numerics: Mapping[str, Any]) -> Arithmetic:
         """Of the numerics of a recipe; runs of before the fields are PyTorch in float32."""
+        device = numerics.get("device", "cpu")
         return cls(
             backend=numerics.get("backend", "torch"),
             precision=numerics.get("dtype", "float32"),
-            device=numerics.get("device", "cpu"),
+            device=device,
             tile=tuple(numerics.get("tile", TILE)),
+            tf32=numerics.get("tf32", device != "cpu"),
         )
 
     def __str__(self) -> str:
@@ -107,6 +119,8 @@ class Arithmetic:
             "dtype": self.precision,
             "memory_format": "channels_last",
         }
+        if self.device != "cpu" and not self.tf32:
+            stated |= {"batch": "any", "tf32": False}  # how many tiles at once depends on the free memory
         if self.backend == "openvino":
             del stated["memory_format"]  # its own affair
             stated |= {"backend": "openvino", "openvino": _openvino_version()}
@@ -136,24 +150,61 @@ def require_here(numerics: Mapping[str, Any]) -> None:
 
 def network(model: Model, arithmetic: Arithmetic, *, members: bool = False) -> Network:
     """The network of a model in an arithmetic, for one thread at a time; with what its networks say each, if asked."""
-    if arithmetic.backend == "openvino":
-        from subpixmap.model.openvino_graph import compiled
+    if arithmetic.device != "cpu":
+        return _gpu_network(model, arithmetic, members)
+    run = (
+        _openvino(model, arithmetic, members)
+        if arithmetic.backend == "openvino"
+        else _torch(model, arithmetic, members)
+    )
 
-        return compiled(model, arithmetic.precision, arithmetic.tile, members=members)
-    return _torch_network(model, arithmetic, members)
+    def one_by_one(window: NDArray[np.float32], places: Sequence[Place]) -> Iterator[NDArray[np.float32]]:
+        halo = model.halo
+        tile = np.empty((1, window.shape[0], *(side + 2 * halo for side in arithmetic.tile)), np.float32)
+        for r, c, h, w in places:
+            part = window[:, r : r + h + 2 * halo, c : c + w + 2 * halo]
+            tile.fill(np.nan)
+            tile[0, :, : part.shape[1], : part.shape[2]] = part
+            yield run(tile)[0]
+
+    return one_by_one
 
 
-def _torch_network(model: Model, arithmetic: Arithmetic, members: bool) -> Network:
+def _openvino(model: Model, arithmetic: Arithmetic, members: bool) -> _Run:
+    from subpixmap.model.openvino_graph import compiled
+
+    return compiled(model, arithmetic.precision, arithmetic.tile, members=members)
+
+
+def _torch(model: Model, arithmetic: Arithmetic, members: bool) -> _Run:
     import torch
 
-    name = ("folded" if arithmetic.precision == "float32" else "rounded") + ("_with_members" if members else "")
-    net = getattr(model, name).to(arithmetic.device)
+    net = _torch_net(model, arithmetic, members)
 
-    def run(tiles: Tiles) -> NDArray[np.float32]:
-        out: NDArray[np.float32] = net(torch.from_numpy(tiles).to(arithmetic.device)).cpu().numpy()
+    def run(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        out: NDArray[np.float32] = net(torch.from_numpy(tiles)).numpy()
         return out if members else out[:, None]
 
     return run
+
+
+def _gpu_network(model: Model, arithmetic: Arithmetic, members: bool) -> Network:
+    from subpixmap.model.device import batches_for, outputs
+
+    device, tile = arithmetic.device, arithmetic.tile
+    net = _torch_net(model, arithmetic, members).to(device)
+    batches, halo, tf32 = batches_for(device, tile), model.halo, arithmetic.tf32
+
+    def run(window: NDArray[np.float32], places: Sequence[Place]) -> Iterator[NDArray[np.float32]]:
+        for out in outputs(net, window, places, device=device, tile=tile, halo=halo, batches=batches, tf32=tf32):
+            yield out if members else out[None]
+
+    return run
+
+
+def _torch_net(model: Model, arithmetic: Arithmetic, members: bool) -> Any:
+    name = "folded" if arithmetic.precision == "float32" else "rounded"
+    return getattr(model, f"{name}_with_members" if members else name)
 
 
 def _has_openvino() -> bool:

@@ -101,15 +101,10 @@ def _predict_tiles(
     n = model.card.members + 1 if members else 1
     counts = np.full((n, n_objects, rows, cols), np.nan, np.float32)
     presence = counts[0].copy()
-    size = arithmetic.tile
-    tile = np.empty((1, reflectance.shape[0], size[0] + 2 * halo, size[1] + 2 * halo), np.float32)
+    places = list(_tiles((rows, cols), arithmetic.tile, wanted))
     with one_thread(), torch.inference_mode():
         run = network(model, arithmetic, members=members)
-        for r, c, h, w in _tiles((rows, cols), size, wanted):
-            part = reflectance[:, r : r + h + 2 * halo, c : c + w + 2 * halo]
-            tile.fill(np.nan)
-            tile[0, :, : part.shape[1], : part.shape[2]] = part
-            out = run(tile)[0]
+        for (r, c, h, w), out in zip(places, run(reflectance, places), strict=True):
             likely = torch.sigmoid(torch.from_numpy(out[0, 1])).numpy()  # of a part of a tile it would round otherwise
             counts[..., r : r + h, c : c + w] = _calibrated(model.card, out[:, 0, :, :h, :w])
             presence[:, r : r + h, c : c + w] = likely[:, :h, :w]

@@ -141,7 +141,7 @@ def test_the_fastest_exact_backend_is_chosen_and_survives_its_recipe(monkeypatch
         assert chosen == Arithmetic(backend="openvino", tile=tile)
         assert Arithmetic.of(chosen.numerics()) == chosen
     assert Arithmetic.chosen(precision="bfloat16").precision == "bfloat16"
-    assert Arithmetic.chosen(device="cuda") == Arithmetic(device="cuda")
+    assert Arithmetic.chosen(device="cuda") == Arithmetic(device="cuda", tile=(256, 256))
 
 
 def test_a_backend_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,172 @@
+"""How fast a GPU maps: the network with tensors on the device, from memory, and from COGs on this disk.
+
+    python bench_gpu.py --json gpu.json                   networks 64/16, 128/32 and 256/64, float32 and bfloat16
+    python bench_gpu.py --device cpu --side 256           the same code without a GPU, to see that it runs
+    python bench_gpu.py --dry-run                         print what would be measured
+
+Needs an installed `subpixmap`, and nothing else: imagery is made here, networks have random weights (they compute as
+long as trained ones). Each rate is the best of some rounds, in million useful pixels a second.
+
+- device: the network alone, over and over on tiles that lie on the device. Nothing can be faster.
+- memory: `predict_block` on a window in memory: sent in 16 bits, cut and scaled on the device, taken back.
+- files: the same with the window read from COGs (deflate, blocks of 512 px), the next one while one is computed.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+from rasterio.windows import Window
+
+from subpixmap.model.backends import Arithmetic, Precision
+from subpixmap.model.card import Card
+from subpixmap.model.checkpoint import Model
+from subpixmap.model.device import batches_for
+from subpixmap.model.predict import predict_block
+
+BANDS = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12")
+NETWORKS = ((64, 16), (128, 32), (256, 64))
+
+
+def a_model(width: int, mid: int) -> Model:
+    card = Card(
+        name=f"{width}/{mid}",
+        bands=BANDS,
+        objects={"thing": "an untrained stand-in"},
+        measure={"thing": "count"},
+        input_mean=(0.1,) * 10,
+        input_std=(0.1,) * 10,
+        input_low=(0.0,) * 10,
+        input_high=(1.0,) * 10,
+        evidence="simulated",
+        width=width,
+        mid=mid,
+    )
+    torch.manual_seed(0)
+    return Model.of(card.build_net(), card)
+
+
+def rate(pixels: int, work: Callable[[], object], device: str, rounds: int) -> float:
+    """Million pixels a second of the fastest round; a first one is not counted."""
+    best = np.inf
+    for number in range(rounds + 1):
+        began = time.perf_counter()
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began) if number else best
+    return pixels / best / 1e6
+
+
+def on_device(model: Model, how: Arithmetic, rounds: int) -> float:
+    """The network alone, on one batch that lies there."""
+    net = (model.folded if how.precision == "float32" else model.rounded).to(how.device)
+    n = batches_for(how.device, how.tile).tiles if how.device != "cpu" else 1
+    tiles = torch.rand(n, 10, *(side + 2 * model.halo for side in how.tile), device=how.device)
+    with torch.inference_mode():
+        return rate(n * how.tile[0] * how.tile[1], lambda: net(tiles), how.device, rounds)
+
+
+def write_bands(folder: Path, side: int) -> list[Path]:
+    """One COG for each band, noise on a smooth ground."""
+    rng = np.random.default_rng(0)
+    profile = {"driver": "COG", "dtype": "uint16", "count": 1, "width": side, "height": side, "compress": "deflate"}
+    profile |= {"crs": "EPSG:32651", "transform": rasterio.Affine(10, 0, 300_000, 0, -10, 1_200_000)}
+    smooth = np.repeat(np.repeat(rng.integers(800, 3000, (side // 16 + 1,) * 2), 16, 0), 16, 1)[:side, :side]
+    paths = []
+    for band in BANDS:
+        paths.append(folder / f"{band}.tif")
+        with rasterio.open(paths[-1], "w", **profile, blocksize=512, predictor=2) as file:
+            file.write((smooth + rng.integers(0, 200, (side, side))).astype(np.uint16), 1)
+    return paths
+
+
+def read(paths: list[Path], window: Window) -> np.ndarray:
+    bands = []
+    for path in paths:
+        with rasterio.open(path) as file:
+            bands.append(file.read(1, window=window, boundless=True, fill_value=0))
+    numbers = np.stack(bands).astype(np.float32)
+    return np.where(numbers > 0, numbers / np.float32(10000), np.float32(np.nan))
+
+
+def from_files(model: Model, how: Arithmetic, paths: list[Path], side: int, readers: int, rounds: int) -> float:
+    """Windows one after the other, each read while the one before it is computed."""
+    window = Window(-model.halo, -model.halo, side + 2 * model.halo, side + 2 * model.halo)
+
+    def work() -> None:
+        with ThreadPoolExecutor(readers) as pool:
+            for coming in [pool.submit(read, paths, window) for _ in range(readers + 1)]:
+                predict_block(model, coming.result(), arithmetic=how)
+
+    return rate((readers + 1) * side**2, work, how.device, rounds)
+
+
+def measured(model: Model, how: Arithmetic, paths: list[Path], asked: argparse.Namespace) -> dict[str, object]:
+    """Rates of one network in one precision, and how far its total is from that of float32."""
+    window = read(paths, Window(-model.halo, -model.halo, asked.side + 2 * model.halo, asked.side + 2 * model.halo))
+    exact = Arithmetic.chosen(backend="torch", device=how.device)
+    totals = [predict_block(model, window, arithmetic=one)[0].sum(dtype=float) for one in (how, exact)]
+
+    def predict() -> object:
+        return predict_block(model, window, arithmetic=how)
+
+    return {
+        "network": model.card.name,
+        "precision": how.precision,
+        "device": on_device(model, how, asked.rounds),
+        "memory": rate(asked.side**2, predict, how.device, asked.rounds),
+        "files": from_files(model, how, paths, asked.side, asked.readers, asked.rounds),
+        "error of the total": abs(float(totals[0] / totals[1]) - 1),
+    }
+
+
+def measure(asked: argparse.Namespace) -> list[dict[str, object]]:
+    """A row for each network and precision."""
+    rows = []
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_bands(Path(folder), asked.side)
+        for width, mid in NETWORKS:
+            model = a_model(width, mid)
+            for precision in precisions:
+                how = Arithmetic.chosen(backend="torch", precision=precision, device=asked.device)
+                rows.append(measured(model, how, paths, asked))
+                print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else str(v) for k, v in rows[-1].items()))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--side", type=int, default=4096, help="of the window, pixels")
+    parser.add_argument("--readers", type=int, default=8, help="threads that read")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    parser.add_argument("--dry-run", action="store_true")
+    asked = parser.parse_args()
+    if asked.dry_run:
+        names = ", ".join(f"{width}/{mid}" for width, mid in NETWORKS)
+        print(f"measure {names} in float32 and bfloat16 on {asked.device}")
+        print(f"windows of {asked.side} px, {asked.readers} readers, {asked.rounds} rounds")
+        return
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(
+            "bench_gpu.py: torch finds no GPU on this machine; --device cpu tries the same code without one"
+        )
+    name = torch.cuda.get_device_name() if asked.device == "cuda" else "the processor"
+    print(f"{name}, torch {torch.__version__}; million pixels a second")
+    rows = measure(asked)
+    if asked.json:
+        asked.json.write_text(json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
