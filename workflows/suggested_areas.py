@@ -139,13 +139,13 @@ def _means(layers: Array, block: int) -> Array:
     return means
 
 
-def fit(areas: Areas, weights: Array) -> Array:
+def fit(areas: Areas, weights: Array, strength: float = STRENGTH) -> Array:
     """(feature + 1, object): the head fitted to areas, each as often as its weight."""
     used = np.flatnonzero(weights)
     gram = np.tensordot(weights[used], areas.gram[used], 1)
     moment = np.tensordot(weights[used], areas.moment[used] - areas.said_moment[used], 1)
     pixels = areas.gram[:, -1, -1].max()
-    return np.linalg.solve(gram + STRENGTH * pixels * np.eye(len(gram)), moment)
+    return np.linalg.solve(gram + strength * pixels * np.eye(len(gram)), moment)
 
 
 def r_squared(head: Array, test: Areas) -> float:
@@ -157,9 +157,9 @@ def r_squared(head: Array, test: Areas) -> float:
     return float(1 - unexplained.mean())
 
 
-def score_on(pool: Areas, test: Areas, chosen: NDArray[np.int64]) -> float:
+def score_on(pool: Areas, test: Areas, chosen: NDArray[np.int64], strength: float) -> float:
     """R2 after these areas of the pool are labelled."""
-    return r_squared(fit(pool, np.bincount(chosen, minlength=len(pool.gram)).astype(float)), test)
+    return r_squared(fit(pool, np.bincount(chosen, minlength=len(pool.gram)).astype(float), strength), test)
 
 
 # The two settings -----------------------------------------------------------------------------------------------------
@@ -203,11 +203,13 @@ def trees_areas(model: Model, crops: trees_california.Crops) -> Areas:
     return with_opinions(model, seen, count, np.ones((len(seen), *count.shape[-2:]), bool), ("tree",), count.shape[-1])
 
 
-def curves_of(areas: Areas, place: NDArray[np.int64], sizes: Sequence[int], pool_share: float, seed: int) -> Curves:
+def curves_of(
+    areas: Areas, place: NDArray[np.int64], sizes: Sequence[int], seed: int, *, strength: float = STRENGTH
+) -> Curves:
     """Strategy -> R2 with 0 areas and with each of the sizes; areas of one place are on one side of the split."""
     rng = np.random.default_rng(seed)
     places = rng.permutation(place.max() + 1)
-    inside = np.isin(place, places[: round(pool_share * len(places))])
+    inside = np.isin(place, places[: round(POOL_SHARE * len(places))])
     pool, test = areas.take(np.flatnonzero(inside)), areas.take(np.flatnonzero(~inside))
     before = r_squared(np.zeros((areas.gram.shape[1], areas.truth.shape[-1])), test)
     curves = {}
@@ -216,7 +218,7 @@ def curves_of(areas: Areas, place: NDArray[np.int64], sizes: Sequence[int], pool
             chosen = rng.permutation(len(pool.gram))
         else:
             chosen = suggest_areas(pool.features, pool.disagreement, pool.share, max(sizes), by=name).index
-        curves[name] = [before, *(score_on(pool, test, chosen[:n]) for n in sizes)]
+        curves[name] = [before, *(score_on(pool, test, chosen[:n], strength) for n in sizes)]
     return curves
 
 
@@ -275,7 +277,7 @@ def run_trees(options: argparse.Namespace) -> Found:
 def _runs(areas: Areas, place: NDArray[np.int64], sizes: Sequence[int], options: argparse.Namespace) -> Found:
     """Curves of all seeds."""
     areas = areas.anew() if options.anew else areas
-    runs = [curves_of(areas, place, sizes, POOL_SHARE, seed) for seed in range(options.seeds)]
+    runs = [curves_of(areas, place, sizes, seed, strength=options.strength) for seed in range(options.seeds)]
     return {name: np.array([run[name] for run in runs]) for name in STRATEGIES}, (0, *sizes)
 
 
@@ -287,6 +289,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, default=1, help="processes that render simulated places")
     parser.add_argument("--anew", action="store_true", help="fit a last layer that replaces the model's")
+    parser.add_argument("--strength", type=float, default=STRENGTH, help="of the ridge, in areas")
     parser.add_argument("--cache", type=Path, help="FILE.npz that keeps what the network sees for the next time")
     parser.add_argument("--json", type=Path, help="file for the curves of every seed")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and end")

@@ -46,7 +46,7 @@ def test_a_head_is_that_of_ridge_regression(areas: Areas) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_is_rare_is_suggested_and_taught(areas: Areas, seed: int) -> None:
-    found = curves_of(areas, np.arange(60) // 2, (2, 4, 8), 0.6, seed)
+    found = curves_of(areas, np.arange(60) // 2, (2, 4, 8), seed)
     assert {len(curve) for curve in found.values()} == {4}
     assert len({curve[0] for curve in found.values()}) == 1  # before anything is learnt
     assert found["disagreement"][2] > 0.9
