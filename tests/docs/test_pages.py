@@ -18,17 +18,8 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 RUN_ON_A_DEMO = ["README.md", "docs/tutorial.md", "docs/how-to.md", "docs/tables.md"]
 OTHERS = {
     *("--torch-backend", "--index-url", "--require-hashes", "--recipe", "--channel"),  # of uv, pip and rattler-build
-    *(
-        "--dry-run",
-        "--data",
-        "--json",
-        "--seeds",
-        "--size-km",
-        "--fit-data",
-        "--leave-one-city-out",
-        "--quick",
-    ),  # workflows/
-    *("--recalibrate", "--overpasses", "--jobs", "--certificates", "--units", "--points", "--empty"),
+    *("--dry-run", "--data", "--json", "--seeds", "--size-km", "--fit-data", "--leave-one-city-out"),  # of workflows/
+    *("--recalibrate", "--overpasses", "--jobs", "--certificates", "--units", "--points", "--empty", "--quick"),
     *("--sides", "--country"),
 }
 """Options of other programs that pages name."""
