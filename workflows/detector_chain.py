@@ -133,6 +133,8 @@ def stages(
         row = found.get("by_object", {name: found["all"]})[name]
         total = {kind: _total(table, name, year) for kind, table in counts.items()}
         true = float(truth.loc[(truth["object"] == name) & (truth["period"] == str(year)), "count"].sum())
+        if row["detected"]:  # what people would find in the places, by what was found there
+            total["corrected"] = total["detected"] * row["n"] / row["detected"]
         errors = {kind: value / true - 1 for kind, value in total.items()}
         result[name] = {
             "places": {"true": row["n"], "detected": row["detected"], "matched": row["matched"]},
@@ -141,6 +143,7 @@ def stages(
             "country": {"true": true, **total},
             "error": {
                 "total": errors["detected"],
+                "corrected": errors.get("corrected"),
                 "with_true_labels": errors.get("labels"),
                 "detected_less_labels": None if "labels" not in errors else errors["detected"] - errors["labels"],
             },

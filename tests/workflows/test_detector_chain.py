@@ -109,6 +109,8 @@ def test_every_stage_says_how_many_objects_it_passed_on(chain: Path) -> None:
         assert reference["on_count_maps"] == pytest.approx(reference["points_in_areas"], rel=1e-6)  # of float32
         assert np.isfinite(stages["country"]["detected"])
         assert stages["error"]["total"] == pytest.approx(stages["country"]["detected"] / stages["country"]["true"] - 1)
+        factor = places["true"] / places["detected"]
+        assert stages["country"]["corrected"] == pytest.approx(factor * stages["country"]["detected"])
 
 
 def test_points_to_count_map_keep_their_number(chain: Path) -> None:
