@@ -16,13 +16,8 @@ from tests.helpers.run_folders import make_plan, make_run
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 RUN_ON_A_DEMO = ["README.md", "docs/tutorial.md", "docs/how-to.md", "docs/tables.md"]
-OTHERS = {
-    *("--torch-backend", "--index-url", "--require-hashes", "--recipe", "--channel"),  # of uv, pip and rattler-build
-    *("--dry-run", "--data", "--json", "--seeds", "--size-km", "--fit-data", "--leave-one-city-out"),  # of workflows/
-    *("--recalibrate", "--overpasses", "--jobs", "--certificates", "--units", "--points", "--empty", "--quick"),
-    *("--sides", "--country"),
-}
-"""Options of other programs that pages name."""
+OTHERS = {"--torch-backend", "--index-url", "--require-hashes", "--recipe", "--channel", "--empty"}
+"""Options of uv, pip, rattler-build and .ci/wheel.sh that pages name."""
 
 
 def name_of(path: Path) -> str:
@@ -46,7 +41,9 @@ def test_every_command_of_a_page_is_one_that_exists(path: Path) -> None:
 
 
 def test_every_option_that_a_page_names_exists() -> None:
-    known = commands.all_options() | OTHERS
+    scripts = [path.read_text(encoding="utf-8") for path in (ROOT / "workflows").glob("*.[ps][yh]")]
+    of_scripts = {name for text in scripts for name in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text)}
+    known = commands.all_options() | of_scripts | OTHERS
     for path in PAGES:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", path.read_text(encoding="utf-8")))
         assert not named - known, (name_of(path), sorted(named - known))
