@@ -6,7 +6,7 @@ Say what another backend or precision does to your own model and region:
     subpixmap run --region aoi.geojson --years 2021 --out rounded --precision bfloat16
     python compare_runs.py exact rounded
 
-Differences are relative: to the object's total of the same period, and per km2 to the mean of all km2 with objects.
+Differences are relative: to the total of the same unit and period, and per km2 to the mean of all km2 with objects.
 """
 
 import argparse
@@ -26,6 +26,7 @@ def by_unit(exact: Path, other: Path) -> pd.DataFrame:
         pd.read_csv(out / "counts.csv", dtype={"unit_id": str, "period": str}).set_index(KEYS) for out in (exact, other)
     ]
     totals = pd.concat([table["map_total"] for table in tables], axis=1, keys=["exact", "other"]).reset_index()
+    totals = totals[totals.exact != 0]
     totals["error"] = (totals.other / totals.exact - 1).abs()
     region = totals[totals.unit_id == "REGION"].groupby("object").error.max()
     units = totals[totals.unit_id != "REGION"].groupby("object").error.agg(["mean", "max"])

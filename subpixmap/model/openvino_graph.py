@@ -34,8 +34,8 @@ _SETTINGS = {
 }
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}  # float32 must be said: by default AMX computes in bfloat16
 _LAST = np.iinfo(np.int64).min
-_COMPILED: dict[tuple[str, str, tuple[int, int], bool], Any] = {}
-"""Of this process, by hash of the model, precision, tile, and whether its members are kept apart."""
+_COMPILED: dict[tuple[str, str, tuple[int, int]], Any] = {}
+"""Of this process, by hash of the model, precision and tile."""
 
 
 def compiled(model: Model, precision: str, tile: tuple[int, int], *, members: bool = False) -> Callable[[Tiles], Tiles]:
@@ -46,22 +46,28 @@ def compiled(model: Model, precision: str, tile: tuple[int, int], *, members: bo
     Refused
         This processor, or this version of OpenVINO, cannot compute as the precision says.
     """
-    key = model.sha256, precision, tile, members
+    key = model.sha256, precision, tile
     if key not in _COMPILED:
         shape = (1, len(model.card.bands), tile[0] + 2 * model.halo, tile[1] + 2 * model.halo)
-        graph = _graph(model.folded, shape, members)
+        graph = _graph(model.folded, shape)
         _COMPILED[key] = _compile(graph if precision == "float32" else _marked(graph), precision)
     request = _COMPILED[key].create_infer_request()  # its buffers serve one thread at a time
     source = request.get_input_tensor().data
-    wanted = (-1, model.card.members_apart() + 1 if members else 1, 2, len(model.card.objects), *tile)
+    apart = model.card.members_apart() if members else 1
+    parts = (1, 2, len(model.card.objects), *tile)
+    first = next(one for one in model.folded.modules() if isinstance(one, DensityNet))  # all have the card's
+    mean, scale = first.mean[0].numpy(), first.scale[0].numpy()
+    n_outputs = len(_COMPILED[key].outputs)
 
     def run(tiles: Tiles) -> Tiles:
         out = []
         for one in tiles:
-            np.copyto(source[0], one)
+            np.multiply(one - mean, scale, out=source[0])  # here: in the graph it may be rounded with the blocks
+            np.nan_to_num(source[0], copy=False, nan=0.0, posinf=0.0, neginf=0.0)
             request.infer()
-            out.append(request.get_output_tensor().data.copy())
-        return np.concatenate(out).reshape(wanted)
+            each = [request.get_output_tensor(k).data.reshape(parts) for k in range(n_outputs)]
+            out.append(_averaged(np.concatenate(each), apart))
+        return np.stack(out)
 
     return run
 
@@ -85,12 +91,10 @@ def _compile(graph: Any, precision: str) -> Any:
 
 def _require_float32_ends(made: Any) -> None:
     """Refuse a version of OpenVINO that rounds the stem or the heads, or no block: its error is not the stated one."""
-    kinds: list[str] = [
-        node.get_rt_info()["runtimePrecision"].value
-        for node in made.get_runtime_model().get_ordered_ops()
-        if node.get_rt_info()["layerType"].value == "Convolution"
-    ]
-    if not kinds or {kinds[0], kinds[-1]} != {"f32"} or "bf16" not in kinds:
+    facts = [node.get_rt_info() for node in made.get_runtime_model().get_ordered_ops()]
+    exact = {one["runtimePrecision"].value for one in facts if _EXACT in one["originalLayersNames"].value}
+    others = {one["runtimePrecision"].value for one in facts if one["layerType"].value == "Convolution"}
+    if "f32" not in exact or "bf16" in exact or "bf16" not in others:
         raise Refused(
             "--precision bfloat16: this version of OpenVINO does not keep the first and the last convolution in "
             "float32; use float32, or --backend torch"
@@ -110,8 +114,8 @@ def _marked(graph: Any) -> Any:
     return _core().read_model(text.encode(), openvino.Tensor(weights))
 
 
-def _graph(net: DensityNet | Averaged, shape: tuple[int, ...], members: bool) -> Any:
-    """Of (n, band, y, x): (n, prediction * 2 * object, y, x)."""
+def _graph(net: DensityNet | Averaged, shape: tuple[int, ...]) -> Any:
+    """Of (n, band, y, x): (n, 2 * object, y, x) of each network in each view."""
     import openvino
     from openvino import opset13 as op
 
@@ -123,27 +127,20 @@ def _graph(net: DensityNet | Averaged, shape: tuple[int, ...], members: bool) ->
         for turn, mirror in views(net.turns)
         for member in net.members
     ]
-    n = len(net.members)
-    each = [_mean(outputs[k::n]) for k in range(n)] if members else []
-    return openvino.Model([_exact(op.concat([_mean(outputs), *each], 1)) if members else _mean(outputs)], [tiles])
+    return openvino.Model(outputs, [tiles])  # to join or add them here would round them
 
 
-def _mean(outputs: list[Any]) -> Any:
-    from openvino import opset13 as op
-
-    total = outputs[0]
-    for one in outputs[1:]:
-        total = _exact(op.add(total, one))
-    return _exact(op.multiply(total, _constant(np.float32(1 / len(outputs)))))
+def _averaged(outputs: Tiles, members: int) -> Tiles:
+    """(output, 2, object, y, x), view by view and in each view network by network: the mean, then each network's."""
+    each = [outputs[k::members].mean(axis=0) for k in range(members)] if members > 1 else []
+    return np.stack([outputs.mean(axis=0), *each])
 
 
 def _density_net(net: DensityNet, tiles: Any) -> Any:
-    """As `DensityNet.forward` after folding; (n, 2 * object, y, x)."""
+    """As `DensityNet.forward` of normalised input, after folding; (n, 2 * object, y, x)."""
     from openvino import opset13 as op
 
-    x = _exact(op.multiply(_exact(op.subtract(tiles, _constant(net.mean))), _constant(net.scale)))
-    x = _exact(op.select(_exact(op.is_finite(x)), x, _constant(np.float32(0))))
-    x = _exact(op.relu(_convolved(x, net.stem, exact=True)))
+    x = _exact(op.relu(_convolved(tiles, net.stem, exact=True)))
     for block in net.blocks:
         y = op.relu(_convolved(x, block.conv1))
         y = op.relu(_convolved(y, block.conv2))
@@ -178,12 +175,16 @@ def _exact(node: Any) -> Any:
 def _turned(x: Any, turn: int, mirror: bool) -> Any:
     """As `net.turned`."""
     x = _quarter_turns(x, turn % 4)
-    return _sliced(x, {3: (-1, _LAST, -1)}) if mirror else x
+    return _mirrored(x) if mirror else x
 
 
 def _turned_back(x: Any, turn: int, mirror: bool) -> Any:
     """As `net.turned_back`."""
-    return _quarter_turns(_sliced(x, {3: (-1, _LAST, -1)}) if mirror else x, -turn % 4)
+    return _quarter_turns(_mirrored(x) if mirror else x, -turn % 4)
+
+
+def _mirrored(x: Any) -> Any:
+    return _exact(_sliced(x, {3: (-1, _LAST, -1)}))
 
 
 def _quarter_turns(x: Any, turns: int) -> Any:
@@ -192,10 +193,10 @@ def _quarter_turns(x: Any, turns: int) -> Any:
 
     backwards = (-1, _LAST, -1)
     if turns == 2:
-        return _sliced(x, {2: backwards, 3: backwards})
+        return _exact(_sliced(x, {2: backwards, 3: backwards}))
     if turns:
         x = _exact(op.transpose(x, op.constant(np.array([0, 1, 3, 2]))))
-        return _sliced(x, {2 if turns == 1 else 3: backwards})
+        return _exact(_sliced(x, {2 if turns == 1 else 3: backwards}))
     return x
 
 

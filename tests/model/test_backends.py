@@ -97,11 +97,12 @@ def test_a_pixel_is_the_same_in_any_window(backend: Any, precision: Any) -> None
 
 
 @pytest.mark.usefixtures("openvino")
+@pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
-def test_bfloat16_rounds_a_little(backend: Any) -> None:
+def test_bfloat16_rounds_a_little(backend: Any, members: int) -> None:
     if backend == "openvino" and not _has_bfloat16():
         pytest.skip("this processor has no units for bfloat16")
-    model, scene = a_model(), a_scene(80, 90)
+    model, scene = a_model(members=members, turns=members > 1), a_scene(80, 90)
     arithmetic = Arithmetic(backend=backend, precision="bfloat16", tile=(32, 48))
     exact, got = (predict_block(model, scene, arithmetic=one)[0] for one in (TORCH, arithmetic))
     assert 1e-5 < np.abs(got - exact).max() / np.abs(exact).max() < 0.1
