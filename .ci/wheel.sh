@@ -12,9 +12,10 @@ trap 'rm -rf "$out"' EXIT
 "$python" -m pip wheel --disable-pip-version-check -q --no-deps --wheel-dir "$out" .
 wheel=$(echo "$out"/subpixmap-*.whl)
 tracked=$(git ls-files subpixmap 2>/dev/null) || tracked=$(find subpixmap -type f -not -path '*/__pycache__/*')  # not a clone
-diff <(sort <<< "$tracked") <("$python" -m zipfile --list "$wheel" | awk '$1 ~ "^subpixmap/" {print $1}' | sort)
+held=$("$python" -m zipfile --list "$wheel" | awk '{print $1}')
+diff <(sort <<< "$tracked") <(grep '^subpixmap/' <<< "$held" | sort)
 for text in LICENSE NOTICE; do
-  "$python" -m zipfile --list "$wheel" | grep -q "dist-info/licenses/$text "
+  grep -q "dist-info/licenses/$text$" <<< "$held"
 done
 
 "$python" -m venv "$out/new"
