@@ -9,7 +9,7 @@ python=${PYTHON:-$repository/.venv/bin/python}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
-"$python" -m pip wheel --disable-pip-version-check -q --no-deps --wheel-dir "$out" .
+"$python" -m pip wheel --disable-pip-version-check -q --no-deps --no-build-isolation --wheel-dir "$out" .
 wheel=$(echo "$out"/subpixmap-*.whl)
 tracked=$(git ls-files subpixmap 2>/dev/null) || tracked=$(find subpixmap -type f -not -path '*/__pycache__/*')  # not a clone
 held=$("$python" -m zipfile --list "$wheel" | awk '{print $1}')
