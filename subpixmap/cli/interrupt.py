@@ -55,7 +55,7 @@ _stops: list[_Stop] = []
 
 def tell(name: str) -> None:
     """What the person reads at the end."""
-    print(f"subpixmap: interrupted by {name}; the same command continues where it stopped", file=sys.stderr, flush=True)
+    print(f"subpixmap: interrupted by {name}; run the same command again to resume", file=sys.stderr, flush=True)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -107,8 +107,10 @@ _NOT_THE_PLACE = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
 def _in_words(error: OSError) -> str:
     """What the system says, with the file it says it of, without its number."""
     if error.strerror is None:
-        return f"{str(error) or repr(error)}; when this is repaired, the same command continues"
-    again = "give another path" if error.errno in _NOT_THE_PLACE else "when this is repaired, the same command goes on"
+        return f"{str(error) or repr(error)}; fix this, then run the same command again to resume"
+    again = (
+        "give another path" if error.errno in _NOT_THE_PLACE else "fix this, then run the same command again to resume"
+    )
     return f"{in_one_line(error)}; {again}"
 
 

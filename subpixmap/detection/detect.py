@@ -176,7 +176,7 @@ def _run(tasks: Sequence[WindowTask], folder: Path, pool: Pool, told: Callable[[
             told(done, len(tasks))
     if failed:
         raise Incomplete(
-            f"{len(failed)} of {len(tasks)} windows could not be done (first: {failed[0]}); the same command does them"
+            f"{len(failed)} of {len(tasks)} windows failed (first: {failed[0]}); run the same command to try them again"
         )
 
 

@@ -137,8 +137,8 @@ def require_scheduler(scheduler: str) -> str:
     except OSError as error:
         if is_file:
             raise Incomplete(
-                f"the scheduler of {scheduler} does not answer at {address} ({error}): start it, then the same command "
-                "goes on"
+                f"the scheduler of {scheduler} does not answer at {address} ({error}): start it, then "
+                "run the same command again to resume"
             ) from error
         raise InputError(f"no scheduler answers at {scheduler} ({error}); check --scheduler") from error
     return address
@@ -177,7 +177,7 @@ def _local_cluster(workers: int | None, device: str, memory_limit: str | int | N
             if attempt + 1 == _STARTS:
                 raise Incomplete(
                     f"the worker processes of this machine do not start ({_first_line(error)}): look whether memory "
-                    "suffices, or use --workers 0; the same command resumes"
+                    "suffices, or use --workers 0, then run the same command again to resume"
                 ) from error
             log.warning(f"worker processes are started again: {_first_line(error)}")
     raise AssertionError("unreachable")
@@ -258,7 +258,7 @@ class Absence:
         if waited >= self.limit_s:
             raise Incomplete(
                 f"the scheduler at {self.address} has had no workers for {waited / 60:.3g} min; {self.advice}, "
-                "then the same command resumes"
+                "then run the same command again to resume"
             )
         if waited >= min(_WARN_AFTER_S * (12 if self.ours else 1), self.limit_s / 2) and not self.warned:
             self.warned = True
@@ -271,7 +271,9 @@ class Absence:
             try:
                 alive = len(client.scheduler_info(n_workers=-1)["workers"])
             except (OSError, TimeoutError) as error:
-                raise Incomplete(f"the scheduler at {self.address} is lost; the same command resumes") from error
+                raise Incomplete(
+                    f"the scheduler at {self.address} is lost; run the same command again to resume"
+                ) from error
             self.look(alive)
             if alive:
                 return

@@ -34,7 +34,7 @@ _RECORD_CELL = 6.0
 
 @dataclass(frozen=True)
 class Needs:
-    """Of a whole plan; what is done already is not taken off."""
+    """Of a whole plan; includes blocks that are done already."""
 
     blocks: int
     tasks: int

@@ -197,7 +197,7 @@ class _OnDask:
 
     def _require_scheduler(self, *, lost: bool = False) -> None:
         if lost or self.client.status not in ("running", "connecting"):
-            raise Incomplete(f"the scheduler at {self.absence.address} is lost; the same command resumes")
+            raise Incomplete(f"the scheduler at {self.absence.address} is lost; run the same command again to resume")
 
 
 def run_with_cached_model(run: Callable[[Any, Any], Any], task: Any, sha256: str, limit_s: float | None = None) -> Any:

@@ -98,7 +98,7 @@ class BlocksFailed(Incomplete):
         done = summary.earlier + summary.done
         super().__init__(
             f"{len(summary.failed)} of {summary.total} blocks x periods failed, {done} are done: {shown}{more}; "
-            "the same command tries them again, --allow-partial goes on without them"
+            "run the same command to try them again, or use --allow-partial to count without them"
         )
         self.summary = summary
 
@@ -304,7 +304,7 @@ class _Drive:
             raise result
         if _stops_everything(result):  # every other block would fail as well
             raise Incomplete(
-                f"{task.out}: {_reason(result)} ({task.label}); make room, then the same command resumes"
+                f"{task.out}: {_reason(result)} ({task.label}); free some space, then run the same command again"
             ) from result
         self.tried[task.key] += result.deaths if isinstance(result, WorkerDied) else 1
         facts = {
@@ -353,9 +353,9 @@ def _lost_storage_is_resumable(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if _stops_everything(error):
-            raise Incomplete(f"{out}: {error}; make room, then the same command resumes") from error
+            raise Incomplete(f"{out}: {error}; free some space, then run the same command again") from error
         if is_remote(out):
-            raise Incomplete(f"{out} cannot be reached ({error}); the same command resumes") from error
+            raise Incomplete(f"{out} cannot be reached ({error}); run the same command again") from error
         raise
 
 

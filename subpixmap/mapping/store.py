@@ -240,7 +240,7 @@ def _shard_damage(shard: Shard, block: Block, period: str) -> Iterator[None]:
         raise VerificationFailed(reason) from error
     except OSError as error:
         if is_remote(shard.path):  # a store that does not answer has damaged nothing
-            raise Incomplete(f"{shard.path} cannot be reached ({error}); the same command tries again") from error
+            raise Incomplete(f"{shard.path} cannot be reached ({error}); run the same command again") from error
         reason = f"{shard.path} cannot be read ({where}): {error}; run subpixmap verify --repair"
         raise VerificationFailed(reason) from error
 

@@ -281,8 +281,8 @@ def _verify_files(out: Path, *, complete: bool) -> tuple[int, list[Damage], str]
     unfinished = ""
     if manifest.writing:
         unfinished = (
-            f"{out} is unfinished: a run was ended while it wrote {', '.join(manifest.writing)}; the same command "
-            "goes on"
+            f"{out} is unfinished: a run was ended while it wrote {', '.join(manifest.writing)}; "
+            "run the same command again to resume"
         )
     return len(manifest.files) + 1, damaged, unfinished
 

@@ -67,14 +67,14 @@ class Completeness:
         if not tiles:
             return "none"
         counts = sorted(self.acquisitions.values())
-        text = f"{len(tiles)} tiles with {counts[0]} to {counts[-1]} acquisitions in a month that has any"
-        text += f", {counts[len(counts) // 2]} in the median"
+        text = f"{len(tiles)} tiles, {counts[0]} to {counts[-1]} acquisitions per tile and month"
+        text += f" (median {counts[len(counts) // 2]}, months without any left out)"
         least = min(tiles, key=lambda tile: (tiles[tile], tile))
         text += f"; fewest: {least} ({tiles[least]} in all)"
         if self.gaps:
             without = Counter(tile for tile, _ in self.gaps)
             worst = _some([f"{tile} {n}" for tile, n in without.most_common()])
-            text += f"; {len(self.gaps)} times a tile has none in a month: {worst}"
+            text += f"; tiles with empty months: {worst}"
         return text
 
 

@@ -39,7 +39,7 @@ class Lines:
         self.stream, self.first, self.steps, self.log_every, self.title = stream, step, steps, log_every, title
         self.started = self.said = time.monotonic()
         if step:
-            self._print(f"goes on after step {step} of {steps}")
+            self._print(f"resumes after step {step} of {steps}")
 
     def after(self, step: int, rows: Sequence[Mapping[str, float]]) -> None:
         """Say how far it is, if it is time to; `rows` are the losses of the latest steps."""
@@ -52,7 +52,7 @@ class Lines:
             each = (now - self.started) / (done - 1)
             self._print(
                 f"{self.steps} steps of {each:.2g} s: about {duration(left)}, until {when:%H:%M}; an interrupted "
-                "training goes on where it was half a minute before"
+                "training loses at most half a minute"
             )
         rounds = step % self.log_every == 0 and (now - self.said >= LINE_EVERY_S or self.said == self.started)
         if done == 1 or rounds or step == self.steps or now - self.said >= _SILENT_AT_MOST_S:

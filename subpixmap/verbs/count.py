@@ -209,6 +209,6 @@ def _require_complete(folder: RunFolder, allow_partial: bool) -> None:
     out, done, total = folder.path, len(folder.done), folder.plan.n_tasks
     if done < total and not allow_partial:
         raise Incomplete(
-            f"{total - done} of {total} blocks x periods of {out} are not mapped: `subpixmap map {out}` goes on, "
-            "--allow-partial counts what is there"
+            f"{total - done} of {total} blocks x periods of {out} are not mapped: run `subpixmap map {out}` first, "
+            "or use --allow-partial to count what is there"
         )

@@ -194,7 +194,7 @@ def test_a_scheduler_started_elsewhere_by_file_and_by_address_and_its_loss(tmp_p
                 assert results(pool, ["c"])["c"][0] == "c"
                 scheduler.kill()
                 pool.submit("d")
-                with pytest.raises(Incomplete, match=rf"{address} is lost; the same command resumes"):
+                with pytest.raises(Incomplete, match=rf"{address} is lost; run the same command again to resume"):
                     results(pool, ["e"])
     assert said == []  # we say it in one line
 
