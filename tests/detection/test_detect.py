@@ -108,7 +108,7 @@ def test_an_interrupted_detection_goes_on_and_ends_alike(
 
     with monkeypatch.context() as patch:
         patch.setattr("subpixmap.detection.windows.detect_window", stops)
-        with pytest.raises(Incomplete, match=r"2 of 4 windows could not be done.*the disk is gone"):
+        with pytest.raises(Incomplete, match=r"2 of 4 windows failed.*the disk is gone"):
             detect([scene], detector_file, again, **options)
     assert not again.exists()
     with pytest.raises(Refused, match="half-done detection of other images"):
