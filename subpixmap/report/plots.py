@@ -128,6 +128,7 @@ def plot_areas(
         Above the picture.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     middle = float(np.mean(latitude)) if len(latitude) else 0.0
     with style():
@@ -142,6 +143,7 @@ def plot_areas(
             for number, x, y in zip(rows["area"], at.x, at.y, strict=True):
                 axes.annotate(str(number), (x, y), (4, 4), textcoords="offset points", fontsize=8, color=SERIES[k])
         axes.set_aspect(1 / np.cos(np.radians(middle)))
+        axes.xaxis.set_major_locator(MaxNLocator(4))  # more would run into each other
         axes.set(title=title, xlabel="longitude, degrees", ylabel="latitude, degrees")
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=3, fontsize=8)
     return figure
