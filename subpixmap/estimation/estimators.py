@@ -6,8 +6,9 @@ unit), with what its error rests on. All are one estimator with another working 
     total = sum of p over the domain + sum over its labelled cells of weight * (count - p)
 
 `expansion` p = 0; `difference` p = m, the map; `regression` p = a + b m with an intercept for every stratum and one
-slope; `ratio` p = r m. Whatever p is, the second term removes its bias. Formulas: Sarndal, Swensson and Wretman 1992,
-chapters 6-8; the regression is prediction-powered inference with a tuned lambda (Angelopoulos, Duchi and Zrnic 2023).
+slope; `ratio` p = r m. Whatever p is, the second term removes its bias. Sources: Sarndal, Swensson and Wretman 1992,
+Model Assisted Survey Sampling, sections 6.3 (difference), 6.4 (regression) and 7.3 (ratio). The regression is
+prediction-powered inference with a tuned lambda (Angelopoulos, Duchi and Zrnic 2023, arXiv 2311.01453).
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ class Spread:
 def estimate_total(name: str, y: NDArray[Any], m: NDArray[Any], layout: Layout, domains: Domains) -> Total:
     """Total of every domain by one estimator.
 
+    1. Fit the working prediction p to all labelled cells, since one domain alone holds too few.
+    2. Sum p over the domain, and add the weighted residuals of its labelled cells, which remove the bias of p.
+    3. Note what each cell adds to the error, also through the fitted parameters.
+
     Parameters
     ----------
     name
@@ -80,13 +85,17 @@ def estimate_total(name: str, y: NDArray[Any], m: NDArray[Any], layout: Layout, 
     """
     y, m = np.asarray(y, float), np.where(layout.on_map, m, 0.0)
     inside, weight = domains.member.astype(float), layout.weight
+    # 1. p = intercept + slope * map
     intercept, slope, gain, leverage = _fit(name, y, m, layout)
     residual = y - intercept[..., layout.stratum] - slope[..., None] * m
-    # What the domain holds beyond its labelled cells, in cells and in objects of the map: there the fit counts.
+    # What the weighted labelled cells miss of the domain, in cells and in objects of the map: for step 3.
     more_cells = domains.cells - layout.by_stratum(inside * weight)
     more_map = domains.map_cells - (inside * weight * m).sum(axis=-1)
+    # 2. total = sum of p + sum of weight * (y - p)
     predicted = (intercept * domains.cells).sum(axis=-1) + slope * domains.map_total
     value = predicted + (inside * weight * residual).sum(axis=-1)
+    # 3. The fit counts only for what they miss: cells through the intercepts, objects of the map through the slope.
+    #    These factors of the residuals are the g-weights of Sarndal et al., section 6.6; without a fit they are 1.
     influence = inside
     if name == "regression":
         share = more_cells / np.maximum(layout.stratum_size, 1)
@@ -94,11 +103,16 @@ def estimate_total(name: str, y: NDArray[Any], m: NDArray[Any], layout: Layout, 
         influence = inside + share[..., layout.stratum] + beyond[..., None] * gain
     elif name == "ratio":
         influence = inside + more_map[..., None] * gain
+    # A fit is drawn to its own cells, so their residuals are too small; 1 - leverage undoes that (HC3, MacKinnon and
+    # White 1985).
     return Total(value, predicted, influence * residual / (1 - leverage), slope)
 
 
 def _fit(name: str, y: Array, m: Array, layout: Layout) -> tuple[Array, Array, Array, Array]:
-    """Intercepts (..., stratum), slope (...), and of every cell what it adds to the slope and its leverage."""
+    """Intercepts (..., stratum), slope (...), and of every cell what it adds to the slope and its leverage.
+
+    Strata that the map did not see are left out of the slope. Where the map says nothing at all the slope is 1.
+    """
     none = np.zeros(m.shape)
     shape = np.broadcast_shapes(y.shape, m.shape)[:-1]
     flat = np.zeros((*shape, layout.n_strata))
@@ -106,7 +120,7 @@ def _fit(name: str, y: Array, m: Array, layout: Layout) -> tuple[Array, Array, A
         return flat, np.zeros(shape), none, none
     if name == "difference":
         return flat, np.ones(shape), none, none
-    if name == "ratio":
+    if name == "ratio":  # r = sum of w y / sum of w m
         pull = np.where(layout.on_map, layout.weight, 0.0)
         below = (pull * m).sum(axis=-1)
         slope = np.where(below > 0, (pull * y).sum(axis=-1) / np.where(below > 0, below, 1), 1.0)
@@ -114,7 +128,9 @@ def _fit(name: str, y: Array, m: Array, layout: Layout) -> tuple[Array, Array, A
         return flat, slope, gain, np.clip(gain * layout.weight * m, 0, 0.5)
     if name != "regression":
         raise ValueError(f"no estimator {name!r}; there are {', '.join(ESTIMATORS)}")
-    # The slope that makes the variance of the total small: a cell counts by the square of its weight.
+    # Regression: b = sum of q (m - mean) y / sum of q (m - mean)^2, means by stratum, with q = w (w - 1). The variance
+    # of the total, sum over strata of N^2 (1 - n / N) / n * s^2, gives residuals this factor, since N = n w: such a b
+    # makes it smallest.
     pull = np.where(layout.on_map, layout.weight * np.maximum(layout.weight - 1, 1e-9), 0.0)
     centred = m - layout.means(m)[..., layout.stratum]
     below = (pull * centred**2).sum(axis=-1)
@@ -122,12 +138,17 @@ def _fit(name: str, y: Array, m: Array, layout: Layout) -> tuple[Array, Array, A
     slope = np.where(known, (pull * centred * y).sum(axis=-1) / np.where(known, below, 1), 1.0)
     gain = pull * centred / np.where(known, below, np.inf)[..., None]
     intercept = layout.means(y) - slope[..., None] * layout.means(m)
-    # `influence` is multiplied by the weight, the gain is that of the cell itself.
+    # The gain goes into `influence`, which is multiplied by the weight later: divide by it here.
     return intercept, slope, gain / layout.weight, np.clip(gain * centred, 0, 0.5)
 
 
 def spread_of(influence: Array, layout: Layout) -> Spread:
     """Variance, degrees of freedom and skewness of weighted sums of cells.
+
+    1. Variance: sum over segments of v = N^2 (1 - n / N) s^2 / n, simple random samples of n of N cells (Sarndal et
+       al., section 3.7).
+    2. Degrees of freedom: 2 variance^2 / (variance of the variance), Satterthwaite 1946, doi:10.2307/3002019.
+    3. Skewness, because a few crowded cells make the upper side of an interval longer.
 
     Parameters
     ----------
@@ -139,8 +160,7 @@ def spread_of(influence: Array, layout: Layout) -> Spread:
     Returns
     -------
     Spread
-        The variance is that of simple random samples in segments, with finite population correction. A segment with
-        one labelled cell adds nothing: see `merged_segments`. Degrees of freedom follow Satterthwaite (1946), corrected
+        A segment with one labelled cell adds no variance: see `merged_segments`. The degrees of freedom are corrected
         for segments of two cells; heavy tails lower them.
     """
     n, size = layout.labelled, layout.segment_size
@@ -148,15 +168,19 @@ def spread_of(influence: Array, layout: Layout) -> Spread:
     squares = layout.by_segment((influence - mean[..., layout.segment]) ** 2)
     v = size**2 * layout.chance * squares / (n * np.maximum(n - 1, 1))
     variance = v.sum(axis=-1)
-    # Satterthwaite divides by the sum of V^2 / (n - 1). Of estimates v the same is v^2 / (n + 1), since
-    # E[v^2] = V^2 (n + 1) / (n - 1); and the square of their sum is too large by twice that sum.
+    # Satterthwaite: (sum of V)^2 / sum of V^2 / (n - 1). We only know estimates v, with E[v^2] = V^2 (n + 1) / (n - 1).
+    # So v^2 / (n + 1) estimates V^2 / (n - 1), and (sum of v)^2 is too large by twice the sum of these: hence the - 2.
     below = (v**2 / (n + 1)).sum(axis=-1)
     df = np.divide(variance**2, below, out=np.full_like(variance, 2.0), where=below > 0) - 2
     return Spread(variance, df, _skew(influence, layout))
 
 
 def _skew(influence: Array, layout: Layout) -> Array:
-    """Skewness of the estimator, as if the strata were not cut into segments: two cells of a segment show none."""
+    """Skewness of the estimator, as if the strata were not cut into segments: two cells of a segment show none.
+
+    Of n of N cells without replacement, f = n / N, the mean has variance (1 - f) k2 / n and third moment
+    (1 - f) (1 - 2 f) k3 / n^2; k2 and k3 are Fisher's unbiased k-statistics.
+    """
     n, size = layout.stratum_labelled, layout.stratum_size
     plain = layout.by_stratum(influence) / np.maximum(n, 1)
     off = influence - plain[..., layout.stratum]

@@ -32,9 +32,11 @@ def interval(
 ) -> tuple[Array, Array]:
     """Ends of the interval of a total.
 
-    Student's t with the degrees of freedom of the variance, and the first term of the Cornish-Fisher expansion for the
-    skewness of the estimator: a few rare, crowded cells make the upper side longer. What may stand unseen is added to
-    the upper end; the total is then known up to a range, and the interval is that of Imbens and Manski (2004).
+    1. Student's t with the degrees of freedom of the variance.
+    2. A shift for skewness, skew * (2 z^2 + 1) / 6 standard errors: a few crowded cells make the upper side longer
+       (Cornish-Fisher for a studentised mean; Johnson 1978, J. Am. Stat. Assoc. 73, 536-544).
+    3. What may stand unseen is added to the upper end. The total is then known up to a range, and the interval is
+       that of Imbens and Manski 2004, doi:10.1111/j.1468-0262.2004.00555.x.
 
     Parameters
     ----------

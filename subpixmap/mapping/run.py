@@ -1,4 +1,7 @@
-"""A plan, its items and a model -> the map: the driver that keeps a window of block tasks in flight."""
+"""A plan, its items and a model -> the map: the driver that keeps a window of block tasks in flight.
+
+The ledger alone says what is done. A run that died leaves nothing to repair: the next one does what has no record.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +156,7 @@ def map_region(
         The folder holds another recipe, another live run holds the folder or took it over, imagery changed since it was
         locked, or the model is not the plan's.
     """
-    # 1. refuse what cannot give the plan's numbers: another model, other software
+    # 1. Refuse another model and other software before anything is written: one map must not hold two kinds of numbers.
     out = path_of(out)
     if model.sha256 != plan.recipe.model_sha256:
         raise Refused(f"model {model.sha256[:12]} is not the plan's ({plan.recipe.model_sha256[:12]})")
@@ -164,17 +167,18 @@ def map_region(
     started = time.monotonic()
     where = {"workers": workers, "scheduler": scheduler, "client": client, "memory_limit": memory_limit}
     with run_lock(out) as owner, _lost_storage_is_resumable(out):
-        # 2. hold the folder, and clear what killed runs left half-written
+        # 2. While we hold the folder nobody else writes, so every half-written file is a dead run's: delete it.
         sweep(out)
         sweep(out / runpaths.LEDGER)
-        # 3. plan and map grow by new periods, beside the lock; another recipe is refused
+        # 3. Add new periods; another recipe is refused. The lock comes first: a plan without its items cannot be run.
         _lock_new_periods(out, plan, items)
         plan = write_plan(out, plan)
         create_map(out, plan)
-        # 4. the ledger says what is left
+        # 4. What has no valid record in the ledger is left to do.
         tasks = pending_tasks(out, plan, items, owner.token)
         summary = Summary(plan.n_tasks, plan.n_tasks - len(tasks), 0, (), 0, 0.0)
         if tasks:
+            # 5. Run it. Look at the imagery first: one message instead of a failure for every block.
             _require_imagery(tasks)
             limit_s = limit_s or time_limit(plan, model)
             with open_pool(map_block, model, device=arithmetic.device, limit_s=limit_s, **where) as pool:  # type: ignore[arg-type]
@@ -240,6 +244,7 @@ def pending_tasks(out: Path, plan: Plan, items: Iterable[Item], token: str = "")
                         f"`subpixmap verify {out} --repair` make the block again"
                     )
                 continue
+            # A pixel more than the halo: the corner of a raster may be placed up to half a pixel away.
             over = near.over(zone.lattice.bounds(one.window.padded(plan.model.halo + 1)))
             touching = tuple(near.items[i] for i in over)
             tasks.append(Task(folder, one, period, plan.recipe, run_id, touching, digest, plan.model.halo, token))
@@ -247,7 +252,13 @@ def pending_tasks(out: Path, plan: Plan, items: Iterable[Item], token: str = "")
 
 
 class _Drive:
-    """Keeps a window of tasks in flight; repeats what fails, with growing pauses, and gives up what keeps failing."""
+    """Keeps a window of tasks in flight; repeats what fails, with growing pauses, and gives up what keeps failing.
+
+    1. Fill the free slots of the pool, first with failed tasks whose pause is over. A window of tasks, not all of them:
+       a country has too many for a scheduler's memory.
+    2. Wait for one task to end.
+    3. Settle it: count it as done, repeat it later, give it up, or stop the run.
+    """
 
     def __init__(
         self,
@@ -273,14 +284,14 @@ class _Drive:
         )
         self._report()
         while self.todo or self.delayed or self.in_flight:
-            while self.in_flight < self.pool.slots and (task := self._next()):
+            while self.in_flight < self.pool.slots and (task := self._next()):  # 1.
                 self.pool.submit(task)
                 self.in_flight += 1
             if not self.in_flight:
                 time.sleep(max(0.0, self.delayed[0][0] - time.monotonic()))
-            elif event := self.pool.wait(1.0):
+            elif event := self.pool.wait(1.0):  # 2. A second at most, so that paused tasks start in time.
                 self.in_flight -= 1
-                self._settle(*event)
+                self._settle(*event)  # 3.
                 self._report()
         failed = sorted(self.summary.failed, key=lambda one: (one.period, one.block_id))
         return replace(self.summary, failed=tuple(failed), stages=dict(self.stages))
@@ -313,6 +324,7 @@ class _Drive:
             "attempt": self.tried[task.key],
             "reason": _reason(result),
         }
+        # Wrong input stays wrong: another attempt would only cost time.
         if self.tried[task.key] >= self.attempts or isinstance(result, InputError | VerificationFailed):
             failure = Failure(*task.key, _reason(result))
             self.summary = replace(now, failed=(*now.failed, failure))

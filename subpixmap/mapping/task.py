@@ -1,4 +1,7 @@
-"""The task of one block and period: choose acquisitions, predict each, average, store, commit."""
+"""The task of one block and period: from its items to arrays in the map and a record in the ledger.
+
+A task needs nothing from other tasks and writes whole shards. It can be repeated at any time, on any worker.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,12 @@ class Outcome:
 
 
 def map_block(task: Task, model: Model) -> Outcome:
-    """Map one block in one period: choose acquisitions, predict each, average, store, commit.
+    """Map one block in one period.
+
+    1. Choose the clearest acquisitions, spread over months and orbits.
+    2. Predict each by itself, and add it to the mean.
+    3. Turn the mean into the arrays of the map.
+    4. Store the arrays, then commit the record.
 
     Parameters
     ----------
@@ -101,10 +109,10 @@ def map_block(task: Task, model: Model) -> Outcome:
     require_here(task.recipe.numerics)
     seconds = dict.fromkeys(("read", "wait", "network", "write"), 0.0)
     window = task.plan.window
-    # 1. choose acquisitions by their clear pixels; only the scene classification is read for that
+    # 1. The scene classification alone decides: it is a small part of the bytes, and most acquisitions are cloudy.
     wanted = _wanted(task.plan)
     chosen = _choose(task, wanted, seconds)
-    # 2. predict each by itself, while the next one is read; running sums keep memory independent of their number
+    # 2. The network runs while the next acquisition is read. Running sums keep memory independent of their number.
     mean = Accumulator(len(task.recipe.objects), window.shape, members=task.recipe.spread)
     used, cells, predicted_px = [], [], 0
     for one, reflectance in _read_ahead(task, chosen, seconds):
@@ -115,11 +123,12 @@ def map_block(task: Task, model: Model) -> Outcome:
         cells.append((totals, seen))
         del reflectance
         seconds["network"] += time.perf_counter() - began
-    # 3. average, and take the values as the map will give them back: the record hashes what readers see
+    # 3. Take the values as the map will give them back, since the record hashes what readers see.
     began = time.perf_counter()
     fits = fits_in_order(model.card.trimmed, task.recipe.objects)
     arrays = as_stored(_whole_block(task, mean.result(min_obs=task.recipe.min_obs, trimmed_fits=fits)))
-    # 4. data first, the record last: the record is the commit. Who lost the folder meanwhile writes neither.
+    # 4. The record is the commit, so it comes last: a task that dies before it is simply done again. A run that lost
+    #    the folder to another one writes neither.
     out = path_of(task.out)
     require_held(out, task.token)
     shards = write_block(out, task.plan.block, task.period, arrays)
@@ -157,9 +166,12 @@ def _wanted(plan: BlockPlan) -> NDArray[np.bool_]:
 
 
 def _choose(task: Task, wanted: NDArray[np.bool_], seconds: dict[str, float]) -> list[Chosen]:
-    """The acquisitions that are predicted, in order of time; only the scene classification is read for that.
+    """The acquisitions that are predicted, in order of time.
 
-    A cloud network looks at those alone that would be chosen, until all that are chosen have been looked at.
+    1. Measure the clear share of every acquisition by its scene classification, which is cheap to read.
+    2. Choose. Without a cloud network this is all.
+    3. A cloud network reads the bands, so it looks only at what was chosen. It may find clouds, and others take the
+       place: repeat until it has seen all that is chosen.
     """
     groups = by_acquisition(task.items)
     clear: dict[str, float] = {}
@@ -204,7 +216,13 @@ def _read_ahead(
 def _predict(
     task: Task, model: Model, one: Chosen, reflectance: NDArray[np.float32], mean: Accumulator
 ) -> tuple[int, Array, Array]:
-    """Add one acquisition to the mean, chunk by chunk; pixels predicted, and totals and observed pixels of cells."""
+    """Add one acquisition to the mean; returns pixels predicted, and totals and observed pixels of cells.
+
+    1. Find the observed pixels.
+    2. Run the network over the window, except under clouds.
+    3. Chunk by chunk, add the observed pixels to the mean and sum them in cells of 128 px. The ledger keeps these sums
+       of a single acquisition: they show how much the mean depends on the dates.
+    """
     from subpixmap.model.domain import out_of_domain
     from subpixmap.model.predict import n_predicted
 
@@ -213,12 +231,12 @@ def _predict(
     valid = np.unpackbits(one.valid, count=window.height * window.width).astype(bool).reshape(window.shape)
     side = block.size // CELL
     totals, seen = np.zeros((len(pick), side, side)), np.zeros((side, side), np.int32)
-    # Observed is what is clear at the pixel itself; what lies in the halo may be cloudy, and the network sees it.
+    # 1. Observed is what is clear at the pixel itself; what lies in the halo may be cloudy, and the network sees it.
     inner = reflectance[:, halo : halo + window.height, halo : halo + window.width]
     observed = valid & np.isfinite(inner).all(axis=0)
-    outputs = _predict_window(task.recipe, model, reflectance, observed)  # under clouds nothing is computed
+    outputs = _predict_window(task.recipe, model, reflectance, observed)  # 2.
 
-    def add(chunk: Window) -> None:
+    def add(chunk: Window) -> None:  # 3.
         at = chunk.slices(window)
         if not (seen_here := observed[at]).any():
             return

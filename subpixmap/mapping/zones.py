@@ -1,7 +1,6 @@
 """A region -> the blocks and chunks of each UTM zone that are computed.
 
-A block is planned where the region touches it and the zone owns a pixel of it; of a block, the inner chunks for which
-the same holds. From coarse to fine and thousands at a time: a country takes a second.
+A block is planned where the region touches it and the zone owns a pixel of it. The same rule picks its inner chunks.
 """
 
 from __future__ import annotations
@@ -99,12 +98,20 @@ def pixels_inside(geometry: BaseGeometry, lattice: Lattice, window: Window) -> N
 
 
 def _plan_blocks(geometry: BaseGeometry, lattice: Lattice, size: int) -> list[BlockPlan]:
-    """Blocks with their chunks, row by row."""
+    """Blocks with their chunks, row by row.
+
+    1. Find the blocks that the region touches.
+    2. Keep those with a pixel that the zone owns.
+    3. Do the same for the inner chunks of these blocks.
+    4. Gather the chunks by block.
+
+    Coarse before fine, and thousands of cells in one call: a country takes a second.
+    """
     if geometry.is_empty:
         return []
-    # 1. blocks that the region touches, for all blocks in the bounds of a part at once
+    # 1. Part by part: the bounds of a country with far islands hold mostly sea.
     coarse: NDArray[np.int64] = np.empty((0, 2), np.int64)
-    for part in getattr(geometry, "geoms", [geometry]):  # one by one: far islands stay cheap
+    for part in getattr(geometry, "geoms", [geometry]):
         extent = lattice.window(part.bounds).aligned(size)
         rows, cols = np.mgrid[
             extent.row // size : (extent.row + extent.height) // size,
@@ -112,16 +119,17 @@ def _plan_blocks(geometry: BaseGeometry, lattice: Lattice, size: int) -> list[Bl
         ]
         cells = np.column_stack([rows.ravel(), cols.ravel()])
         coarse = np.concatenate([coarse, cells[_touched(part, lattice, cells, size)]])
-    # 2. of these, blocks with a pixel that the zone owns
+    # 2. The lattices of two zones overlap, but only one zone owns a place: otherwise it would be counted twice. Two
+    #    parts may touch one block, hence `unique`.
     coarse = np.unique(coarse, axis=0)
     coarse = coarse[_owned_somewhere(lattice, coarse, size)]
-    # 3. the same for the inner chunks of the blocks that are left
+    # 3. A block on the coast or a border is computed only where it is needed.
     k = size // CHUNK
     inside = np.argwhere(np.ones((k, k), bool))
     fine = (coarse[:, None] * k + inside).reshape(-1, 2)
     fine = fine[_touched(geometry, lattice, fine, CHUNK)]
     fine = fine[_owned_somewhere(lattice, fine, CHUNK)]
-    # 4. chunks gathered by block
+    # 4. The plan's order, row by row, is the order in which blocks are run.
     chunks: dict[tuple[int, int], list[Window]] = {}
     for row, col in fine.tolist():
         chunks.setdefault((row // k, col // k), []).append(Window(row * CHUNK, col * CHUNK, CHUNK, CHUNK))

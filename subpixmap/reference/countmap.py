@@ -34,6 +34,12 @@ def count_map(
 ) -> NDArray[np.float64]:
     """Expected objects per pixel from points.
 
+    1. Find each point's fine pixel: the share of a coarse pixel depends on nothing else.
+    2. Look up the shares of the neighbouring rows and columns. The share of a pixel is their product, because a
+       Gaussian and a square are separable.
+    3. Add up the shares, one offset of row and column after the other, on a canvas wider than the window.
+    4. Cut the window out: what blurred over its edge belongs to other windows.
+
     Parameters
     ----------
     x, y
@@ -62,6 +68,7 @@ def count_map(
     ----------
     Rodriguez & Wegner, Counting the uncountable, GCPR 2018, arXiv 1809.07091.
     """
+    # Bad numbers stop here: floor would turn a NaN into a pixel.
     px, py = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
     if px.size != py.size or not (np.isfinite(px).all() and np.isfinite(py).all()):
         raise InputError(f"{px.size} eastings and {py.size} northings: want as many of both, all finite")
@@ -71,21 +78,24 @@ def count_map(
     shares = _shares(k, float(sigma)) if box is None else _box_shares(k, box / lattice.resolution)
     reach = shares.shape[1] // 2
     fine = lattice.resolution / k
-    # Fine columns count from the window's left edge, fine rows downwards from its upper edge.
+    # 1. Fine columns count from the window's left edge, fine rows downwards from its upper edge. Points farther away
+    #    than the blur reaches are dropped.
     west, _, _, north = lattice.bounds(window)
     fine_col = np.floor((px - west) / fine).astype(np.int64)
     fine_row = np.floor((north - py) / fine).astype(np.int64)
     row, col = fine_row // k, fine_col // k
     inside = (row >= -reach) & (row < window.height + reach) & (col >= -reach) & (col < window.width + reach)
     row, col = row[inside], col[inside]
+    # 2. (point, offset) shares, by the place of the fine pixel in its pixel
     by_row, by_col = shares[fine_row[inside] % k], shares[fine_col[inside] % k]
+    # 3. Twice the reach on every side: a point may lie one reach outside and blur one reach farther.
     wide = np.zeros((window.height + 4 * reach) * (window.width + 4 * reach))
     stride = window.width + 4 * reach
     for dr in range(-reach, reach + 1):
         for dc in range(-reach, reach + 1):
             at = (row + 2 * reach + dr) * stride + col + 2 * reach + dc
             wide += np.bincount(at, by_row[:, dr + reach] * by_col[:, dc + reach], minlength=wide.size)
-    edge = 2 * reach
+    edge = 2 * reach  # 4.
     return wide.reshape(-1, stride)[edge : edge + window.height, edge : edge + window.width].copy()
 
 
@@ -114,6 +124,7 @@ def labelled_mask(area: BaseGeometry, lattice: Lattice, window: Window, *, borde
     inside = area.buffer(-border * lattice.resolution)
     if inside.is_empty:
         return np.zeros(window.shape, bool)
+    # Wholly inside: the centre is inside, and the outline does not pass through.
     touched = rasterio.features.rasterize(
         [inside.boundary], out_shape=window.shape, transform=lattice.transform(window), all_touched=True
     )
@@ -123,7 +134,10 @@ def labelled_mask(area: BaseGeometry, lattice: Lattice, window: Window, *, borde
 
 @lru_cache(maxsize=16)
 def _shares(k: int, sigma: float) -> NDArray[np.float64]:
-    """Row i: how a point in fine pixel i of a pixel is shared among this pixel (middle column) and its neighbours."""
+    """Row i: how a point in fine pixel i of a pixel is shared among this pixel (middle column) and its neighbours.
+
+    exp(-d^2 / (2 sigma^2)) at a distance of d fine pixels, cut at 4 sigma and summed over the k fine pixels of each.
+    """
     radius = int(_TRUNCATE * sigma + 0.5)
     offset = np.arange(-radius, radius + 1)
     kernel = np.exp(-0.5 * (offset / sigma) ** 2) if sigma > 0 else np.ones(1)

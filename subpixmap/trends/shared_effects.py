@@ -85,8 +85,12 @@ def shared_steps(
     """Steps that most units make together between two neighbouring periods.
 
     A step that most units share can be a real event (a storm, a drought) or come from the sensor, the processor or the
-    season: it is a question, and the columns `join`, `changed` and `unchanged` hold what helps to answer it. Only units
-    that are no parents are tested: a parent is the sum of its children.
+    season: it is a question, and the columns `join`, `changed` and `unchanged` hold what helps to answer it.
+
+    1. Keep units without children, since a parent is the sum of its children and would count them twice.
+    2. For each object and pair of neighbouring periods, find out what the input did.
+    3. Measure the step that units share, and test whether it is zero.
+    4. Mark the steps that are large beside the others of the object.
 
     Parameters
     ----------
@@ -104,6 +108,7 @@ def shared_steps(
         units), `p_value` (signed-rank test over units that it is zero), `changed` and `unchanged` (what the input did,
         in words) and `stands_out`: more than 1 % and three times the median of the other steps, with p below 0.01.
     """
+    # 1. Totals of the pixels that every period observed: clouds make no step in them.
     rows = pd.DataFrame(counts).drop(columns="geometry", errors="ignore")
     rows = _leaves(rows[rows["measure"] == "count"])
     rows = _compared(rows.merge(series, on=["unit_id", "object", "period"], validate="one_to_one"))
@@ -112,10 +117,12 @@ def shared_steps(
         spans = mine.drop_duplicates("period").sort_values("period_start", kind="stable").to_dict("records")
         wide = mine.pivot(index="unit_id", columns="period", values="common_total")[[span["period"] for span in spans]]
         for i, (before, after) in enumerate(pairwise(spans)):
+            # 2. The items tell most. Without them, the days on which the input changed everywhere must do.
             change = None if inputs is None else changed_inputs(inputs, before["period"], after["period"])
             if change is None:
                 change = InputChange(tuple(k for k, day in joins.items() if _middle(before) < day <= _middle(after)))
             changed, unchanged = _evidence(before, after, change)
+            # 3. Unit by unit: a few large units would decide the step of a sum.
             steps.append(
                 {
                     "object": name,
@@ -127,6 +134,7 @@ def shared_steps(
                     "unchanged": ", ".join(unchanged) or None,
                 }
             )
+    # 4. Only now, since "large" means beside all other steps.
     table = pd.DataFrame(steps, columns=_STEP_COLUMNS)
     return table.assign(stands_out=_stand_out(table))
 
@@ -146,6 +154,7 @@ def join_factors(rows: pd.DataFrame, steps: pd.DataFrame) -> NDArray[np.float64]
         mine = (rows["object"] == step["object"]).to_numpy(bool)
         start = rows.loc[mine & (rows["period"] == step["after"]).to_numpy(bool), "period_start"].iloc[0]
         later = mine & (rows["period_start"] >= start).to_numpy(bool)
+        # The step is s = 200 (b - a) / (a + b) percent, see `_step`; so b / a = (200 + s) / (200 - s).
         factors[later] *= (200 + step["shared_step_percent"]) / (200 - step["shared_step_percent"])
     return factors
 
@@ -179,7 +188,12 @@ def _compared(series: pd.DataFrame) -> pd.DataFrame:
 
 
 def _step(first: NDArray[np.floating], second: NDArray[np.floating]) -> dict[str, Any]:
-    """The step that units share, of those that hold something."""
+    """The step that units share, of those that hold something.
+
+    Of a unit it is 2 (b - a) / (a + b), from a to b: alike in both directions, and between -2 and 2 also where a is 0.
+    The median ignores the few units that really changed; Wilcoxon's signed-rank test (1945, doi:10.2307/3001968) needs
+    no normal steps.
+    """
     from scipy.stats import wilcoxon
 
     with np.errstate(invalid="ignore"):
@@ -195,7 +209,10 @@ def _step(first: NDArray[np.floating], second: NDArray[np.floating]) -> dict[str
 
 
 def _evidence(before: Mapping[Any, Any], after: Mapping[Any, Any], change: InputChange) -> tuple[list[str], list[str]]:
-    """(what changed from one period to the next besides totals and joins, what did not), in words."""
+    """(what changed from one period to the next besides totals and joins, what did not), in words.
+
+    Where the object never is, the map should always count the same: a move of that background points at the input.
+    """
     changed, unchanged = list(change.changed), list(change.unchanged)
     first, second = before["background_per_ha"], after["background_per_ha"]
     if first == first and second == second:  # known in both
@@ -208,6 +225,7 @@ def _evidence(before: Mapping[Any, Any], after: Mapping[Any, Any], change: Input
 
 
 def _stand_out(table: pd.DataFrame) -> list[bool]:
+    # Against the median of the other steps, not of all: a single large step must not raise its own bar.
     stand_out = []
     for i, row in table.iterrows():
         others = table[(table["object"] == row["object"]) & (table.index != i)]["shared_step_percent"].abs().dropna()
