@@ -90,18 +90,27 @@ class Cover:
         return sums
 
     def sums(self, layer: NDArray[Any], by_tile: NDArray[Any] | None = None) -> Array:
-        """(n_units, cell) sums of a layer without NaN that is zero wherever `mapped` is False."""
+        """(n_units, cell) sums of a layer without NaN that is zero wherever `mapped` is False.
+
+        1. Sum whole tiles, which are most of a country.
+        2. Weigh the pixels of the border by the share that the unit covers, and add each part of a cell.
+        """
+        # 1. A number of unit and cell together makes it one pass over the tiles.
         tiles = self.by_tile(layer) if by_tile is None else by_tile
         key = self.whole_unit * self.n_cells + self.tile_cell[self.whole_tile]
         summed = np.bincount(key, tiles[self.whole_tile], self.n_units * self.n_cells)
         sums: Array = summed.astype(np.float64, copy=False).reshape(self.n_units, self.n_cells)
+        # 2. `add.reduceat` adds without a loop over units; each pair (unit, cell) begins once, so `+=` loses none.
         if self.starts.size:
             weights = layer.reshape(-1).take(self.border.pixel) * self.border.fraction
             sums[self.border.unit[self.starts], self.start_cell] += np.add.reduceat(weights, self.starts)
         return sums
 
     def whole_tiles_nearby(self) -> NDArray[np.int64]:
-        """Tiles wholly inside the region of which no part is farther than 1 km from all units."""
+        """Tiles wholly inside the region of which no part is farther than 1 km from all units.
+
+        Of the tiles in the row of everything, drop those that are far as a whole or in any pixel of the border.
+        """
         far, everything = (self.whole_tile[self.whole_unit == self.n_units - back] for back in (2, 1))
         pixel = self.border.pixel[self.border.unit == self.n_units - 2]
         row = pixel % CHUNK**2 // (CHUNK * TILE)
@@ -115,6 +124,7 @@ class Cover:
         key = self.border.unit * bins + small.reshape(-1).take(self.border.pixel)
         counts = np.bincount(key, self.border.fraction, self.n_units * bins).astype(np.float64, copy=False)
         counts = counts.reshape(self.n_units, bins)
+        # Pixels of another zone may hold any number: they get a value without a bin.
         if self.whole_unit.size:
             small[~self.mapped] = _UNMAPPED
             for value in range(min(most + 1, bins)):

@@ -58,20 +58,20 @@ def cover_block(
     -------
     Cover
     """
-    # 1. Sort the cells by what touches or holds them.
+    # 1. Sort the cells by what touches or holds them. Most belong to one row and need no cut.
     cells = _sort_cells(units, region, lattice, _cells_of(window, chunks), assign_nearest=assign_nearest)
-    # 2. Put the chunks that come near a unit first, and number the tiles through this stack of chunks.
+    # 2. Put the chunks near a unit first: sums that concern only units stop there. Number tiles through this stack.
     near = np.zeros(len(chunks), bool)
     near[cells.chunk[cells.inside & ~cells.far]] = True
     stack = [chunks[i] for i in np.argsort(~near, kind="stable")]
     own = owned(lattice, window)
     tiles = _number_tiles(lattice, window, stack, own)
-    # 3. Hand tiles that one row holds whole to that row; what is left of a cell is shared between rows.
+    # 3. Hand whole tiles to the row that holds them: no fraction is stored for their pixels. The rest is shared.
     whole, shared = _hand_out(units, region, cells, tiles, lattice, assign_nearest=assign_nearest)
     area = np.zeros(len(units) + EXTRA)
     for row, some in whole:
         area[row] += tiles.own[some].sum()
-    # 4. Cut what is shared pixel by pixel, and number its pixels through the stack.
+    # 4. Cut what is shared pixel by pixel, the costly step. Areas count all that the zone owns, sums only the stack.
     parts = [(Fractions.none(), 0)]
     for one, fractions in _cut(shared, lattice, window, nearest_of=units if assign_nearest else None):
         mine = fractions if own.all() else fractions.take(own.reshape(-1)[fractions.pixel])
@@ -79,7 +79,7 @@ def cover_block(
         if (place := int(tiles.place[tiles.cell == one.at][0])) >= 0:
             parts.append((_in_stack(mine, window, stack, place // TILES), one.at))
     border = Fractions(*map(np.concatenate, zip(*(part for part, _ in parts), strict=True)))
-    # 5. Note where in the border each unit's part of a cell begins: sums add up such a part at once.
+    # 5. Note where in the border each unit's part of a cell begins: `Cover.sums` then adds it up in one call.
     cell = np.repeat([at for _, at in parts], [len(part.unit) for part, _ in parts])
     starts = np.flatnonzero(np.diff(border.unit * len(cells.windows) + cell, prepend=-1))
     unit, tile = np.array([(row, one) for row, some in whole for one in tiles.place[some]], np.int64).reshape(-1, 2).T

@@ -120,21 +120,26 @@ def sum_blocks(
 ) -> Sums:
     """Sums over all blocks; the rows after the units are what lies outside all of them, near and far, and everything.
 
+    1. Hand each block the units that come near it.
+    2. Sum it, here or on a worker.
+    3. Add the parts in the order of the blocks: sums in float64 depend on their order.
+    4. Add the area of units where no block is: units know their area even where nothing is mapped.
+
     `size` is the side of a block, pixels. `region` (EPSG:4326) is what is accounted for besides the units; all that is
     mapped without it.
     """
     n = len(units)
     sums = Sums.zeros(n + EXTRA, len(facts.periods), len(facts.objects), facts.max_obs, facts.spread)
     by_block, ground = _UnitsByBlock(units, size), Ground(region)
-    calls = (
+    calls = (  # 1. Lazily: polygons are cut out for a few blocks at a time.
         (at, polygons, block, ground.at(block.lattice, block.window))
         for block in blocks
         for at, polygons in [by_block.take(block.lattice, block.window)]
     )
-    parts = _in_order(partial(block_sums, facts=facts), calls, client)
+    parts = _in_order(partial(block_sums, facts=facts), calls, client)  # 2.
     for at, part in track(parts, "count", "blocks", total=len(blocks) if isinstance(blocks, Sized) else None):
-        sums.add(np.append(at, n + np.arange(EXTRA)), part)
-    sums.area[:n] += by_block.rest(facts.resolution)
+        sums.add(np.append(at, n + np.arange(EXTRA)), part)  # 3.
+    sums.area[:n] += by_block.rest(facts.resolution)  # 4.
     return sums
 
 
@@ -145,7 +150,10 @@ Call = tuple[NDArray[np.int64], Sequence[BaseGeometry], MapBlock, BaseGeometry |
 def _in_order(
     task: Callable[..., Sums], calls: Iterable[Call], client: Client | None
 ) -> Iterator[tuple[NDArray[np.int64], Sums]]:
-    """(positions, sums) of every call, in the order of the calls; a few at a time on the workers of a client."""
+    """(positions, sums) of every call, in the order of the calls; a few at a time on the workers of a client.
+
+    Four calls wait for each core: enough that none stands idle, few enough for the memory of the scheduler.
+    """
     if client is None:
         for at, polygons, block, region in calls:
             yield at, task(polygons, block, region=region)
@@ -217,6 +225,12 @@ def block_sums(
 ) -> Sums:
     """Sums of one block, for its units and, in more rows, for what lies outside all of them and for everything.
 
+    1. Find out which unit covers which pixel.
+    2. Find the periods that have a record.
+    3. Read each period: sum what was observed, and collect the pixels that all periods observed.
+    4. Sum the objects of each period, of all observed pixels and of those that all periods observed.
+    5. Sum the objects of each network of the model.
+
     Parameters
     ----------
     units
@@ -239,8 +253,8 @@ def block_sums(
     VerificationFailed
         Counts and numbers of observations of the block contradict each other.
     """
-    # 1. Which unit covers which pixel. What is far from all units is in no row but that of what lies outside: its
-    #    counts are enough.
+    # 1. Once for all periods and objects: cutting polygons is the costly part. Chunks far from all units are in no
+    #    unit's row, so of them only the counts are read.
     cover = cover_block(
         units, block.lattice, block.window, block.chunks, region=region, assign_nearest=facts.assign_nearest
     )
@@ -249,12 +263,12 @@ def block_sums(
     sums = Sums.zeros(cover.n_units, len(labels), objects, facts.max_obs, facts.spread)
     sums.area[:] = cover.area
     sums.mapped[:] = cover.sums(cover.mapped).sum(axis=1)
-    # 2. Only periods with a ledger record hold numbers; in the others nothing was observed.
+    # 2. The record is the commit: arrays without one may be half-written, so there nothing was observed.
     records = {p: cells for p, label in enumerate(labels) if (cells := block.record(label)) is not None}
     sums.n_obs[:, [p for p in range(len(labels)) if p not in records], 0] += sums.mapped[:, None]
     done = [labels[p] for p in records]
-    # 3. Period by period: what was observed, and where every period observed something. Periods in which the whole map
-    #    observed nothing would leave nothing to compare: the others are compared without them.
+    # 3. Clouds differ from period to period; only pixels that all periods observed can be compared. A period in which
+    #    the whole map observed nothing would leave none, so it is not compared.
     compared = {p for p, label in enumerate(labels) if label not in facts.unobserved}
     everywhere = near.mapped if compared <= records.keys() else np.zeros_like(near.mapped)
     ever_present = np.zeros((objects, *near.mapped.shape), bool)
@@ -273,13 +287,13 @@ def block_sums(
         _add_cells(sums, p, cover.sums(counted), cells)
         if keep:
             counts.append(arrays["count"])
-    # 4. Period by period again: objects, also on the pixels that every period observed.
+    # 4. A second pass, because the pixels that all periods observed are known only after the last period.
     common = _Common(near, near.whole_tiles_nearby(), everywhere, ever_present)
     _add_common(sums, common)
     again = iter(counts) if keep else (arrays["count"] for arrays in block.read(done, {"count": cover.chunks}))
     for p, count in zip(records, again, strict=True):
         _add_counts(sums, p, cover, common, count)
-    # 5. Network by network, so that memory does not depend on their number.
+    # 5. One network at a time, so that memory does not depend on their number.
     for name, total in zip(map(member_name, range(facts.spread)), np.moveaxis(sums.by_model, 3, 0), strict=True):
         for p, arrays in zip(records, block.read(done, {name: cover.chunks}), strict=True):
             _add_objects(total[:, p], cover, arrays[name])
@@ -305,7 +319,7 @@ def _where(observed: NDArray[np.bool_], layer: NDArray[Any]) -> NDArray[Any]:
 
 
 def _observed(count: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where every object has a count; one by one, which takes a tenth of the time of a test over the first axis."""
+    """Where every object has a count. Object by object: ten times faster than one test over the first axis."""
     observed = is_known(count[0])
     for layer in count[1:]:
         observed &= is_known(layer)

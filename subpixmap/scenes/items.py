@@ -1,8 +1,7 @@
 """STAC items of a catalogue -> the lock: a sorted list without duplicates, frozen in items.parquet (stac-geoparquet).
 
-The catalogue is asked once for a period. An item is one (acquisition, tile); the newest processing baseline wins. A
-scene that was cut into several products keeps them all. The same answer in another order gives the same list and bytes.
-`lock_items` makes an `Item` of the catalogue's dict, which all later stages use. The file is its only other form.
+The catalogue is asked once for a period. `lock_items` turns its dicts into items, which all later stages use; the file
+is their only other form. The same answer in another order gives the same list and the same bytes.
 """
 
 from __future__ import annotations
@@ -131,6 +130,11 @@ def lock_items(
 ) -> list[Item]:
     """Freeze the items of a catalogue.
 
+    1. Group them by scene, one (acquisition, tile): catalogues list a scene once more after each reprocessing.
+    2. Of each scene keep the newest baseline, with all parts it was cut into, and freeze what later stages need. One
+       refused part refuses the scene: no older version stands in for it.
+    3. Sort, so that the order of the answer does not change the lock.
+
     Parameters
     ----------
     raw_items
@@ -142,8 +146,7 @@ def lock_items(
     offset_rule, level
         See `decide_offset`.
     refused
-        If given, items that cannot be used are left out and written here, {id: reason}. Neither an older version of
-        the same tile nor another part of it stands in for a refused one. By default they raise.
+        If given, items that cannot be used are left out and written here, {id: reason}. By default they raise.
 
     Returns
     -------
@@ -156,7 +159,7 @@ def lock_items(
     InputError
         Items lack bands or contradict themselves; the first are named, with how many there are.
     """
-    products: dict[dialect.SceneKey, list[Product]] = {}
+    products: dict[dialect.SceneKey, list[Product]] = {}  # 1.
     problems: dict[str, str] = {}
     for raw in raw_items:
         try:
@@ -171,7 +174,7 @@ def lock_items(
             continue
         products.setdefault(key, []).append(product)
     items = []
-    for versions in products.values():
+    for versions in products.values():  # 2.
         frozen = []
         for product in newest(versions):
             try:
@@ -179,13 +182,13 @@ def lock_items(
             except InputError as error:
                 problems[product.id] = str(error)
                 frozen = []
-                break  # a part of a scene does not stand for the scene
+                break  # a part of a scene must not pass for the whole
         items += frozen
     if refused is not None:
         refused.update(problems)
     elif problems:
         raise several_problems(list(problems.values()))
-    return sort_items(items)
+    return sort_items(items)  # 3.
 
 
 def _freeze(raw: dict[str, Any], period: Period, bands: Sequence[str], rule: OffsetRule, level: Level) -> Item:
@@ -257,10 +260,7 @@ def _name(item: Item) -> tuple[str, str]:
 
 
 def items_sha256(items: Iterable[Item]) -> str:
-    """Hash of a canonical item list, usually of one period.
-
-    It covers what is read: neither the folder of a local catalogue nor the checks on dark ground.
-    """
+    """Hash of what is read of items, usually of one period: not the local folder, nor the checks on dark ground."""
     digest = hashlib.sha256()
     for item in sort_items(items):
         hrefs = {

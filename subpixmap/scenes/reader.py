@@ -129,7 +129,13 @@ def read_overview(asset: Asset, shape: tuple[int, int], epsg: int, *, classes: b
 
 
 def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
-    """Read from the open raster; a remote one that fails is opened anew and really requested again."""
+    """Read from the open raster.
+
+    1. Take the raster that this thread holds open, or open it.
+    2. Read, then ask for the version again: pixels of two versions of a file must never mix.
+    3. On an error close the file. A remote one is opened anew and requested again; the last error is raised, since a
+       failed read that passed for no data would be counted as zero objects.
+    """
     asset = source.asset
     remote, started = is_remote(asset.href), time.monotonic()
     attempts = ATTEMPTS if remote else 1
@@ -137,9 +143,9 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
         renew = attempt > 0  # GDAL remembers failures: otherwise nothing would be requested again
         try:
             with gdal_env(asset, renew=renew):
-                opened = _opened(source, renew)
-                values = _read(opened, source, **where)
-                require_unchanged(asset.href, opened.version, pin_of(asset, opened.path))  # all that was read is of one
+                opened = _opened(source, renew)  # 1.
+                values = _read(opened, source, **where)  # 2.
+                require_unchanged(asset.href, opened.version, pin_of(asset, opened.path))
             _remember(asset, opened.version)
             return values
         except Changed:  # the next attempt, which a person starts, begins with the version of then
@@ -147,7 +153,7 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
             _seen.pop(asset.href, None)
             _exchanged.add(asset.href)
             raise
-        except (RasterioError, OSError) as error:
+        except (RasterioError, OSError) as error:  # 3.
             _forget(source)
             if remote:
                 _exchanged.add(asset.href)  # what GDAL has got of it may be of a version that is never read whole
