@@ -2,10 +2,12 @@
 
     python workflows/trees_california_s2.py --data DIR --source earth-search --out trees-s2
 
-DIR is the folder of `trees_california.py`; of it, only the trees and where the crops lie are used. For each city and
+DIR is a clone of https://github.com/jonathanventura/urban-tree-detection-data (CC BY 4.0), or the folder of
+`trees_california.py`; of it, only the trees and where the crops lie are used. For each city and
 year the catalogue is asked once; each crop is then opened with `open_cube`, its clearest acquisitions of the season are
 read, and its trees become a count map on the 10 m lattice. Four cities train a model, the fifth tests it. OUT keeps the
-patches of each city (a second run reads them), the catalogue's answers, the checkpoint, its card and metrics.json.
+patches of each city (a second run reads them), the catalogue's answers, the checkpoint, its card and metrics.json with
+its figure. `first_real_checkpoint.py california` runs it and makes a pull request of what it leaves.
 
 Pixels of a crop's edge are not used: trees outside it are not known. Crops are in NAD83, Sentinel-2 in WGS 84, about a
 metre apart, which is left as it is. Sentinel-2 Level-2A of 2016 is missing in most catalogues, hence 2018 and 2020.
@@ -22,6 +24,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import rasterio
+import rasterio.transform
 import shapely
 from numpy.typing import NDArray
 from trees_california import BANDS, BLOCKS, HALO, MID, RECIPE, TEST_CITY, WIDTH, N
@@ -35,10 +39,12 @@ from subpixmap.periods import make_periods
 from subpixmap.reference.countmap import labelled_mask
 from subpixmap.reference.patches import Patches, join, make_patches
 from subpixmap.scenes.source import find_items
+from subpixmap.training.baselines import fit_baselines
 from subpixmap.training.config import TrainConfig
-from subpixmap.training.evaluate import evaluate, rounded
+from subpixmap.training.evaluate import brief, evaluate, rounded
 from subpixmap.training.inputs import input_statistics
 from subpixmap.training.train import train
+from subpixmap.verbs.teach import write_metrics
 
 NAME = "trees-california-s2"
 MONTHS = (5, 6, 7, 8, 9)
@@ -46,6 +52,9 @@ MONTHS = (5, 6, 7, 8, 9)
 BORDER = 1  # pixels along the edge of a crop: as far as a count map is short of the trees beyond
 CONTEXT = 120.0  # metres around a crop that are opened: the halo, and a pixel for the phase of the lattice
 LEAST_CLEAR = 0.5
+BASELINES = ("mean", "ridge", "random_forest")
+LICENCE = "CC BY 4.0"
+POINTS_FROM = "urban-tree-detection-data, Ventura et al., https://github.com/jonathanventura/urban-tree-detection-data"
 
 
 @dataclass(frozen=True)
@@ -64,13 +73,42 @@ class Seen:
 def read_index(folder: Path, years: Sequence[int]) -> tuple[pd.DataFrame, dict[Any, NDArray[np.float64]]]:
     """Crops of some years, and the (easting, northing) of their trees in the crop's own zone."""
     try:
-        index, trees = pd.read_csv(folder / "index.csv"), pd.read_parquet(folder / "trees.parquet")
+        if not (folder / "index.csv").is_file() and (folder / "images").is_dir():
+            index, trees = read_clone(folder)
+        else:
+            index, trees = pd.read_csv(folder / "index.csv"), pd.read_parquet(folder / "trees.parquet")
     except FileNotFoundError as error:
-        raise InputError(f"{error.filename} is missing; want a folder like trees_california") from error
+        raise InputError(
+            f"{error.filename} is missing; want a clone of urban-tree-detection-data, or a folder like trees_california"
+        ) from error
     index = index[index["year"].isin(list(years))]
     if index.empty:
         raise InputError(f"{folder}: no crop of {', '.join(map(str, years))}")
     return index, {crop: group[["e", "n"]].to_numpy(float) for crop, group in trees.groupby("crop")}
+
+
+def read_clone(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Crops and trees of a clone: images/CITY_YEAR_N.tif, and csv/CITY_YEAR_N.csv with the trees' columns and rows."""
+    rows: list[dict[str, Any]] = []
+    trees: list[pd.DataFrame] = []
+    for crop, path in enumerate(sorted((folder / "images").glob("*_[12][0-9][0-9][0-9]_*.tif"))):
+        city, year, idx = path.stem.rsplit("_", 2)
+        with rasterio.open(path) as image:
+            if image.crs is None or image.crs.to_epsg() is None:
+                raise InputError(f"{path}: has no coordinate reference system with an EPSG code")
+            box, to_ground = image.bounds, image.transform
+            sides = {"left": box.left, "bottom": box.bottom, "right": box.right, "top": box.top}
+            rows.append(
+                {"crop": crop, "city": city, "year": int(year), "idx": idx, "epsg": image.crs.to_epsg(), **sides}
+            )
+        marked = folder / "csv" / f"{path.stem}.csv"
+        if marked.is_file():  # a crop without trees has none
+            xy = pd.read_csv(marked)
+            e, n = rasterio.transform.xy(to_ground, xy["y"].to_numpy(), xy["x"].to_numpy())  # of pixels' middles
+            trees.append(pd.DataFrame({"crop": crop, "e": e, "n": n}))
+    if not trees:
+        raise InputError(f"{folder}: no images/CITY_YEAR_N.tif with trees in csv/CITY_YEAR_N.csv")
+    return pd.DataFrame(rows), pd.concat(trees)
 
 
 def ask(rows: pd.DataFrame, source: str, collection: str | None, path: Path) -> Path:
@@ -163,7 +201,10 @@ def learn(training: Patches, test: Patches, config: TrainConfig, options: argpar
         training={
             "data": f"{len(training)} crops of {N} px: {', '.join(cities)} (urban-tree-detection-data, Ventura et al., "
             f"CC BY 4.0), acquisitions of {options.source}",
+            "licence": LICENCE,
+            "points_from": POINTS_FROM,
             "cities": cities,
+            "test_city": options.test_city,
             "years": list(options.years),
             "command": "python workflows/trees_california_s2.py --data trees_california "
             f"--source {options.source} --out trees-s2",
@@ -173,10 +214,11 @@ def learn(training: Patches, test: Patches, config: TrainConfig, options: argpar
         limits=("Californian cities only.", "The aerial imagery and the acquisitions may lie months apart."),
     )
     model = train(training, card, config)
-    return model, evaluate(model, test)
+    return model, evaluate(model, test, baselines=fit_baselines(BASELINES, training, model))
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it, with the words of the command line unless others are given; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--source", default="earth-search", help="catalogue name, STAC API, or path")
@@ -188,7 +230,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=RECIPE.steps)
     parser.add_argument("--members", type=int, default=4, help="networks averaged")
     parser.add_argument("--evidence", default="sentinel-2", help="simulated, if the source is")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         index, trees = read_index(options.data, options.years)
         if options.test_city not in set(index["city"]) or index["city"].nunique() < 2:
@@ -200,10 +242,9 @@ def main() -> int:
         test = cities.pop(options.test_city)
         config = dataclasses.replace(RECIPE, steps=options.steps, members=options.members, jitter_offset=0.003)
         model, errors = learn(join(list(cities.values())), test, config, options)
-        save_model(
-            options.out / f"{NAME}.safetensors", model.net, dataclasses.replace(model.card, error=rounded(errors))
-        )
-        (options.out / "metrics.json").write_text(json.dumps(errors, indent=1) + "\n")
+        card = dataclasses.replace(model.card, error=brief(errors))
+        saved = save_model(options.out / f"{NAME}.safetensors", model.net, card)
+        write_metrics(options.out / "metrics.json", {"model": NAME, "sha256": saved.sha256, **errors})
     except SubpixmapError as error:
         print(f"trees_california_s2: {error}", file=sys.stderr)
         return error.exit_code

@@ -20,6 +20,7 @@ from tests.helpers import stac_server
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
 sys.path.insert(0, str(WORKFLOWS))
 
+import first_real_checkpoint as first  # noqa: E402
 import trees_california as trees  # noqa: E402
 import trees_california_s2 as trees_s2  # noqa: E402
 
@@ -312,8 +313,17 @@ def test_the_trees_under_sentinel_2_come_from_a_catalogue(
         assert patches.count[i, 0, 0][labelled].sum() == pytest.approx(inside.sum(), abs=3 + 0.1 * inside.sum())
 
     searches = len(server.searches)
-    assert call(trees_s2, monkeypatch, *arguments) == 0
+    of_both, others = map(str, arguments[:8]), map(str, arguments[8:])
+    assert first.main(["california", *of_both, "--", *others]) == 4  # simulated scenes are no evidence
     assert len(server.searches) == searches  # kept: the catalogue is asked once
+    folder = out / "pull-request"
+    names = {f"trees-california-s2.{kind}" for kind in ("safetensors", "card.json")}
+    assert {path.name for path in folder.iterdir()} == names | {"metrics.json", "metrics.tree.png", "pull-request.md"}
+    text = (folder / "pull-request.md").read_text()
+    assert "| evidence is sentinel-2 | simulated | **no** |" in text
+    assert "| the card names the licence of the points | CC BY 4.0 | yes |" in text
+    assert "| tested in areas that taught nothing | riverside | yes |" in text
+    assert text.count("| tree | ") == 1 + len(first.BASELINES)
 
 
 def read_band(item: dict[str, Any], band: str, bounds: tuple[float, ...]) -> np.ndarray:
