@@ -24,6 +24,10 @@ _MERGE = 64
 def cell_noise(observed_px: NDArray[Any], total: NDArray[Any], weights: Array) -> tuple[Array, Array]:
     """Deviation of each acquisition, in objects, and how much of each unit it is known for.
 
+    1. Of each cell take the acquisitions that saw enough of it, and their objects per pixel.
+    2. Compare each with the mean of the cell: the mean of n values has variance sum of (d - mean)^2 / (n (n - 1)).
+    3. Add up the deviations over the cells of a unit, weighted by the unit's pixels.
+
     Parameters
     ----------
     observed_px
@@ -44,13 +48,16 @@ def cell_noise(observed_px: NDArray[Any], total: NDArray[Any], weights: Array) -
     (n_acquisitions, n_objects), n_cells = np.shape(total)[:2], weights.shape[1]
     px = np.asarray(observed_px, float).reshape(n_acquisitions, 1, n_cells)
     sums = np.asarray(total, float).reshape(n_acquisitions, n_objects, n_cells)
+    # 1. What an acquisition saw of a cell differs by its clouds; objects per pixel can be compared.
     usable = (px > 0) & (px >= _LEAST * px.max(axis=0, initial=0))
     n = usable.sum(axis=0)  # (1, cell)
     density = np.divide(sums, px, out=np.zeros_like(sums), where=usable)
+    # 2. Each deviation times sqrt(n / (n - 1)) / n, so that the squares add up to that variance.
     mean = density.sum(axis=0) / np.maximum(n, 1)
     repeated = n >= 2
     spread = np.sqrt(np.divide(n, n - 1, out=np.zeros(n.shape), where=repeated)) / np.maximum(n, 1)
     deviation = np.where(usable, (density - mean) * spread, 0)  # (acquisition, object, cell)
+    # 3. With their signs: haze moves all cells of an acquisition the same way.
     return np.einsum("aoc,uc->auo", deviation, weights), weights @ repeated[0].astype(float)
 
 

@@ -25,7 +25,11 @@ Array = NDArray[np.float64]
 
 
 def allocate(size: NDArray[np.int64], spread: Array, zero: NDArray[np.bool_], n: int) -> NDArray[np.int64]:
-    """Cells of each stratum: by size times residual spread (Neyman), with floors.
+    """Cells of each stratum, with floors.
+
+    1. Share the cells out by size times residual spread, n_h ~ N_h S_h, which makes the variance of the total smallest
+       (Neyman 1934; Cochran 1977, section 5.5), but give every stratum a few, since the spread is a guess.
+    2. Give the strata where the map predicts nothing their floor, and share out the rest again.
 
     Parameters
     ----------
@@ -52,7 +56,8 @@ def allocate(size: NDArray[np.int64], spread: Array, zero: NDArray[np.bool_], n:
         raise InputError(
             f"--n {n}: {(size > 0).sum()} strata need {least.sum()} cells; draw more, or use a larger --cell"
         )
-    wanted = _proportional(share, size, least, n)
+    wanted = _proportional(share, size, least, n)  # 1.
+    # 2. Where the map sees nothing its residuals look small, until a cell full of missed objects is drawn.
     floor = min(zero_floor(n), int(size[zero].sum()), n - int(least[~zero].sum()))
     if zero.any() and wanted[zero].sum() < floor:
         wanted[zero] = _proportional(share[zero], size[zero], least[zero], floor)
@@ -100,7 +105,7 @@ def needed(
 
 
 def expected_error(size: NDArray[np.int64], spread: Array, n: NDArray[np.int64]) -> float:
-    """Expected standard error of the total, objects."""
+    """Expected standard error of the total, objects: the root of the sum of N^2 (1 - n / N) S^2 / n over strata."""
     size = np.asarray(size, float)
     variance = np.where(n > 0, size * (size - n) / np.maximum(n, 1) * np.asarray(spread) ** 2, 0.0)
     return float(np.sqrt(variance.sum()))

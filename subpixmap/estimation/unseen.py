@@ -57,7 +57,8 @@ def unseen_objects(
     """
     inside = domains.member & zero[layout.stratum]
     labelled = layout.by_stratum(inside)
-    # One stratum may hold all of it: the likeliest place is the one with most cells for each that was labelled.
+    # A share p of cells with objects leaves n labelled cells empty with chance (1 - p)^n; p is the share at 5 %. One
+    # stratum may hold all of it: the likeliest place is the one with most cells for each that was labelled.
     share = np.where(labelled > 0, 1 - _CHANCE ** (1 / np.maximum(labelled, 1)), 1.0)
     cells = (np.where(zero, np.maximum(domains.cells - labelled, 0), 0.0) * share).max(axis=-1, initial=0.0)
     found = spread_of(inside * y, layout)

@@ -167,14 +167,19 @@ def require_held(out: Path, token: str | None = None) -> None:
 
 
 def _take(path: Path) -> Owner:
-    """Make the file our own; of several that try at once, one succeeds."""
+    """Make the file our own; of several that try at once, one succeeds.
+
+    1. Wait for our turn: between the look and the write nobody else may take the folder.
+    2. Refuse if the owner lives.
+    3. Replace a dead owner's file by ours.
+    """
     token = secrets.token_hex(8)
     try:
-        with _one_at_a_time(path.parent, token) as now:
-            owner = read_owner(path)
+        with _one_at_a_time(path.parent, token) as now:  # 1.
+            owner = read_owner(path)  # 2.
             if owner is not None and is_alive(owner, path, now):
                 raise Refused(f"{path.parent} is held by a live run ({owner}); wait for it, or use another --out")
-            path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # 3. `write_new` still fails if the file is back: not every system can lock.
             mine = Owner(socket.gethostname(), os.getpid(), _born(os.getpid()), now, token, _system())
             write_new(path, json.dumps(asdict(mine)).encode())
     except FileExistsError as error:

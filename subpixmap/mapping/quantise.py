@@ -51,6 +51,7 @@ def encode(values: NDArray[Any]) -> NDArray[np.int16]:
                 "the model has never seen such input. Compare the digital numbers of its scenes with the headers of "
                 "the files (nodata, offset, scale); if larger pixels were forced, use a smaller --resolution"
             )
+        # Round the running sum, and give each pixel its step in it: errors do not add up.
         sums = np.rint(np.cumsum(steps))
         target[:] = np.where(missing, FILL, np.diff(sums, prepend=0).reshape(source.shape))
     return stored

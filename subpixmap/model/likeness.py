@@ -69,6 +69,10 @@ class Likeness:
     def scores(self, reflectance: Array, observed: NDArray[np.bool_]) -> Array:
         """(cell, cell): mean log squared distance around every cell; NaN where no cell around it can be judged.
 
+        1. Describe each cell by its features.
+        2. Measure its Mahalanobis distance from the training data, |W (x - centre)|^2.
+        3. Average the logarithms over the surroundings: one odd cell, such as a pond, is no other land.
+
         Parameters
         ----------
         reflectance
@@ -76,10 +80,12 @@ class Likeness:
         observed
             (y, x).
         """
-        features, share = cell_features(reflectance, observed)
+        features, share = cell_features(reflectance, observed)  # 1.
         judged = share >= LEAST
+        # 2. The small number keeps the logarithm finite at the centre.
         white = np.einsum("yxf,gf->yxg", features - self.centre, self.whitening)
         distance = np.log(np.square(white).sum(axis=-1) + np.float32(1e-6))
+        # 3. Over judged cells only.
         total, number = _box(np.where(judged, distance, 0)), _box(judged.astype(np.float32))
         return np.divide(total, number, out=np.full(total.shape, np.nan, np.float32), where=number > 0)
 

@@ -250,11 +250,13 @@ def predict(
     reflectance = cube["reflectance"].sel(band=list(card.bands)).transpose("time", "band", "y", "x").astype(np.float32)
     valid = cube["valid"].transpose("time", "y", "x") & reflectance.notnull().all("band")
 
+    # Chunks of one acquisition with all bands, and a halo from their neighbours: NaN outside the scene, as in a block.
     arithmetic = Arithmetic.chosen(backend=backend, precision=precision)
     data = da.asarray(reflectance.data)
     chunks = [1, -1, *(ensure_minimum_chunksize(halo, side) for side in data.chunks[2:])]
     data = data.rechunk(chunks)
     padded = overlap(data, depth={2: halo, 3: halo}, boundary={2: np.nan, 3: np.nan}, allow_rechunk=False)
+    # Count and presence in one array: two arrays would run the network twice.
     n = len(card.objects)
     both = padded.map_blocks(
         _predict_chunk,

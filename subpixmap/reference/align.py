@@ -156,6 +156,12 @@ def image_shift(
 ) -> tuple[float, float, float, float] | None:
     """Shift of a count map that a scene explains best.
 
+    1. Keep pixels from which every tried shift stays inside what is usable: all shifts are judged by the same pixels.
+    2. Take fine detail of bands and count map, and an orthonormal basis of the bands: the explained share (R^2 of a
+       regression on all bands) is then a sum of squared products.
+    3. Compute it at every shift; the best is the answer, unless it lies at the edge.
+    4. Refine it by a parabola through its neighbours.
+
     Parameters
     ----------
     count
@@ -171,13 +177,16 @@ def image_shift(
         pixels to the right, pixels down, explained share, gain over wrong shifts; None where too few
         pixels are usable, or none holds an object.
     """
+    # 1.
     inner = ndimage.minimum_filter(usable, size=2 * _REACH + 1, mode="constant", cval=False)
     if inner.sum() < _LEAST_PX or not count[usable].any():
         return None
+    # 2. Detail alone: fields and forests would explain the count map at any shift.
     bands = np.stack([_detail(np.where(usable, band, band[usable].mean()), usable)[inner] for band in image], axis=1)
     bands -= bands.mean(axis=0)
     basis, _ = np.linalg.qr(bands / np.maximum(bands.std(axis=0), 1e-9))
     detail = _detail(np.where(usable, count, 0), usable)
+    # 3.
     steps = range(-_REACH, _REACH + 1)
     share = np.array([[_explained(detail, inner, basis, dr, dc) for dc in steps] for dr in steps])
     row, col = np.unravel_index(int(share.argmax()), share.shape)
@@ -186,6 +195,7 @@ def image_shift(
     gain = best - float(np.median(share[far]))
     if min(row, col) == 0 or max(row, col) == 2 * _REACH:
         return 0.0, 0.0, best, 0.0  # the best lies at the edge of what was tried: it says nothing
+    # 4. Row and column by themselves, within half a pixel.
     down = row - _REACH + _peak(share[row - 1 : row + 2, col])
     right = col - _REACH + _peak(share[row, col - 1 : col + 2])
     return float(right), float(down), best, gain

@@ -111,7 +111,8 @@ def _mosaic(
 ) -> NDArray[Any]:
     """Bands of one acquisition, (band, y, x); each pixel from the first tile with data, `empty` if there is none.
 
-    `convert` turns digital numbers into values; it may write them into the array that it is given.
+    Each tile fills what the tiles before it left empty. A band without holes is not read again: most blocks lie inside
+    one tile. `convert` turns digital numbers into values; it may write them into the array that it is given.
     """
     _require_one_acquisition(items, lattice, bands)
     out = np.empty((len(bands), *window.shape), empty.dtype)

@@ -123,6 +123,12 @@ def fit(
 ) -> N:
     """Train one network of any kind that has `heads`; the rest is as in `train`.
 
+    1. Start anew, or from the state of an interrupted training.
+    2. Draw the batch of a step from (seed, step) alone: a training that goes on draws what it would have drawn.
+    3. Take the step.
+    4. Now and then write a row of curves, look at the validation places, save the state.
+    5. Return the averaged network, at its best if validation places tell.
+
     Parameters
     ----------
     build
@@ -140,7 +146,7 @@ def fit(
     scale = density_scale(patches).to(config.device)
     odds = CropOdds.of(patches, scale.numpy(force=True), config) if config.importance else None
     with reproducible(config):
-        run = start(build, config, scale)
+        run = start(build, config, scale)  # 1.
         if state is not None and state.exists():
             run.load(state)
         if config.compile:
@@ -151,10 +157,10 @@ def fit(
         while run.step < config.all_steps and not run.is_stuck(config.patience):
             _freeze_when_due(run, patches, config, odds)
             now = config.at(run.step)
-            batch = draw_batch(patches, now, np.random.default_rng([config.seed, run.step]), odds)
-            run.keep(take_step(run, batch.to(config.device), scale, now))
+            batch = draw_batch(patches, now, np.random.default_rng([config.seed, run.step]), odds)  # 2.
+            run.keep(take_step(run, batch.to(config.device), scale, now))  # 3.
             last = run.step == config.all_steps
-            lines.after(run.step, run.rows)
+            lines.after(run.step, run.rows)  # 4.
             if run.step % config.log_every == 0 or last:
                 add_row(curves, mean_of(run.rows))
                 run.rows = []
@@ -168,7 +174,7 @@ def fit(
                 print(check(run.averaged), file=progress, flush=True)
         if losses is not None:
             losses += run.losses
-        return _finished(run, patches, config, odds)
+        return _finished(run, patches, config, odds)  # 5.
 
 
 def _freeze_when_due(run: TrainingState[N], patches: Patches, config: TrainConfig, odds: CropOdds | None) -> None:

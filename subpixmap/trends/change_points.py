@@ -34,23 +34,27 @@ class Step:
 
 
 def find_step(series: Totals, *, level: float = 0.95) -> Step | None:
-    """The step that explains the totals best, out of all places where it can be.
+    """The step that explains the totals best, out of all places where it can be; None where the noise is not known.
 
-    Every place is tried. The interval holds the places that are most likely, until they add up to `level`, where all
-    are equally likely before. None where the noise is not known.
+    1. At every place, take the mean after less the mean before, with weights 1 / se^2, and the chi square around both.
+    2. The best place has the smallest chi square.
+    3. A place is likely as exp(-chi square / 2), all being alike before. The interval holds the likeliest places that
+       add up to `level`.
+    4. The p of the best of n - 1 places is n - 1 times as large (Bonferroni).
     """
     n, se = len(series.totals), series.se
     if n < 2 or not (np.isfinite(se).all() and (se > 0).all()):
         return None
+    # 1.
     weights = [_step_weights(se, k) for k in range(n - 1)]
     tests = [series.contrast(one) for one in weights]
     misfits = np.array([_misfit(series, k) for k in range(n - 1)])
-    best = int(np.argmin(misfits))
-    likely = np.exp(-(misfits - misfits.min()) / 2)
+    best = int(np.argmin(misfits))  # 2.
+    likely = np.exp(-(misfits - misfits.min()) / 2)  # 3.
     order = np.argsort(-likely, kind="stable")
     enough = int(np.searchsorted(np.cumsum(likely[order]) / likely.sum(), level - 1e-12)) + 1
     held = order[:enough]
-    change, error, p = tests[best]
+    change, error, p = tests[best]  # 4.
     corrected = min(1.0, p * (n - 1)) if math.isfinite(p) else math.nan
     return Step(best, int(held.min()), int(held.max()), change, error, p, corrected, float(misfits[best]))
 

@@ -75,7 +75,7 @@ class Totals:
         return math.sqrt(variance.sum()) * float(t.ppf((1 + level) / 2, freedom)) if usable else math.nan
 
     def _freedom(self, variance: Array, freedom: Array) -> float:
-        """Satterthwaite's degrees of freedom of a sum of variances."""
+        """Degrees of freedom of a sum of variances v: (sum of v)^2 / sum of v^2 / freedom (Satterthwaite 1946)."""
         parts = np.divide(variance**2, freedom, out=np.full(variance.shape, np.nan), where=freedom > 0)
         if not (np.isfinite(parts).all() and variance.sum() > 0):
             return math.nan
@@ -99,6 +99,10 @@ def between(n: int, first: int, last: int) -> Array:
 def shared_noise(noise: Array, acquisitions: Array) -> tuple[Array, Array]:
     """Standard errors of totals that share what they know about the variance of an acquisition.
 
+    1. Turn each standard error into the variance of a single acquisition: only these are alike between periods.
+    2. Draw each towards their mean, (d0 mean + d variance) / (d0 + d); d0 says how alike they are (Smyth 2004).
+    3. Turn it back into the standard error of the period's mean.
+
     Parameters
     ----------
     noise
@@ -113,14 +117,14 @@ def shared_noise(noise: Array, acquisitions: Array) -> tuple[Array, Array]:
     """
     n = np.maximum(np.asarray(acquisitions, float), 1)
     own = np.where(np.isfinite(noise) & (n >= 2), n - 1, 0)
-    variance = np.where(own > 0, np.asarray(noise, float) ** 2 * n, 0)  # of a single acquisition
+    variance = np.where(own > 0, np.asarray(noise, float) ** 2 * n, 0)  # 1.
     most = own.sum(axis=1, keepdims=True)
     mean = np.divide((own * variance).sum(axis=1, keepdims=True), most, out=np.full(most.shape, np.nan), where=most > 0)
-    borrowed = np.minimum(_prior_freedom(variance, own), most - own)
+    borrowed = np.minimum(_prior_freedom(variance, own), most - own)  # 2. No more than the other periods have.
     freedom = np.where(most > 0, borrowed + own, 0)
     usable = np.broadcast_to(freedom > 0, own.shape)
     shared = np.divide(borrowed * mean + own * variance, freedom, out=np.full(own.shape, np.nan), where=usable)
-    return np.sqrt(shared / n), freedom
+    return np.sqrt(shared / n), freedom  # 3.
 
 
 def even_noise(noise: Array, acquisitions: Array) -> tuple[Array, Array]:
@@ -147,7 +151,7 @@ def even_noise(noise: Array, acquisitions: Array) -> tuple[Array, Array]:
 def relative_steps(totals: Array, se: Array) -> Array:
     """(step,) how large the steps of units are, in standard errors: a total against the mean of its neighbours.
 
-    A steady trend cancels.
+    b - (a + c) / 2, with variance se_b^2 + (se_a^2 + se_c^2) / 4. A steady trend cancels.
     """
     step = totals[:, 1:-1] - (totals[:, :-2] + totals[:, 2:]) / 2
     error = np.sqrt(se[:, 1:-1] ** 2 + (se[:, :-2] ** 2 + se[:, 2:] ** 2) / 4)
@@ -177,7 +181,11 @@ def noise_between_periods(steps: Array, *, divided: bool = False) -> float:
 
 
 def _prior_freedom(variance: Array, freedom: Array) -> float:
-    """How many degrees of freedom the periods of a unit can lend each other: few where their noise really differs."""
+    """How many degrees of freedom the periods of a unit can lend each other: few where their noise really differs.
+
+    Smyth 2004, section 6.2: the logarithms of variances with d degrees of freedom scatter by trigamma(d / 2) by chance.
+    What they scatter beyond that is trigamma(d0 / 2), which is solved for d0.
+    """
     from scipy.optimize import brentq
     from scipy.special import digamma, polygamma
 

@@ -105,7 +105,11 @@ class Line:
 
 
 def weighted_line(series: Totals) -> Line | None:
-    """Generalised least squares with the known, independent errors of the periods; None where they are not known."""
+    """Weighted least squares with the known, independent errors of the periods; None where they are not known.
+
+    With w = 1 / se^2 the slope is sum of w (x - mean) y / sum of w (x - mean)^2. It is a weighted sum of the totals, so
+    `Totals.contrast` tests it.
+    """
     se = series.se
     if len(se) < 2 or not (np.isfinite(se).all() and (se > 0).all()):
         return None

@@ -80,6 +80,11 @@ def follow(
 ) -> Followed:
     """Change, verdict and slope of every unit and object, and its changes from period to period.
 
+    1. Refuse rows that cannot be compared.
+    2. Take the totals of pixels that all periods observed, without what all units share.
+    3. Learn their noise from all periods of a unit and the steps of all units: one period has few acquisitions.
+    4. Test each unit and object by itself; judge them together, because many tests find something by chance.
+
     Parameters
     ----------
     counts
@@ -106,17 +111,17 @@ def follow(
     needed = {"unit_id", "object", "measure", "period", "period_start", "period_end", "map_total_full", "area_ha"}
     if missing := sorted(needed - set(counts.columns)):
         raise InputError(f"the counts lack the columns {', '.join(missing)}; give the rows of count_by_unit")
-    _refuse_unlike(counts)
+    _refuse_unlike(counts)  # 1.
     counts, series = _counts_and_series(pd.DataFrame(counts).drop(columns="geometry", errors="ignore"), series)
-    totals = _totals(counts, series)
+    totals = _totals(counts, series)  # 2.
     if year_effect is not None:
         totals = _remove_effect(totals, year_effect)
     steps = shared_steps(counts, series, inputs=inputs)
     # A shared effect that the user removes takes the steps at joins along.
     totals = totals.assign(join_factor=1.0 if year_effect is not None else join_factors(totals, steps))
     rows, weighed, cautions, changes = [], [], [], []
-    by_unit = _with_noise(totals).groupby(["unit_id", "object"], sort=False)
-    for _, group in track(by_unit, "trend", "units x objects", total=by_unit.ngroups):
+    by_unit = _with_noise(totals).groupby(["unit_id", "object"], sort=False)  # 3.
+    for _, group in track(by_unit, "trend", "units x objects", total=by_unit.ngroups):  # 4.
         row, evidence = _unit_trend(group.sort_values("period_start", kind="stable"), level, steady_within)
         rows.append(row)
         weighed.append(evidence)

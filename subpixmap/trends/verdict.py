@@ -78,6 +78,10 @@ class Evidence:
 def weigh(series: Totals, even: Totals, *, level: float, within: float, holds: bool = True) -> Evidence:
     """Test the totals of a unit.
 
+    1. Test the last period against the first, a straight line, and one step: each finds what the others overlook.
+    2. Take the strongest, and correct its p for having had three.
+    3. Note what a test of this unit could find at all, which `steady` needs.
+
     Parameters
     ----------
     series
@@ -92,15 +96,17 @@ def weigh(series: Totals, even: Totals, *, level: float, within: float, holds: b
         Whether the map sees the object in the unit at all.
     """
     n, totals = len(series.totals), series.totals
-    last_first = between(n, 0, n - 1)
+    last_first = between(n, 0, n - 1)  # 1.
     change, se, change_p = series.contrast(last_first)
     step, line = find_step(even, level=level), weighted_line(even)
     _, test_se, ends_p = even.contrast(last_first)
     tests = [(ends_p, change)]
     if n > 2 and step is not None and line is not None:
         tests += [(line.p_value, line.per_year), (step.p_there, step.change)]
+    # 2. The tests lean on the same totals; `_of_strongest` knows that, and is milder than Bonferroni.
     usable = [test for test in tests if math.isfinite(test[0])]
     strongest, value = min(usable, key=lambda test: test[0]) if usable else (math.nan, math.nan)
+    # 3. A unit that begins at zero has no share to measure by: take its last total.
     base = totals[0] if totals[0] > 0 else max(totals[-1], 0.0)
     return Evidence(
         series=series,
@@ -122,7 +128,10 @@ def weigh(series: Totals, even: Totals, *, level: float, within: float, holds: b
 
 
 def _of_strongest(p: float, n: int) -> float:
-    """p of the strongest of all tests, from its own p: what chance makes of the largest, with n even periods."""
+    """p of the strongest of all tests, from its own p: what chance makes of the largest, with n even periods.
+
+    Beyond what the draws can tell, Bonferroni: p times the n + 1 tests (one pair, one line, n - 1 steps).
+    """
     from scipy.stats import norm
 
     if not math.isfinite(p) or n < 3:
