@@ -45,7 +45,7 @@ def path_of(path: str | os.PathLike[str]) -> Path:
     try:
         from upath import UPath
 
-        # What was listed before may be another worker's news by now.
+        # No cache of listings: another worker may have written files since.
         remote = UPath(f"{url[1]}://{text[url.end() :]}", use_listings_cache=False)
         remote.fs  # noqa: B018  (imports what the store needs)
     except (ImportError, ValueError) as error:
@@ -121,9 +121,9 @@ def write_new(path: Path, data: bytes) -> None:
             _store(path).pipe_file(_key(path), data, mode="create")
         except FileExistsError:
             present = None
-            with contextlib.suppress(FileNotFoundError):  # another writer's, and gone by now
+            with contextlib.suppress(FileNotFoundError):  # another writer has deleted it meanwhile
                 present = path.read_bytes()
-            if present != data:  # else it is ours: the first answer was lost, and the library asked again
+            if present != data:  # equal bytes are ours: an answer was lost, and the library tried again
                 raise
         return
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")

@@ -60,7 +60,7 @@ def tell(name: str) -> None:
 
 def _interrupt(number: int, frame: object) -> None:
     name = signal.Signals(number).name
-    if _stops and not _stops[-1].over.is_set():  # asked twice: now
+    if _stops and not _stops[-1].over.is_set():  # a second Ctrl-C stops at once
         _stops[-1].end()
     _stops.append(_Stop(name))
     raise Interrupted(name)

@@ -118,11 +118,11 @@ def main() -> None:
     """Entry point of the `subpixmap` command."""
     session = Session()
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed: the next file of ours would take its number, and get what is said
+        if getattr(sys, name) is None:  # closed: the next file that we open would get its number, and our messages
             setattr(sys, name, open(os.devnull, mode))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks ends nothing
+            stream.reconfigure(errors="backslashreplace")  # a letter that the terminal cannot show must not raise
     try:
         with interrupt.signals_end_the_run():
             app(obj=session)

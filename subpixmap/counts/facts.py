@@ -96,7 +96,7 @@ def unobserved_periods(folder: RunFolder) -> frozenset[str]:
         period.label
         for period in folder.plan.periods
         if all((block, period.label) in folder.done for block in blocks)
-        and not any(_observed_px(folder, block, period.label) for block in blocks)  # nearly always the first has some
+        and not any(_observed_px(folder, block, period.label) for block in blocks)  # stops at the first that saw any
     )
 
 

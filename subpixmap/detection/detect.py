@@ -63,6 +63,12 @@ def detect_images(
 ) -> Found:
     """Detect in all images and write points, what is known of them, and the land that was looked at.
 
+    1. Cut the images into windows.
+    2. Do the windows that are not done yet, and keep each in a folder beside the output.
+    3. Image by image, join the windows and put the boxes on the ground.
+    4. Share out land that several images show, so that no object counts twice.
+    5. Write the results, and only then delete the windows.
+
     Parameters
     ----------
     images
@@ -89,19 +95,22 @@ def detect_images(
     Incomplete
         Windows could not be done; the same command does them.
     """
+    # 1.
     for image in images:
         detector.card.require_fits(image)
     tasks = [task for image in images for task in tasks_of(image, detector, side=window, score=score)]
     folder = out.with_name(out.name + ".parts")
     recipe = _recipe(images, detector, window, score)
-    _open_folder(folder, recipe)
+    _open_folder(folder, recipe)  # 2. Windows of another recipe are refused: they would not fit together.
     _run(tasks, folder, pool, told)
+    # 3. Points are small: those of all images fit into memory.
     tables, areas = [], []
     for image in images:
         parts = [(task.core, _load(folder, task)) for task in tasks if task.image.id == image.id]
         tables.append(points_of(image, join_windows(parts, detector), detector))
         areas.append(area_of(image, known_cells(image, parts)))
-    points, own, left_out = share_land(tables, areas)
+    points, own, left_out = share_land(tables, areas)  # 4.
+    # 5. The points last: whoever finds them finds their areas.
     write_areas(areas_path(out), images, own)
     write_points(out, points, recipe | _about(detector, left_out))
     shutil.rmtree(folder)

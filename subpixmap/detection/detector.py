@@ -272,7 +272,7 @@ def measure_halo(net: RetinaNet, card: DetectorCard) -> int:
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.weight.data.fill_(1.0)
-        elif isinstance(module, nn.MaxPool2d):  # a maximum has the gradient of one pixel; all of them may be it
+        elif isinstance(module, nn.MaxPool2d):  # a maximum has the gradient of one pixel; any may be it
             module.__class__ = _MeanPool
     side = 256
     pixels = torch.ones(1, len(card.bands), side, side, dtype=torch.float64, requires_grad=True)

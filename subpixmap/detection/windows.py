@@ -70,7 +70,11 @@ def tasks_of(image: Image, detector: Detector, *, side: int = SIDE, score: float
 
 
 def detect_window(task: WindowTask, detector: Detector) -> Seen:
-    """Look at one window."""
+    """Look at one window.
+
+    1. Read the core with its margin, aligned to the network's stride.
+    2. Detect in all of it, and keep the boxes whose centre lies in the core: each place belongs to one core.
+    """
     core, margin = task.core, margin_of(detector)
     step = detector.card.step
     wide = core.aligned(step).padded(margin)

@@ -38,6 +38,10 @@ class Drawn:
 def draw(x: NDArray[np.floating], y: NDArray[np.floating], stratum: Ints, n: Mapping[int, int], *, seed: int) -> Drawn:
     """Draw cells from every stratum.
 
+    1. Put all cells in the order of a Hilbert curve: neighbours in the order are neighbours on the land.
+    2. Cut each stratum into segments along this order.
+    3. Draw a few cells of each segment at random.
+
     Parameters
     ----------
     x, y
@@ -50,14 +54,15 @@ def draw(x: NDArray[np.floating], y: NDArray[np.floating], stratum: Ints, n: Map
         The same seed draws the same cells from the same frame.
     """
     rng = np.random.default_rng(seed)
-    place = hilbert(x, y)
+    place = hilbert(x, y)  # 1. One curve for all strata
     parts, sizes, strata = [], [], []
     for one in sorted(n):
         own = np.flatnonzero(stratum == one)
         own = own[np.argsort(place[own], kind="stable")]
         if n[one] > len(own):
             raise ValueError(f"stratum {one} holds {len(own)} cells, {n[one]} are wanted")
-        for segment, wanted in segments_of(own, n[one]):
+        for segment, wanted in segments_of(own, n[one]):  # 2.
+            # 3. Without replacement, each cell as likely as any other: so the variance within a segment is known.
             parts.append(np.sort(rng.choice(segment, wanted, replace=False)))
             sizes.append(len(segment))
             strata.append(one)

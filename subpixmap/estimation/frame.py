@@ -302,7 +302,7 @@ class _UnitFinder:
         tree = self.trees.setdefault(epsg, shapely.STRtree(self.polygons[epsg]))
         x, y = grid.centre(key[:, 1], key[:, 2])
         cell, unit = tree.query(shapely.points(x, y), predicate="intersects")
-        # On a border both units hold the centre: it goes to the first in the table.
+        # A centre on a border lies in both units: the first of the table gets it, since it is written last.
         order = np.argsort(-unit, kind="stable")
         found[cell[order], self.level[unit[order]]] = unit[order]
         if cell.size:

@@ -45,7 +45,10 @@ def stratify(
 
 
 def size_classes(predicted: Array) -> NDArray[np.int64]:
-    """Classes from few to many: limits at equal steps of the cumulated square root of the sizes (Dalenius-Hodges)."""
+    """Classes from few to many: limits at equal steps of the cumulated square root of the sizes.
+
+    After Dalenius and Hodges 1959, J. Am. Stat. Assoc. 54, 88-101, whose rule cumulates the root of frequencies.
+    """
     root = np.sqrt(np.maximum(predicted, 0))
     order = np.argsort(root, kind="stable")
     along = np.cumsum(root[order])

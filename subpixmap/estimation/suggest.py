@@ -60,6 +60,10 @@ def suggest_areas(
 ) -> Suggested:
     """Choose areas one after the other; the distances of the others shrink with each.
 
+    1. Scale the features, and measure how far each area is from the labelled ones.
+    2. Add up the ranks of the reasons, and take the best area that is left.
+    3. Measure the distances again, with this one among the chosen; go on with 2.
+
     Parameters
     ----------
     features
@@ -82,6 +86,7 @@ def suggest_areas(
         raise InputError(f"--n {n}: there are {len(features):,} areas that can be suggested, give 1 to {len(features)}")
     if by not in (ALL, *REASONS):
         raise InputError(f"--by {by!r} is unknown; choose {ALL}, {', '.join(REASONS)}")
+    # 1. Without labelled areas no distance is known, and novelty says nothing about the first choice.
     nearest = np.full(len(features), np.inf)
     scale = _scale(np.asarray(features, float))
     points = np.asarray(features, float) / scale
@@ -92,7 +97,7 @@ def suggest_areas(
     chosen: list[int] = []
     told: dict[str, list[float]] = {name: [] for name in REASONS}
     distances = []
-    for _ in range(n):
+    for _ in range(n):  # 2.
         now = ranks | {"distance": _ranks(nearest) if np.isfinite(nearest).all() else np.zeros(len(features))}
         score = now[by] if by != ALL else sum(now.values(), np.zeros(len(features)))
         best = int(np.argmax(np.where(left, score, -1)))
@@ -101,7 +106,7 @@ def suggest_areas(
         distances.append(float(nearest[best]))
         chosen.append(best)
         left[best] = False
-        nearest = np.minimum(nearest, _distances(points, points[best]))
+        nearest = np.minimum(nearest, _distances(points, points[best]))  # 3.
     far = np.array(distances)
     return Suggested(
         np.array(chosen),

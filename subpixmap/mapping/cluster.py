@@ -71,14 +71,14 @@ def connect(
     settings = {
         "distributed.worker.memory.target": False,  # tasks return little; nothing is worth spilling
         "distributed.worker.memory.spill": False,
-        "distributed.worker.profile.enabled": False,  # what it keeps grows for hours, by tens of MB
+        "distributed.worker.profile.enabled": False,  # its records grow by tens of MB in hours
         "distributed.admin.low-level-log-length": 100,
         "distributed.admin.tick.limit": "1h",
-        "distributed.deploy.lost-worker-timeout": "60s",  # until then a worker that starts again is left alone
+        "distributed.deploy.lost-worker-timeout": "60s",  # time for a worker to start again
         "distributed.scheduler.allowed-failures": 0,  # the driver counts, repeats and gives up
         "distributed.scheduler.http.routes": [f"distributed.http.{page}" for page in _PAGES],
-        "distributed.scheduler.worker-saturation": 1.0,  # a task that waits is not blamed for the one that runs
-        # Dask has every freed tensor handed back to the system: page faults then cost 0.7 times the arithmetic.
+        "distributed.scheduler.worker-saturation": 1.0,  # or a task that waits would be blamed for the one that runs
+        # Dask hands every freed tensor back to the system: page faults then cost 0.7 times the arithmetic.
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": KEPT_BYTES,
         "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": KEPT_BYTES,
     }

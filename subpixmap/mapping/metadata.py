@@ -41,15 +41,15 @@ _ZARR_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, Ove
 
 def create_map(out: Path, plan: Plan) -> None:
     """Create the arrays, or append the plan's new periods to those that are there. Repeating it changes nothing."""
-    # 1. read what is there: damage is named before anything is changed
+    # 1. Read what is there: damage must be named before anything is changed.
     path = out / runpaths.MAP
     if path.exists():
         for epsg in plan.zones:
             _read_present(path, epsg, arrays_of(plan.recipe.spread))
-    # 2. create or lengthen, and tell readers
+    # 2. Create or lengthen the arrays, then the consolidated copy: readers see new periods only once they are there.
     if create_zones(path, plan):
         consolidate(path, plan)
-    # 3. compare with the plan, whoever made it
+    # 3. Compare with the plan: another version or program may have made the map.
     for epsg in plan.zones:
         require_readable(out, plan, epsg)
 
@@ -63,7 +63,7 @@ def rebuild_metadata(out: Path, plan: Plan) -> None:
     path = out / runpaths.MAP
     order = {}
     for epsg in plan.zones:
-        with contextlib.suppress(VerificationFailed, OSError):  # damaged: that is why we are here
+        with contextlib.suppress(VerificationFailed, OSError):  # damaged metadata are what is repaired here
             labels = _read_labels(path, epsg)
             if set(labels) <= {period.label for period in plan.periods}:
                 order[epsg] = labels
@@ -99,7 +99,7 @@ def require_readable(out: Path, plan: Plan, epsg: int) -> None:
         *head, n_periods, height, width = there.shapes[name]
         layout = (*head, height, width, *there.layouts[name])
         expected = (*lead, *zone.extent.shape, *lead, 1, side, side, CHUNK, CHUNK, array.dtype, dict(array.packing))
-        # A run that was killed between lengthening the arrays and naming the periods has longer ones.
+        # A run that was killed after lengthening the arrays, before naming the periods, leaves longer ones.
         if layout != expected or not n <= n_periods <= max(n, len(plan.periods)):
             raise _damaged_metadata(path, epsg, f"{name} is laid out as {layout}, its plan says {expected}")
     if there.objects != plan.objects:

@@ -326,7 +326,7 @@ def read_plan(out: Path) -> Plan:
             raise ValueError("its hash differs from its content")
     except ValueError as error:
         raise _damaged(path, error) from error
-    # From here on the content is what was written: an error in what follows is a mistake of ours and stays one.
+    # The hash proves the content: an error from here on is a bug of ours, and must not be reported as damage.
     if raw["format"] != FORMAT:
         raise Refused(
             f"{path} is of format {raw['format']} and this version of subpixmap reads {FORMAT}: go on with the "

@@ -239,7 +239,7 @@ def _shard_damage(shard: Shard, block: Block, period: str) -> Iterator[None]:
         reason = f"{shard.path} is damaged ({where}): {error}; run subpixmap verify --repair"
         raise VerificationFailed(reason) from error
     except OSError as error:
-        if is_remote(shard.path):  # a store that does not answer has damaged nothing
+        if is_remote(shard.path):  # no answer from the store is no damage
             raise Incomplete(f"{shard.path} cannot be reached ({error}); run the same command again") from error
         reason = f"{shard.path} cannot be read ({where}): {error}; run subpixmap verify --repair"
         raise VerificationFailed(reason) from error
@@ -289,7 +289,7 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
     for epsg, zone in plan.zones.items():
         require_readable(folder, plan, epsg)
         store = zarr_store(folder / runpaths.MAP)
-        # not the consolidated copy of the metadata, at which nobody has looked
+        # not the consolidated copy of the metadata, which was not checked
         there = xr.open_zarr(store, group=str(epsg), decode_coords="all", chunks=None, consolidated=False)
         stored = [str(label) for label in there["period"].values]
         shown = [label for label in labels if label in stored]

@@ -158,6 +158,10 @@ def _rate(out: Path, done: Collection[tuple[str, str]], since: float) -> float:
 def verify(out: Path, *, threads: int | None = None) -> Verification:
     """Hash everything again: arrays against the ledger, ledger, lock, plan and tables against the manifest.
 
+    1. Check the files.
+    2. Check that the records belong to the plan and the lock.
+    3. Read the map, and hash every array against its record.
+
     Parameters
     ----------
     out
@@ -178,7 +182,7 @@ def verify(out: Path, *, threads: int | None = None) -> Verification:
         The folder holds no run, or its plan is damaged: then nothing else can be judged.
     """
     _require_idle(out)
-    # 1. the files that are whole or not: ledger, and what the manifest lists
+    # 1. Files first, since all that follows reads them: the ledger, and what the manifest lists.
     plan = read_plan(out)
     records, bad_files = read_ledger(out)
     planned, run_id = _planned(plan), plan.run_id
@@ -187,7 +191,7 @@ def verify(out: Path, *, threads: int | None = None) -> Verification:
     done = set(records) & set(planned)
     checked, damaged_files, unfinished = _verify_files(out, complete=len(done) == len(planned))
     damaged += damaged_files
-    # 2. records of something else than the plan and the lock
+    # 2. Records that do not belong to this plan and lock. A damaged lock proves nothing about them.
     for key in sorted(set(records) - set(planned)):
         damaged.append(Damage(f"block {key[0]}, period {key[1]}", "the ledger has it, the plan has not"))
     for key in sorted(done):
@@ -196,8 +200,9 @@ def verify(out: Path, *, threads: int | None = None) -> Verification:
     mine = [records[key] for key in sorted(done) if records[key].run_id == run_id]
     if all(one.what != runpaths.ITEMS for one in damaged):
         damaged += _made_from_other_items(out, plan, mine)
-    # 3. the map: metadata, shards that nobody planned, and every array against its record
-    only_planned = not records and not (out / runpaths.MAP).exists()  # which is no damage
+    # 3. The map: metadata, shards that nobody planned, and every array against its record. A zone whose metadata are
+    #    damaged cannot be read, and its arrays may be sound: they are not judged.
+    only_planned = not records and not (out / runpaths.MAP).exists()  # no damage: nothing was mapped yet
     readable, damaged_zones = (set(), []) if only_planned else _readable_zones(out, plan)
     damaged += damaged_zones
     damaged += _stray_shards(out, plan)

@@ -122,7 +122,7 @@ class Arithmetic:
         if self.device != "cpu" and not self.tf32:
             stated |= {"batch": "any", "tf32": False}  # how many tiles at once depends on the free memory
         if self.backend == "openvino":
-            del stated["memory_format"]  # its own affair
+            del stated["memory_format"]  # OpenVINO chooses its own
             stated |= {"backend": "openvino", "openvino": _openvino_version()}
         return stated
 

@@ -108,7 +108,7 @@ def find_imagery(
     wide = question.with_margin()
     items, names = ask(wide, reference, source)
     _require_full_resolution(reference, items, names)
-    _by_area(reference, question, items)  # refuses what it can before the first pixel is read
+    _by_area(reference, question, items)  # refuse early, before the first pixel is read
     items = keep_answer(wide, reference, items, names, locks.write)
     return Imagery(_by_area(reference, question, items), names)
 

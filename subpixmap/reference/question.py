@@ -81,7 +81,7 @@ class Question:
         names = [source] if isinstance(source, str) else source
         sources = tuple(str(Path(name).resolve()) if Path(name).exists() else redact(name) for name in names)
         areas = {area.key: area.window.padded(halo) for area in reference.areas}
-        # in the order of the year: of a season that crosses it, both ends of every calendar year are meant
+        # sorted: a season across New Year means both ends of every calendar year
         return cls(sources, collection, first, last, tuple(sorted(set(months))), tuple(bands), areas, level)
 
     @property

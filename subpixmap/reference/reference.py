@@ -176,6 +176,10 @@ def make_reference(
 ) -> Reference:
     """Count maps, presence and labelled masks of areas in which every object is labelled.
 
+    1. Give each point to the area that holds it.
+    2. Make the maps of each area, one for each UTM zone that owns a part: a pixel has one zone.
+    3. Refuse what cannot be right: no points at all, or a crowd in one pixel.
+
     Parameters
     ----------
     points
@@ -215,17 +219,17 @@ def make_reference(
     for name, outline in zip(names, labelled.geometry, strict=True):
         if outline.is_empty:
             continue
-        shapely.prepare(outline)
+        shapely.prepare(outline)  # 1.
         inside = free & shapely.contains_xy(outline, lon, lat)
         free &= ~inside  # each point once, also on a common edge that rounding made overlap
-        for epsg in _zones_of(outline):
+        for epsg in _zones_of(outline):  # 2.
             lattice, here = Lattice(epsg, resolution), inside & (zones == epsg)
             east, north = transformer(4326, epsg).transform(lon[here], lat[here])
             move = (shifts or {}).get(name, (0.0, 0.0))
             xy = east + move[0], north + move[1]
             area = _area(name, outline, lattice, move, xy, kinds[here], len(objects), border=border, box=box)
             if area:
-                _refuse_crowds(area, objects, xy, kinds[here], max_per_pixel)
+                _refuse_crowds(area, objects, xy, kinds[here], max_per_pixel)  # 3.
                 areas.append(area)
     if not sum(int(area.points.sum()) for area in areas):
         raise InputError(

@@ -52,7 +52,7 @@ class MaskRule:
     def as_json(self) -> dict[str, Any]:
         """The fields as cards and recipes state them; `stated` reads them back."""
         plain = {"drop": list(self.drop), "dilate": list(self.dilate), "dilate_m": self.dilate_m}
-        return plain if self.by == "scl" else plain | {"by": self.by}  # cards and folders of before keep their hash
+        return plain if self.by == "scl" else plain | {"by": self.by}  # older cards and folders keep their hash
 
     @classmethod
     def stated(cls, stated: Mapping[str, Any], objects: Sequence[str] = ()) -> MaskRule:

@@ -69,7 +69,7 @@ def lock_sources(
                 raise several_problems(left, advice="--allow-partial continues without them" if have else "")
         if look and offset_rule == "auto":
             items = check_darkness(items, refused=None if strict else why)
-            contradicted = {keys[name] for name in why}  # a part of a scene does not stand for the scene
+            contradicted = {keys[name] for name in why}  # a part of a scene must not pass for the whole
             items = [item for item in items if item.scene_key not in contradicted]
         for item in items:
             taken.setdefault(item.scene_key, (source, []))[1].append(item)

@@ -30,7 +30,7 @@ def lattices(items: Iterable[Item], resolution: float = 10.0) -> dict[int, Latti
         fraction of theirs; the items are named.
     """
     zones: dict[int, dict[Lattice, set[str]]] = {}
-    by_transform: dict[tuple[Any, ...], Lattice] = {}  # the items of a tile share few transforms
+    by_transform: dict[tuple[Any, ...], Lattice] = {}  # few: the items of a tile share them
     problems = []
     for item in items:
         for band, asset in item.assets.items():

@@ -148,7 +148,7 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
                 require_unchanged(asset.href, opened.version, pin_of(asset, opened.path))
             _remember(asset, opened.version)
             return values
-        except Changed:  # the next attempt, which a person starts, begins with the version of then
+        except Changed:  # the next run starts with the version that it finds
             _forget(source)
             _seen.pop(asset.href, None)
             _exchanged.add(asset.href)
@@ -156,7 +156,7 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
         except (RasterioError, OSError) as error:  # 3.
             _forget(source)
             if remote:
-                _exchanged.add(asset.href)  # what GDAL has got of it may be of a version that is never read whole
+                _exchanged.add(asset.href)  # GDAL may hold parts of another version in its cache
             if private := refused_since(started):
                 raise InputError(f"{redact(asset.href)} is not opened: it leads to {private}, a private host") from None
             if attempt + 1 == attempts:
@@ -334,7 +334,7 @@ def _missing_of(dataset: rasterio.DatasetReader, source: _Source) -> tuple[int |
             f"{where} has {'a mask' if masked else f'nodata {nodata:g}'}, and in this run, begun with an earlier "
             "version, only 0 is missing: map it into another --out"
         )
-    # A number that two bytes cannot hold, such as -9999, is nowhere.
+    # No pixel of two bytes holds a number such as -9999.
     return (int(nodata) if nodata is not None and nodata == nodata // 1 and 0 <= nodata <= 65535 else None), masked
 
 

@@ -317,7 +317,7 @@ def _predicted(fitted: Any, patches: Patches, card: Card) -> FloatArray:
 
     def predict(scene: NDArray[np.float32]) -> tuple[FloatArray, FloatArray]:
         (count,) = fitted.predict(scene[None])
-        return count, np.zeros_like(count)  # it says nothing of presence
+        return count, np.zeros_like(count)  # baselines do not predict presence
 
     return mean_over_dates(predict, patches, card.object_names)[0]
 

@@ -11,7 +11,13 @@ from subpixmap.training.config import TrainConfig
 
 
 def loss_terms(output: Tensor, batch: Batch, scale: Tensor, config: TrainConfig) -> dict[str, Tensor]:
-    """The loss and its parts.
+    """The loss and its parts: a (mse + sums) + (1 - a) ce, with a = `config.mse_weight`.
+
+    1. mse, ce: pixel by pixel, the density against the counts and the presence against the objects there.
+    2. block, sample: the errors of means over blocks and crops. Small errors of one sign cost little by pixel and much
+       in a total.
+    3. pair: what two acquisitions of one place differ in, since the truth is the same.
+    4. plot: places whose total alone is known.
 
     Parameters
     ----------
@@ -24,6 +30,7 @@ def loss_terms(output: Tensor, batch: Batch, scale: Tensor, config: TrainConfig)
     config
         Weights of the parts.
     """
+    # 1.
     density, logit = output.unbind(1)
     pixels = batch.weight.sum().clamp_min(1) * density.shape[1]
     error = (density - batch.count) / scale[:, None, None] * batch.weight
@@ -31,13 +38,14 @@ def loss_terms(output: Tensor, batch: Batch, scale: Tensor, config: TrainConfig)
     entropy = F.binary_cross_entropy_with_logits(logit, present, reduction="none") * batch.weight
     importance = batch.importance[:, None, None, None]
     mse, ce = ((importance * loss).sum() / pixels for loss in (error.square(), entropy))
+    # 2.
     block, sample = (_square_of_means(error, batch, px) for px in (config.block, density.shape[-1]))
     sums = config.block_weight * block + config.sample_weight * sample
     parts = {"mse": mse, "ce": ce, "block": block, "sample": sample}
-    if config.pair_weight:
+    if config.pair_weight:  # 3.
         parts["pair"] = _square_of_differences(error, batch)
         sums = sums + config.pair_weight * parts["pair"]
-    if batch.share is not None:
+    if batch.share is not None:  # 4.
         parts["plot"], of_plots = _plots(density, logit, batch, batch.share, scale, config)
         sums, ce = sums + config.plot_weight * parts["plot"], ce + of_plots
     loss = config.mse_weight * (mse + sums) + (1 - config.mse_weight) * ce

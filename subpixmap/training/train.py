@@ -192,7 +192,7 @@ def _finished(run: TrainingState[N], patches: Patches, config: TrainConfig, odds
     if run.best is not None:
         run.averaged.load_state_dict(run.best)
         kept = run.best_step
-    if kept <= config.steps:  # later ones have statistics of their own
+    if kept <= config.steps:  # frozen steps have settled them already
         settle_statistics(run.averaged, patches, config, odds)
     return run.averaged.requires_grad_(False).to("cpu")
 

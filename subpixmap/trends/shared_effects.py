@@ -197,7 +197,7 @@ def _step(first: NDArray[np.floating], second: NDArray[np.floating]) -> dict[str
     from scipy.stats import wilcoxon
 
     with np.errstate(invalid="ignore"):
-        both = first + second > 0  # NaN is not
+        both = first + second > 0  # False for NaN
     step = 2 * (second - first)[both] / (first + second)[both]
     middle = float(np.median(step)) if step.size else math.nan
     return {

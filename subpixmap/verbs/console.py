@@ -305,12 +305,12 @@ def run_log(out: Path) -> Iterator[None]:
     path = out / runpaths.LOG
     handler = _Uploaded(path) if is_remote(path) else logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_JsonLines())
-    on_screen = logging.StreamHandler()  # what somebody has to do something about now
+    on_screen = logging.StreamHandler()  # only what the user must act on
     on_screen.addFilter(lambda record: getattr(record, "tell", False))
     log.addHandler(handler)
     log.addHandler(on_screen)
     level = log.level
-    log.setLevel(logging.INFO)  # not the attribute: what was asked before is remembered
+    log.setLevel(logging.INFO)  # the call also clears the answers that loggers cache
     try:
         yield
     except BaseException as error:

@@ -113,7 +113,7 @@ def freeze(job: Job, *, map_again: bool = False) -> Job:
     }
     written = [name for name, does in writes.items() if does]
     announce(job.out, written)
-    for record in stale:  # first: whenever this ends, the blocks that are left are of the items that are there
+    for record in stale:  # first: if this is interrupted, no block is left of another item list
         record.unlink(missing_ok=True)
     if writes[runpaths.ITEMS]:
         notes = {"refused": dict(job.refused)} | (job.lacks.missing() if job.lacks else {})
@@ -122,7 +122,7 @@ def freeze(job: Job, *, map_again: bool = False) -> Job:
         region = job.region
         write_units(job.out, RunUnits(region.units, region.boundary_source, region.boundary_version))
     job = replace(job, plan=write_plan(job.out, job.plan))
-    if (job.out / runpaths.MANIFEST).is_file():  # before the first map there is nothing to vouch for
+    if (job.out / runpaths.MANIFEST).is_file():  # before the first map there is no manifest
         write_manifest(job.out, written)
     return job
 

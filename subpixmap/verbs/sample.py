@@ -301,7 +301,7 @@ def estimate_again(out: Path) -> list[str]:
     try:
         options = json.loads((out / runpaths.SAMPLE_RULES).read_text(encoding="utf-8"))
         changes = options.pop("changes")
-        options.setdefault("unseen", 0.0)  # of earlier versions, whose intervals allowed for nothing unseen
+        options.setdefault("unseen", 0.0)  # absent in older files: their intervals did not allow for unseen objects
         pairs = None if changes is None else [(str(first), str(last)) for first, last in changes]
         estimate(out, Rules(**options), changes=pairs, quiet=True)
     except (InputError, Refused, ValueError, TypeError, KeyError) as error:

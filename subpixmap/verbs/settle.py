@@ -125,7 +125,7 @@ def ask_items(
         )
     model = models[0]
     if len(models) > 1 and candidates:
-        offered = set(common_bands(candidates, least=0.5))  # a single item that lacks a band is refused, not followed
+        offered = set(common_bands(candidates, least=0.5))  # one item that lacks a band must not decide
         model = next((one for one in models if offered >= set(one.card.bands)), model)
     refused: dict[str, str] = {}
     locked = lock_sources(

@@ -91,7 +91,7 @@ def suggest(
     from subpixmap.estimation.suggest import suggest_areas
     from subpixmap.runfolder import RunFolder
 
-    # 1. the areas of the map that could be labelled, and those that are
+    # 1. Find the areas of the map that could be labelled, and those that are labelled.
     _require_options(output, n=n, looks=looks)
     folder = RunFolder.open(out)
     label, names = _period(folder, period), _objects(folder, objects)
@@ -102,14 +102,14 @@ def suggest(
             f"--n {n}: the map of {label} holds {len(free):,} areas of {side:g} m that are observed and not labelled; "
             "ask for fewer, or for smaller ones (--side)"
         )
-    # 2. look at some of them, and at some that are labelled
+    # 2. Look at a random part of both: reading imagery of all would take as long as mapping.
     rng = np.random.default_rng(seed)
     some = free.take(_drawn(len(free), max(looks, 2 * n), rng))
     order = [loaded.card.object_names.index(name) for name in names]
     seen = Looks.of(folder, loaded, some, period=label, objects=order)
     some = _seen(some, seen, n, label)
     taught = Looks.of(folder, loaded, known.take(_drawn(len(known), _KNOWN, rng)), period=label, objects=order)
-    # 3. choose, and say why
+    # 3. Choose by doubt, by novelty and by share of the total, and say why.
     whole = np.maximum(free.mapped[:, 0].sum(axis=0), 1.0)
     mapped = some.mapped[:, 0]
     chosen = suggest_areas(
