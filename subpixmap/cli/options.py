@@ -242,6 +242,7 @@ class RunOptions:
     probe: Annotated[bool, Option("--probe", help="map one block first, and predict time and disk space from it")] = (
         Request.probe
     )
+    price: Annotated[list[str] | None, Option(help="tell the money, such as core-hour=0.04,gb-month=0.023")] = None
     device: Annotated[str, Option(help="cpu, cuda or auto")] = Request.device
     backend: Annotated[
         str | None,
@@ -262,7 +263,7 @@ class RunOptions:
     def request(self) -> Request:
         """What the verbs `run` and `plan` take."""
         values = dict(vars(self))
-        for name in ("objects", "refresh"):
+        for name in ("objects", "refresh", "price"):
             values[name] = words(values[name])
         values["source"] = tuple(self.source or ())
         return Request(**values)

@@ -40,7 +40,9 @@ HOURS, GIGABYTES = 24.0, 200.0
 _RECORD = set(vars(logging.makeLogRecord({})))
 
 
-def plan_table(job: Job, needed: Needs, *, seconds: float, measured: Probe | None = None, verbose: bool = False) -> str:
+def plan_table(
+    job: Job, needed: Needs, *, seconds: float, measured: Probe | None = None, money: str = "", verbose: bool = False
+) -> str:
     """The plan as a short table; `seconds` on all workers, `verbose` for every tile and refused item."""
     from subpixmap.model.clouds import TILE_SECONDS
 
@@ -80,6 +82,8 @@ def plan_table(job: Job, needed: Needs, *, seconds: float, measured: Probe | Non
         probed = f"block {measured.block_id}, period {measured.period}, took {duration(measured.seconds)}"
         rows["time"] = f"about {duration(seconds)} by a probe ({probed})"
         rows["map"] += " by the probe"
+    if money:
+        rows["money"] = money
     if verbose and job.lacks:
         rows["by month"] = "\n".join(job.lacks.table())
     lines = [(name, line) for name, text in rows.items() for part in text.split("\n") for line in folded(part)]

@@ -16,6 +16,7 @@ from subpixmap.files import path_of
 from subpixmap.periods import Every, Period, make_periods, parse_months
 from subpixmap.scenes.dialect import LEVELS, Level
 from subpixmap.sizes import BLOCK, CHUNK
+from subpixmap.verbs.price import parse_prices
 
 if TYPE_CHECKING:
     from subpixmap.scenes.clouds import MaskBy
@@ -79,6 +80,8 @@ class Request:
     workers: int | None = None
     probe: bool = False
     """Map one block before the run, and predict time and disk space from it."""
+    price: tuple[str, ...] = ()
+    """`core-hour=0.04`, `gpu-hour=...`, `gb-month=...`, `gb-read=...`: the plan tells the money."""
     device: str = "auto"
     backend: str | None = None
     """What computes the network, torch or openvino; by default the folder's, or the fastest exact one installed."""
@@ -91,8 +94,9 @@ class Request:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("objects", "source", "refresh"):
+        for name in ("objects", "source", "refresh", "price"):
             require_list(name, getattr(self, name))
+        parse_prices(self.price)
         labels = [period.label for period in self.periods()]
         checks = {
             f"--resolution {self.resolution:g}: give a positive number of metres": 0 < self.resolution < 1e6,

@@ -18,6 +18,7 @@ from subpixmap.progress import Progress
 from subpixmap.verbs import console
 from subpixmap.verbs.count import count, remarks_on, report, trend
 from subpixmap.verbs.job import Job, freeze, hold, log_lock
+from subpixmap.verbs.price import money, money_line, parse_prices, told
 from subpixmap.verbs.request import Request
 from subpixmap.verbs.sample import simulate_sample
 from subpixmap.verbs.settle import settle
@@ -162,10 +163,15 @@ def _settle_and_show(request: Request, *, to_stdout: bool = False) -> tuple[Job,
         measured = probe(job.plan, job.items, job.model, needed)
         seconds = measured.expected_seconds / _processes(request.workers)
         needed = replace(needed, map_bytes=measured.expected_bytes)
-    if to_stdout or not request.quiet:
-        shown = console.plan_table(job, needed, seconds=seconds, measured=measured, verbose=request.verbose)
-        print(shown, file=sys.stdout if to_stdout else sys.stderr, flush=True)
     expected = asdict(needed) | {"seconds": seconds, "workers": _processes(request.workers)}
+    line = ""
+    if prices := parse_prices(request.price):
+        all_seconds, probed = seconds * _processes(request.workers), measured is not None
+        cost = money(prices, needed, device=job.plan.recipe.arithmetic.device, seconds=all_seconds, measured=probed)
+        line, expected["money"] = money_line(prices, cost, measured=probed), told(prices, cost)
+    if to_stdout or not request.quiet:
+        shown = console.plan_table(job, needed, seconds=seconds, measured=measured, money=line, verbose=request.verbose)
+        print(shown, file=sys.stdout if to_stdout else sys.stderr, flush=True)
     if measured is not None:
         expected["probe"] = asdict(measured)
     return replace(job, plan=replace(job.plan, expected=expected)), needed, seconds

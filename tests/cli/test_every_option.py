@@ -38,6 +38,7 @@ MOVES = {
     "--scheduler": "tcp://a",
     "--workers": "0",
     "--probe": "",
+    "--price": "core-hour=0.04,gb-month=0.02",
     "--device": "cuda",
     "--backend": "torch",
     "--precision": "bfloat16",
