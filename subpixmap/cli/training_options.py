@@ -18,7 +18,7 @@ from subpixmap.verbs.request import Shape
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How a network is trained; what is None is left to the recipe."""
+    """How a network is trained; the recipe decides where a field is None."""
 
     steps: Annotated[int | None, Option(min=1, help="training steps  [default: by the labelled land]")] = None
     members: Annotated[

@@ -71,7 +71,7 @@ def make_accounts(units: Units, sums: Sums, table: pd.DataFrame, facts: Facts) -
 
 
 def write_accounts(path: Path, accounts: Accounts) -> Path:
-    """Write accounts as JSON; what is not known is null."""
+    """Write accounts as JSON; unknown values are null."""
     tables: dict[str, Any] = {}
     for name in _TABLES:
         table = getattr(accounts, name)

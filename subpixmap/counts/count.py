@@ -134,7 +134,7 @@ def count_run(
     Raises
     ------
     InputError
-        The folder holds no run, the units are no polygons of its region, or the map is no part of one run.
+        The folder holds no run, the units are not polygons of its region, or the map is not part of one run.
     VerificationFailed
         The map or its ledger is damaged.
     """

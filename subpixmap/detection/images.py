@@ -80,7 +80,7 @@ class Image:
                 known = np.isfinite(values).all(axis=0)
                 if self.nodata is not None:
                     known &= (values != self.nodata).any(axis=0)
-                elif file.count > len(self.bands):  # what is left out is the mask
+                elif file.count > len(self.bands):  # the band that is left out is the mask
                     known &= file.read(file.count, window=inside) > 0
             pixels[:, *part.slices(window)] = values
             valid[part.slices(window)] = known

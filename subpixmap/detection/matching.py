@@ -49,7 +49,7 @@ class Tally:
         return Tally(self.matched + other.matched, self.detected + other.detected, self.true + other.true)
 
     def facts(self) -> dict[str, float | int | None]:
-        """For a table or a card; what is not known is None."""
+        """For a table or a card; unknown values are None."""
         values = {"recall": self.recall, "precision": self.precision, "f1": self.f1, "count_bias": self.bias}
         rounded = {name: None if np.isnan(value) else round(value, 4) for name, value in values.items()}
         return {"n": self.true, "detected": self.detected, "matched": self.matched, **rounded}

@@ -294,7 +294,7 @@ def _change(
         spread = spread_of(after.influence - before.influence, last.layout)
         rows.append(_rows(last, estimator, after.value - before.value, spread, rules, least=-np.inf, unseen=0.0))
     table = pd.concat(rows, ignore_index=True)
-    # A change may be zero: its error is not judged by its size.
+    # A change may be zero, so its error is not compared with its size.
     total = last.total(wanted).value
     large = dict(zip(last.units, total, strict=True))
     table["suppressed"] = ~(table["se"] <= rules.max_cv * table["unit_id"].map(large).abs())

@@ -70,7 +70,7 @@ class Manifest:
     def stale(self) -> dict[str, str]:
         """Table or page that no longer belongs to what it was made of -> why, and what to do."""
         reasons = {}
-        for name in MADE_FROM:  # in the order of work: what is made of something stale is stale
+        for name in MADE_FROM:  # in the order of work: a product of something stale is stale too
             sources = self.made_from.get(name, {})
             changed = [source for source, digest in sources.items() if self.now(source) != digest]
             changed += [source for source in sources if source in reasons and source not in changed]
@@ -84,7 +84,7 @@ class Manifest:
         return [f"{name} {why}" for name, why in self.stale().items()]
 
     def to_json(self) -> str:
-        """The text, with a hash of its content; what is empty is left out."""
+        """The text, with a hash of its content; empty fields are left out."""
         raw = {
             key: value for key, value in vars(self).items() if value or key in ("run_id", "model", "files", "ledger")
         }
@@ -138,7 +138,7 @@ def announce(out: Path, names: Collection[str]) -> None:
 
 
 def write_manifest(out: Path, names: Collection[str] | None = None, *, still_fit: Collection[str] = ()) -> Manifest:
-    """Write OUT/manifest.json, last of all: what is changed afterwards is damaged.
+    """Write OUT/manifest.json, last of all: any later change to a listed file counts as damage.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ def _group(name: str) -> str:
 
 
 def compare_files(out: Path, manifest: Manifest) -> dict[str, str]:
-    """Every file that is not what the manifest says -> what is wrong with it; what is being written is left out."""
+    """Every file that is not what the manifest says -> what is wrong with it, except files that are being written."""
     now = dict(own_files(out))
     listed = {name: digest for name, digest in manifest.files.items() if is_own(name)}
     skipped = set(manifest.writing)

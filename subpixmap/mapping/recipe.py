@@ -51,7 +51,7 @@ class Recipe:
     numerics: Mapping[str, Any] = field(default_factory=dict)
     """What decides the last bits: backend, device, threads, tile, dtype, versions, step of the stored values."""
     missing: Missing = "zero"
-    """Which pixels of the files are missing; run folders of before the field have "zero"."""
+    """Which pixels of the files are missing; run folders older than the field have "zero"."""
     sensor: str = SENSOR
     """Of the items."""
     level: Level = "L2A"

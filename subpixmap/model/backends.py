@@ -91,7 +91,7 @@ class Arithmetic:
 
     @classmethod
     def of(cls, numerics: Mapping[str, Any]) -> Arithmetic:
-        """Of the numerics of a recipe; runs of before the fields are PyTorch in float32."""
+        """Of the numerics of a recipe; runs older than the fields are PyTorch in float32."""
         device = numerics.get("device", "cpu")
         return cls(
             backend=numerics.get("backend", "torch"),

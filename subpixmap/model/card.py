@@ -30,7 +30,7 @@ EVIDENCE = ("simulated", "degraded-aerial", "sentinel-2")
 MEASURES = ("count", "occupancy")
 KEY = "subpixmap"  # the only metadata key, so that the same model gives the same bytes
 MOST = {"width": 2048, "mid": 2048, "blocks": 64, "members": 32, "bands": 64, "objects": 64}
-"""Largest sizes of a network: what is larger is a mistake, or meant to exhaust whoever loads it."""
+"""Largest sizes of a network: a larger one is a mistake, or an attack on the memory of those who load it."""
 _LONGEST = 2000  # characters of a name or a definition
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal would obey them
 
@@ -170,7 +170,7 @@ class Card:
         """The canonical text that is hashed and stored."""
         plain = dataclasses.asdict(self)
         if not self.likeness:
-            del plain["likeness"]  # so that cards of before the field keep their hash
+            del plain["likeness"]  # so that cards older than the field keep their hash
         return json.dumps(plain, ensure_ascii=False, allow_nan=False)
 
     @classmethod

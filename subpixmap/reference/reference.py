@@ -283,7 +283,7 @@ def presence(area: Area, above: float) -> NDArray[np.uint8]:
 
 
 def require_measure(measure: str) -> None:
-    """Refuse a measure that there is none of."""
+    """Refuse an unknown measure."""
     if measure not in ("count", "occupancy"):
         raise InputError(f"--measure {measure!r} is unknown; choose count, or occupancy for things that move")
 

@@ -38,7 +38,7 @@ class MaskRule:
     dilate_m: float = DILATION_M
     """Distance of that neighbourhood, between centres of pixels, metres."""
     by: MaskBy = "scl"
-    """Who judges; cards and run folders of before the field have "scl"."""
+    """Who judges; cards and run folders older than the field have "scl"."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.dilate_m) and self.dilate_m >= 0):

@@ -15,7 +15,7 @@ class Changed(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A version of a file; what is None is not known."""
+    """A version of a file; unknown fields are None."""
 
     size: int | None = None
     """Bytes."""

@@ -21,7 +21,7 @@ _COMMON = {"blue": "B02", "green": "B03", "red": "B04", "nir": "B08", "nir08": "
 
 OffsetRule = Literal["auto", "subtract", "none"]
 Missing = Literal["stated", "zero"]
-"""Which digital numbers are missing: all that file, item and standard say, or 0 alone (run folders of before)."""
+"""Which digital numbers are missing: all that file, item and standard say, or 0 alone (older run folders)."""
 _OFFSET_DN = -1000  # BOA_ADD_OFFSET of every band since baseline 04.00
 
 MOST_DN = 32_766

@@ -62,7 +62,7 @@ class Checked:
         Raises
         ------
         Changed
-            The file is not the version of before.
+            The file is not the version that was read before.
         OSError
             No answer, another one than was asked for, or not a raster.
         """

@@ -38,7 +38,7 @@ def version_of(path: str) -> Pin | None:
     """
     if (gdal := _gdal()) is None:
         return None
-    # GDAL's own search for keys takes no time; what only boto3 finds is added as `rasterio.open` does it.
+    # GDAL's own search for keys is quick; keys that only boto3 finds are added, as `rasterio.open` does.
     headers = _headers(path) or ensure_env_with_credentials(_headers)(path)
     if not headers:
         told = (gdal.VSIGetLastErrorMsg() or b"").decode(errors="replace")

@@ -13,7 +13,7 @@ BASELINES = ("mean", "ridge", "random_forest", "strided")
 
 
 def require_baselines(names: Sequence[str]) -> None:
-    """Refuse names of baselines that there are none of, before anything is read."""
+    """Refuse unknown names of baselines, before anything is read."""
     if unknown := set(names) - set(BASELINES):
         raise InputError(f"--baselines: no {', '.join(sorted(unknown))}; there are {', '.join(BASELINES)}")
 

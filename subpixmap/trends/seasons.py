@@ -1,4 +1,4 @@
-"""Totals of months or quarters -> totals of years in which every year has the same seasons: what is left is change."""
+"""Totals of months or quarters -> totals of years, each of the same seasons, so that only change is left."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ LEAST_COMMON = 0.5
 """Share of a unit that must be observed in all periods before a direction is given."""
 
 
-_DRAWS, _ENOUGH = 100_000, 200  # of chance; so many must lie beyond a value for its share to be known
+_DRAWS, _ENOUGH = 100_000, 200  # of the simulation; so many draws must lie beyond a value for its share to be known
 
 
 @dataclass(frozen=True)

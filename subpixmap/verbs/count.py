@@ -194,7 +194,7 @@ def remarks_on(out: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _counting(planned: Plan, scheduler: str | None, workers: int | None) -> Iterator[Client | None]:
-    """Dask workers for a large map, or for whoever asks for them; a small one is summed in this process."""
+    """Dask workers for a large map, or if asked for; a small map is summed in this process."""
     from subpixmap.mapping.cluster import connect
 
     if scheduler is None and (workers == 0 or (workers is None and planned.n_tasks < WORTH_WORKERS)):

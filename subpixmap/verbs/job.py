@@ -74,7 +74,7 @@ def _span(plan: Plan) -> str:
 
 @contextlib.contextmanager
 def hold(out: Path) -> Iterator[RunFolder]:
-    """Hold a run folder while a verb writes into it; what is no run folder is refused before it is touched."""
+    """Hold a run folder while a verb writes into it; another folder is refused before it is touched."""
     from subpixmap.mapping.owner import run_lock
     from subpixmap.mapping.plan import read_plan
     from subpixmap.runfolder import RunFolder

@@ -34,7 +34,7 @@ def require_output(
 
 
 def require_model(name: str, *, world: str | None, places: int, objects: Sequence[str]) -> None:
-    """Refuse a model that there is none of; in a world of the simulator, also what the simulator does not have."""
+    """Refuse an unknown model; in a world of the simulator, also what the simulator does not have."""
     from subpixmap.model.card import read_stored
 
     card = read_stored(name).card
