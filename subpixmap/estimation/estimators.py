@@ -95,7 +95,7 @@ def estimate_total(name: str, y: NDArray[Any], m: NDArray[Any], layout: Layout, 
     predicted = (intercept * domains.cells).sum(axis=-1) + slope * domains.map_total
     value = predicted + (inside * weight * residual).sum(axis=-1)
     # 3. The fit counts only for what they miss: cells through the intercepts, objects of the map through the slope.
-    #    These factors of the residuals are the g-weights of Sarndal et al., section 6.6; without a fit they are 1.
+    #    These factors of the residuals are the g-weights of Sarndal et al., section 6.5; without a fit they are 1.
     influence = inside
     if name == "regression":
         share = more_cells / np.maximum(layout.stratum_size, 1)
