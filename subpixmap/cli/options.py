@@ -211,7 +211,7 @@ class RunOptions:
         str, Option(help="subtract 1000 from the digital numbers: auto (by evidence), subtract, none")
     ] = Request.offset_rule
     refresh: Annotated[list[str] | None, Option(help="period to ask the catalogue for again, such as 2021")] = None
-    model: Annotated[str | None, Option(help="shipped checkpoint, or path of a .safetensors file")] = Request.model
+    model: Annotated[str | None, Option(help="shipped checkpoint, file, or https, s3 or hf address")] = Request.model
     admin: Admin = Request.admin
     id_column: IdColumn = Request.id_column
     name_column: NameColumn = Request.name_column

@@ -125,7 +125,7 @@ def estimate(
 
 
 def calibrate(
-    model: Annotated[str, typer.Argument(help="shipped checkpoint, or a .safetensors file")],
+    model: Annotated[str, typer.Argument(help="shipped checkpoint, .safetensors file or its address")],
     output: options.CheckpointFile,
     reference: options.ReferenceFolder = None,
     source: options.Source = None,

@@ -106,7 +106,7 @@ def train(
 
 def evaluate(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="shipped checkpoint, or a .safetensors file")],
+    model: Annotated[str, typer.Argument(help="shipped checkpoint, .safetensors file or its address")],
     folder: options.ReferenceFolder = None,
     source: options.Source = None,
     collection: options.Collection = None,

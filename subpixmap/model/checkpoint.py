@@ -24,6 +24,7 @@ from subpixmap.model.card import KEY, Card, card_path, read_stored
 from subpixmap.model.likeness import Likeness
 from subpixmap.model.net import Averaged, DensityNet, WithMembers, fold, measure_halo, rounded
 from subpixmap.model.sealed import hash_of
+from subpixmap.model.travel import local_copy
 
 _BATCH_COUNTER = ".num_batches_tracked"
 
@@ -125,15 +126,26 @@ def save_model(path: str | Path, net: DensityNet | Averaged, card: Card) -> Mode
     return load_model(path)
 
 
-def load_model(name_or_path: str | Path) -> Model:
-    """Load a shipped checkpoint by name, or any by path; nothing in it is executed.
+def load_model(name_or_path: str | Path, *, known: str | None = None) -> Model:
+    """Load a shipped checkpoint by name, or any by path or address; nothing in it is executed.
+
+    Parameters
+    ----------
+    name_or_path
+        Also `https://...`, `s3://bucket/...` or `hf://org/repo/path@revision`, with or without `#sha256=...` behind it.
+    known
+        sha256 of the model that is expected at an address (see `travel.local_copy`).
 
     Raises
     ------
     InputError
         No such model, not safetensors (say a pickle), truncated, changed since it was saved, or not what the card says.
+    Incomplete
+        The server of an address does not answer.
+    Refused
+        At the address is another model than the known one.
     """
-    stored = read_stored(name_or_path)
+    stored = read_stored(local_copy(name_or_path, known=known))
     path, card = stored.path, stored.card
     net = card.build_net()
     fill(net, stored.tensors, path)

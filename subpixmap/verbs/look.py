@@ -69,10 +69,11 @@ def _repair(out: Path, damaged: Sequence[Damage], *, model: str | None, workers:
 def models(names: Sequence[str] = ()) -> None:
     """Show checkpoints, the shipped ones if none is named."""
     from subpixmap.model.card import read_stored, shipped_models
+    from subpixmap.model.travel import local_copy
     from subpixmap.verbs import console
 
     for name in names or shipped_models():
-        console.show_checkpoint(name, read_stored(name))
+        console.show_checkpoint(name, read_stored(local_copy(name)))
 
 
 def regions(country: str | None = None) -> None:

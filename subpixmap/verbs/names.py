@@ -33,13 +33,18 @@ def require_output(
         require_machine(config)
 
 
-def require_model(name: str, *, world: str | None, places: int, objects: Sequence[str]) -> None:
-    """Refuse an unknown model; in a world of the simulator, also what the simulator does not have."""
-    from subpixmap.model.card import read_stored
+def require_model(name: str, *, world: str | None, places: int, objects: Sequence[str]) -> str:
+    """Refuse an unknown model; in a world of the simulator, also what the simulator does not have.
 
-    card = read_stored(name).card
+    Returns its name or path; what lies at an address is in the cache then.
+    """
+    from subpixmap.model.card import read_stored
+    from subpixmap.model.travel import local_copy
+
+    local = str(local_copy(name))
+    card = read_stored(local).card
     if world is None:
-        return
+        return local
     from subpixmap.simulate.worlds import OBJECTS, get_world
 
     get_world(world)
@@ -49,6 +54,7 @@ def require_model(name: str, *, world: str | None, places: int, objects: Sequenc
         raise InputError(f"the simulator has no {', '.join(sorted(unknown))}; it has {', '.join(OBJECTS)}")
     if missing := set(card.objects) - set(objects or card.objects):
         raise InputError(f"--objects leaves out {', '.join(sorted(missing))}, which model {card.name!r} counts")
+    return local
 
 
 def require_simulated(name: str) -> None:

@@ -108,7 +108,7 @@ def map_planned(
     with hold(out) as folder:
         planned = folder.plan
         require_network(planned.recipe.bands, planned.recipe.mask, planned.recipe.level)
-        job = Job(out, planned, folder.items, load_model(model or planned.model.name))
+        job = Job(out, planned, folder.items, load_model(model or planned.model.name, known=planned.model.sha256))
         for asset in (asset for item in job.items for asset in item.assets.values()):
             signed_href(asset)  # refuses those that only the catalogue can sign
         _require_fit(job, needs(job.plan, job.items), scheduler=scheduler, workers=workers)

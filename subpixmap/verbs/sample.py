@@ -352,7 +352,7 @@ def _land(folder: RunFolder, model: str | None, *, needed: bool) -> TaughtLand:
 
     info = folder.plan.model
     try:
-        chosen = load_model(model or info.name)
+        chosen = load_model(model or info.name, known=info.sha256)
         if model is None and chosen.sha256 != info.sha256:
             raise InputError(f"no file of model {info.name}, sha256 {info.sha256[:12]}, is known")
     except InputError as error:

@@ -40,6 +40,7 @@ def settle(request: Request) -> Job:
     require_place(request.folder)
     if request.scheduler is not None:
         require_scheduler(request.scheduler)
+    request = _with_model(request)
     _require_names(request)  # before torch is loaded and a country is simulated
     if request.is_demo:
         request = _demo(request)
@@ -265,6 +266,18 @@ def _demo(request: Request) -> Request:
         source=(str(country / "catalog.json"),),
         admin=request.admin or country / "admin.parquet",
     )
+
+
+def _with_model(request: Request) -> Request:
+    """A model at an address becomes a file of the cache; the one that the folder was made with, if there is one."""
+    from subpixmap.mapping.plan import read_plan
+    from subpixmap.model.travel import local_copy
+
+    if request.model is None:
+        return request
+    there = (request.folder / runpaths.PLAN).is_file()
+    known = read_plan(request.folder).recipe.model_sha256 if there else None
+    return replace(request, model=str(local_copy(request.model, known=known)))
 
 
 def _require_names(request: Request) -> None:

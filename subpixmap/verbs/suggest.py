@@ -160,7 +160,7 @@ def _model(folder: RunFolder, name: str | None) -> Model:
 
     info = folder.plan.model
     try:
-        loaded = load_model(name or info.name)
+        loaded = load_model(name or info.name, known=info.sha256)
     except InputError as error:
         raise InputError(f"{error}; give --model FILE, the model of this run") from error
     if loaded.sha256 != info.sha256:

@@ -229,9 +229,9 @@ def evaluate(
     if (folder is None) == (simulated is None):
         raise InputError("give either --reference with --source, or --simulated SEED")
     require_baselines(baselines)  # names first: torch takes seconds
-    require_model(model_name, world=None if simulated is None else world, places=places, objects=objects)
     if folder is not None and not source:
         raise InputError("--reference needs imagery: give --source")
+    model_name = require_model(model_name, world=None if simulated is None else world, places=places, objects=objects)
     from subpixmap.model.checkpoint import load_model
     from subpixmap.reference.folder import read_reference, reference_sha256
     from subpixmap.reference.question import Locks
