@@ -178,7 +178,7 @@ def test_a_plan_says_what_is_missing(place: Any, capsys: pytest.CaptureFixture[s
     assert shown["baselines"] == "2021: 1 of 02.14"
     assert shown["no items for"].startswith("1 (51P")
     assert shown["no items in"].startswith("23 (2020-01, 2020-02")
-    assert shown["per tile"].startswith("1 tiles with 1 to 1 acquisitions")
+    assert shown["per tile"].startswith("1 tiles, 1 to 1 acquisitions per tile and month")
     assert "51PTT  2021    .   .   1   ." in text
 
 
