@@ -26,7 +26,7 @@ class InputError(SubpixmapError, ValueError):
 
 
 class Incomplete(SubpixmapError, RuntimeError):
-    """Some blocks could not be done; the same command resumes."""
+    """Some blocks could not be done; run the same command again to resume."""
 
     exit_code = 3
 

@@ -1,7 +1,7 @@
 """A detector over images of any size: window by window, each kept when it is done, then points on the ground.
 
 Memory is that of a window and of the points. Finished windows lie in a folder beside the output until all are done;
-the same command goes on from there.
+run the same command again to resume.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def detect_images(
     Refused
         A half-done detection of another kind lies there.
     Incomplete
-        Windows could not be done; the same command does them.
+        Windows failed; run the same command to try them again.
     """
     # 1.
     for image in images:

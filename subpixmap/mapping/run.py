@@ -151,7 +151,7 @@ def map_region(
     InputError
         Not one local file of the lock is there any more.
     Incomplete
-        The disk is full, the object store or the scheduler is lost; the same command resumes.
+        The disk is full, the object store or the scheduler is lost; run the same command again to resume.
     Refused
         The folder holds another recipe, another live run holds the folder or took it over, imagery changed since it was
         locked, or the model is not the plan's.
