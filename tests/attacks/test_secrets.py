@@ -128,7 +128,7 @@ def test_a_url_in_another_option_tells_no_secret(option: str, tmp_path: Path, su
     asked = {"--region": "120,10,120.01,10.01", option: url}
     words = [word for pair in asked.items() for word in pair]
     ended = subpixmap("run", *words, "--years", 2020, "--out", tmp_path / "run", "--verbose")
-    assert ended == (3 if option == "--model" else 2)  # a model may lie at an address: nobody answers at this one
+    assert ended in ((2, 3) if option == "--model" else (2,))  # a model may lie at an address: this one does not exist
     said = capfd.readouterr()
     assert "SECRET" not in said.out + said.err
 
