@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from subpixmap.files import path_of
 from subpixmap.grid import CELL, Window, owned
-from subpixmap.machine import cores, peak_rss
+from subpixmap.machine import cores, peak_rss, thread_pool
 from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, write_record
 from subpixmap.mapping.owner import require_held
 from subpixmap.mapping.quantise import as_stored
@@ -258,7 +258,7 @@ def _for_each(chunks: Iterable[Window], add: Callable[[Window], None], *, thread
         for chunk in chunks:
             add(chunk)
         return
-    with ThreadPoolExecutor(threads, thread_name_prefix="subpixmap-mean") as pool:
+    with thread_pool(threads) as pool:
         for _ in pool.map(add, chunks):
             pass
 
