@@ -84,8 +84,7 @@ def suggest_areas(
     """
     if not 1 <= n <= len(features):
         raise InputError(f"--n {n}: there are {len(features):,} areas that can be suggested, give 1 to {len(features)}")
-    if by not in (ALL, *REASONS):
-        raise InputError(f"--by {by!r} is unknown; choose {ALL}, {', '.join(REASONS)}")
+    require_reason(by)
     # 1. Without labelled areas no distance is known, and novelty says nothing about the first choice.
     nearest = np.full(len(features), np.inf)
     scale = _scale(np.asarray(features, float))
@@ -113,6 +112,12 @@ def suggest_areas(
         {name: np.array(values) for name, values in told.items()},
         np.where(np.isfinite(far), far, np.nan),
     )
+
+
+def require_reason(by: str) -> None:
+    """Refuse what is no reason of an area."""
+    if by not in (ALL, *REASONS):
+        raise InputError(f"--by {by!r} is unknown; choose {ALL}, {', '.join(REASONS)}")
 
 
 def _scale(features: Array) -> Array:

@@ -88,11 +88,12 @@ def suggest(
     import pandas as pd
 
     from subpixmap.estimation.areas import Looks
-    from subpixmap.estimation.suggest import suggest_areas
+    from subpixmap.estimation.suggest import require_reason, suggest_areas
     from subpixmap.runfolder import RunFolder
 
     # 1. Find the areas of the map that could be labelled, and those that are labelled.
     _require_options(output, n=n, looks=looks)
+    require_reason(by)
     folder = RunFolder.open(out)
     label, names = _period(folder, period), _objects(folder, objects)
     loaded = _model(folder, model)
