@@ -32,6 +32,7 @@ from subpixmap.cli.options import Session
 from subpixmap.errors import InputError, Refused, SubpixmapError, in_one_line
 from subpixmap.files import require_place
 from subpixmap.model.card import Card, card_path, read_stored
+from subpixmap.model.stac_item import item_path
 from subpixmap.scenes.hrefs import redact_urls
 from subpixmap.verbs.teach import write_metrics
 
@@ -196,7 +197,7 @@ def write_pull_request(path: Path, metrics: Path, folder: Path, *, command: str)
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    for file in (path, card_path(path)):
+    for file in (path, card_path(path), item_path(path)):
         shutil.copy(file, folder)
     shutil.copy(metrics, folder / "metrics.json")
     for picture in metrics.parent.glob(f"{metrics.stem}.*.png"):
@@ -231,7 +232,7 @@ def text_of(card: Card, errors: Mapping[str, Any], gates: Sequence[Gate], *, com
     lines += [
         "To do by hand:",
         "",
-        f"- [ ] `{card.name}.safetensors` and `{card.name}.card.json` are in `subpixmap/data/models/`",
+        f"- [ ] `{card.name}.safetensors`, `.card.json` and `.stac.json` are in `subpixmap/data/models/`",
         "- [ ] `NOTICE` names the points and their licence, `CHANGELOG.md` the checkpoint",
         "- [ ] metrics.json and the figures are attached here, not committed",
         "- [ ] I looked at the figure, and at the reference over the imagery in a GIS",

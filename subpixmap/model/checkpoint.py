@@ -24,6 +24,7 @@ from subpixmap.model.card import KEY, Card, card_path, read_stored
 from subpixmap.model.likeness import Likeness
 from subpixmap.model.net import Averaged, DensityNet, WithMembers, fold, measure_halo, rounded
 from subpixmap.model.sealed import hash_of
+from subpixmap.model.stac_item import write_model_item
 from subpixmap.model.travel import local_copy
 
 _BATCH_COUNTER = ".num_batches_tracked"
@@ -100,7 +101,7 @@ class Model:
 
 
 def save_model(path: str | Path, net: DensityNet | Averaged, card: Card) -> Model:
-    """Write FILE.safetensors and FILE.card.json, whole or not at all; return the model.
+    """Write FILE.safetensors, FILE.card.json and FILE.stac.json, each whole or not at all; return the model.
 
     Raises
     ------
@@ -123,6 +124,7 @@ def save_model(path: str | Path, net: DensityNet | Averaged, card: Card) -> Mode
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, save(tensors, metadata))
     write_atomic(card_path(path), (json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n").encode())
+    write_model_item(read_stored(path))
     return load_model(path)
 
 

@@ -64,6 +64,7 @@ def train_detector(
     from subpixmap.detection.images import find_images
     from subpixmap.detection.labels import read_labels
     from subpixmap.detection.setup import prepare
+    from subpixmap.detection.stac_item import write_detector_item
     from subpixmap.detection.train import train_detector
 
     require_name(output)
@@ -90,6 +91,7 @@ def train_detector(
     progress = None if quiet else sys.stderr
     trained = train_detector(tiles, card, config, weights=weights, state=state, curves=curves, progress=progress)
     detector = save_detector(output, trained.net, trained.card)
+    write_detector_item(output, detector)
     state.unlink(missing_ok=True)
     written = [output, *_write_learned(output, detector, curves)]
     if not quiet:

@@ -7,10 +7,13 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pystac
 import pytest
 import rasterio
 import torch
 from affine import Affine
+from pystac.extensions.mlm import MLMExtension, TaskType
+from pystac.validation import validate_dict
 
 from subpixmap.detection.detections import detection_facts, share_land
 from subpixmap.detection.detector import Detector, load_detector, measure_halo
@@ -18,6 +21,7 @@ from subpixmap.detection.images import moved, open_image
 from subpixmap.detection.predict import predict_boxes
 from subpixmap.detection.windows import detect_window, join_windows, margin_of, tasks_of
 from subpixmap.errors import Incomplete, Refused
+from subpixmap.model.stac_item import item_path
 from subpixmap.verbs.detect import detect
 from tests.detection.conftest import EPSG, paint
 
@@ -218,6 +222,14 @@ def test_a_detector_is_the_same_after_loading(detector: Detector, detector_file:
     card = json.loads(detector_file.with_suffix(".card.json").read_text())
     assert card["objects"] == ["disc"]
     assert card["training"]["empty_images"] == 1
+    item = json.loads(item_path(detector_file).read_text(encoding="utf-8"))
+    validate_dict(item, extensions=[])
+    model = MLMExtension.ext(pystac.Item.from_dict(item))
+    assert model.tasks == [TaskType.OBJECT_DETECTION]
+    assert model.input[0].bands == card["bands"]
+    assert item["assets"]["model"]["file:size"] == detector_file.stat().st_size
+    scaling = item["properties"]["mlm:input"][0]["value_scaling"]
+    assert [one["mean"] for one in scaling] == pytest.approx([255 * mean for mean in card["input_mean"]])
     for end in (".metrics.json", ".curves.json", ".curves.png", ".curves.csv"):
         assert detector_file.with_suffix(end).is_file()
     assert not detector_file.with_suffix(".state").exists()

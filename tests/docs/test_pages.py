@@ -15,7 +15,7 @@ from tests.helpers.run_folders import make_plan, make_run
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-RUN_ON_A_DEMO = ["README.md", "docs/tutorial.md", "docs/how-to.md", "docs/tables.md"]
+RUN_ON_A_DEMO = ["docs/opens-anywhere.md", "README.md", "docs/tutorial.md", "docs/how-to.md", "docs/tables.md"]
 OTHERS = {"--torch-backend", "--index-url", "--require-hashes", "--recipe", "--channel", "--empty"}
 """Options of uv, pip, rattler-build and .ci/wheel.sh that pages name."""
 

@@ -11,12 +11,14 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import torch
 
 from subpixmap.errors import InputError, Refused
 from subpixmap.model.card import Card
 from subpixmap.model.checkpoint import Model, load_model, save_model
 from subpixmap.model.land import taught_land
+from subpixmap.model.stac_item import context_of, item_path
 from subpixmap.reference.folder import read_reference, reference_sha256
 from subpixmap.reference.imagery import find_imagery
 from subpixmap.reference.points import read_points
@@ -84,6 +86,19 @@ def test_the_card_lists_the_land_that_taught_it(taught: Any, made: Reference) ->
     used = {name for name, outline in areas.items() if any(outline.intersects(one) for one in land.polygons)}
     splits = taught[1].card.training["splits"]
     assert used == {name for split in ("training", "calibration") for name in splits[split]["units"]}
+
+
+def test_the_stac_item_of_a_model_names_the_land_and_the_days_that_taught_it(taught: Any, made: Reference) -> None:
+    path, model, _ = taught
+    assert json.loads(item_path(path).read_text(encoding="utf-8"))["geometry"] is None  # simulated land is nowhere
+    context = context_of(dataclasses.replace(model.card, evidence="sentinel-2"))
+    assert context.land is not None
+    assert context.land.is_valid
+    assert context.land.area == pytest.approx(sum(one.area for one in taught_land(model.card).polygons), rel=1e-3)
+    west, south, east, north = shapely.total_bounds([area.outline for area in made.areas])
+    assert shapely.box(west, south, east, north).buffer(1e-5).covers(context.land)
+    assert context.days is not None
+    assert all(day.startswith("2021-") for day in context.days)
 
 
 def test_a_model_is_calibrated_on_other_places_without_training(painted: Painted, made: Reference, taught: Any) -> None:

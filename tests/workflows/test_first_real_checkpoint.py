@@ -151,7 +151,7 @@ def test_from_points_and_a_catalogue_to_a_pull_request(
     assert server.ranges  # pixels came through the server
     folder = out / "pull-request"
     name = "olives-puglia-s2"
-    files = {f"{name}.safetensors", f"{name}.card.json", "metrics.json", "pull-request.md"}
+    files = {f"{name}.safetensors", f"{name}.card.json", f"{name}.stac.json", "metrics.json", "pull-request.md"}
     assert {path.name for path in folder.iterdir()} == files | {f"{name}.metrics.olive.png"}
     model, found = load_model(folder / f"{name}.safetensors"), json.loads((folder / "metrics.json").read_text())
     assert model.card.evidence == "sentinel-2"
