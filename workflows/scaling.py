@@ -163,7 +163,7 @@ def column(place: Place) -> dict[str, str]:
     return {
         "land and strip of coast, million km2": f"{place.km2 / 1e6:.3g}",
         "tasks (blocks of 1024 px x years)": f"{place.blocks * YEARS:,}",
-        "network: million million pixels x acquisitions": f"{px / 1e12:,.3g}",
+        "network: trillion (10^12) pixels x acquisitions": f"{px / 1e12:,.3g}",
         "read, TB": three(read / 1e12),
         "map on disk, TB": three(kept / 1e12),
         "core-hours of the network": three(core_hours),
@@ -173,8 +173,8 @@ def column(place: Place) -> dict[str, str]:
             read * 8 / 1e9 / ((core_hours + reading) / CORES * 3600)
         ),
         f"GPU-hours, at least ({GPU_READERS} cores read for each)": three(reading / GPU_READERS),
-        f"money for the network at {PRICE_CORE_HOUR} a core-hour": three(core_hours * PRICE_CORE_HOUR),
-        f"money for the map at {PRICE_GB_MONTH} a GB and month": three(kept / 1e9 * PRICE_GB_MONTH),
+        f"cost of the network at {PRICE_CORE_HOUR} a core-hour": three(core_hours * PRICE_CORE_HOUR),
+        f"cost of the map at {PRICE_GB_MONTH} a GB and month": three(kept / 1e9 * PRICE_GB_MONTH),
     }
 
 
