@@ -6,7 +6,7 @@ import calendar
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from typing import Literal
 
@@ -37,6 +37,21 @@ class Period:
         """Whether an acquisition time belongs to the period (UTC)."""
         day = when.astimezone(UTC).date() if when.tzinfo else when.date()
         return self.start <= day <= self.end and day.month in self.months
+
+    @property
+    def bounds(self) -> tuple[datetime, datetime]:
+        """First moment, and the first moment after it (UTC)."""
+        first, after = (datetime.combine(day, time.min, UTC) for day in (self.start, self.end + timedelta(days=1)))
+        return first, after
+
+    @property
+    def moment(self) -> datetime:
+        """The time that stands for the period: the middle of its bounds, or that of the acquisition (UTC)."""
+        if "T" in self.label:
+            when = datetime.fromisoformat(self.label)
+            return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+        first, after = self.bounds
+        return first + (after - first) / 2
 
 
 def parse_years(text: str | int) -> tuple[int, int]:

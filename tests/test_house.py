@@ -17,7 +17,7 @@ HEAVY = {"torch", "dask", "distributed", "stackstac", "matplotlib", "geopandas",
 
 ENGINE = ["export", "estimation", "trends", "counts", "runfolder", "mapping"]
 SCHOOL = ["training", "detection", "reference"]
-GROUND = ["runpaths", "tables", "grid", "periods", "files", "progress", "machine", "html", "sizes", "errors"]
+GROUND = ["runpaths", "tables", "geozarr", "grid", "periods", "files", "progress", "machine", "html", "sizes", "errors"]
 ORDER = [
     *("__main__", "__init__", "cli", "verbs", "report"),
     *ENGINE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from subpixmap.files import make_folder, write_atomic
+from subpixmap.mapping.schema import REFERENCES, imagery_licence
 from subpixmap.runfolder import RunFolder
 from subpixmap.scenes.hrefs import for_readers
 
@@ -22,12 +23,8 @@ def write_licence(run: RunFolder, folder: Path) -> Path:
 def licence_text(run: RunFolder) -> str:
     """The licences of what the numbers are made of, and a sentence to cite them with."""
     plan, units = run.plan, run.units
-    years = ", ".join(sorted({str(period.start.year) for period in plan.periods}))
     sources = ", ".join(map(for_readers, plan.sources))
-    imagery = (
-        f"Imagery: contains modified Copernicus Sentinel data {years} where it is real, under the legal notice on the "
-        f"use of Copernicus Sentinel Data and Service Information. Sources: {sources}."
-    )
+    imagery = f"Imagery: {imagery_licence(plan)}. Sources: {sources}."
     version = plan.versions.get("subpixmap", "unknown")
     worth = {
         "simulated": " The model has only seen simulated data: on real imagery the numbers are no estimates.",
@@ -43,6 +40,6 @@ def licence_text(run: RunFolder) -> str:
         "",
         f'Cite as: "Counts of {", ".join(plan.objects)} in {plan.region_name}, {plan.periods[0].label} to '
         f'{plan.periods[-1].label}, subpixmap {version}, model {plan.model.name}, run {plan.run_id}." Method: '
-        "Rodriguez and Wegner 2018, arXiv:1809.07091; Rodriguez et al. 2021, doi:10.1016/j.rse.2021.112479.",
+        f"{REFERENCES}.",
     ]
     return "\n".join(lines) + "\n"

@@ -7,6 +7,7 @@ be made from the plan again; shards cannot.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from subpixmap.mapping.schema import (
     GRID_MAPPING,
     N_OBS,
     PACKING,
+    REGION,
+    TIMES,
     ZARR_FORMAT,
     arrays_of,
     consolidate,
@@ -47,8 +50,9 @@ def create_map(out: Path, plan: Plan) -> None:
         for epsg in plan.zones:
             _read_present(path, epsg, arrays_of(plan.recipe.spread))
     # 2. Create or lengthen the arrays, then the consolidated copy: readers see new periods only once they are there.
-    if create_zones(path, plan):
-        consolidate(path, plan)
+    #    The copy is always written, because a run may have been killed before it.
+    create_zones(path, plan)
+    consolidate(path, plan)
     # 3. Compare with the plan: another version or program may have made the map.
     for epsg in plan.zones:
         require_readable(out, plan, epsg)
@@ -80,7 +84,8 @@ def metadata_files(out: Path) -> list[Path]:
     return [
         file
         for file, parts in inside.items()
-        if parts[-1] == "zarr.json" or (parts[1:2] and parts[1] in COORDINATES and parts[2:3] == ("c",))
+        if parts[-1] == "zarr.json"
+        or (parts[1:2] and parts[1] in (*COORDINATES, *TIMES, REGION) and parts[2:3] == ("c",))
     ]
 
 
@@ -107,6 +112,18 @@ def require_readable(out: Path, plan: Plan, epsg: int) -> None:
     for name, values, stored in zip("xy", zone.lattice.coords(zone.extent), (there.x, there.y), strict=True):
         if not np.array_equal(stored, values):
             raise _damaged_metadata(path, epsg, f"coordinate {name} is not that of the plan")
+
+
+def require_mask(out: Path, epsg: int) -> None:
+    """Raise VerificationFailed if a part of the region's mask cannot be read; no number is made from it."""
+    path = out / runpaths.MAP
+    with _zarr_damage(path, epsg):
+        group = zarr.open_group(zarr_store(path), path=str(epsg), mode="r", use_consolidated=False)
+        if REGION in group:
+            mask: Any = group[REGION]
+            height, width = mask.shards
+            for row, col in itertools.product(*map(range, (0, 0), mask.shape, mask.shards)):
+                mask[row : row + height, col : col + width]
 
 
 @dataclass(frozen=True)
@@ -151,6 +168,9 @@ def read_zone(path: Path, epsg: int, names: Iterable[str] = ARRAYS) -> ZoneMetad
             for name, array in arrays.items()
         }
         x, y, objects, periods = (np.asarray(group[name][:]) for name in COORDINATES)  # type: ignore[index]
+        for name in (*TIMES, REGION):
+            if name in group:  # maps of earlier versions lack them
+                _ = group[name] if name == REGION else group[name][:]  # type: ignore[index]
     return ZoneMetadata(place, tuple(labels_in(periods)), tuple(map(str, objects)), shapes, layouts, x, y)
 
 
@@ -169,12 +189,13 @@ def _read_present(path: Path, epsg: int, names: Iterable[str]) -> None:
         root = zarr.open_group(store, mode="a", zarr_format=ZARR_FORMAT, use_consolidated=False)
         if str(epsg) not in root:
             return
-        group: Any = root[str(epsg)]
+        # by its own path: through the group above, Zarr would take the consolidated copy of the metadata
+        group: Any = zarr.open_group(store, path=str(epsg), mode="r", zarr_format=ZARR_FORMAT, use_consolidated=False)
         dict(group.attrs)
-        for name in (*names, *COORDINATES, GRID_MAPPING):
+        for name in (*names, *COORDINATES, *TIMES, REGION, GRID_MAPPING):
             if name in group:
                 array = group[name]
-                if name in COORDINATES:
+                if name in (*COORDINATES, *TIMES):
                     array[:]
 
 

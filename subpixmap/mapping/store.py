@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
 import zarr
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
@@ -23,6 +24,7 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap import runpaths
 from subpixmap.errors import Incomplete, VerificationFailed
 from subpixmap.files import file_sha256, is_remote, path_of, store_errors, sync
+from subpixmap.geozarr import time_coordinates
 from subpixmap.grid import Block, Window
 from subpixmap.mapping.ledger import locked_sha256, read_record, read_records, require_items
 from subpixmap.mapping.metadata import read_zone, require_readable
@@ -33,9 +35,11 @@ from subpixmap.mapping.schema import (
     ARRAYS,
     GRID_MAPPING,
     N_OBS,
+    REGION,
     ZARR_FORMAT,
     array_of,
     arrays_of,
+    description,
     labels_of,
     zarr_store,
 )
@@ -296,11 +300,12 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
         there = there.isel(period=[stored.index(label) for label in shown])
         committed = _committed(zone, shown, done)
         coords = {name: there[name] for name in ("object", "y", "x", GRID_MAPPING)} | {"period": shown}
+        coords |= time_coordinates(map(plan.period, shown))  # from the plan: maps of earlier versions hold none
         arrays = {
             name: (there[name].dims, _lazy(folder, zone, committed, there[name]), there[name].attrs)
             for name in arrays_of(plan.recipe.spread)
-        } | {"region": (("y", "x"), _lazy_region(zone, plan.geometry), {"long_name": "centre lies in the region"})}
-        attrs = {"run_id": plan.run_id, "evidence": plan.model.evidence, "folder": str(out)}
+        } | {REGION: (("y", "x"), _lazy_region(zone, plan.geometry), {"long_name": "centre lies in the region"})}
+        attrs = description(plan) | {"folder": str(out)}
         datasets[epsg] = xr.Dataset(arrays, coords=coords, attrs=attrs).rio.write_crs(epsg)
     return datasets
 
@@ -357,6 +362,7 @@ def _lazy_region(zone: Zone, geometry: BaseGeometry) -> Any:
 
     side, extent = zone.blocks[0].block.size, zone.extent
     here = near_zone(geometry, zone.lattice.epsg)
+    shapely.prepare(here)
 
     def load(block_id: tuple[int, ...] = ()) -> NDArray[np.bool_]:
         row, col = (start + side * i for start, i in zip((extent.row, extent.col), block_id, strict=True))

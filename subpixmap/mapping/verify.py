@@ -29,7 +29,7 @@ from subpixmap.mapping.ledger import (
     record_path,
 )
 from subpixmap.mapping.manifest import MAPPING, announce, compare_files, read_manifest
-from subpixmap.mapping.metadata import rebuild_metadata, require_readable
+from subpixmap.mapping.metadata import rebuild_metadata, require_mask, require_readable
 from subpixmap.mapping.owner import Owner, is_held_here, live_owner
 from subpixmap.mapping.plan import Plan, read_plan
 from subpixmap.mapping.schema import N_OBS, arrays_of
@@ -263,6 +263,7 @@ def _readable_zones(out: Path, plan: Plan) -> tuple[set[int], list[Damage]]:
         try:
             require_readable(out, plan, epsg)
             readable.add(epsg)
+            require_mask(out, epsg)
         except (VerificationFailed, OSError) as error:
             damaged.append(Damage(f"{runpaths.MAP}/{epsg}", str(error)))
     return readable, damaged

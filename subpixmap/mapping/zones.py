@@ -5,6 +5,7 @@ A block is planned where the region touches it and the zone owns a pixel of it. 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap.grid import CHUNK, Block, Lattice, Window, owned, project, transformer, utm_epsg
 from subpixmap.region.outline import densify, mended, polygonal
 
+_ONE_THREAD = threading.Lock()  # rasterio silences a warning of its own, which of two threads works for one only
 _CLIP_DEGREES = 10.0  # a region is cut this far from a zone's central meridian: beyond, UTM is meaningless
 
 
@@ -87,13 +89,22 @@ def near_zone(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
 
 
 def pixels_inside(geometry: BaseGeometry, lattice: Lattice, window: Window) -> NDArray[np.bool_]:
-    """Mask (height, width): pixels that the zone owns and whose centre lies in a geometry of the lattice's CRS."""
+    """Mask (height, width): pixels that the zone owns and whose centre lies in a geometry of the lattice's CRS.
+
+    Prepare the geometry (`shapely.prepare`) if many windows are asked: most of a country's lie inside it.
+    """
     from rasterio.features import geometry_mask
 
     mine = owned(lattice, window)
-    if geometry.is_empty or not mine.any():
+    around = shapely.box(*lattice.bounds(window.padded(2)))
+    if not mine.any() or shapely.contains(geometry, around):
+        return mine
+    near = polygonal(shapely.intersection(geometry, around))  # GDAL would walk along the whole coast for each window
+    if near.is_empty:
         return np.zeros(window.shape, bool)
-    mask: NDArray[np.bool_] = geometry_mask([geometry], window.shape, lattice.transform(window), invert=True) & mine
+    with _ONE_THREAD:
+        inside = geometry_mask([near], window.shape, lattice.transform(window), invert=True)
+    mask: NDArray[np.bool_] = inside & mine
     return mask
 
 

@@ -31,7 +31,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
 
 
 def metadata(out: Path) -> list[Path]:
-    return sorted(path for path in (out / MAP).rglob("*") if path.is_file())
+    """Files that every reader opens: all but the shards of the region's mask."""
+    return sorted(path for path in (out / MAP).rglob("*") if path.is_file() and "region/c" not in path.as_posix())
 
 
 def mutations(value: Any) -> Iterator[Any]:
@@ -81,6 +82,12 @@ def test_metadata_that_no_manifest_vouches_for_are_named_and_made_anew(tmp_path:
         path.write_bytes(good[: len(good) // 2])
         damaged = verify(out).damaged
         assert damaged, path
+        if "region/c" in path.as_posix():  # nothing is made from it: a run goes on, `verify` names it
+            map_region(out, made.plan(), made.items, made.model, workers=0)
+            assert verify(out).damaged == damaged
+            assert take_back(out, damaged) == []
+            assert path.read_bytes() == good
+            continue
         with pytest.raises(VerificationFailed, match="verify --repair"):
             map_region(out, made.plan(), made.items, made.model, workers=0)
         assert take_back(out, damaged) == []

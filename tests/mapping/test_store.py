@@ -158,7 +158,7 @@ def test_xarray_opens_it_without_a_warning(made: Any) -> None:
         assert there.rio.crs.to_epsg() == epsg
     assert there["count"].dims == ("object", "period", "y", "x")
     assert there["n_obs"].dims == ("period", "y", "x")
-    kinds = {"count": "f", "presence": "f", "sd_over_dates": "f", "n_obs": "u"}
+    kinds = {"count": "f", "presence": "f", "sd_over_dates": "f", "n_obs": "u", "region": "b"}
     assert {name: there[name].dtype.kind for name in there.data_vars} == kinds
     assert there["object"].values.tolist() == ["coconut", "car"]
     assert there["period"].values.tolist() == ["2021", "2022"]

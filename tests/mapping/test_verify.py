@@ -12,9 +12,11 @@ import pytest
 from subpixmap.errors import InputError, VerificationFailed
 from subpixmap.mapping.ledger import Failure, record_path, write_failure
 from subpixmap.mapping.manifest import MAPPING, write_manifest
+from subpixmap.mapping.metadata import metadata_files
 from subpixmap.mapping.owner import run_lock
 from subpixmap.mapping.plan import write_plan
 from subpixmap.mapping.run import map_region
+from subpixmap.mapping.schema import ARRAYS
 from subpixmap.mapping.verify import status, take_back, verify
 from subpixmap.scenes.items import write_lock
 from tests.helpers.mapping_data import Tiny, hashes, tiny
@@ -57,12 +59,11 @@ def test_a_sound_run_is_sound(finished: Any) -> None:
 
 def artefacts(out: Any) -> Any:
     """Kinds of files, with what a report must name."""
-    shards = [p for p in out.rglob("map.zarr/*/*/c/**/*") if p.is_file() and len(p.relative_to(out).parts) > 5]
+    shards = [p for name in ARRAYS for p in out.glob(f"map.zarr/*/{name}/c/**/*") if p.is_file()]
     assert len(shards) == 8 * 4
-    metadata = [*out.rglob("zarr.json"), *(out / "map.zarr/32651/x").rglob("c/*"), *out.glob("map.zarr/*/period/c/*")]
     return {
         "map": shards,
-        "metadata": [p for p in metadata if p.is_file()],
+        "metadata": metadata_files(out),  # with the mask of the region
         "ledger": sorted(out.glob("ledger/*.json")),
         "lock": [out / "items.parquet"],
         "plan": [out / "plan.json"],
