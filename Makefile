@@ -1,9 +1,10 @@
 # Everything a newcomer types. Each target makes .venv first (pip, from pyproject.toml + constraints.txt).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+BENCH ?= bench.json
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint hooks docs docs-serve wheel bench chaos soak notebooks page release cite format audit hashes clean
+.PHONY: demo test lint hooks docs docs-serve wheel bench bench-short chaos soak notebooks page release cite format audit hashes clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -44,8 +45,12 @@ format: $(VENV)/.installed  ## rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed  ## ratios against plain loops, on this machine
+bench: $(VENV)/.installed  ## what we cost against plain code and usual tools: a table, and bench.json (or BENCH=FOLDER)
+	$(BIN)/python -m tests.benchmarks.bench --json $(BENCH)
 	$(BIN)/python -m pytest -m slow tests/benchmarks -s
+
+bench-short: $(VENV)/.installed  ## the table in less than a minute; fails only on what no load can touch
+	$(BIN)/python -m tests.benchmarks.bench --short
 
 chaos: $(VENV)/.installed  ## the slow tests of the engine: kills, bit flips, failing I/O calls, mixed copies
 	$(BIN)/python -m pytest -m slow tests --ignore=tests/benchmarks --ignore=tests/chaos/test_soak.py -s

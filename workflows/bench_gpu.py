@@ -1,7 +1,7 @@
 """How fast a GPU maps: the network with tensors on the device, from memory, and from COGs on this disk.
 
     python bench_gpu.py --json gpu.json                   networks 64/16, 128/32 and 256/64, float32 and bfloat16
-    python bench_gpu.py --device cpu --side 256           the same code without a GPU, to see that it runs
+    python bench_gpu.py --device cpu --small              the same code without a GPU, to see that it runs: seconds
     python bench_gpu.py --dry-run                         print what would be measured
 
 Needs an installed `subpixmap`, and nothing else: imagery is made here, networks have random weights (they compute as
@@ -10,6 +10,8 @@ long as trained ones). Each rate is the best of some rounds, in million useful p
 - device: the network alone, over and over on tiles that lie on the device. Nothing can be faster.
 - memory: `predict_block` on a window in memory: sent in 16 bits, cut and scaled on the device, taken back.
 - files: the same with the window read from COGs (deflate, blocks of 512 px), the next one while one is computed.
+
+`busy` is the share of the time of the last in which the GPU computes or copies.
 """
 
 import argparse
@@ -18,7 +20,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -33,6 +38,25 @@ from subpixmap.model.predict import predict_block
 
 BANDS = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12")
 NETWORKS = ((64, 16), (128, 32), (256, 64))
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is measured, and where."""
+
+    device: str = "cuda"
+    side: int = 4096
+    """Of the window, pixels."""
+    readers: int = 8
+    rounds: int = 5
+    networks: tuple[tuple[int, int], ...] = NETWORKS
+    """Width and bottleneck of each."""
+
+
+SMALL = Size(device="cpu", side=128, readers=1, rounds=1, networks=NETWORKS[:1])
+"""A processor takes a minute for one window of the usual size."""
 
 
 def a_model(width: int, mid: int) -> Model:
@@ -97,49 +121,65 @@ def read(paths: list[Path], window: Window) -> np.ndarray:
     return np.where(numbers > 0, numbers / np.float32(10000), np.float32(np.nan))
 
 
-def from_files(model: Model, how: Arithmetic, paths: list[Path], side: int, readers: int, rounds: int) -> float:
-    """Windows one after the other, each read while the one before it is computed."""
-    window = Window(-model.halo, -model.halo, side + 2 * model.halo, side + 2 * model.halo)
+def from_files(model: Model, how: Arithmetic, paths: list[Path], size: Size) -> tuple[int, Callable[[], None]]:
+    """Pixels and work of windows one after the other, each read while the one before it is computed."""
+    side, window = size.side, around(model, size.side)
 
     def work() -> None:
-        with ThreadPoolExecutor(readers) as pool:
-            for coming in [pool.submit(read, paths, window) for _ in range(readers + 1)]:
+        with ThreadPoolExecutor(size.readers) as pool:
+            for coming in [pool.submit(read, paths, window) for _ in range(size.readers + 1)]:
                 predict_block(model, coming.result(), arithmetic=how)
 
-    return rate((readers + 1) * side**2, work, how.device, rounds)
+    return (size.readers + 1) * side**2, work
 
 
-def measured(model: Model, how: Arithmetic, paths: list[Path], asked: argparse.Namespace) -> dict[str, object]:
+def around(model: Model, side: int) -> Window:
+    """The window with its halo."""
+    return Window(-model.halo, -model.halo, side + 2 * model.halo, side + 2 * model.halo)
+
+
+def busy(work: Callable[[], object], device: str) -> float | None:
+    """Share of the time in which the GPU computes or copies."""
+    if device == "cpu":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
+        began = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    return min(1.0, float(sum(one.self_device_time_total for one in trace.key_averages())) / 1e6 / seconds)
+
+
+def measured(model: Model, how: Arithmetic, paths: list[Path], size: Size) -> Row:
     """Rates of one network in one precision, and how far its total is from that of float32."""
-    window = read(paths, Window(-model.halo, -model.halo, asked.side + 2 * model.halo, asked.side + 2 * model.halo))
+    window = read(paths, around(model, size.side))
     exact = Arithmetic.chosen(backend="torch", device=how.device)
     totals = [predict_block(model, window, arithmetic=one)[0].sum(dtype=float) for one in (how, exact)]
-
-    def predict() -> object:
-        return predict_block(model, window, arithmetic=how)
-
+    pixels, work = from_files(model, how, paths, size)
+    predict = partial(predict_block, model, window, arithmetic=how)
     return {
         "network": model.card.name,
         "precision": how.precision,
-        "device": on_device(model, how, asked.rounds),
-        "memory": rate(asked.side**2, predict, how.device, asked.rounds),
-        "files": from_files(model, how, paths, asked.side, asked.readers, asked.rounds),
+        "device": on_device(model, how, size.rounds),
+        "memory": rate(size.side**2, predict, how.device, size.rounds),
+        "files": rate(pixels, work, how.device, size.rounds),
+        "busy": busy(work, how.device),
         "error of the total": abs(float(totals[0] / totals[1]) - 1),
     }
 
 
-def measure(asked: argparse.Namespace) -> list[dict[str, object]]:
+def measure(size: Size) -> list[Row]:
     """A row for each network and precision."""
     rows = []
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_bands(Path(folder), asked.side)
-        for width, mid in NETWORKS:
+        paths = write_bands(Path(folder), size.side)
+        for width, mid in size.networks:
             model = a_model(width, mid)
             for precision in precisions:
-                how = Arithmetic.chosen(backend="torch", precision=precision, device=asked.device)
-                rows.append(measured(model, how, paths, asked))
-                print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else str(v) for k, v in rows[-1].items()))
+                how = Arithmetic.chosen(backend="torch", precision=precision, device=size.device)
+                rows.append(measured(model, how, paths, size))
+                print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()))
     return rows
 
 
@@ -149,21 +189,22 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=4096, help="of the window, pixels")
     parser.add_argument("--readers", type=int, default=8, help="threads that read")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="one network on 128 x 128 px, whatever else is asked for")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     parser.add_argument("--dry-run", action="store_true")
     asked = parser.parse_args()
+    size = Size(device=asked.device, side=asked.side, readers=asked.readers, rounds=asked.rounds)
+    size = replace(SMALL, device=asked.device) if asked.small else size
     if asked.dry_run:
-        names = ", ".join(f"{width}/{mid}" for width, mid in NETWORKS)
-        print(f"measure {names} in float32 and bfloat16 on {asked.device}")
-        print(f"windows of {asked.side} px, {asked.readers} readers, {asked.rounds} rounds")
+        names = ", ".join(f"{width}/{mid}" for width, mid in size.networks)
+        print(f"measure {names} in float32 and bfloat16 on {size.device}")
+        print(f"windows of {size.side} px, {size.readers} readers, {size.rounds} rounds")
         return
-    if asked.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(
-            "bench_gpu.py: torch finds no GPU on this machine; --device cpu tries the same code without one"
-        )
-    name = torch.cuda.get_device_name() if asked.device == "cuda" else "the processor"
+    if size.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("bench_gpu.py: torch finds no GPU here; --device cpu --small tries the same code without one")
+    name = torch.cuda.get_device_name() if size.device == "cuda" else "the processor"
     print(f"{name}, torch {torch.__version__}; million pixels a second")
-    rows = measure(asked)
+    rows = measure(size)
     if asked.json:
         asked.json.write_text(json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
 

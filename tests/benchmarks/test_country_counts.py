@@ -1,24 +1,18 @@
-"""`make bench`: all municipalities of the Philippines x 6 years from a generated map, on two workers.
+"""All municipalities of the Philippines x 6 years from a generated map, on two workers.
 
-The whole alone: `pytest -m slow -s tests/benchmarks/test_country_counts.py -k municipalities`; what a block costs, in
-one process and a minute: the same with `-k slice`.
+`bench` measures what a block costs, in one process and less time.
 """
 
 import os
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from subpixmap.counts.blocks import read_blocks
 from subpixmap.counts.count import count_run, write_counts
-from subpixmap.counts.facts import read_facts
-from subpixmap.counts.sums import _UnitsByBlock, block_sums
-from subpixmap.counts.units import Ground, prepare_units
 from subpixmap.export.formats import export_run
 from subpixmap.mapping.cluster import connect
 from subpixmap.region.resolve import resolve_region
@@ -57,35 +51,6 @@ class Watch(threading.Thread):
 @pytest.fixture
 def region(real_data: Path) -> Any:
     return resolve_region("philippines", admin=real_data / "admin_philippines" / "phl_adm3_2019_medres.parquet")
-
-
-def test_a_slice_of_the_country_in_one_process(region: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every 60th block, one after the other, each the least of three times: CPU time, whatever else runs."""
-    plan = country_plan(region, "2018-2023")
-    n = sum(len(zone.blocks) for zone in plan.zones.values())
-    plan = replace(plan, zones={epsg: replace(zone, blocks=zone.blocks[::60]) for epsg, zone in plan.zones.items()})
-    out = tmp_path / "slice"
-    write_country(out, region, plan)
-    folder = RunFolder.open(out)
-    facts = read_facts(folder)
-    by_block, ground = _UnitsByBlock(prepare_units(region.units), plan.recipe.block), Ground(plan.geometry)
-    labels, spent, chunks = [period.label for period in plan.periods], [], 0
-    for block in read_blocks(folder):
-        polygons, place = by_block.take(block.lattice, block.window)[1], ground.at(block.lattice, block.window)
-        times = []
-        for _ in range(3):
-            start = time.process_time()
-            block_sums(polygons, block, facts=facts, region=place)
-            times.append(time.process_time() - start)
-        spent.append(min(times))
-        chunks += len(block.chunks)
-    mean = sum(spent) / len(spent)
-    with capsys.disabled():
-        print(
-            f"\n{len(spent)} blocks: {1e3 * mean:.0f} ms of CPU a block, "
-            f"{1e9 * sum(spent) / (chunks * 256**2 * len(labels)):.1f} ns a pixel and year; {n} blocks would take "
-            f"{n * mean / 60:.1f} min of CPU; load {os.getloadavg()[2]:.1f}"
-        )
 
 
 def test_all_municipalities_of_the_philippines(region: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,23 +1,14 @@
-"""A country is planned before anything is read: the Philippines 2018-2023 from a lock of 52,000 items."""
+"""A generated lock of a country: items of 109.8 km tiles, evenly over tiles and periods; no file exists."""
 
-import resource
-import time
+from __future__ import annotations
+
 from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import shapely
 
 from subpixmap.grid import project
-from subpixmap.mapping.needs import needs
-from subpixmap.mapping.plan import make_plan
-from subpixmap.mapping.run import pending_tasks
-from subpixmap.periods import make_periods
-from subpixmap.region.resolve import resolve_region
 from subpixmap.scenes.items import Asset, Item
-from tests.helpers.mapping_data import tiny_model
 
 TILE_M, SPACING_M = 109_800.0, 100_000.0
 BANDS = dict.fromkeys(("B02", "B03", "B04", "B08"), 10)
@@ -72,27 +63,3 @@ def generated_lock(region: Any, periods: Any, n: Any) -> Any:
 
 def i_orbit(tile: Any) -> Any:
     return int(tile[2:4]) % 4
-
-
-@pytest.mark.slow
-def test_the_philippines_are_planned_from_a_lock_of_52_000_items(tmp_path: Path) -> None:
-    region, periods, model = resolve_region("philippines"), make_periods("2018-2023"), tiny_model()
-    items = generated_lock(region, periods, 52_000)
-    assert 50_000 < len(items) < 54_000
-    before, took, clock = rss(), SimpleNamespace(), time.process_time  # other load on the machine does not count
-    start = clock()
-    plan = make_plan(region, periods, items, model)
-    took.plan = clock() - start
-    found = needs(plan, items)
-    took.needs = clock() - start - took.plan
-    tasks = pending_tasks(tmp_path, plan, items)
-    took.tasks = clock() - start - took.plan - took.needs
-    told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in vars(took).items())
-    print(f"{len(items)} items, {found.blocks} blocks, {len(tasks)} tasks; CPU: {told}")
-    print(f"peak memory {rss() / 1e6:.0f} MB, of which {before / 1e6:.0f} MB before the plan")
-    assert len(tasks) == found.tasks < 50_000
-    assert rss() - before < 1e9
-
-
-def rss() -> Any:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
