@@ -4,7 +4,7 @@ VENV := .venv
 BENCH ?= bench.json
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint hooks docs docs-serve wheel bench bench-short chaos soak notebooks page release cite format audit hashes clean
+.PHONY: demo test lint hooks docs docs-serve wheel bench bench-table bench-short chaos soak notebooks page release cite format audit hashes clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -48,6 +48,9 @@ format: $(VENV)/.installed  ## rewrite the code in the house format
 bench: $(VENV)/.installed  ## what we cost against plain code and usual tools: a table, and bench.json (or BENCH=FOLDER)
 	$(BIN)/python -m tests.benchmarks.bench --json $(BENCH)
 	$(BIN)/python -m pytest -m slow tests/benchmarks -s
+
+bench-table: $(VENV)/.installed  ## the same measurements, put into docs/benchmarks.md (a quarter of an hour)
+	$(BIN)/python -m tests.benchmarks.bench --json $(BENCH) --page docs/benchmarks.md
 
 bench-short: $(VENV)/.installed  ## the table in less than a minute; fails only on what no load can touch
 	$(BIN)/python -m tests.benchmarks.bench --short

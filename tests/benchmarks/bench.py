@@ -2,6 +2,8 @@
 
     python -m tests.benchmarks.bench                      the full form: some ten minutes
     python -m tests.benchmarks.bench --short              the short form: less than a minute
+    python -m tests.benchmarks.bench --page docs/benchmarks.md
+                                                          put the table into the page
     python -m tests.benchmarks.bench --json bench.json    write the figures there, too; a folder gets bench.json
 
 Both sides of a ratio take turns in one process on one thread. CPU time counts, of the fastest round, so other load on
@@ -31,6 +33,9 @@ from subpixmap.model.checkpoint import load_model
 from tests.benchmarks import country, gpu, network, whole_map
 from tests.benchmarks.figures import Figure, as_markdown, machine, one_thread
 from tests.benchmarks.scene import make_scene
+
+BEGIN, END = "<!-- table of make bench -->", "<!-- end of the table -->"
+"""Around the table of docs/benchmarks.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +112,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="smaller places and fewer rounds")
     parser.add_argument("--json", type=Path, help="a file, or a folder for bench.json")
+    parser.add_argument("--page", type=Path, help="a page whose table between two comments is replaced")
     parser.add_argument("--admin", type=Path, help="municipalities of the Philippines, to count by them")
     asked = parser.parse_args()
     place, figures, began = machine(), list[Figure](), time.process_time()
     for one in measure(SHORT if asked.short else FULL, admin=asked.admin):
         figures.append(one)
         print(f"{time.process_time() - began:6.1f} s of CPU  {one.key} {one.value}", file=sys.stderr)
-    print(as_markdown(figures, place, short=asked.short))
+    table = as_markdown(figures, place, short=asked.short)
+    print(table)
+    if asked.page:
+        before, _, rest = asked.page.read_text(encoding="utf-8").partition(BEGIN)
+        asked.page.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
     if asked.json:
         write(asked.json, figures, place, short=asked.short)
     missed = [one.key for one in figures if one.reached is False]

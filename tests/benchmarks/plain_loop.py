@@ -67,9 +67,9 @@ def reflectance(files: Files, scene: Scene, window: Window, offset_dn: int) -> A
         values = files[band].read(1, window=_in_file(scene, window, times))
         bands.append(values.repeat(times, 0).repeat(times, 1) if times > 1 else values)
     dn = np.stack(bands)
-    values: Array = (dn.astype(np.float32) + np.float32(offset_dn)) / np.float32(10_000)
-    values[dn == 0] = np.nan
-    return values
+    scaled: Array = (dn.astype(np.float32) + np.float32(offset_dn)) / np.float32(10_000)
+    scaled[dn == 0] = np.nan
+    return scaled
 
 
 def clear_pixels(files: Files, scene: Scene, window: Window) -> Array:
