@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -244,6 +245,18 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def geoparquet_bytes(table: Any) -> bytes:
+    """A GeoDataFrame as GeoParquet 1.1.
+
+    The box of every row stands in a column (`bbox`, the covering of the format), so that a reader who wants a part
+    finds it without looking at geometries. GeoPandas hides the column.
+    """
+    buffer = io.BytesIO()
+    covered = "bbox" not in table.columns  # which may be a column of the user's own
+    table.to_parquet(buffer, index=False, compression="zstd", schema_version="1.1.0", write_covering_bbox=covered)
+    return buffer.getvalue()
 
 
 def file_sha256(path: str | Path) -> str:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from subpixmap import runpaths
 from subpixmap.errors import InputError
-from subpixmap.files import path_of, write_atomic
+from subpixmap.files import geoparquet_bytes, path_of, write_atomic
 from subpixmap.mapping.ledger import Record, read_records
 from subpixmap.mapping.plan import Plan, items_by_period, read_plan
 from subpixmap.scenes.items import Item, items_sha256, read_lock, read_notes
@@ -152,9 +152,7 @@ def read_units(folder: Path, plan: Plan) -> RunUnits:
 def write_units(folder: Path, units: RunUnits) -> None:
     """Write units.parquet: the units, and in every row where they come from."""
     origin: Mapping[str, str | None] = {name: getattr(units, name) for name in _BOUNDARY}
-    buffer = io.BytesIO()
-    units.table.assign(**origin).to_parquet(buffer, index=False)
-    write_atomic(folder / runpaths.UNITS, buffer.getvalue())
+    write_atomic(folder / runpaths.UNITS, geoparquet_bytes(units.table.assign(**origin)))
 
 
 def _text_or_none(value: Any) -> str | None:

@@ -156,7 +156,7 @@ def report(out: options.Folder, quiet: options.Quiet = False, verbose: options.V
 
 def export(
     out: options.Folder,
-    format: Annotated[str, Option("--format", help="csv, xlsx, geoparquet, gpkg, geojson, cog or stac")],
+    format: Annotated[str, Option("--format", help="csv, xlsx, geoparquet, gpkg, geojson, pmtiles, cog or stac")],
     to: Annotated[Path | None, Option(help="folder for the files  [default: OUT/export]")] = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,

@@ -28,7 +28,7 @@ from subpixmap.detection.images import Image
 from subpixmap.detection.predict import Boxes
 from subpixmap.detection.windows import CELL
 from subpixmap.errors import InputError
-from subpixmap.files import write_atomic
+from subpixmap.files import geoparquet_bytes, write_atomic
 from subpixmap.grid import transformer, utm_epsg
 
 COLUMNS = ("object", "score", "size_m", "image_date", "image_id")
@@ -91,9 +91,7 @@ def share_land(
 
 def write_points(path: Path, points: gpd.GeoDataFrame, about: Mapping[str, Any]) -> None:
     """Write points with what is known of them, whole or not at all."""
-    buffer = io.BytesIO()
-    points.to_parquet(buffer, index=False)
-    table = pq.read_table(pa.BufferReader(buffer.getvalue()))
+    table = pq.read_table(pa.BufferReader(geoparquet_bytes(points)))
     text = json.dumps(about, ensure_ascii=False, allow_nan=False)
     out = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: text.encode()}), out)

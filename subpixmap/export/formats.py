@@ -15,7 +15,7 @@ from subpixmap.files import is_remote, path_of
 from subpixmap.runfolder import RunFolder
 from subpixmap.tables import CHANGES, COUNTS, TREND, Columns, rounded, write_csv
 
-FORMATS = ("csv", "xlsx", *DRIVERS, "cog", "stac")
+FORMATS = ("csv", "xlsx", *DRIVERS, "pmtiles", "cog", "stac")
 
 
 def export_run(run: RunFolder, format: str, *, to: Path | None = None) -> list[Path]:
@@ -28,8 +28,9 @@ def export_run(run: RunFolder, format: str, *, to: Path | None = None) -> list[P
     format
         `csv` (with tables.json) or `xlsx` (a sheet for each table and one for the columns): the rows of counts.parquet
         and, if there, of trend.parquet and changes.csv, rounded; `geoparquet`, `gpkg` or `geojson`: counts and trend
-        with all digits and the polygons of the units (a GeoPackage holds both tables as layers); `cog`: the map as
-        rasters; `stac`: a catalogue of rasters and tables. LICENCE-AND-CITATION.txt stands beside all of them.
+        with all digits and the polygons of the units (a GeoPackage holds both tables as layers); `pmtiles`: the units
+        with their totals as vector tiles for a map on the web; `cog`: the map as rasters; `stac`: a catalogue of
+        rasters and tables. LICENCE-AND-CITATION.txt stands beside all of them.
     to
         Folder for the files; OUT/export when not given.
 
@@ -55,6 +56,8 @@ def export_run(run: RunFolder, format: str, *, to: Path | None = None) -> list[P
         from subpixmap.export.stac import export_stac
 
         return [*export_stac(run, folder), write_licence(run, folder)]
+    if format == "pmtiles":
+        return [_write_tiles(run, folder), write_licence(run, folder)]
     licence = write_licence(run, folder)
     if format in DRIVERS:
         given = {name: table for name, (table, _) in _tables(run).items() if name != "changes"}
@@ -70,6 +73,14 @@ def _tables(run: RunFolder) -> dict[str, tuple[pd.DataFrame, Columns]]:
     """Name -> rows and columns of the tables that the run has."""
     there = {"counts": (run.counts, COUNTS), "trend": (run.trend, TREND), "changes": (run.changes, CHANGES)}
     return {name: (table, columns) for name, (table, columns) in there.items() if table is not None}
+
+
+def _write_tiles(run: RunFolder, folder: Path) -> Path:
+    from subpixmap.export.pmtiles import write_pmtiles
+
+    name = f"{run.plan.region_name}: {', '.join(run.plan.objects)}"
+    about = f"Totals of the map by unit, no estimates. Licences and citation: {' '.join(licence_text(run).split())}"
+    return write_pmtiles(run.counts, run.trend, run.units.table, folder / "counts.pmtiles", name=name, about=about)
 
 
 def _write_csvs(run: RunFolder, folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from subpixmap.errors import InputError
+from subpixmap.files import geoparquet_bytes
 from subpixmap.tables import REGION
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def write_with_polygons(
     units
         `unit_id` and polygons.
     folder
-        Where `counts.gpkg` (a layer for each table), or `counts.geojson` and `trend.geojson`, or `counts.geoparquet`
-        and `trend.geoparquet` go.
+        Where `counts.gpkg` (a layer for each table), or `counts.geojson` and `trend.geojson`, or `counts.geo.parquet`
+        and `trend.geo.parquet` go: other names than those of the tables without polygons.
     format
         One of `DRIVERS`.
 
@@ -54,7 +55,7 @@ def write_with_polygons(
     InputError
         A row belongs to none of the units.
     """
-    polygons = units[["unit_id", units.geometry.name]].dissolve("unit_id").geometry.to_crs(4326)
+    polygons = polygons_of(units)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
         partial = Path(temporary)
@@ -66,6 +67,11 @@ def write_with_polygons(
     return paths
 
 
+def polygons_of(units: gpd.GeoDataFrame) -> gpd.GeoSeries:
+    """Unit id -> its polygon, EPSG:4326."""
+    return units[["unit_id", units.geometry.name]].dissolve("unit_id").geometry.to_crs(4326)
+
+
 def _write_layer(name: str, table: pd.DataFrame, polygons: gpd.GeoSeries, folder: Path, format: str) -> None:
     """Write one table; a GeoPackage takes all tables as layers. The rows of all units together have no polygon."""
     import geopandas as gpd
@@ -74,7 +80,7 @@ def _write_layer(name: str, table: pd.DataFrame, polygons: gpd.GeoSeries, folder
         raise InputError(f"unit {missing[0]!r} of the {name} is not in units.parquet; count again (subpixmap count)")
     rows = gpd.GeoDataFrame(table, geometry=gpd.GeoSeries(polygons.reindex(table["unit_id"]).to_numpy(), crs=4326))
     if format == "geoparquet":
-        rows.to_parquet(folder / f"{name}.{format}", index=False, compression="zstd")
+        (folder / f"{name}.geo.parquet").write_bytes(geoparquet_bytes(rows))
         return
     driver, options = DRIVERS[format]
     path = folder / f"{'counts' if format == 'gpkg' else name}.{format}"

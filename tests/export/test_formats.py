@@ -53,7 +53,8 @@ def same_rows(found: Any, expected: Any, columns: Any) -> None:
 @pytest.mark.parametrize("format", ["csv", "geoparquet", "gpkg", "geojson"])
 def test_every_table_format_holds_the_same_rows(counted: Any, tmp_path: Path, format: str) -> None:
     paths = export_run(RunFolder.open(counted), format, to=tmp_path)
-    files = ["counts.gpkg"] if format == "gpkg" else [f"counts.{format}", f"trend.{format}"]
+    end = "geo.parquet" if format == "geoparquet" else format
+    files = ["counts.gpkg"] if format == "gpkg" else [f"counts.{end}", f"trend.{end}"]
     files += [*(["changes.csv", "tables.json"] if format == "csv" else []), "LICENCE-AND-CITATION.txt"]
     assert [path.name for path in paths] == files
     units = gpd.read_parquet(counted / "units.parquet").set_index("unit_id").geometry
@@ -62,7 +63,7 @@ def test_every_table_format_holds_the_same_rows(counted: Any, tmp_path: Path, fo
         if format == "csv":
             pd.testing.assert_frame_equal(read_table(tmp_path / f"{table}.csv", columns), rounded(expected, columns))
             continue
-        path = tmp_path / ("counts.gpkg" if format == "gpkg" else f"{table}.{format}")
+        path = tmp_path / ("counts.gpkg" if format == "gpkg" else f"{table}.{end}")
         if format == "geoparquet":
             found = gpd.read_parquet(path)
         else:  # GDAL reads it
@@ -84,7 +85,7 @@ def test_every_table_format_holds_the_same_rows(counted: Any, tmp_path: Path, fo
 
 
 def test_an_unknown_format_lists_the_known_ones(counted: Any) -> None:
-    with pytest.raises(InputError, match="csv, xlsx, geoparquet, gpkg, geojson, cog, stac"):
+    with pytest.raises(InputError, match="csv, xlsx, geoparquet, gpkg, geojson, pmtiles, cog, stac"):
         export_run(RunFolder.open(counted), "shapefile")
 
 

@@ -234,7 +234,7 @@ def test_what_is_only_planned_is_told_and_not_taken_for_damage(
     assert subpixmap("plan", *later[1:], "-q") == 0  # the second year is planned and not mapped
     for verb in (["count", out, "--allow-partial"], ["trend", out], ["report", out], ["verify", out]):
         assert subpixmap(*verb) == 0
-    for format in FORMATS:
+    for format in (*FORMATS, "pmtiles"):
         assert subpixmap("export", out, "--format", format) == 0
     counts = require_sums(out, len(gpd.read_parquet(countries["two"] / "admin.parquet")))
     assert counts.xs("2021", level="period")["map_total"].isna().all()
