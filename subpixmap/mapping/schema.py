@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import shapely
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
@@ -26,7 +25,7 @@ from subpixmap.geozarr import TIME, TIME_BOUNDS
 from subpixmap.grid import CHUNK, Window
 from subpixmap.mapping.plan import Plan
 from subpixmap.mapping.quantise import FILL, STEP, ZERO
-from subpixmap.mapping.zones import Zone, near_zone, pixels_inside
+from subpixmap.mapping.zones import Zone, region_mask
 from subpixmap.model.mean import TRIM_FROM, member_name
 from subpixmap.scenes.hrefs import for_readers
 
@@ -291,8 +290,7 @@ def _write_region(group: zarr.Group, zone: Zone, plan: Plan) -> None:
         },
         overwrite=True,
     )
-    near = near_zone(plan.geometry, zone.lattice.epsg)
-    shapely.prepare(near)
+    inside = region_mask(plan.geometry, zone.lattice)
     shards: dict[tuple[int, int], list[Window]] = {}
     for one in zone.blocks:
         rows, cols = one.block.window.slices(extent)
@@ -302,7 +300,7 @@ def _write_region(group: zarr.Group, zone: Zone, plan: Plan) -> None:
         assert here is not None
         mask = np.zeros(here.shape, np.uint8)
         for window in windows:
-            mask[window.slices(here)] = pixels_inside(near, zone.lattice, window)
+            mask[window.slices(here)] = inside(window)
         array[here.slices(extent)] = mask
     array.attrs.update(whole)
 

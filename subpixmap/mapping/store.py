@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import shapely
 import zarr
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
@@ -44,7 +43,7 @@ from subpixmap.mapping.schema import (
     zarr_store,
 )
 from subpixmap.mapping.shard import Shard, decode_chunks, spread
-from subpixmap.mapping.zones import Zone, near_zone, pixels_inside
+from subpixmap.mapping.zones import Zone, region_mask
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -361,12 +360,11 @@ def _lazy_region(zone: Zone, geometry: BaseGeometry) -> Any:
     import dask.array as da
 
     side, extent = zone.blocks[0].block.size, zone.extent
-    here = near_zone(geometry, zone.lattice.epsg)
-    shapely.prepare(here)
+    inside = region_mask(geometry, zone.lattice)
 
     def load(block_id: tuple[int, ...] = ()) -> NDArray[np.bool_]:
         row, col = (start + side * i for start, i in zip((extent.row, extent.col), block_id, strict=True))
-        return pixels_inside(here, zone.lattice, Window(row, col, side, side))
+        return inside(Window(row, col, side, side))
 
     chunks = ((side,) * (extent.height // side), (side,) * (extent.width // side))
     return da.map_blocks(load, chunks=chunks, dtype=bool, meta=np.empty((0, 0), bool))

@@ -6,7 +6,7 @@ A block is planned where the region touches it and the zone owns a pixel of it. 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,10 +89,7 @@ def near_zone(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
 
 
 def pixels_inside(geometry: BaseGeometry, lattice: Lattice, window: Window) -> NDArray[np.bool_]:
-    """Mask (height, width): pixels that the zone owns and whose centre lies in a geometry of the lattice's CRS.
-
-    Prepare the geometry (`shapely.prepare`) if many windows are asked: most of a country's lie inside it.
-    """
+    """Mask (height, width): pixels that the zone owns and whose centre lies in a geometry of the lattice's CRS."""
     from rasterio.features import geometry_mask
 
     mine = owned(lattice, window)
@@ -106,6 +103,13 @@ def pixels_inside(geometry: BaseGeometry, lattice: Lattice, window: Window) -> N
         inside = geometry_mask([near], window.shape, lattice.transform(window), invert=True)
     mask: NDArray[np.bool_] = inside & mine
     return mask
+
+
+def region_mask(geometry: BaseGeometry, lattice: Lattice) -> Callable[[Window], NDArray[np.bool_]]:
+    """A function that says which pixels of a window lie in a geometry (EPSG:4326), see `pixels_inside`."""
+    near = near_zone(geometry, lattice.epsg)
+    shapely.prepare(near)
+    return lambda window: pixels_inside(near, lattice, window)
 
 
 def _plan_blocks(geometry: BaseGeometry, lattice: Lattice, size: int) -> list[BlockPlan]:

@@ -95,7 +95,7 @@ def test_rasters_hold_the_map_and_their_overviews_hold_means(counted: Any, run: 
     _, plan = run
     *paths, licence = export_run(RunFolder.open(counted), "cog", to=tmp_path)
     assert licence.name == "LICENCE-AND-CITATION.txt"
-    assert len(paths) == 2 * len(plan.zones) * len(OBJECTS) * len(PERIODS)
+    assert len(paths) == len(plan.zones) * (2 * len(OBJECTS) * len(PERIODS) + 1)  # and a mask for each zone
     balance = count_run(counted, AROUND).accounts.balance.set_index(["object", "period"])
     total = 0.0
     for epsg in plan.zones:
@@ -139,7 +139,8 @@ def test_the_catalogue_is_valid_and_its_checksums_hold(counted: Any, tmp_path: P
             assert asset.extra_fields["file:checksum"] == "1220" + hashlib.sha256(content).hexdigest()
     assert set(collection.assets) == {"counts.csv", "counts.parquet", "trend.csv", "trend.parquet", "changes.csv",
                                       "items.parquet", "plan.json"}  # fmt: skip
-    (licence,) = collection.get_links("license")
+    licence, terms = collection.get_links("license")
+    assert "Sentinel_Data_Legal_Notice" in terms.href
     assert "Cite as" in Path(str(licence.get_absolute_href())).read_text(encoding="utf-8")
     assert items[0].properties["subpixmap:items_sha256"]
     assert items[0].properties["start_datetime"] == "2018-01-01T00:00:00Z"
