@@ -109,9 +109,10 @@ def test_an_opened_map_counts_it_like_its_folder(mapped: Path) -> None:
 
 def test_rasters_of_the_spread_hold_what_the_map_holds(mapped: Path, tmp_path: Path) -> None:
     files = export_cogs(RunFolder.open(mapped), tmp_path, objects=["car"])
-    assert [path.name for path in files] == [f"{kind}_car_2021_32651.tif" for kind in ("count", "density", SPREAD)]
+    layers = [f"{kind}_car_2021_32651.tif" for kind in ("count", "density", SPREAD)]
+    assert [path.name for path in files] == [*layers, "region_32651.tif"]
     (zone,) = open_map(mapped).values()
-    with rasterio.open(files[-1]) as file:
+    with rasterio.open(files[2]) as file:
         np.testing.assert_array_equal(file.read(1), zone[SPREAD].sel(object="car", period="2021").values)
 
 
