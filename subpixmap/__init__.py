@@ -14,7 +14,7 @@ The flow, from the sky to a table::
     import_labels(job.out, "labelled.gpkg"), estimate(job.out)           # totals with intervals
     plot_counts(counts), plot_trend(slopes)                              # a picture of either
 
-A name is loaded when it is first used: `import subpixmap` costs nothing.
+Names are imported on first use, so `import subpixmap` is fast.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Errors that a user can act on; each carries the exit code that the command line promises.
+"""Errors that a user can act on; each has an exit code of the command line.
 
 0 complete, 2 bad input or configuration, 3 incomplete and resumable, 4 refused, 5 verification failed.
 """
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an exception says, for a message of ours: one line, without the system's numbers."""
+    """The text of an exception in one line, without system error numbers."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split())[:200] or type(error).__name__
@@ -26,19 +26,19 @@ class InputError(SubpixmapError, ValueError):
 
 
 class Incomplete(SubpixmapError, RuntimeError):
-    """Some blocks could not be done; run the same command again to resume."""
+    """Some blocks could not be done; rerun the same command to resume."""
 
     exit_code = 3
 
 
 class Refused(SubpixmapError, RuntimeError):
-    """Another recipe, an input unlike the card, or another live run holds the folder."""
+    """Another recipe, input that does not match the card, or a folder used by another live run."""
 
     exit_code = 4
 
 
 class VerificationFailed(SubpixmapError, RuntimeError):
-    """An artefact on disk is not what its record says."""
+    """A file on disk does not match its record."""
 
     exit_code = 5
 

@@ -1,9 +1,8 @@
-"""Files that are there whole or not at all, also after a power cut; their hashes; where the user's cache is.
+"""Atomic files, safe also after a power cut; their hashes; and the user's cache folder.
 
-A run's folder lies on a disk or in an object store. Only this module knows the difference; both are paths
-(`path_of`). On a disk a file becomes whole by renaming it. In an object store it is by itself: an upload is seen when
-it is complete, and from then on by everybody; nothing can be renamed or appended to there, and nothing has to be forced
-to disk.
+A run folder is on a disk or in an object store. Only this module handles the difference; both are paths (`path_of`). On
+a disk, files are written beside the target and renamed. In an object store, an upload is visible only when complete;
+renaming, appending and syncing do not exist there.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from urllib.parse import unquote
 
 from subpixmap.errors import InputError, SubpixmapError
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?!/)")  # a pathlib.Path of a URL has lost one of the two slashes
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?!/)")  # pathlib.Path of a URL drops one of the two slashes
 _DRAFT = re.compile(r"\..+\.(\d+|[0-9a-f]{16})\.partial|[^.]+\.[0-9a-f]{32}\.partial")  # ours; Zarr's
 _AT_ONCE = 256  # files asked for in one go
 
 
 def path_of(path: str | os.PathLike[str]) -> Path:
-    """A local path, or for a URL that fsspec knows (`s3://bucket/run`) an object that has the same methods.
+    """A local path, or for a URL known to fsspec (`s3://bucket/run`) an object with the same methods.
 
     Credentials and endpoint are those of the environment, as the store's own library reads them (`AWS_PROFILE`,
     `AWS_ENDPOINT_URL_S3`, ...).
@@ -36,7 +35,7 @@ def path_of(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     InputError
-        The URL is of no known store, or its library is not installed.
+        The URL has an unknown store, or its library is not installed.
     """
     if is_remote(path):
         return cast(Path, path)
@@ -46,7 +45,7 @@ def path_of(path: str | os.PathLike[str]) -> Path:
     try:
         from upath import UPath
 
-        # No cache of listings: another worker may have written files since.
+        # No cache of listings, because other workers write files.
         remote = UPath(f"{url[1]}://{text[url.end() :]}", use_listings_cache=False)
         remote.fs  # noqa: B018  (imports what the store needs)
     except (ImportError, ValueError) as error:
@@ -63,13 +62,13 @@ def local_path(text: str) -> str:
 
 
 def is_remote(path: object) -> bool:
-    """Whether something that `path_of` returned lies in an object store."""
+    """Whether a result of `path_of` is in an object store."""
     return not isinstance(path, (str, os.PathLike))
 
 
 @contextlib.contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn what the library of an object store raises into OSError, which a disk raises; mistakes of ours stay ours."""
+    """Turn errors of the library of an object store into OSError; other errors stay unchanged."""
     try:
         yield
     except Exception as error:
@@ -80,7 +79,7 @@ def store_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Name the file in what the system raises while it is written: a full disk does not say of which file."""
+    """Add the file name to system errors while writing, because the error of a full disk has none."""
     try:
         yield
     except OSError as error:
@@ -90,7 +89,7 @@ def named_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file: written beside it, forced to disk, renamed, and the folder forced to disk too."""
+    """Replace a file atomically: write beside it, sync, rename, and sync the folder."""
     if is_remote(path):
         _store(path).pipe_file(_key(path), data)
         return
@@ -108,9 +107,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write a file that must not exist yet; it is seen only whole. Of several writers one succeeds.
+    """Write a new file atomically; of several writers only one succeeds.
 
-    In an object store this is a conditional upload (`If-None-Match: *`), which the store has to know.
+    In an object store this is a conditional upload (`If-None-Match: *`), which the store must support.
 
     Raises
     ------
@@ -122,9 +121,9 @@ def write_new(path: Path, data: bytes) -> None:
             _store(path).pipe_file(_key(path), data, mode="create")
         except FileExistsError:
             present = None
-            with contextlib.suppress(FileNotFoundError):  # another writer has deleted it meanwhile
+            with contextlib.suppress(FileNotFoundError):  # another writer has deleted it in the meantime
                 present = path.read_bytes()
-            if present != data:  # equal bytes are ours: an answer was lost, and the library tried again
+            if present != data:  # equal bytes are ours: a response was lost, and the library retried
                 raise
         return
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
@@ -137,7 +136,7 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def touch(path: Path) -> None:
-    """Renew the time at which a file was changed last."""
+    """Set the modification time of a file to now."""
     if is_remote(path):
         write_atomic(path, path.read_bytes())
     else:
@@ -145,14 +144,14 @@ def touch(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and those above it; an object store needs none. `InputError` where a file is in the way."""
+    """Create a folder and its parents; an object store needs none. `InputError` if a file is in the way."""
     if not is_remote(path):
         require_place(path)
         path.mkdir(parents=True, exist_ok=True)
 
 
 def require_place(folder: Path) -> None:
-    """Refuse, before any work, a folder that is a file, lies below one, or cannot be written to.
+    """Refuse early a folder that is a file, lies below a file, or cannot be written to.
 
     Raises
     ------
@@ -164,9 +163,13 @@ def require_place(folder: Path) -> None:
     try:
         there = next((one for one in (folder, *folder.absolute().parents) if os.path.lexists(one)), folder)
     except FileNotFoundError as error:
-        raise InputError(f"{folder}: the working folder does not exist any more; change to one that does") from error
+        raise InputError(
+            f"{folder}: the current folder does not exist any more; change to an existing folder"
+        ) from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{str(folder)[:200]} cannot be a folder ({error.args[-1]})") from error
+        raise InputError(
+            f"{str(folder)[:200]} is not a valid folder name ({error.args[-1]}); give another path"
+        ) from error
     if not there.is_dir():
         what = "leads nowhere" if there.is_symlink() and not there.exists() else "is a file, not a folder"
         raise InputError(f"{there} {what}; give another folder, or remove it")
@@ -183,7 +186,7 @@ def files_under(folder: Path) -> list[Path]:
 
 
 def read_many(paths: Sequence[Path]) -> Iterator[tuple[Path, bytes | OSError]]:
-    """Each file with its bytes, or why it could not be read; those of an object store are asked for many at once."""
+    """Each file with its bytes or its error; files of an object store are read many at a time."""
     for start in range(0, len(paths), _AT_ONCE):
         part = paths[start : start + _AT_ONCE]
         if is_remote(part[0]):
@@ -201,7 +204,7 @@ def read_many(paths: Sequence[Path]) -> Iterator[tuple[Path, bytes | OSError]]:
 
 
 def modified(folder: Path) -> dict[str, float]:
-    """Name of each file of a folder -> when it was changed last, seconds since 1970."""
+    """Name of each file of a folder -> modification time, seconds since 1970."""
     if not is_remote(folder):
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_mtime for entry in entries}
@@ -224,10 +227,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def sweep(folder: Path, *, below: bool = False) -> None:
-    """Remove what killed writers of ours left half-written in a folder that nobody else writes to.
+    """Remove half-written files of killed writers in a folder that no one else writes to.
 
-    Only files that `write_atomic`, `write_new` and Zarr name so; what else is called `.partial` belongs to somebody.
-    `below` looks into the folders inside as well.
+    Only files named by `write_atomic`, `write_new` and Zarr; other `.partial` files belong to users. With `below`, also
+    in folders inside.
     """
     if is_remote(folder) or not folder.is_dir():
         return
@@ -237,7 +240,7 @@ def sweep(folder: Path, *, below: bool = False) -> None:
 
 
 def sync(path: Path) -> None:
-    """Force a file's bytes, or a folder's entries, to disk."""
+    """Sync a file's bytes, or a folder's entries, to disk."""
     if is_remote(path):
         return
     handle = os.open(path, os.O_RDONLY)
@@ -268,7 +271,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def cache_folder() -> Path:
-    """The user's cache, or the folder that the environment variable SUBPIXMAP_CACHE names."""
+    """The user's cache folder, or the one in the environment variable SUBPIXMAP_CACHE."""
     import platformdirs
 
     return Path(os.environ.get("SUBPIXMAP_CACHE") or platformdirs.user_cache_path("subpixmap"))

@@ -1,4 +1,4 @@
-"""The lattice of a UTM zone, its blocks and windows, and which zone owns a pixel.
+"""The pixel lattice of a UTM zone, its blocks and windows, and the ownership of pixels by zones.
 
 In: an EPSG code, a resolution and the phase read from the items. Out: pixel windows that are the same for any region,
 so that a place is computed once and counts are never resampled.
@@ -65,7 +65,7 @@ class Window:
         return slice(row, row + self.height), slice(col, col + self.width)
 
     def overlap(self, other: Window) -> Window | None:
-        """The pixels that both hold; None if there are none."""
+        """The common pixels; None if there are none."""
         top, left = max(self.row, other.row), max(self.col, other.col)
         bottom = min(self.row + self.height, other.row + other.height)
         right = min(self.col + self.width, other.col + other.width)
@@ -91,7 +91,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Lattice:
-    """The pixel lattice that all Sentinel-2 tiles of a UTM zone share at one resolution."""
+    """The pixel lattice common to all Sentinel-2 tiles of a UTM zone at one resolution."""
 
     epsg: int
     """326zz (north) or 327zz (south)."""

@@ -1,4 +1,4 @@
-"""Small tables and outlines for notebooks: what a noun shows of itself. Everything is escaped."""
+"""Small HTML tables and outlines of objects in notebooks. Everything is escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def html_table(title: str, facts: Mapping[str, str], *, picture: str = "") -> str:
-    """A title and a row for each fact; `picture` is markup of our own, which is not escaped."""
+    """A table with a title and a row per fact; `picture` is trusted markup and not escaped."""
     rows = "".join(
         f"<tr><th style='text-align:left;vertical-align:top'>{html.escape(name)}</th>"
         f"<td style='text-align:left'>{html.escape(text)}</td></tr>"

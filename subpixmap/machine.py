@@ -1,6 +1,6 @@
-"""Cores and memory that this process may really use: CPU affinity and the limits of a container count.
+"""Cores and memory available to this process, with CPU affinity and container limits.
 
-Dask knows how to ask each system; it is imported only when somebody asks, so that `--help` stays quick.
+Dask reads these limits on each system; it is imported only when needed, so that `--help` stays quick.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 
 
 def cores() -> int:
-    """Cores that this process may use: of the machine, its CPU affinity or its container's quota, the fewest."""
+    """Number of cores that this process may use: the smallest of machine, CPU affinity and container quota."""
     from dask.system import cpu_count
 
     return cpu_count()
 
 
 def memory() -> int:
-    """Bytes of memory that all processes may use together: of the machine or of its container, the less."""
+    """Bytes of memory for all processes together: the smaller of machine and container limit."""
     from distributed.system import memory_limit
 
     return memory_limit()
@@ -31,7 +31,7 @@ def memory() -> int:
 
 @contextlib.contextmanager
 def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads that begins nothing new after an error; after Ctrl-C it is not even waited for."""
+    """A thread pool that starts nothing new after an error, and does not wait after Ctrl-C."""
     pool = ThreadPoolExecutor(threads)
     try:
         yield pool
@@ -49,7 +49,7 @@ def available_memory() -> int:
 
 
 def instruction_set() -> str:
-    """The processor's best units for vectors and matrices: AMX, AVX512 or AVX2; elsewhere the name of its kind."""
+    """The best vector or matrix instructions of the processor: AMX, AVX512 or AVX2; else the architecture."""
     info = Path("/proc/cpuinfo")
     flags = re.search(r"^flags\s*:(.*)$", info.read_text(), re.MULTILINE) if info.is_file() else None
     has = set(flags[1].split()) if flags else set()

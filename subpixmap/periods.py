@@ -1,4 +1,4 @@
-"""Years and a step -> the periods that a run maps; a period is a label, two dates and the months that count."""
+"""Makes the periods of a run; a period is a label, two dates and the months to use."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ ALL_MONTHS = tuple(range(1, 13))
 
 @dataclass(frozen=True, order=True)
 class Period:
-    """A stretch of time whose chosen acquisitions are averaged."""
+    """A time interval whose chosen acquisitions are averaged."""
 
     label: str
     """`2018`, `2018-Q1`, `2018-03`, or an acquisition's ISO time."""
     start: date
-    """First day; of the months that count, unless an earlier version made the folder."""
+    """First day of the used months (of the whole period in folders of earlier versions)."""
     end: date
     """Last day, included."""
     months: tuple[int, ...] = ALL_MONTHS
-    """Months of the year that count (the same season every year), in the season's order: 11, 12, 1, 2."""
+    """Months to use in every year, in the order of the season: 11, 12, 1, 2."""
 
     def __post_init__(self) -> None:
         if self.end < self.start:
@@ -61,7 +61,7 @@ def parse_years(text: str | int) -> tuple[int, int]:
         raise InputError(f"--years {text!r} is not a year or a range such as 2018-2023")
     first, last = int(match[1]), int(match[2] or match[1])
     if last < first:
-        raise InputError(f"--years {text} runs backwards; write {last}-{first}")
+        raise InputError(f"--years {text} is in the wrong order; write {last}-{first}")
     if first < 2015:
         raise InputError(f"--years {text} starts before Sentinel-2 was launched (2015)")
     return first, last
@@ -83,8 +83,8 @@ def parse_months(text: str | None) -> tuple[int, ...]:
     ordered = season(months)
     if crosses and not over_new_year(ordered):
         raise InputError(
-            f"--months {text}: of a season that crosses the year, the months follow one another, such as 11-2; "
-            "run other months into another --out"
+            f"--months {text}: a season across the turn of the year must have consecutive months, such as 11-2; use "
+            "another --out for other months"
         )
     return ordered
 
@@ -92,8 +92,8 @@ def parse_months(text: str | None) -> tuple[int, ...]:
 def season(months: Iterable[int]) -> tuple[int, ...]:
     """Months in the order of a season, each once: 11, 12, 1, 2 for a winter; otherwise in the order of the year.
 
-    A season crosses the year if its months follow one another as they are given: 11, 12, 1, 2 is one winter, and
-    1, 2, 11, 12 are four months of one calendar year.
+    A season crosses the year if its months are consecutive in the given order: 11, 12, 1, 2 is one winter, but 1, 2,
+    11, 12 are four months of one calendar year.
     """
     given = tuple(dict.fromkeys(months))
     follow = all(after == before % 12 + 1 for before, after in pairwise(given))
@@ -101,7 +101,7 @@ def season(months: Iterable[int]) -> tuple[int, ...]:
 
 
 def over_new_year(months: tuple[int, ...]) -> bool:
-    """Whether a season goes on in the next year."""
+    """Whether a season continues in the next year."""
     return bool(months) and months[0] > months[-1]
 
 
@@ -137,14 +137,14 @@ def make_periods(
     ]
     if (months[0] - 1) // steps[every] == (months[-1] - 1) // steps[every]:
         raise InputError(
-            f"--months {months[0]}-{months[-1]} --every {every}: a season would end in the {every} in which the next "
-            "begins; choose --every year or month"
+            f"--months {months[0]}-{months[-1]} --every {every}: two seasons would share one {every}; choose --every "
+            "year or month"
         )
     return periods
 
 
 def last_whole(periods: Iterable[Period]) -> bool:
-    """Whether periods begin or end in months that do not count, as those of folders of earlier versions do."""
+    """Whether periods begin or end in unused months, as in folders of earlier versions."""
     return any(not {period.start.month, period.end.month} <= set(period.months) for period in periods)
 
 

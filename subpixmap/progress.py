@@ -1,7 +1,7 @@
 """Progress on stderr: a live bar on a terminal, plain lines with rate and time left elsewhere.
 
-A command that is not quiet says `with shown():`; what it calls then shows its long loops by `track`. In Python the same
-functions are silent, unless the caller says `with shown():` as well.
+A command without --quiet uses `with shown():`; the functions it calls then show their long loops by `track`. In Python
+these functions are silent unless the caller also uses `with shown():`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ T = TypeVar("T")
 
 _LINE_EVERY_S = 10.0
 _WORTH_A_LINE_S = 3.0
-"""Loops that end sooner say nothing."""
+"""Loops shorter than this show no progress, seconds."""
 _shown: ContextVar[bool] = ContextVar("shown", default=False)
 
 
 @contextlib.contextmanager
 def shown(quiet: bool = False) -> Iterator[None]:
-    """Show the loops of `track` in here; with `quiet`, do not."""
+    """Show the loops of `track` inside this context, unless `quiet`."""
     token = _shown.set(not quiet)
     try:
         yield
@@ -34,16 +34,16 @@ def shown(quiet: bool = False) -> Iterator[None]:
 
 
 def track(pieces: Iterable[T], title: str, unit: str, *, total: int | None = None) -> Iterator[T]:
-    """The pieces, one by one, with progress on stderr where it is shown; a loop of a few seconds says nothing.
+    """Yield the pieces, with progress on stderr if shown; loops of a few seconds show nothing.
 
     Parameters
     ----------
     pieces
-        What is worked on.
+        The pieces of work.
     title, unit
-        What is done, in a few words, and what a piece is called, plural.
+        The work in a few words, and the name of the pieces, plural.
     total
-        Number of pieces; asked of the pieces themselves when not given.
+        Number of pieces; by default `len(pieces)`.
     """
     number = total if total is not None else len(pieces) if isinstance(pieces, Sized) else 0
     with counter(title, number, unit) as bar:
@@ -53,12 +53,12 @@ def track(pieces: Iterable[T], title: str, unit: str, *, total: int | None = Non
 
 
 def counter(title: str, total: int, unit: str) -> Progress:
-    """As `track`, for work that is no simple loop: call `update` of what it returns."""
+    """Like `track`, for work that is not a simple loop: call `update` of the result."""
     return Progress(title, total, unit, quiet=not _shown.get(), patient=True)
 
 
 def duration(seconds: float) -> str:
-    """A span of time for people: 40 s, 12 min, 3.5 h."""
+    """Format a duration: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -67,22 +67,22 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts finished pieces of work; a context manager. Of two inside each other, the outer one is shown.
+    """Counts finished pieces of work; a context manager. If two are nested, only the outer one is shown.
 
     Parameters
     ----------
     title
-        What is done, in a few words.
+        The work in a few words.
     total
         Pieces of work.
     unit
-        What a piece is called, plural.
+        Name of the pieces, plural.
     done
-        Pieces that were finished earlier (a resumed run); they do not count for the rate.
+        Pieces finished earlier (in a resumed run), not included in the rate.
     quiet
         Show nothing.
     patient
-        Show nothing either if it ends within a few seconds.
+        Also show nothing if the work takes only a few seconds.
     """
 
     _outermost: Progress | None = None
@@ -110,7 +110,7 @@ class Progress:
             self._alarm.daemon = True
             self._alarm.start()
         elif self.done:
-            self._print(f"{self.done} of {self.total} {self.unit} are done already")
+            self._print(f"{self.done} of {self.total} {self.unit} were already done")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
@@ -122,7 +122,7 @@ class Progress:
             Progress._outermost = None
 
     def update(self, done: int, total: int | None = None, *, note: str = "") -> None:
-        """Say that `done` pieces (of a total that became known) are finished, with a short note."""
+        """Report `done` finished pieces (and a new total), with a short note."""
         self.done, self.total = done, total or self.total
         now = time.monotonic()
         if self._bar is not None and self._task is not None:
@@ -132,11 +132,11 @@ class Progress:
                 self._say(note)
 
     def step(self) -> None:
-        """One more piece is finished."""
+        """Report one more finished piece."""
         self.update(self.done + 1)
 
     def _say(self, note: str = "") -> None:
-        """One line on how far it is."""
+        """Print one line of progress."""
         self._said, self.last_line = True, time.monotonic()
         passed = self.last_line - self.started
         rate = (self.done - self.first) / max(passed, 1e-9)

@@ -1,7 +1,7 @@
-"""A run folder as one object: what stands in it, read once and handed on.
+"""A run folder as one object; its files are read once.
 
-In: the path of a folder that holds a plan. Out: a `RunFolder` with plan, lock, units, ledger index and tables. Text and
-paths are converted in `RunFolder.open`, once; everything behind it takes a `RunFolder` or a `Path`.
+In: the path of a folder that holds a plan. Out: a `RunFolder` with plan, lock, units, ledger index and tables. Texts
+and paths are converted once in `RunFolder.open`; later functions take a `RunFolder` or a `Path`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BOUNDARY = ["boundary_source", "boundary_version"]
 
 @dataclass(frozen=True)
 class RunUnits:
-    """The units that a run is counted in, and where their boundaries come from."""
+    """The units of a run, with the source of their boundaries."""
 
     table: gpd.GeoDataFrame
     """`unit_id`, `unit_name`, `parent_id` and the polygons."""
@@ -42,15 +42,15 @@ class RunUnits:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder. What it reads is read once: open it again after something was written into it."""
+    """A run folder. Files are read once: open it again after writing into it."""
 
     path: Path
-    """On a disk or in an object store."""
+    """Path on a disk or in an object store."""
     plan: Plan
 
     @classmethod
     def open(cls, out: str | os.PathLike[str] | RunFolder) -> RunFolder:
-        """Open a folder that holds a plan; one that is open already is handed on.
+        """Open a folder with a plan; an open RunFolder is returned unchanged.
 
         Raises
         ------
@@ -73,7 +73,7 @@ class RunFolder:
 
     @cached_property
     def lock_notes(self) -> dict[str, Any]:
-        """What the catalogue was expected to have and did not have when the items were locked."""
+        """Items missing in the catalogue when the items were locked."""
         return read_notes(self.path / runpaths.ITEMS)
 
     @cached_property
@@ -101,7 +101,7 @@ class RunFolder:
 
     @cached_property
     def done(self) -> frozenset[tuple[str, str]]:
-        """The ledger's index: (block id, period label) of what is mapped by this plan's recipe."""
+        """The ledger's index: (block id, period label) of blocks mapped with this plan's recipe."""
         return frozenset(self.records())
 
     def records(self) -> dict[tuple[str, str], Record]:
@@ -115,31 +115,31 @@ class RunFolder:
 
     @cached_property
     def series(self) -> pd.DataFrame:
-        """series.parquet: what may be compared over the periods."""
+        """series.parquet: values comparable between periods."""
         return read_table(self.path / runpaths.SERIES_PARQUET, SERIES)
 
     @cached_property
     def trend(self) -> pd.DataFrame | None:
-        """trend.parquet; None before trends were followed."""
+        """trend.parquet; None if there are no trends."""
         path = self.path / runpaths.TREND_PARQUET
         return read_table(path, TREND) if path.is_file() else None
 
     @cached_property
     def changes(self) -> pd.DataFrame | None:
-        """changes.csv: changes from period to period; None before trends were followed."""
+        """changes.csv: changes from period to period; None if there are no trends."""
         path = self.path / runpaths.CHANGES_CSV
         return read_table(path, CHANGES) if path.is_file() else None
 
 
 def read_units(folder: Path, plan: Plan) -> RunUnits:
-    """The units of a run; where the file does not say where they come from, they are those of the plan."""
+    """The units of a run; if the file has no source, that of the plan is used."""
     import geopandas as gpd
 
     path = folder / runpaths.UNITS
     if not path.is_file():
-        raise InputError(f"{path} does not exist; give the units (subpixmap count {folder} --admin FILE)")
+        raise InputError(f"{path} does not exist; run subpixmap count {folder} --admin FILE")
     data = io.BytesIO(path.read_bytes())
-    with damage_is_told(path, f"give the units again (subpixmap count {folder} --admin FILE)"):
+    with damage_is_told(path, f"count with the units again (subpixmap count {folder} --admin FILE)"):
         table = gpd.read_parquet(data)
         if missing := {"unit_id", "unit_name", "parent_id"} - set(table.columns):
             raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
@@ -150,7 +150,7 @@ def read_units(folder: Path, plan: Plan) -> RunUnits:
 
 
 def write_units(folder: Path, units: RunUnits) -> None:
-    """Write units.parquet: the units, and in every row where they come from."""
+    """Write units.parquet: the units, with their source in every row."""
     origin: Mapping[str, str | None] = {name: getattr(units, name) for name in _BOUNDARY}
     write_atomic(folder / runpaths.UNITS, geoparquet_bytes(units.table.assign(**origin)))
 

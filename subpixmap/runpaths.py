@@ -1,4 +1,4 @@
-"""The files and folders of a run folder: every name is spelled here, and nowhere else.
+"""Names of all files and folders of a run folder, defined only here.
 
 In: nothing. Out: names relative to the run folder OUT, used as `out / runpaths.PLAN`. They work on a disk and in an
 object store.
@@ -9,34 +9,34 @@ from __future__ import annotations
 PLAN = "plan.json"
 """The recipe and its id, region, periods, grid, blocks, model, versions."""
 ITEMS = "items.parquet"
-"""The lock: the items that are read."""
+"""The locked items."""
 MAP = "map.zarr"
 """Zarr v3, one group per UTM zone, named by its EPSG code."""
 LEDGER = "ledger"
 """One record per block and period."""
 UNITS = "units.parquet"
-"""The units that are counted in, with the source and version of their boundaries."""
+"""The units of the counts, with the source and version of their boundaries."""
 
 COUNTS_CSV = "counts.csv"
 COUNTS_PARQUET = "counts.parquet"
 """A row per unit, object and period."""
 SERIES_PARQUET = "series.parquet"
-"""What may be compared over the periods."""
+"""Values comparable between periods."""
 ACCOUNTS = "accounts.json"
-"""What lies outside the units, and whether all adds up."""
+"""Counts outside the units, and checks that all sums agree."""
 TREND_CSV = "trend.csv"
 TREND_PARQUET = "trend.parquet"
 """A row per unit and object."""
 CHANGES_CSV = "changes.csv"
 ESTIMATES_CSV = "estimates.csv"
 TABLES = "tables.json"
-"""What every column of every table means."""
+"""The meaning of every column of every table."""
 SAMPLE = "sample"
 """Designs and labelled samples."""
 SAMPLE_DESIGN = "sample/design.json"
-"""How the sample was drawn: seed, strata, sizes of the frame, the map it was drawn from."""
+"""The design of the sample: seed, strata, sizes of the frame, and its map."""
 SAMPLE_CELLS = "sample/cells.parquet"
-"""The drawn cells with what the map says of them. Interpreters must not see it."""
+"""The drawn cells with their map values. Interpreters must not see it."""
 SAMPLE_FRAME = "sample/frame.parquet"
 """Cells and map totals of the whole frame, by unit, stratum, period and object."""
 SAMPLE_SHEET = "sample/cells.gpkg"
@@ -46,31 +46,31 @@ SAMPLE_KML = "sample/cells.kml"
 SAMPLE_LABELLED = "sample/labelled.parquet"
 """Labelled cells, checked."""
 SAMPLE_IMPORT = "sample/labelled.json"
-"""What was imported: the file, blank rows, agreement of the interpreters."""
+"""The record of the import: file, blank rows, agreement of interpreters."""
 SAMPLE_RULES = "sample/estimate.json"
-"""Options of `estimate`; a new count estimates with them again."""
+"""Options of `estimate`, used again after a new count."""
 
 REPORT = "report.html"
 MANIFEST = "manifest.json"
 """Hashes of all other files, written last."""
 LOG = "run.log"
 LOCK = "run.lock"
-"""Names the live run that holds the folder."""
+"""The owner of the folder while a run is live."""
 CHOICES = "choices.json"
 """Options of `count` and `trend` that later recounts keep; absent where they are the defaults."""
 EXPORT = "export"
-"""Where `export` writes by default."""
+"""Default folder of `export`."""
 
 COUNTED = (COUNTS_CSV, COUNTS_PARQUET, SERIES_PARQUET, ACCOUNTS, TABLES, CHOICES)
-"""What `count` writes, besides units that are given to it."""
+"""Files of `count`, except given units."""
 TRENDED = (TREND_CSV, TREND_PARQUET, CHANGES_CSV, TABLES, CHOICES)
 """What `trend` writes."""
 SAMPLED = (SAMPLE_DESIGN, SAMPLE_CELLS, SAMPLE_FRAME, SAMPLE_LABELLED, SAMPLE_IMPORT)
-"""What estimates are made from, besides the counts; people write into the sheets of a sample."""
+"""Inputs of estimates, except counts; the sheets of a sample are edited by users."""
 EXPORTED = (ITEMS, UNITS, COUNTS_PARQUET, TREND_PARQUET, CHANGES_CSV, MAP)
-"""What exports are made from, besides the plan and the ledger."""
+"""Inputs of exports, except plan and ledger."""
 LISTED = (PLAN, ITEMS, UNITS, *COUNTED, TREND_CSV, TREND_PARQUET, CHANGES_CSV, ESTIMATES_CSV, REPORT)
-"""Files that the manifest lists, besides those of SAMPLE and the metadata of MAP; other files are their owner's."""
+"""Files listed in the manifest, with those of SAMPLE and the metadata of MAP; others belong to users."""
 
 
 def record_name(block_id: str, period: str) -> str:
@@ -79,10 +79,10 @@ def record_name(block_id: str, period: str) -> str:
 
 
 def failure_name(block_id: str, period: str) -> str:
-    """File in LEDGER that says why a block could not be mapped; the record of the block replaces it."""
+    """File in LEDGER with the reason of a failed block; removed when the block is recorded."""
     return f"{block_id}_{period.replace(':', '')}.failed"
 
 
 def shards_name(block_id: str, period: str) -> str:
-    """File in LEDGER: hashes of shards that a count has proven, beside a record of an earlier version."""
+    """File in LEDGER: hashes of shards checked by a count, for a record of an earlier version."""
     return f"{block_id}_{period.replace(':', '')}.shards"

@@ -1,8 +1,8 @@
-"""The sides of chunks and blocks, which every map shares; apart from `grid`, so that `--help` loads no numpy."""
+"""Sides of chunks and blocks, the same in all maps; not in `grid`, so that `--help` does not import numpy."""
 
 from __future__ import annotations
 
 CHUNK = 256
 """Side of an inner chunk, pixels. A block is a whole number of chunks."""
 BLOCK = 1024
-"""Side of a block where nothing else is asked for, pixels: right for CPUs; a GPU wants 4096."""
+"""Default side of a block, pixels: suits CPUs; use 4096 on a GPU."""

@@ -1,7 +1,6 @@
-"""The columns of every table that a run leaves behind, and how such a table is written and read.
+"""The columns of all tables of a run, and functions to write and read them.
 
-In: a DataFrame. Out: CSV and Parquet with the same columns, the same bytes every time; the CSV is rounded. A file
-appears whole or not at all.
+In: a DataFrame. Out: CSV and Parquet with the same columns, deterministic and atomic; the CSV is rounded.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Column(NamedTuple):
     former: str = ""
     """Name of the column in files of older versions."""
     later: bool = False
-    """Files of older versions lack it; there it is blank."""
+    """Whether files of older versions lack the column; it is blank then."""
 
 
 Columns = Mapping[str, Column]
@@ -51,17 +50,17 @@ def _number(unit: str, meaning: str) -> Column:
 _UNIT: dict[str, Column] = {
     "unit_id": _text("id of the unit, as given"),
     "unit_name": _text("name of the unit"),
-    "parent_id": _text("id of the unit that holds this one"),
+    "parent_id": _text("id of the unit that contains this one"),
     "object": _text("what is counted"),
 }
 
 REGION = "REGION"
-"""`unit_id` of the row that holds the sum of the highest units."""
+"""`unit_id` of the row with the sum of the topmost units."""
 
 COUNTS: dict[str, Column] = {
     **_UNIT,
     "object_definition": _text("what counts as one object, in the words of the model's card"),
-    "measure": _text("count, or occupancy: a mean over dates of objects that come and go"),
+    "measure": _text("count, or occupancy: a mean over dates of objects that move"),
     "period": _text("2018, 2018-Q1, 2018-03, or the time of an acquisition"),
     "period_start": _text("first day of the period, ISO 8601"),
     "period_end": _text("last day of the period, ISO 8601"),
@@ -70,7 +69,7 @@ COUNTS: dict[str, Column] = {
     ),
     "map_total_full": _number("objects", "density of the observed part times the area of the unit"),
     "density_per_ha": _number("objects/ha", "map_total per observed hectare"),
-    "object_area_ha": _number("ha", "observed pixels that hold the object, by presence"),
+    "object_area_ha": _number("ha", "observed pixels with the object, by presence"),
     "area_ha": _number("ha", "area of the unit's pixels on the lattice"),
     "observed_ha": _number("ha", "of these, pixels with enough clear observations"),
     "observed_frac": _number("0-1", "observed_ha / area_ha"),
@@ -85,8 +84,8 @@ COUNTS: dict[str, Column] = {
     "estimator": _text("name of the estimator"),
     "n_ref": Column("Int64", "cells", "size of the reference sample"),
     "suppressed": Column("boolean", "", "the estimate is too uncertain to be shown"),
-    "flag": _text("what a reader must know of the row; several are joined by ;"),
-    "evidence": _text("what the model has been measured on: simulated, degraded-aerial or sentinel-2"),
+    "flag": _text("notes about the row; several are joined by ;"),
+    "evidence": _text("data that the model was evaluated on: simulated, degraded-aerial or sentinel-2"),
     "boundary_source": _text("where the units come from"),
     "boundary_version": _text("version of the units"),
     "model_id": _text("name of the model"),
@@ -96,13 +95,13 @@ COUNTS: dict[str, Column] = {
     "software_version": _text("version of subpixmap that planned the run"),
     "total_se": _number(
         "objects",
-        "standard error of map_total_full from the differences between acquisitions: noise of the mapping, which knows "
-        "nothing of the model's own error; blank where too few acquisitions saw the unit",
+        "standard error of map_total_full from differences between acquisitions: noise of the mapping, without the "
+        "model's own error; blank with too few acquisitions",
     ),
-    "below_zero": Column("boolean", "", "map_total is negative: noise around nothing"),
-    "sd_over_models": Column("float64", "objects", "deviation of map_total over the networks (--spread)", later=True),
+    "below_zero": Column("boolean", "", "map_total is negative: noise around zero"),
+    "sd_over_models": Column("float64", "objects", "standard deviation over the networks (--spread)", later=True),
 }
-"""counts.csv and counts.parquet: a row per unit, object and period, and last those of REGION, the sum of the highest
+"""counts.csv and counts.parquet: a row per unit, object and period, and last those of REGION, the sum of the topmost
 units. Areas are hectares on the lattice."""
 
 SERIES: dict[str, Column] = {
@@ -118,12 +117,12 @@ SERIES: dict[str, Column] = {
     "n_noise_acquisitions": Column(
         "Int64",
         "acquisitions",
-        "acquisitions that noise_se rests on: those that saw a part of the unit which another one saw too",
+        "acquisitions behind noise_se: those that share observed cells with another",
         former="n_acquisitions",
     ),
-    "background_per_ha": _number("objects/ha", "what the map counts, in the whole region, where the object never is"),
+    "background_per_ha": _number("objects/ha", "count of the whole region where the object is never present"),
 }
-"""series.parquet: what may be compared over the periods."""
+"""series.parquet: values comparable between periods."""
 
 TREND: dict[str, Column] = {
     **_UNIT,
@@ -133,24 +132,24 @@ TREND: dict[str, Column] = {
     "change_q": _number("0-1", "false discovery rate of change_p over the units of an object (Benjamini-Hochberg)"),
     "change_significant": Column("boolean", "", "change_q is at most 1 - level"),
     "direction": _text("rise, fall, steady (within --steady-within) or unclear; never blank"),
-    "because": _text("the reason of the direction, in words, with the error of the tests: what differs between years"),
+    "because": _text("the reason of the direction, in words, with the error between years used by the tests"),
     "measure": COUNTS["measure"],
     "basis": _text("common_pixels: density on the pixels observed in every period times area"),
     "common_frac": SERIES["common_frac"],
     "n_periods": Column("Int64", "periods", "periods with a total"),
-    "first_period": _text("first period with a total; a year where the year is divided"),
-    "last_period": _text("last period with a total; a year where the year is divided"),
+    "first_period": _text("first period with a total; a year if periods are parts of a year"),
+    "last_period": _text("last period with a total; a year if periods are parts of a year"),
     "first_total": _number("objects", "total of the first period, on the pixels that every period observed"),
     "last_total": _number("objects", "total of the last period, on the pixels that every period observed"),
     "change_p": _number("0-1", "p-value of the change"),
-    "min_detectable_change": _number("objects", "change that would be found in 4 of 5 cases"),
+    "min_detectable_change": _number("objects", "change that would be detected in 4 of 5 cases"),
     "direction_p": _number("0-1", "p-value of the strongest of change, line and step, corrected for their number"),
     "direction_q": _number("0-1", "false discovery rate of direction_p over the units of an object"),
     "step_from": _text("the one step that explains the totals best lies between this period"),
     "step_to": _text("and this one"),
     "step_earliest": _text("the step lies, at level, between this period"),
     "step_latest": _text("and this one"),
-    "step_change": _number("objects", "mean after the step less the mean before it"),
+    "step_change": _number("objects", "mean after the step minus mean before it"),
     "step_se": _number("objects", "standard error of step_change"),
     "step_p": _number("0-1", "p-value that there is no step, corrected for all places where it could be"),
     "line_per_year": _number("objects/year", "slope of the straight line with the known error of each period"),
@@ -165,14 +164,14 @@ TREND: dict[str, Column] = {
     "p_method": _text("which rank test"),
     "q_value": _number("0-1", "false discovery rate of p_value over the units of an object (Benjamini-Hochberg)"),
     "trend_significant": Column("boolean", "", "of the rank test: q_value is at most 1 - level"),
-    "persistent": Column("boolean", "", "the last two periods lie on one side of the first two"),
-    "year_effect": _text("the shared effect of single periods that was taken out"),
+    "persistent": Column("boolean", "", "whether the last two periods are both above or both below the first two"),
+    "year_effect": _text("the shared effect of single periods that was removed"),
     "background_slope_per_year": _number(
         "objects/year",
-        "slope that the unit would show if it held nothing: what the map counts where the object never is, times area",
+        "slope of the unit's background: the count where the object is never present, times area",
     ),
     "shared_step": _text("steps that most units of the object make together"),
-    "note": _text("what cannot be said, and why"),
+    "note": _text("limits of this row, with reasons"),
     "evidence": COUNTS["evidence"],
     "boundary_version": COUNTS["boundary_version"],
     "model_id": COUNTS["model_id"],
@@ -185,8 +184,8 @@ CHANGES: dict[str, Column] = {
     "unit_name": _UNIT["unit_name"],
     "object": _UNIT["object"],
     "from": _text("period"),
-    "to": _text("the next period; years where the year is divided"),
-    "change": _number("objects", "total of `to` less that of `from`, on the pixels that every period observed"),
+    "to": _text("the next period; years if periods are parts of a year"),
+    "change": _number("objects", "total of `to` minus total of `from`, on pixels observed in every period"),
     "se": _number("objects", "standard error of the change, from the differences between acquisitions"),
     "change_percent": _number("%", "change / total of `from`"),
     "p": _number("0-1", "p-value of the change"),
@@ -201,12 +200,12 @@ SAMPLE_CELLS: dict[str, Column] = {
     "latitude": _number("degrees", "of the cell's centre"),
     "units": _text("ids of the units that hold the centre, the highest first (JSON)"),
     "stratum": Column("int64", "", "number of the stratum in design.json"),
-    "segment": Column("int64", "", "run of neighbouring cells of the stratum from which the cell was drawn"),
+    "segment": Column("int64", "", "group of neighbouring cells of the stratum from which the cell was drawn"),
     "segment_cells": Column("int64", "cells", "cells of the frame in the segment"),
     "probability": _number("0-1", "inclusion probability of the cell"),
     "period": COUNTS["period"],
     "object": _UNIT["object"],
-    "mapped": _number("objects", "what the map says of the whole cell; 0 where it was hardly observed"),
+    "mapped": _number("objects", "map value of the whole cell; 0 if mostly unobserved"),
     "observed_frac": _number("0-1", "share of the cell that was observed"),
 }
 """sample/cells.parquet: a row per drawn cell, period and object."""
@@ -217,8 +216,8 @@ SAMPLE_FRAME: dict[str, Column] = {
     "period": COUNTS["period"],
     "object": _UNIT["object"],
     "cells": Column("int64", "cells", "cells whose centre lies in the unit"),
-    "mapped": _number("objects", "what the map says of these cells"),
-    "counted": _number("objects", "the part of that which map totals hold already"),
+    "mapped": _number("objects", "map value of these cells"),
+    "counted": _number("objects", "the part of it already included in map totals"),
 }
 """sample/frame.parquet: a row per unit, stratum, period and object."""
 
@@ -228,9 +227,9 @@ LABELLED: dict[str, Column] = {
     "object": _UNIT["object"],
     "n_objects": _number("objects", "labelled in the cell, mean over the interpreters"),
     "n_interpreters": Column("int64", "", "interpreters who labelled it"),
-    "image_date": _text("date of the image that was looked at"),
+    "image_date": _text("date of the labelled image"),
     "note": _text("notes of the interpreters"),
-    "n_detected": Column("float64", "objects", "counted by a detector, where the sheet says so", later=True),
+    "n_detected": Column("float64", "objects", "counted by a detector, if in the sheet", later=True),
 }
 """sample/labelled.parquet: a row per labelled cell, period and object; n_objects is blank where only a detector
 counted."""
@@ -240,7 +239,7 @@ ESTIMATES: dict[str, Column] = {
     "period": COUNTS["period"],
     "from_period": _text("of a change: the period it starts from; blank for a total"),
     "estimator": _text("map total, expansion, difference, regression, ratio or synthetic"),
-    "chosen": Column("boolean", "", "fills the columns of counts.csv (of a change: the one to quote)"),
+    "chosen": Column("boolean", "", "the published estimate: it fills the columns of counts.csv"),
     "estimate": _number("objects", "total, or change of the total"),
     "se": COUNTS["se"],
     "cv": COUNTS["cv"],
@@ -257,14 +256,14 @@ ESTIMATES: dict[str, Column] = {
     "unseen": Column(
         "float64",
         "objects",
-        "of ci_high, what may stand where the map predicts nothing without having been seen",
+        "part of ci_high for objects that the map and the sample may both miss",
         later=True,
     ),
 }
 """estimates.csv: a row per unit, object, period and estimator."""
 
-# A spreadsheet runs a cell that starts with one of these as a formula. Such a text gets an apostrophe in front, which
-# spreadsheets do not show; `read_table` takes it off again. A text that has apostrophes there already gets one more.
+# Spreadsheets run cells that start with one of these as a formula. Such texts get a leading apostrophe, which
+# spreadsheets hide and `read_table` removes. Texts that already start with apostrophes get one more.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
@@ -296,16 +295,16 @@ def rounded(table: pd.DataFrame, columns: Columns) -> pd.DataFrame:
 
 
 def write_table(table: pd.DataFrame, path: Path, columns: Columns) -> tuple[Path, Path]:
-    """Write a table as CSV and Parquet; the CSV is rounded to what is known, the Parquet has all digits.
+    """Write a table as rounded CSV and as Parquet with all digits.
 
     Parameters
     ----------
     table
-        Holds the columns; others (a geometry) are left out.
+        Table with the columns; others (a geometry) are left out.
     path
-        Of either file; the other stands beside it.
+        Path of either file; the other one is next to it.
     columns
-        Of the files, in their order.
+        Columns of the files, in order.
 
     Returns
     -------
@@ -343,15 +342,15 @@ def read_table(path: Path, columns: Columns) -> pd.DataFrame:
         It is damaged.
     """
     if not path.is_file():
-        raise InputError(f"{path} does not exist; make it first (subpixmap count or trend)")
+        raise InputError(f"{path} does not exist; run subpixmap count or trend first")
     data = io.BytesIO(path.read_bytes())
-    with damage_is_told(path, "make it again (subpixmap count, then trend)"):
+    with damage_is_told(path, "write it again (subpixmap count, then trend)"):
         return _parsed(path, data, columns)
 
 
 @contextlib.contextmanager
 def damage_is_told(path: Path, advice: str) -> Iterator[None]:
-    """Turn what libraries raise on a damaged file, whose bytes are in memory, into one line; ours stay ours."""
+    """Turn errors of libraries on a damaged file into one line; other errors stay unchanged."""
     try:
         yield
     except SubpixmapError:
@@ -375,7 +374,7 @@ def _parsed(path: Path, data: io.BytesIO, columns: Columns) -> pd.DataFrame:
         if column.later and name not in table.columns:
             table[name] = None
     if missing := [name for name in columns if name not in table.columns]:
-        raise InputError(f"{path} lacks the columns {', '.join(missing)}; make it again (subpixmap count or trend)")
+        raise InputError(f"{path} lacks the columns {', '.join(missing)}; write it again (subpixmap count or trend)")
     return typed(table, columns)
 
 

@@ -1,4 +1,4 @@
-"""How fast a GPU maps: the network with tensors on the device, from memory, and from COGs on this disk.
+"""Measures the speed of a GPU: with tensors on the device, from memory, and from COGs on disk.
 
     python bench_gpu.py --json gpu.json                   networks 64/16, 128/32 and 256/64, float32 and bfloat16
     python bench_gpu.py --device cpu --small              the same code without a GPU, to see that it runs: seconds
@@ -186,11 +186,11 @@ def measure(size: Size) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--side", type=int, default=4096, help="of the window, pixels")
-    parser.add_argument("--readers", type=int, default=8, help="threads that read")
+    parser.add_argument("--side", type=int, default=4096, help="side of the window, pixels")
+    parser.add_argument("--readers", type=int, default=8, help="number of reading threads")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="one network on 128 x 128 px, whatever else is asked for")
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    parser.add_argument("--json", type=Path, help="JSON file for the numbers")
     parser.add_argument("--dry-run", action="store_true")
     asked = parser.parse_args()
     size = Size(device=asked.device, side=asked.side, readers=asked.readers, rounds=asked.rounds)

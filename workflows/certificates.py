@@ -1,4 +1,4 @@
-"""One certificate for a Dask cluster of your own, so that only its scheduler, workers and driver talk to each other.
+"""Makes a certificate for your own Dask cluster, so that only its scheduler, workers and driver can connect.
 
     eval "$(python workflows/certificates.py certificates)"     makes it once, tells Dask of it by the environment
 

@@ -1,4 +1,4 @@
-"""Two masks of clouds against each other: scene classes, and the network behind `--mask learned`.
+"""Compares two cloud masks: scene classes, and the network of `--mask learned`.
 
     python workflows/cloud_masks.py simulated KEPT --world base --seed 1 --acquisitions 5
     python workflows/cloud_masks.py real DATA --picture docs/images/cloud-masks-real.jpg

@@ -1,4 +1,4 @@
-"""How far two runs of one region differ: by unit, and by square kilometre of their maps.
+"""Compares two runs of one region, by unit and by square kilometre.
 
 Say what another backend or precision does to your own model and region:
 
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("exact", type=Path)
     parser.add_argument("other", type=Path)
-    parser.add_argument("--dry-run", action="store_true", help="print what would be compared")
+    parser.add_argument("--dry-run", action="store_true", help="print the comparisons without running them")
     given = parser.parse_args()
     if given.dry_run:
         print(f"compare counts.csv and map.zarr of {given.exact} and {given.other}")

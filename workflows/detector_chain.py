@@ -1,4 +1,4 @@
-"""The whole chain of the article on a simulated country: imagery -> detector -> points -> count map -> model -> totals.
+"""The whole chain on a simulated country: imagery, detector, points, count map, model, totals.
 
     python workflows/detector_chain.py OUT [--detector FILE | --points FILE] [--model NAME | --train]
 
@@ -195,21 +195,23 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=21)
     parser.add_argument("--size-km", type=float, default=5)
-    parser.add_argument("--detector", type=Path, help="instead of training one")
-    parser.add_argument("--points", type=Path, help="of subpixmap detect in OUT/elsewhere, instead of detecting")
+    parser.add_argument("--detector", type=Path, help="detector to use instead of training one")
+    parser.add_argument(
+        "--points", type=Path, help="points.parquet of subpixmap detect in OUT/elsewhere, instead of detecting"
+    )
     parser.add_argument("--objects", default=",".join(OBJECTS))
-    parser.add_argument("--as", dest="name", help="one name for all of them, such as palm")
+    parser.add_argument("--as", dest="name", help="one name for all objects, such as palm")
     parser.add_argument("--taught-places", type=int, default=60)
     parser.add_argument("--places", type=int, default=40)
     parser.add_argument("--side", type=float, default=300)
     parser.add_argument("--detector-steps", type=int, default=500)
-    parser.add_argument("--model", default="demo-s2-v2", help="that knows the objects, to be calibrated on the points")
+    parser.add_argument("--model", default="demo-s2-v2", help="model of these objects, to calibrate on the points")
     parser.add_argument("--train", action="store_true", help="train a model on the points instead")
+    parser.add_argument("--steps", type=int, help="training steps of each network  [default: from the amount of land]")
     parser.add_argument(
-        "--steps", type=int, help="of each network of the model; by default as many as so much land wants"
+        "--blocks", type=int, default=2, help="residual blocks; the receptive radius is this + 2 pixels"
     )
-    parser.add_argument("--blocks", type=int, default=2, help="of the model; its receptive radius is 2 pixels more")
-    parser.add_argument("--without-labels", action="store_true", help="do not map by the true labels for comparison")
+    parser.add_argument("--without-labels", action="store_true", help="skip the comparison with true labels")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""The tables of docs/estimates.md: how often 95 % intervals hold the truth, over simulated samples of simulated places.
+"""Makes the tables of docs/estimates.md: coverage of 95 % intervals over simulated samples of simulated places.
 
     python workflows/estimate_coverage.py [--draws 2000] [--seeds 11,12] [--json coverage.json]
 

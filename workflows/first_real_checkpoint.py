@@ -1,4 +1,4 @@
-"""A first checkpoint that has learnt on real Sentinel-2: one command, and a folder to open a pull request with.
+"""Trains a first checkpoint on real Sentinel-2, and writes a folder for a pull request.
 
     python workflows/first_real_checkpoint.py california --data urban-tree-detection-data --out first
     python workflows/first_real_checkpoint.py los-angeles --points trees.csv --labelled areas.gpkg --image-date 2021 \
@@ -248,13 +248,13 @@ def parse(given: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--data", help="california: a clone of urban-tree-detection-data")
     parser.add_argument("--points", help="los-angeles, puglia: file of points")
     parser.add_argument("--labelled", help="polygons in which every object is a point")
-    parser.add_argument("--image-date", help="when the points were marked or taken: 2021-03 or 2021")
-    parser.add_argument("--licence", help="of the points, for the card")
-    parser.add_argument("--points-from", help="who made them, address, day of download; for the card")
+    parser.add_argument("--image-date", help="date of the points: 2021-03 or 2021")
+    parser.add_argument("--licence", help="licence of the points, for the card")
+    parser.add_argument("--points-from", help="source of the points (author, URL, date of download), for the card")
     parser.add_argument("--source", default="earth-search", help="catalogue name, STAC API, or path")
-    parser.add_argument("--collection", help="of the API")
+    parser.add_argument("--collection", help="STAC collection of the API")
     parser.add_argument("--out", required=True, help="folder to write")
-    parser.add_argument("--dry-run", action="store_true", help="print the command, run nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the command without running it")
     return parser.parse_args(list(given[:at])), list(given[at + 1 :])
 
 

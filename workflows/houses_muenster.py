@@ -1,4 +1,4 @@
-"""Houses of Muenster from one real Sentinel-2 acquisition, as a user would learn them, and beside it what it must beat.
+"""Learns houses of Muenster from one real Sentinel-2 acquisition, and compares with baselines.
 
     python workflows/houses_muenster.py --data DIR --json OUT
 

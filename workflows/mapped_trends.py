@@ -1,4 +1,4 @@
-"""Are the directions of mapped, simulated countries right? The check of docs/trends.md.
+"""Checks the trend directions of mapped simulated countries, for docs/trends.md.
 
     python workflows/mapped_trends.py worlds --seeds 301-320 [--every quarter --overpasses 12]
 

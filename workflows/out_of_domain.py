@@ -1,4 +1,4 @@
-"""Does a model know where it knows nothing? Shares of pixels that count as unlike the training data, by kind of land.
+"""Measures the share of pixels flagged as unlike the training data, by kind of land.
 
     python workflows/out_of_domain.py --data DIR [--json OUT] [--cache DIR]
     python workflows/out_of_domain.py [--data DIR] --teach demo-rgbn --output demo-rgbn-v2.safetensors [--cache DIR]

@@ -1,4 +1,4 @@
-"""What a country, two large ones and the world need for six years: the table of docs/scaling.md.
+"""Makes the table of docs/scaling.md: needs of a country, two large ones and the world for six years.
 
     python scaling.py                          # the table, from the rates that `subpixmap plan` uses
     python scaling.py --measure philippines    # blocks, chunks and pixels of a region, as they stand in PLACES

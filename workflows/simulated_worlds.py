@@ -1,4 +1,4 @@
-"""How far are the totals of simulated countries from their truth, in the world of training and in a shifted one?
+"""Compares totals of simulated countries with their truth, in the training world and a shifted one.
 
     python workflows/simulated_worlds.py --seeds 101,102 --size-km 9 --out worlds [--model demo-s2-v2]
         [--json worlds.json] [--overpasses 4] [--recalibrate 100]
@@ -141,14 +141,16 @@ def compare_worlds(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="101,102", help="countries; no training sees any")
+    parser.add_argument("--seeds", default="101,102", help="seeds of the countries, not used in any training")
     parser.add_argument("--worlds", default=",".join(WORLDS))
     parser.add_argument("--size-km", type=float, default=9)
     parser.add_argument("--years", default="2018-2023")
-    parser.add_argument("--overpasses", type=int, default=4, help="a year; a run takes the ten clearest at most")
+    parser.add_argument(
+        "--overpasses", type=int, default=4, help="acquisitions per year; a run uses the ten clearest at most"
+    )
     parser.add_argument("--model", default="demo-s2-v2")
     parser.add_argument("--out", type=Path, default=Path("worlds"))
-    parser.add_argument("--recalibrate", type=int, default=0, metavar="N", help="on N places of each world")
+    parser.add_argument("--recalibrate", type=int, default=0, metavar="N", help="recalibrate on N places of each world")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
     if options.recalibrate < 0:

@@ -21,14 +21,18 @@ import certificates
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=10, help="jobs at once, at most")
-    parser.add_argument("--cores", type=int, default=16, help="of a job; one worker process each")
-    parser.add_argument("--memory", default="64GB", help="of a job; the plan says what a worker needs")
+    parser.add_argument("--jobs", type=int, default=10, help="largest number of jobs at a time")
+    parser.add_argument("--cores", type=int, default=16, help="cores per job, with one worker process each")
+    parser.add_argument(
+        "--memory", default="64GB", help="memory per job; `subpixmap plan` shows the memory of a worker"
+    )
     parser.add_argument("--walltime", default="04:00:00")
-    parser.add_argument("--queue", help="partition")
+    parser.add_argument("--queue", help="SLURM partition")
     parser.add_argument("--account")
-    parser.add_argument("--gpus", type=int, default=0, help="of a job; then one worker process for each")
-    parser.add_argument("--certificates", type=Path, default=Path("slurm-logs/certificates"), help="folder for them")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs per job, with one worker process each")
+    parser.add_argument(
+        "--certificates", type=Path, default=Path("slurm-logs/certificates"), help="folder of the TLS certificates"
+    )
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and a subpixmap command")
     asked = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Do suggested areas teach more than random ones? Learning curves in a shifted simulated world, and on real trees.
+"""Compares suggested with random areas to label: learning curves in a shifted simulated world and on real trees.
 
     python workflows/suggested_areas.py shifted [--seeds 20] [--json shifted.json]
     python workflows/suggested_areas.py trees --data trees_california [--seeds 5] [--json trees.json]
@@ -90,7 +90,7 @@ class Areas:
         return replace(self, said=np.zeros_like(self.said), said_moment=np.zeros_like(self.said_moment))
 
     def take(self, index: NDArray[Any]) -> "Areas":
-        """Some of them."""
+        """A selection of the fractions."""
         return Areas(**{name: values[index] for name, values in vars(self).items()})
 
 
@@ -287,12 +287,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("setting", choices=list(settings))
     parser.add_argument("--data", type=Path, help="folder of the format of trees_california")
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--workers", type=int, default=1, help="processes that render simulated places")
+    parser.add_argument("--workers", type=int, default=1, help="number of processes that render simulated data")
     parser.add_argument("--anew", action="store_true", help="fit a last layer that replaces the model's")
-    parser.add_argument("--strength", type=float, default=STRENGTH, help="of the ridge, in areas")
-    parser.add_argument("--cache", type=Path, help="FILE.npz that keeps what the network sees for the next time")
+    parser.add_argument("--strength", type=float, default=STRENGTH, help="strength of the ridge penalty, in areas")
+    parser.add_argument("--cache", type=Path, help="FILE.npz that caches the features of the network")
     parser.add_argument("--json", type=Path, help="file for the curves of every seed")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
+    parser.add_argument("--dry-run", action="store_true", help="print the steps without running them")
     options = parser.parse_args(words)
     if options.setting == "trees" and options.data is None:
         parser.error("trees wants --data")

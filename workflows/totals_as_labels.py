@@ -1,4 +1,4 @@
-"""What is lost when only totals of plots are known, not where each object stands: a table against points.
+"""Compares training on totals of plots with training on points.
 
     python workflows/totals_as_labels.py [--data DIR] [--places 40] [--sides 10,24,48] [--steps 1000] [--json OUT]
     python workflows/totals_as_labels.py --country DIR [--size-km 3]      only this
@@ -258,15 +258,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run it; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder trees_california, for the rows of real trees")
-    parser.add_argument("--places", type=int, default=40, help="simulated places of 1 km2 that teach, and that test")
+    parser.add_argument(
+        "--places", type=int, default=40, help="number of simulated places of 1 km2 to train on, and to test on"
+    )
     parser.add_argument("--sides", type=lambda text: [int(side) for side in text.split(",")], default=[10, 24, 48])
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--cache", type=Path, help="folder that keeps rendered places")
-    parser.add_argument("--workers", type=int, default=1, help="processes that render")
+    parser.add_argument("--cache", type=Path, help="folder that caches rendered places")
+    parser.add_argument("--workers", type=int, default=1, help="number of rendering processes")
     parser.add_argument("--country", type=Path, help="folder for a simulated country, instead of simulated places")
     parser.add_argument("--size-km", type=float, default=3)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--dry-run", action="store_true", help="print what would be trained, train nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the trainings without running them")
     chosen = parser.parse_args(argv)
     if chosen.dry_run:
         print(*plan(chosen), sep="\n")

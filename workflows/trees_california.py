@@ -464,7 +464,7 @@ def fit_crops(options: argparse.Namespace, crops: Crops, test: Crops) -> Crops:
 
 
 def as_table(found: dict[str, Any]) -> str:
-    """A few lines for a person."""
+    """A text table."""
     lines = ["city          method          total   MAE/crop     R2  R2 pixel     n"]
     for city, methods in {**found["cities"], "overall": found["overall"]}.items():
         lines += [
@@ -491,17 +491,21 @@ def main() -> int:
         verb.add_argument("--steps", type=int, help=steps)
     train_verb, evaluate_verb = verbs.choices.values()
     train_verb.add_argument("--model", type=Path, default=Path(f"{NAME}.safetensors"), help="file to write")
-    train_verb.add_argument("--test-city", default=TEST_CITY, help="left out of training")
+    train_verb.add_argument("--test-city", default=TEST_CITY, help="city left out of training")
     train_verb.add_argument("--seed", type=int, default=RECIPE.seed)
-    train_verb.add_argument("--members", type=int, default=RECIPE.members, help="networks, whose mean is the model")
+    train_verb.add_argument(
+        "--members", type=int, default=RECIPE.members, help="number of networks; the model is their mean"
+    )
     evaluate_verb.add_argument("--model", default=NAME, help="checkpoint; cities that it was trained on are left out")
     evaluate_verb.add_argument(
         "--fit-data", type=Path, help="folder the baselines are fitted on  [default: DIR, the four cities]"
     )
-    evaluate_verb.add_argument("--leave-one-city-out", action="store_true", help="train anew without each city")
+    evaluate_verb.add_argument("--leave-one-city-out", action="store_true", help="train again without each city")
     quick = "with --leave-one-city-out: small networks and few steps, to compare recipes"
     evaluate_verb.add_argument("--quick", action="store_true", help=quick)
-    evaluate_verb.add_argument("--seed", type=int, default=RECIPE.seed, help="of the networks that are trained anew")
+    evaluate_verb.add_argument(
+        "--seed", type=int, default=RECIPE.seed, help="random seed of the networks trained again"
+    )
     evaluate_verb.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
     try:

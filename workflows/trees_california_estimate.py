@@ -1,4 +1,4 @@
-"""Real trees: from a map of a city that the model never saw to a total with an interval, and how often it is right.
+"""Real trees: totals with intervals of cities outside the training, and the coverage of the intervals.
 
     python workflows/trees_california_estimate.py --data DIR [--model M] [--json OUT]
 
@@ -75,7 +75,7 @@ def estimate_cities(data: Path, model_name: str, *, draws: int) -> dict[str, Any
 
 
 def as_table(found: dict[str, Any]) -> str:
-    """A few lines for a person."""
+    """A text table."""
     lines = [f"{'city':<14}{'n':>4}  {'estimator':<12}{'bias':>8}{'rse':>8}{'coverage':>10}{'width':>8}"]
     for city, one in found["cities"].items():
         error = 100 * (one["map_total"] / one["truth"] - 1)

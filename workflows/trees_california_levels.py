@@ -1,4 +1,4 @@
-"""Ways to bring the flights of five cities to one level, compared on cities left out, by a straight line.
+"""Compares ways to normalise the brightness of flights over five cities, with linear models on left-out cities.
 
     python workflows/trees_california_levels.py --data DIR [--seeds 4] [--json OUT]
 
@@ -109,7 +109,7 @@ def as_table(found: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the format of trees_california")
-    parser.add_argument("--seeds", type=int, default=4, help="of the jitter, whose mean is scored")
+    parser.add_argument("--seeds", type=int, default=4, help="number of seeds of the jitter; scores are of their mean")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""The same trees under real Sentinel-2: the recipe for a checkpoint whose evidence is Sentinel-2.
+"""The same trees with real Sentinel-2: makes a checkpoint with the evidence "sentinel-2".
 
     python workflows/trees_california_s2.py --data DIR --source earth-search --out trees-s2
 
@@ -222,14 +222,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--source", default="earth-search", help="catalogue name, STAC API, or path")
-    parser.add_argument("--collection", help="of the API")
+    parser.add_argument("--collection", help="STAC collection of the API")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--years", type=int, nargs="+", default=[2018, 2020])
     parser.add_argument("--test-city", default=TEST_CITY)
-    parser.add_argument("--dates", type=int, default=4, help="acquisitions of a crop, the clearest")
+    parser.add_argument("--dates", type=int, default=4, help="acquisitions per crop; the clearest are used")
     parser.add_argument("--steps", type=int, default=RECIPE.steps)
-    parser.add_argument("--members", type=int, default=4, help="networks averaged")
-    parser.add_argument("--evidence", default="sentinel-2", help="simulated, if the source is")
+    parser.add_argument("--members", type=int, default=4, help="number of networks to average")
+    parser.add_argument("--evidence", default="sentinel-2", help="kind of evidence; simulated for a simulated source")
     options = parser.parse_args(arguments)
     try:
         index, trees = read_index(options.data, options.years)

@@ -1,4 +1,4 @@
-"""How many trees a whole city holds: a straight line on colours and textures, and a map moved halfway to its total.
+"""Totals of whole cities: a linear model of colours and textures, and a map moved halfway to its total.
 
 Where trees stand denser than in any city of the training, a network stays near the densities that it knows, and so does
 a random forest. A straight line goes on. It knows single crops worse, so it only moves the total of a city, and only

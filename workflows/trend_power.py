@@ -1,4 +1,4 @@
-"""How often a change is found, and how often one is found that is none: a table for docs/trends.md.
+"""Power and false alarms of the trend tests: a table for docs/trends.md.
 
     python workflows/trend_power.py [--units 100] [--seed 1]
 

@@ -1,1 +1,1 @@
-"""The command line: parses and calls."""
+"""The command line: parses options and calls the verbs."""

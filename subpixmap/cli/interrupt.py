@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM -> the end of a command within seconds, whatever still reads; the next one resumes.
+"""Ctrl-C and SIGTERM end a command within seconds, even during a read; a rerun resumes.
 
-Records are the commits of a run and files appear whole, so that nothing is lost when a process is ended at once. It
-first gets a few seconds to close in order what it has opened.
+A run commits its work in ledger records and writes files atomically, so nothing is lost when the process is killed. The
+command first gets a few seconds to close what it has opened.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from collections.abc import Iterator
 
 EXIT_CODE = 3
 IN_ORDER_S = 6.0
-"""Seconds that a command may take to close what it has opened: workers of Dask, files, servers that do not answer."""
-_THREADS_S = 1.0  # for threads that are still reading when all else has ended
+"""Seconds that a command may take to close Dask workers, files and connections."""
+_THREADS_S = 1.0  # for threads that still read when everything else has ended
 
 
 class Interrupted(BaseException):
-    """The user or the system stopped the run. Not a KeyboardInterrupt, which click would turn into exit code 1."""
+    """The user or the system stopped the run. Not a KeyboardInterrupt, because click turns that into exit code 1."""
 
 
 class _Stop:
-    """A stop that was asked for. The command gets some seconds to end, and then the threads that still read."""
+    """A requested stop: first the command gets some seconds to end, then the threads that still read."""
 
     def __init__(self, name: str) -> None:
         self.name, self.over, self.leaving = name, threading.Event(), threading.Event()
@@ -44,7 +44,7 @@ class _Stop:
         os._exit(EXIT_CODE)
 
     def command_ended(self) -> None:
-        """All is closed; from now on only threads can keep the process, which Python waits for when it ends."""
+        """Note that the command has ended; from now on only threads can keep the process alive."""
         self.over.set()
         # Called before Python waits for the threads of pools; `atexit` comes after that.
         threading._register_atexit(self.leaving.set)  # type: ignore[attr-defined]
@@ -54,8 +54,8 @@ _stops: list[_Stop] = []
 
 
 def tell(name: str) -> None:
-    """What the person reads at the end."""
-    print(f"subpixmap: interrupted by {name}; run the same command again to resume", file=sys.stderr, flush=True)
+    """Print the message about the interruption."""
+    print(f"subpixmap: interrupted by {name}; rerun the same command to resume", file=sys.stderr, flush=True)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -68,7 +68,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 @contextlib.contextmanager
 def signals_end_the_run() -> Iterator[None]:
-    """Ctrl-C, and SIGTERM, by which clusters end a job whose time is up, raise `Interrupted`; twice end the process."""
+    """Make Ctrl-C and SIGTERM (sent by clusters at a time limit) raise `Interrupted`; a second one ends the process."""
     here = threading.current_thread() is threading.main_thread()
     before = {one: signal.signal(one, _interrupt) for one in (signal.SIGINT, signal.SIGTERM)} if here else {}
     try:

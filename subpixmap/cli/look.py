@@ -1,4 +1,7 @@
-"""The commands that look: at a run folder, at checkpoints, at regions. Parse and call; nothing heavy at the top."""
+"""The commands that inspect run folders, checkpoints and regions.
+
+Only parses options and calls the verbs; heavy imports stay inside functions.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from subpixmap.cli.options import refuse_given
 
 
 def status(out: options.Folder, verbose: options.Verbose = False) -> None:
-    """Show how far a run is.
+    """Show the progress of a run.
 
-    Blocks done by period, what failed and why, rate and time left.
+    Shows blocks done per period, failures with their reasons, the rate and the time left.
     """
     from subpixmap.verbs import look as verbs
 
@@ -25,20 +28,22 @@ def status(out: options.Folder, verbose: options.Verbose = False) -> None:
 def verify(
     context: typer.Context,
     out: options.Folder,
-    repair: Annotated[bool, Option("--repair", help="make damaged blocks, tables and page again")] = False,
+    repair: Annotated[
+        bool, Option("--repair", help="map damaged blocks again, and rewrite the tables and the report")
+    ] = False,
     model: options.RunModel = None,
     workers: options.Workers = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Hash all files of a run again, and say what has changed.
+    """Check all files of a run against their recorded hashes.
 
-    Map, ledger, lock, plan and tables; the exit code is 5 if anything has changed.
+    Checks map, ledger, lock, plan and tables. The exit code is 5 if any file has changed.
     """
     from subpixmap.verbs import look as verbs
 
     if not repair:
-        refuse_given(context, "model", "workers", because="only --repair maps blocks; add --repair, or leave this out")
+        refuse_given(context, "model", "workers", because="only used with --repair; add --repair, or leave it out")
     verbs.verify(out, repair=repair, model=model, workers=workers, quiet=quiet)
 
 
@@ -48,7 +53,7 @@ def models(
 ) -> None:
     """List checkpoints with their objects, evidence and errors.
 
-    Also their bands, training and limits.
+    Also shows their bands, training data and limits.
     """
     from subpixmap.verbs import look as verbs
 
@@ -56,12 +61,15 @@ def models(
 
 
 def regions(
-    country: Annotated[str | None, typer.Argument(help="list this country's units")] = None,
+    country: Annotated[
+        str | None, typer.Argument(help="country whose units are listed  [default: list countries]")
+    ] = None,
     verbose: options.Verbose = False,
 ) -> None:
-    """List what --region knows: countries, or units of one.
+    """List the names that --region accepts.
 
-    Each with its code; of units that share a name, the code is what --region takes.
+    Lists all countries, or the units of one country, each with its code. If units share a name, give the code to
+    --region.
     """
     from subpixmap.verbs import look as verbs
 
@@ -69,15 +77,15 @@ def regions(
 
 
 def doctor(
-    out: Annotated[Path, Option(help="folder where runs will be written, or s3://bucket/folder")] = Path("."),
+    out: Annotated[Path, Option(help="folder for future runs, local or s3://bucket/folder")] = Path("."),
     source: options.SourceOrDefault = None,
     device: Annotated[str, Option(help="cpu, cuda or auto")] = "auto",
-    as_json: Annotated[bool, Option("--json", help="one JSON array instead of lines")] = False,
+    as_json: Annotated[bool, Option("--json", help="print one JSON array instead of lines")] = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Try all that a run needs here, and say what to do.
+    """Check that this machine is ready, and say what to fix.
 
-    The exit code is 0 if all is well, 3 if something is to do.
+    The exit code is 0 if all checks pass, 3 if something must be fixed.
     """
     from subpixmap.verbs import doctor as verbs
 

@@ -1,6 +1,6 @@
-"""The command line: parses, calls the verbs, turns errors into one line and an exit code.
+"""The command line: parses options, calls the verbs, turns errors into one line and an exit code.
 
-Nothing heavy is imported here: `subpixmap --help` answers in a fraction of a second.
+Heavy packages are not imported here, so that `subpixmap --help` takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def _top(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and end")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and exit")
     ] = False,
 ) -> None:
-    pass  # the text of --help stands above
+    pass  # the help text is given to typer.Typer above
 
 
 def _tell(text: str) -> None:
-    """A line, or a traceback, on stderr: without passwords and tokens of URLs."""
+    """Print a line or a traceback to stderr, without passwords and tokens in URLs."""
     from subpixmap.scenes.hrefs import redact_urls, without_secrets
 
     shown = redact_urls(text)
@@ -101,16 +101,14 @@ def _tell(text: str) -> None:
 
 
 _NOT_THE_PLACE = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
-"""What repeating the command cannot repair."""
+"""Errors that rerunning the command cannot fix."""
 
 
 def _in_words(error: OSError) -> str:
-    """What the system says, with the file it says it of, without its number."""
+    """The message of the system with its file, without the error number."""
     if error.strerror is None:
-        return f"{str(error) or repr(error)}; fix this, then run the same command again to resume"
-    again = (
-        "give another path" if error.errno in _NOT_THE_PLACE else "fix this, then run the same command again to resume"
-    )
+        return f"{str(error) or repr(error)}; fix this, then rerun the same command to resume"
+    again = "give another path" if error.errno in _NOT_THE_PLACE else "fix this, then rerun the same command to resume"
     return f"{in_one_line(error)}; {again}"
 
 
@@ -118,11 +116,11 @@ def main() -> None:
     """Entry point of the `subpixmap` command."""
     session = Session()
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed: the next file that we open would get its number, and our messages
+        if getattr(sys, name) is None:  # closed: the next opened file would get its number and receive our messages
             setattr(sys, name, open(os.devnull, mode))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a letter that the terminal cannot show must not raise
+            stream.reconfigure(errors="backslashreplace")  # a character that the terminal cannot show must not raise
     try:
         with interrupt.signals_end_the_run():
             app(obj=session)
@@ -131,7 +129,7 @@ def main() -> None:
             _tell(traceback.format_exc())
         _tell(f"subpixmap: {error}")
         sys.exit(error.exit_code)
-    except OSError as error:  # a full disk, a lost object store, a folder in place of a file
+    except OSError as error:  # full disk, unreachable object store, folder instead of a file
         if session.verbose:
             _tell(traceback.format_exc())
         _tell(f"subpixmap: {_in_words(error)}")

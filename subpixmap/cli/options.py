@@ -1,7 +1,7 @@
-"""Every shared option of the command line, once: its name, type and help.
+"""Options that several commands share: name, type and help.
 
-An option of one verb stands in that verb. Options that belong together are a group: a dataclass that a command takes as
-one parameter, and that turns itself into the noun which the verb wants. A default is the noun's own.
+An option of a single verb is defined in that verb. Options that belong together form a group: a dataclass that a
+command takes as one parameter and that builds the noun for the verb. Defaults come from the noun.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer import Option
@@ -21,15 +21,12 @@ from typer.core import TyperCommand
 from subpixmap.errors import InputError, in_one_line
 from subpixmap.files import path_of
 from subpixmap.progress import shown
-from subpixmap.verbs.request import DEFAULT_SOURCE, Labelling, Request
-
-if TYPE_CHECKING:
-    from subpixmap.reference.samples import Scheme
+from subpixmap.verbs.request import DEFAULT_SOURCE, Request
 
 
 @dataclass
 class Session:
-    """What `main` must know of a command line that ended with an error."""
+    """What `main` needs to know when a command ends with an error."""
 
     verbose: bool = False
 
@@ -53,7 +50,7 @@ def in_groups(command: Callable[..., None]) -> Callable[..., None]:
         with shown(quiet):
             command(**values)
 
-    # An option without a default has to be given; in a signature such parameters come first.
+    # Required options have no default; in a signature they must come first.
     parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -75,32 +72,30 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
 
 
 _PATHS = ("out", "output", "to", "admin", "cache", "labelled", "points", "folder", "land_cover", "region", "model")
-"""Parameters that are a path or a name: an empty text would be the folder that one works in."""
+"""Parameters that are a path or a name: an empty text would mean the current folder."""
 
 
 class Command(TyperCommand):
-    """A command that refuses an option which is typed twice but may stand once: the parser would keep the last one."""
+    """A command that refuses repeated options that may be given once: click would silently keep the last one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse; `args` is used up by it."""
+        """Parse `args`, which the parser empties."""
         values, _, order = self.make_parser(ctx).parse_args(args=list(args))
         if blank := [one.name for one in order if one.name in _PATHS and values.get(one.name) in ("", [""])]:
-            raise InputError(f"--{blank[0].replace('_', '-')} '' names nothing; give a path, or leave it out")
+            raise InputError(f"--{blank[0].replace('_', '-')} '' is empty; give a path or a name, or leave it out")
         once = [one for one in order if one.param_type_name == "option" and not (one.multiple or _is_switch(one))]
         if twice := [one.opts[0] for one in dict.fromkeys(once) if once.count(one) > 1]:
-            raise InputError(
-                f"{', '.join(twice)} may be given once, and was given twice or more: say which one is meant"
-            )
+            raise InputError(f"{', '.join(twice)} given more than once; give it once")
         return super().parse_args(ctx, args)
 
 
 def _is_switch(option: Any) -> bool:
-    """Whether it can only be on: said twice, it means the same."""
+    """Whether it is a switch that can only be on; giving it twice has the same meaning."""
     return bool(option.is_flag and not option.secondary_opts)
 
 
 def refuse_given(context: typer.Context, *names: str, because: str) -> None:
-    """Refuse options that were typed but that this use of the command does not need."""
+    """Refuse given options that this use of the command does not need."""
     typed = [
         parameter.opts[0]
         for parameter in context.command.params
@@ -111,9 +106,11 @@ def refuse_given(context: typer.Context, *names: str, because: str) -> None:
 
 
 def require_one_place(context: typer.Context, scheduler: str | None) -> None:
-    """Refuse worker processes of this machine beside a scheduler, which has its own."""
+    """Refuse --workers together with --scheduler, whose cluster has its own workers."""
     if scheduler is not None:
-        refuse_given(context, "workers", because="worker processes of this machine, but a --scheduler has its own")
+        refuse_given(
+            context, "workers", because="the cluster of --scheduler has its own workers; leave out one of the two"
+        )
 
 
 def is_given(context: typer.Context, name: str) -> bool:
@@ -128,66 +125,81 @@ def words(texts: list[str] | None) -> tuple[str, ...]:
 
 
 def _folder(path: Path | None) -> Path | None:
-    """A run folder as it was typed; URLs of object stores are paths too."""
+    """The run folder as a path; also for URLs of object stores."""
     if path is None:
         return None
     folder = path_of(path)
     try:
         folder.resolve()
     except (OSError, RuntimeError) as error:  # a link to itself; a folder that does not exist any more
-        raise InputError(f"{folder} leads nowhere ({in_one_line(error)})") from error
+        raise InputError(f"{folder} cannot be opened ({in_one_line(error)}); give another path") from error
     return folder
 
 
 def _remember_verbose(context: typer.Context, value: bool) -> bool:
-    """Tell `main` at once, so that it knows also when the next option is refused."""
+    """Set the flag for `main` at once, so that it holds even if a later option is refused."""
     if isinstance(session := context.find_root().obj, Session):
         session.verbose = value
     return value
 
 
 # Of several verbs -----------------------------------------------------------------------------------------------------
-Folder = Annotated[Path, typer.Argument(callback=_folder, help="run folder, or s3://bucket/folder")]
-Years = Annotated[str, Option(help="first-last, or one year")]
+Folder = Annotated[Path, typer.Argument(callback=_folder, help="run folder, local or s3://bucket/folder")]
+Years = Annotated[str, Option(help="first and last year, such as 2018-2023, or one year")]
 Objects = Annotated[list[str] | None, Option("--object", help="object to count; may be repeated  [default: all]")]
 Months = Annotated[
     str | None,
-    Option(
-        help="the same months of every year, such as 3-5; 11-2 is one winter, named by its first year  [default: all]"
-    ),
+    Option(help="months of each year to use, such as 3-5; 11-2 is one winter, named by its first year  [default: all]"),
 ]
-_SOURCE = "catalogue: name, URL or path; if repeated, the next ones fill gaps of the first"
+_SOURCE = "STAC catalogue: name, URL or path; may be repeated, later ones fill gaps of the first"
 Source = Annotated[list[str] | None, Option(help=_SOURCE)]
 SourceOrDefault = Annotated[
     list[str] | None, Option("--source", help=f"{_SOURCE}  [default: {' '.join(DEFAULT_SOURCE)}]")
 ]
-Collection = Annotated[str | None, Option(help="STAC collection, for a catalogue given by URL")]
+Collection = Annotated[str | None, Option(help="STAC collection to search in a catalogue given by URL")]
 Level = Annotated[
-    str, Option(help="of the items: L2A, or L1C without scene classes, in which every pixel with data is valid")
+    str, Option(help="processing level: L2A, or L1C (has no scene classes: all pixels with data are valid)")
 ]
 Resolution = Annotated[float, Option(help="pixel size of the grid, metres")]
-RunModel = Annotated[str | None, Option("--model", help="the run's model, if it is not a shipped one")]
+RunModel = Annotated[str | None, Option("--model", help="model file of the run, if it is not a shipped model")]
 Admin = Annotated[
-    Path | None, Option(help="units: GeoParquet, GeoPackage, GeoJSON, or geoboundaries:PHL:ADM2 (downloaded)")
+    Path | None,
+    Option(help="file of units (GeoParquet, GeoPackage, GeoJSON), or geoboundaries:PHL:ADM2 to download them"),
 ]
-IdColumn = Annotated[str | None, Option(help="column of the units' ids")]
-NameColumn = Annotated[str | None, Option(help="column of the units' names")]
-ParentColumn = Annotated[str | None, Option(help="column of the parents' ids")]
-Layer = Annotated[str | None, Option(help="layer of a file that has several: of --admin, or else of --region")]
-Encoding = Annotated[str | None, Option(help="of the texts of a Shapefile or CSV file, such as utf-8 or cp1252")]
-Scheduler = Annotated[str | None, Option(help="address or file of a running Dask scheduler")]
-Workers = Annotated[int | None, Option(help="worker processes; 0 = in this process  [default: one per core]")]
-AllowPartial = Annotated[bool, Option("--allow-partial", help="go on without refused items and failed blocks")]
-ReferenceFolder = Annotated[Path | None, Option("--reference", help="folder of subpixmap reference; with --source")]
-Baselines = Annotated[str | None, Option(help="also measured on the same test land: mean,ridge,random_forest,strided")]
-World = Annotated[str, Option(help="base or shifted (other spectra, blur, haze, spacing)")]
-Cache = Annotated[Path | None, Option(help="folder that keeps simulated places for the next time")]
-Renderers = Annotated[int, Option("--workers", help="processes that render simulated places")]
-CheckpointFile = Annotated[Path, Option("--output", "-o", help="FILE.safetensors; its card is written beside it")]
-Quiet = Annotated[bool, Option("--quiet", "-q", help="errors only")]
+IdColumn = Annotated[str | None, Option(help="column with the unit ids")]
+NameColumn = Annotated[str | None, Option(help="column with the unit names")]
+ParentColumn = Annotated[str | None, Option(help="column with the ids of the parent units")]
+Layer = Annotated[
+    str | None, Option(help="layer to read from the file of --admin, or of --region if --admin is not given")
+]
+Encoding = Annotated[str | None, Option(help="text encoding of a Shapefile or CSV file, such as utf-8 or cp1252")]
+Scheduler = Annotated[str | None, Option(help="address or scheduler file of a running Dask cluster")]
+Workers = Annotated[
+    int | None, Option(help="number of worker processes; 0 = no extra process  [default: one per core]")
+]
+AllowPartial = Annotated[bool, Option("--allow-partial", help="continue without refused items and failed blocks")]
+ReferenceFolder = Annotated[
+    Path | None, Option("--reference", help="folder written by subpixmap reference; needs --source")
+]
+Baselines = Annotated[
+    str | None, Option(help="baselines to evaluate on the same test data: mean,ridge,random_forest,strided")
+]
+World = Annotated[str, Option(help="simulated world: base, or shifted (other spectra, blur, haze and spacing)")]
+Cache = Annotated[Path | None, Option(help="folder that caches simulated data")]
+Renderers = Annotated[int, Option("--workers", help="number of processes that render simulated data")]
+CheckpointFile = Annotated[
+    Path, Option("--output", "-o", help="FILE.safetensors to write; its card is written next to it")
+]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="print errors only")]
 Verbose = Annotated[
     bool,
-    Option("--verbose", "-v", callback=_remember_verbose, is_eager=True, help="details, and the traceback of an error"),
+    Option(
+        "--verbose",
+        "-v",
+        callback=_remember_verbose,
+        is_eager=True,
+        help="print details, and the traceback of an error",
+    ),
 ]
 
 
@@ -196,9 +208,13 @@ Verbose = Annotated[
 class RunOptions:
     """The fields of `Request`."""
 
-    region: Annotated[str, Option(help="demo | country | country/unit | west,south,east,north | polygon file")]
+    region: Annotated[
+        str, Option(help="demo, COUNTRY, COUNTRY/UNIT, WEST,SOUTH,EAST,NORTH in degrees, or a polygon file")
+    ]
     years: Years
-    every: Annotated[str, Option(help="length of a period: year, quarter, month or scene")] = Request.every
+    every: Annotated[str, Option(help="length of a period: year, quarter, month, or scene (each acquisition)")] = (
+        Request.every
+    )
     months: Months = Request.months
     out: Annotated[
         Path | None, Option(callback=_folder, help="run folder, or s3://bucket/folder  [default: runs/<region>]")
@@ -208,10 +224,14 @@ class RunOptions:
     collection: Collection = Request.collection
     level: Level = Request.level
     offset_rule: Annotated[
-        str, Option(help="subtract 1000 from the digital numbers: auto (by evidence), subtract, none")
+        str, Option(help="offset of 1000 in the digital numbers: auto (decide for each item), subtract or none")
     ] = Request.offset_rule
-    refresh: Annotated[list[str] | None, Option(help="period to ask the catalogue for again, such as 2021")] = None
-    model: Annotated[str | None, Option(help="shipped checkpoint, file, or https, s3 or hf address")] = Request.model
+    refresh: Annotated[
+        list[str] | None, Option(help="period to search in the catalogue again, such as 2021; may be repeated")
+    ] = None
+    model: Annotated[str | None, Option(help="model: name of a shipped checkpoint, file, or https, s3 or hf URL")] = (
+        Request.model
+    )
     admin: Admin = Request.admin
     id_column: IdColumn = Request.id_column
     name_column: NameColumn = Request.name_column
@@ -220,180 +240,60 @@ class RunOptions:
     encoding: Encoding = Request.encoding
     resolution: Resolution = Request.resolution
     block: Annotated[int, Option(help="side of a block, pixels; a multiple of 256")] = Request.block
-    max_scenes: Annotated[int, Option(help="use at most so many acquisitions per block and period, the clearest")] = (
-        Request.max_scenes
-    )
-    min_obs: Annotated[int, Option(help="clear observations that a pixel needs to be counted")] = Request.min_obs
-    max_cloud: Annotated[float | None, Option(help="leave out items with more cloud than this, percent")] = (
-        Request.max_cloud
-    )
+    max_scenes: Annotated[
+        int, Option(help="maximum number of acquisitions per block and period; the clearest are used")
+    ] = Request.max_scenes
+    min_obs: Annotated[int, Option(help="minimum number of clear observations of a counted pixel")] = Request.min_obs
+    max_cloud: Annotated[
+        float | None, Option(help="leave out items with more clouds than this, percent  [default: keep all]")
+    ] = Request.max_cloud
     mask: Annotated[
         str | None,
         Option(
-            help="who finds clouds and shadows: scl (scene classes), learned (a network; subpixmap[clouds]) or both  "
-            "[default: the model's, mostly scl]"
+            help="cloud mask: scl (scene classes), learned (a network, needs subpixmap[clouds]) or both  "
+            "[default: from the model's card]"
         ),
     ] = Request.mask
     spread: Annotated[
-        bool, Option("--spread", help="also keep what each network of the model counts, and how far they spread")
+        bool, Option("--spread", help="also store the count of each network of the model, and their standard deviation")
     ] = Request.spread
     scheduler: Scheduler = Request.scheduler
     workers: Workers = Request.workers
-    probe: Annotated[bool, Option("--probe", help="map one block first, and predict time and disk space from it")] = (
+    probe: Annotated[bool, Option("--probe", help="map one block first, to predict time and disk space")] = (
         Request.probe
     )
-    price: Annotated[list[str] | None, Option(help="tell the money, such as core-hour=0.04,gb-month=0.023")] = None
+    price: Annotated[
+        list[str] | None, Option(help="prices to estimate the cost, such as core-hour=0.04,gb-month=0.023")
+    ] = None
     device: Annotated[str, Option(help="cpu, cuda or auto")] = Request.device
     backend: Annotated[
         str | None,
-        Option(help="what computes the network: torch or openvino  [default: the folder's, else the faster installed]"),
+        Option(
+            help="library that runs the network: torch or openvino  [default: as in the run folder, else the "
+            "faster one installed]"
+        ),
     ] = Request.backend
     precision: Annotated[
         str | None,
-        Option(help="float32, or bfloat16: faster where the processor or GPU has units for it, less exact"),
+        Option(
+            help="float32, or bfloat16: less exact, faster on hardware that supports it  [default: as in the run "
+            "folder, else float32]"
+        ),
     ] = Request.precision
     allow_partial: AllowPartial = Request.allow_partial
-    force: Annotated[bool, Option("--force", help="accept input unlike the model's card (marked in every row)")] = (
-        Request.force
+    force: Annotated[
+        bool, Option("--force", help="accept input that does not match the model's card (flagged in every row)")
+    ] = Request.force
+    yes: Annotated[bool, Option("--yes", "-y", help="start without confirmation, even if the run is very large")] = (
+        Request.yes
     )
-    yes: Annotated[bool, Option("--yes", "-y", help="start without asking, however large the run is")] = Request.yes
     quiet: Quiet = Request.quiet
     verbose: Verbose = Request.verbose
 
     def request(self) -> Request:
-        """What the verbs `run` and `plan` take."""
+        """The noun for the verbs `run` and `plan`."""
         values = dict(vars(self))
         for name in ("objects", "refresh", "price"):
             values[name] = words(values[name])
         values["source"] = tuple(self.source or ())
         return Request(**values)
-
-
-# Of reference, train and learn ----------------------------------------------------------------------------------------
-Points = Annotated[
-    Path,
-    typer.Argument(
-        help="points or boxes: GeoParquet, GeoPackage, GeoJSON, or CSV (x, y or lon, lat) with --crs; without "
-        "--labelled, polygons with totals (see --total-column)"
-    ),
-]
-Labelled = Annotated[
-    Path | None, Option(help="polygons in which every object is labelled; one row per area  [needed with points]")
-]
-ImageDate = Annotated[str, Option(help="when the labelled imagery was taken: 2021-03-14, 2021-03 or 2021")]
-WithinDays = Annotated[int, Option(help="use acquisitions at most so many days from the image date")]
-CorrectShift = Annotated[bool, Option("--correct-shift", help="move the points onto Sentinel-2 by the measured shift")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabellingOptions:
-    """How points become count maps."""
-
-    crs: Annotated[str | None, Option(help="coordinate reference system of files without one, such as EPSG:4326")] = (
-        Labelling.crs
-    )
-    objects: Annotated[list[str] | None, Option("--object", help="object to take; may be repeated  [default: all]")] = (
-        None
-    )
-    object_column: Annotated[str, Option(help="column of the objects' names")] = Labelling.object_column
-    layer: Annotated[str | None, Option(help="layer with the points, of a file that has several")] = Labelling.layer
-    labelled_layer: Annotated[str | None, Option(help="layer with the labelled areas, of a file that has several")] = (
-        Labelling.labelled_layer
-    )
-    total_column: Annotated[
-        list[str] | None,
-        Option(help="column with the number of objects in each polygon: palms, or coconut=palms; may be repeated"),
-    ] = None
-    totals: Annotated[
-        Path | None, Option(help="polygons of which the totals alone are known, beside points in labelled areas")
-    ] = Labelling.totals
-    totals_layer: Annotated[str | None, Option(help="layer with them, of a file that has several")] = (
-        Labelling.totals_layer
-    )
-    encoding: Encoding = Labelling.encoding
-    where: Annotated[str | None, Option(help="points to keep, such as 'confidence > 0.5' (columns of the file)")] = (
-        Labelling.where
-    )
-    definition: Annotated[
-        list[str] | None, Option(help="what exactly was labelled: coconut='crown wider than 4 m'; may be repeated")
-    ] = None
-    measure: Annotated[str, Option(help="count, or occupancy for things that move")] = Labelling.measure
-    border: Annotated[int, Option(help="width of the strip along the edge of an area that is not used, pixels")] = (
-        Labelling.border
-    )
-    box: Annotated[float | None, Option(help="spread a point over a box of this side, metres  [default: Gaussian]")] = (
-        Labelling.box
-    )
-    max_per_pixel: Annotated[float, Option(help="refuse more points than this in a pixel")] = Labelling.max_per_pixel
-
-    def labelling(self, resolution: float = Labelling.resolution) -> Labelling:
-        """What the verbs `reference` and `learn` take."""
-        values = dict(vars(self), objects=words(self.objects), resolution=resolution)
-        values["definitions"] = _definitions(values.pop("definition"))
-        values["total_columns"] = _columns_of(values.pop("total_column"))
-        return Labelling(**values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """How a reference becomes samples of training, calibration and test."""
-
-    within_days: WithinDays = 180
-    level: Level = "L2A"
-    months: Months = None
-    max_scenes: Annotated[int, Option(help="use at most so many acquisitions of an area, the clearest")] = 8
-    split_by: Annotated[str, Option(help="what is never split: area, tile, or auto (areas where there are enough)")] = (
-        "auto"
-    )
-    tile: Annotated[int, Option("--tile", help="side of a tile, pixels; 0 = by the size of the areas")] = 0
-    test: Annotated[list[str] | None, Option("--test", help="area to test in; may be repeated  [default: drawn]")] = (
-        None
-    )
-    calibrate: Annotated[
-        list[str] | None, Option("--calibrate", help="area to calibrate in; may be repeated  [default: drawn]")
-    ] = None
-    folds: Annotated[
-        int | None,
-        Option(
-            help="parts of the land that calibrate in turn, each the networks that did not learn there; 0 = set land "
-            "aside for calibration  [default: the recipe's]"
-        ),
-    ] = None
-    test_years: Annotated[
-        str, Option(help="test on acquisitions of these years only, train on the others (see --within-days)")
-    ] = ""
-    seed: Annotated[int, Option(help="seed of the split and of the training")] = 0
-    mask: Annotated[
-        str, Option(help="who finds clouds: scl, learned (subpixmap[clouds]) or both; kept in the card")
-    ] = "scl"
-
-    def scheme(self) -> Scheme:
-        """What the verbs `train` and `learn` take."""
-        from subpixmap.periods import parse_months
-        from subpixmap.reference.samples import Scheme
-
-        values = dict(vars(self), test=tuple(self.test or ()), calibration=tuple(self.calibrate or ()))
-        values["months"] = parse_months(self.months) if self.months else ()
-        del values["calibrate"]
-        return Scheme(**values)
-
-
-def _columns_of(texts: list[str] | None) -> dict[str, str]:
-    """Object -> column, of OBJECT=COLUMN or of a column that bears the object's name."""
-    columns: dict[str, str] = {}
-    for text in texts or []:
-        name, equals, column = (part.strip() for part in text.partition("="))
-        if not name or (equals and not column) or name in columns:
-            raise InputError(f"--total-column {text!r}: write COLUMN or OBJECT=COLUMN, each object once")
-        columns[name] = column or name
-    return columns
-
-
-def _definitions(texts: list[str] | None) -> dict[str, str]:
-    definitions = {}
-    for text in texts or []:
-        name, equals, meaning = text.partition("=")
-        if not (equals and name.strip() and meaning.strip()):
-            raise InputError(f"--definition {text!r}: write OBJECT=what was labelled")
-        definitions[name.strip()] = meaning.strip()
-    return definitions

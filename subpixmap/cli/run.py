@@ -1,4 +1,7 @@
-"""The commands that map and count: run and its stages. Parse and call; nothing heavy at the top."""
+"""The commands that map and count: run and its stages.
+
+Only parses options and calls the verbs; heavy imports stay inside functions.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from subpixmap.cli.options import RunOptions, refuse_given, words
 
 def run(
     asked: RunOptions,
-    dry_run: Annotated[bool, Option("--dry-run", help="plan only (= subpixmap plan)")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="only plan, same as subpixmap plan")] = False,
 ) -> None:
-    """Plan, map, count, follow over time, and report.
+    """Plan, map, count, compute trends, and report.
 
-    The same command resumes where it stopped, and extends the folder with more years.
+    Rerun the same command to resume it. Rerun it with more years to extend the folder.
     """
     from subpixmap.verbs import run as verbs
 
@@ -29,9 +32,9 @@ def run(
 
 
 def plan(asked: RunOptions) -> None:
-    """Show what a run would read and need; map nothing.
+    """Show what a run would read and need, without mapping.
 
-    Its items and its plan are frozen: a later run reads what was planned.
+    Saves the items and the plan in the run folder: a later run uses them.
     """
     from subpixmap.verbs import run as verbs
 
@@ -48,7 +51,7 @@ def map_(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Map the planned blocks that are not mapped yet."""
+    """Map the planned blocks that are still missing."""
     from subpixmap.verbs import run as verbs
 
     options.require_one_place(context, scheduler)
@@ -68,7 +71,8 @@ def count(
         bool | None,
         Option(
             "--assign-nearest/--no-assign-nearest",
-            help="count what lies outside all units, within 1 km, in the nearest  [default: as last time, first no]",
+            help="count objects up to 1 km outside all units in the nearest unit  [default: same as last time, at "
+            "first no]",
         ),
     ] = None,
     scheduler: options.Scheduler = None,
@@ -79,14 +83,14 @@ def count(
 ) -> None:
     """Sum the map per unit, object and period: counts.csv.
 
-    counts.parquet holds the same rows.     The columns, and the values of `flag`, are explained in docs/tables.md.
+    Writes the same rows to counts.parquet. docs/tables.md explains the columns and the values of `flag`.
     """
     from subpixmap.verbs import count as verbs
 
     options.require_one_place(context, scheduler)
     if admin is None:
         of_a_file = ("id_column", "name_column", "parent_column", "layer", "encoding")
-        refuse_given(context, *of_a_file, because="of which file? give --admin")
+        refuse_given(context, *of_a_file, because="only used with --admin; give --admin, or leave it out")
     verbs.count(
         out,
         admin=admin,
@@ -108,35 +112,38 @@ def trend(
     level: Annotated[
         float | None,
         Option(
-            help="confidence of intervals; 1 - level is the false discovery rate  [default: as last time, first 0.95]"
+            help="confidence level of intervals; the false discovery rate is 1 - level  [default: same as last time, "
+            "at first 0.95]"
         ),
     ] = None,
     steady_within: Annotated[
         float | None,
         Option(
-            help="share of the first total within which a unit counts as steady  [default: as last time, first 0.05]"
+            help="a unit is steady if its change is within this share of the first total  [default: same as last "
+            "time, at first 0.05]"
         ),
     ] = None,
     unchanged: Annotated[
         list[str] | None,
         Option(
-            help="id of a unit that has not changed; what its counts share in a year is removed from all units; "
-            "may be repeated; '' = none  [default: as last time]"
+            help="id of a unit known not to change; its yearly deviations are removed from all units; may be "
+            "repeated; '' = none  [default: same as last time]"
         ),
     ] = None,
     background: Annotated[
         bool | None,
         Option(
             "--background/--no-background",
-            help="remove what the map counts where the object is never present  [default: as last time, first no]",
+            help="subtract the yearly count where the object is never present  [default: same as last time, at first "
+            "no]",
         ),
     ] = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Follow the counts over the periods: trend.csv.
+    """Compute trends and changes from the counts: trend.csv.
 
-    trend.parquet holds the same rows, changes.csv those from period to period.
+    Writes the same rows to trend.parquet, and the changes between periods to changes.csv.
     """
     from subpixmap.verbs import count as verbs
 
@@ -145,9 +152,9 @@ def trend(
 
 
 def report(out: options.Folder, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
-    """Write report.html, one page that needs no other file.
+    """Write report.html: a single self-contained page.
 
-    It shows map, series, tables and provenance.
+    It shows the map, time series, tables and provenance.
     """
     from subpixmap.verbs import count as verbs
 
@@ -156,14 +163,16 @@ def report(out: options.Folder, quiet: options.Quiet = False, verbose: options.V
 
 def export(
     out: options.Folder,
-    format: Annotated[str, Option("--format", help="csv, xlsx, geoparquet, gpkg, geojson, pmtiles, cog or stac")],
-    to: Annotated[Path | None, Option(help="folder for the files  [default: OUT/export]")] = None,
+    format: Annotated[
+        str, Option("--format", help="output format: csv, xlsx, geoparquet, gpkg, geojson, pmtiles, cog or stac")
+    ],
+    to: Annotated[Path | None, Option(help="folder to write  [default: OUT/export]")] = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Write counts and trends, or the map, in another format.
 
-    No pixel is summed again.
+    Uses the existing counts: nothing is counted again.
     """
     from subpixmap.verbs import count as verbs
 
@@ -171,13 +180,15 @@ def export(
 
 
 def simulate(
-    folder: Annotated[Path, typer.Argument(help="folder to make")],
-    seed: Annotated[int, Option(help="another seed is another country; the same seed gives the same bytes")] = 7,
+    folder: Annotated[Path, typer.Argument(help="folder to write")],
+    seed: Annotated[int, Option(help="random seed; the same seed gives identical files")] = 7,
     size_km: Annotated[float, Option(help="side of the country, km (1 to 50)")] = 6.0,
     years: options.Years = "2018-2023",
-    objects: Annotated[list[str] | None, Option("--objects", help="objects that exist  [default: all]")] = None,
-    acquisitions: Annotated[int, Option(help="overpasses a year")] = 4,
-    center: Annotated[str, Option(help="longitude,latitude in degrees")] = "119.5,10.5",
+    objects: Annotated[
+        list[str] | None, Option("--objects", help="object to simulate; may be repeated  [default: all]")
+    ] = None,
+    acquisitions: Annotated[int, Option(help="number of acquisitions per year")] = 4,
+    center: Annotated[str, Option(help="center of the country: longitude,latitude in degrees")] = "119.5,10.5",
     world: options.World = "base",
     dialect: Annotated[str, Option(help="catalogue to imitate: earth-search or planetary-computer")] = "earth-search",
     quiet: options.Quiet = False,
@@ -185,7 +196,7 @@ def simulate(
 ) -> None:
     """Simulate a small country with known truth.
 
-    It leaves imagery, a STAC catalogue, units, points and true counts.
+    Writes imagery, a STAC catalogue, units, points and true counts.
     """
     from subpixmap.verbs.simulate import simulate as make
 

@@ -1,4 +1,4 @@
-"""The commands by which people label what a map needs: sample, estimate, calibrate, suggest. Parse and call."""
+"""The commands of labelling and estimation: sample, estimate, calibrate, suggest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AssumeDisjoint = Annotated[
     bool,
     Option(
         "--assume-disjoint",
-        help="accept a model whose card does not say which land it was taught on (kept in the record)",
+        help="accept a model whose card does not list its training areas (noted in the results)",
     ),
 ]
 
@@ -25,35 +25,32 @@ def design(
     out: options.Folder,
     cell: Annotated[float, Option(help="side of a cell, metres")] = 100.0,
     n: Annotated[
-        int | None, Option("--n", help="cells to label  [default: what --target-cv needs, 300 without one]")
+        int | None,
+        Option("--n", help="number of cells to label  [default: as --target-cv needs; 300 without --target-cv]"),
     ] = None,
     by: Annotated[
-        str | None, Option(help="every unit of this level gets cells of its own: 1 (the highest), 2, ..., or lowest")
+        str | None, Option(help="stratify by units of this level: 1 (the highest), 2, ..., or lowest")
     ] = None,
     target_cv: Annotated[
-        float | None, Option(help="standard error that is wanted, percent of the total (of each unit with --by)")
+        float | None, Option(help="target standard error, percent of the total (with --by, of each unit's total)")
     ] = None,
-    periods: Annotated[
-        str | None, Option(help="periods to label, such as 2018,2023  [default: the last of the run]")
-    ] = None,
+    periods: Annotated[str | None, Option(help="periods to label, such as 2018,2023  [default: the last one]")] = None,
     objects: options.Objects = None,
-    interpreters: Annotated[int, Option(help="people who label each cell, independently")] = 1,
-    omission: Annotated[
-        float, Option(help="share of the objects that is expected where the map predicts nothing")
-    ] = 0.1,
-    map_error: Annotated[float, Option(help="expected error of the map in a cell, as a share of its count")] = 0.5,
+    interpreters: Annotated[int, Option(help="number of people who label each cell independently")] = 1,
+    omission: Annotated[float, Option(help="expected share of objects where the map predicts none, 0 to 1")] = 0.1,
+    map_error: Annotated[float, Option(help="expected map error in a cell, as a share of its count")] = 0.5,
     pilot: Annotated[
-        bool, Option("--pilot", help="let the labelled sample of the folder say how cells are shared out; replaces it")
+        bool, Option("--pilot", help="allocate cells by the labelled sample in the folder, and replace that sample")
     ] = False,
-    seed: Annotated[int, Option(help="another seed draws other cells")] = 0,
+    seed: Annotated[int, Option(help="random seed of the draw")] = 0,
     model: options.RunModel = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Draw a probability sample of cells, for people to label.
 
-    It is written three times: OUT/sample/cells.gpkg (QGIS), cells.kml (Google Earth) and cells.csv. Fill n_objects
-    (blank = not labelled, 0 = none), image_date and note, then run subpixmap sample import.
+    Writes OUT/sample/cells.gpkg (for QGIS), cells.kml (for Google Earth) and cells.csv. Fill in the columns n_objects
+    (blank = not labelled, 0 = none), image_date and note. Then run subpixmap sample import.
     """
     from subpixmap.estimation.design import Wish
     from subpixmap.estimation.prior import Prior
@@ -75,13 +72,13 @@ def design(
 
 def import_(
     out: options.Folder,
-    sheet: Annotated[Path, typer.Argument(help="labelled sheet: GeoPackage, GeoJSON, GeoParquet or CSV")],
+    sheet: Annotated[Path, typer.Argument(help="labelled cells: GeoPackage, GeoJSON, GeoParquet or CSV")],
     assume_disjoint: AssumeDisjoint = False,
     model: options.RunModel = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Check a labelled sheet against the design, and keep its counts."""
+    """Check the labelled cells against the design, and store their counts."""
     from subpixmap.verbs import sample as verbs
 
     verbs.import_labels(out, sheet, model=model, assume_disjoint=assume_disjoint, quiet=quiet)
@@ -89,33 +86,45 @@ def import_(
 
 def estimate(
     out: options.Folder,
-    level: Annotated[float, Option(help="confidence of the intervals")] = 0.95,
+    level: Annotated[float, Option(help="confidence level of the intervals")] = 0.95,
     estimator: Annotated[
         str | None,
-        Option(help="expansion, difference, regression, ratio  [default: regression from 50 cells on, or difference]"),
+        Option(
+            help="estimator: expansion, difference, regression or ratio  [default: regression from 50 cells on, "
+            "else difference]"
+        ),
     ] = None,
     min_cells: Annotated[
-        int, Option(help="labelled cells of a unit below which its estimate is synthetic, without an interval")
+        int,
+        Option(
+            help="minimum number of labelled cells in a unit; with fewer, its estimate is synthetic, without "
+            "an interval"
+        ),
     ] = 30,
-    max_cv: Annotated[float, Option(help="estimates with a larger se / estimate are suppressed")] = 0.33,
-    rake: Annotated[bool, Option("--rake", help="scale units so that they sum to their parent")] = False,
+    max_cv: Annotated[
+        float, Option(help="maximum coefficient of variation (se / estimate); larger ones are suppressed")
+    ] = 0.33,
+    rake: Annotated[bool, Option("--rake", help="scale the units so that they sum to their parent")] = False,
     unseen: Annotated[
         float,
         Option(
-            help="share of all objects that may stand where the map predicts nothing without having been seen; the "
-            "upper ends allow for it as far as the labelled cells do not rule it out"
+            help="largest share of objects that the map and the sample may both miss, 0 to 1; it widens the upper "
+            "ends of the intervals"
         ),
     ] = 0.12,
     change: Annotated[
         list[str] | None,
-        Option(help="change between two labelled periods, such as 2018,2023; may be repeated  [default: neighbours]"),
+        Option(
+            help="change to estimate between two labelled periods, such as 2018,2023; may be repeated  [default: "
+            "consecutive periods]"
+        ),
     ] = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Estimate totals with intervals from the labelled sample.
 
-    They fill columns of counts.csv; estimates.csv holds every estimator.
+    Fills columns of counts.csv, and writes the results of all estimators to estimates.csv.
     """
     from subpixmap.estimation.results import Rules
     from subpixmap.verbs import sample as verbs
@@ -125,21 +134,25 @@ def estimate(
 
 
 def calibrate(
-    model: Annotated[str, typer.Argument(help="shipped checkpoint, .safetensors file or its address")],
+    model: Annotated[str, typer.Argument(help="shipped checkpoint, .safetensors file or its URL")],
     output: options.CheckpointFile,
     reference: options.ReferenceFolder = None,
     source: options.Source = None,
     collection: options.Collection = None,
     sample: Annotated[
-        Path | None, Option(help="run folder of this model, whose labelled sample is used up for the calibration")
+        Path | None,
+        Option(
+            help="run folder mapped with this model; calibrate on its labelled sample (which then "
+            "cannot validate the new model)"
+        ),
     ] = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Fit background and slope of a model on your own places.
+    """Calibrate background and slope of a model on your own data.
 
-    Nothing is trained. Another model comes out: map anew with it. Places that calibrate cannot certify: no sample may
-    touch them.
+    Does not train. Writes a new model: map again with it. Land used for calibration cannot be used to validate the new
+    model: its sample must not touch that land.
     """
     from subpixmap.verbs import calibrate as verbs
 
@@ -168,26 +181,29 @@ def _pairs(texts: list[str] | None) -> list[tuple[str, str]] | None:
 
 def suggest(
     out: options.Folder,
-    output: Annotated[Path, Option("--output", "-o", help="FILE.gpkg; a picture FILE.png is written beside it")],
-    n: Annotated[int, Option("--n", help="areas to suggest")] = 20,
+    output: Annotated[
+        Path, Option("--output", "-o", help="FILE.gpkg to write; a picture FILE.png is written next to it")
+    ],
+    n: Annotated[int, Option("--n", help="number of areas to suggest")] = 20,
     side: Annotated[float, Option(help="side of an area, metres")] = 320.0,
-    by: Annotated[str, Option(help="all, or one reason: disagreement, distance or share")] = "all",
-    period: Annotated[str | None, Option(help="period of the map  [default: the last that is mapped]")] = None,
+    by: Annotated[str, Option(help="reason to suggest an area: disagreement, distance, share, or all")] = "all",
+    period: Annotated[str | None, Option(help="period of the map to use  [default: the last mapped one]")] = None,
     objects: options.Objects = None,
     labelled: Annotated[
-        Path | None, Option(help="polygons that are labelled already, beside those in the model's card")
+        Path | None, Option(help="polygons already labelled, in addition to those in the model's card")
     ] = None,
     looks: Annotated[
-        int, Option(help="areas of the map that are looked at, drawn at random; each is read again")
+        int, Option(help="number of candidate areas, drawn at random; the imagery of each is read again")
     ] = 1000,
-    seed: Annotated[int, Option(help="another seed looks at other areas")] = 0,
+    seed: Annotated[int, Option(help="random seed of the draw")] = 0,
     model: options.RunModel = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Suggest areas whose labels would teach the model most.
+    """Suggest areas to label next to improve the model.
 
-    Each comes with its reason: networks disagree there, it is unlike what is labelled, or it holds much of the total.
+    Gives a reason for each area: the networks of the model disagree, it is unlike the labelled areas, or it holds much
+    of the total.
     """
     from subpixmap.verbs import suggest as verbs
 

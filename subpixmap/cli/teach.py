@@ -1,4 +1,7 @@
-"""The commands that make a model: reference, train, evaluate, learn. Parse and call; nothing heavy at the top."""
+"""The commands that make and evaluate a model: reference, train, evaluate, learn.
+
+Only parses options and calls the verbs; heavy imports stay inside functions.
+"""
 
 from __future__ import annotations
 
@@ -8,38 +11,40 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from subpixmap.cli import options
-from subpixmap.cli.options import LabellingOptions, SamplingOptions, refuse_given, words
+from subpixmap.cli import options, reference_options
+from subpixmap.cli.options import refuse_given, words
+from subpixmap.cli.reference_options import LabellingOptions, SamplingOptions
 from subpixmap.cli.training_options import CheckpointOptions, TrainingOptions
 from subpixmap.errors import InputError
 from subpixmap.training.config import SIMULATED
 from subpixmap.verbs.request import DEFAULT_SOURCE, Labelling
 
-NEEDS_IMAGERY = "of use with imagery only; give --source"
-OF_A_REFERENCE = "belongs to --reference, not to --simulated"
-OF_POINTS = "belongs to points in labelled areas, not to totals; give --labelled"
-OF_THE_SIMULATOR = "belongs to --simulated, not to --reference"
+NEEDS_IMAGERY = "only used with imagery; give --source, or leave it out"
+OF_A_REFERENCE = "only used with --reference, not with --simulated; leave it out"
+OF_POINTS = "only used for points in labelled areas; give --labelled, or leave it out"
+OF_THE_SIMULATOR = "only used with --simulated, not with --reference; leave it out"
 
 
 def reference(
     context: typer.Context,
-    points: options.Points,
-    image_date: options.ImageDate,
+    points: reference_options.Points,
+    image_date: reference_options.ImageDate,
     output: Annotated[Path, Option("--output", "-o", help="folder to write")],
     labelling: LabellingOptions,
-    labelled: options.Labelled = None,
+    labelled: reference_options.Labelled = None,
     resolution: options.Resolution = Labelling.resolution,
     source: options.Source = None,
     collection: options.Collection = None,
-    within_days: options.WithinDays = SamplingOptions.within_days,
+    within_days: reference_options.WithinDays = SamplingOptions.within_days,
     level: options.Level = SamplingOptions.level,
-    correct_shift: options.CorrectShift = False,
+    correct_shift: reference_options.CorrectShift = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Turn points in labelled areas into count maps.
+    """Turn labelled points into reference count maps.
 
-    They lie on the grid of Sentinel-2. Or take polygons with the number of objects in each (--total-column).
+    The maps lie on the Sentinel-2 grid. Instead of points, polygons with the number of objects in each also work
+    (--total-column).
     """
     from subpixmap.verbs import teach as verbs
 
@@ -68,7 +73,7 @@ def train(
     training: TrainingOptions,
     checkpoint: CheckpointOptions,
     folder: options.ReferenceFolder = None,
-    simulated: Annotated[str | None, Option(help="shipped checkpoint to make again from simulated places")] = None,
+    simulated: Annotated[str | None, Option(help="shipped checkpoint to reproduce from simulated data")] = None,
     source: options.Source = None,
     collection: options.Collection = None,
     cache: options.Cache = None,
@@ -78,7 +83,7 @@ def train(
 ) -> None:
     """Train, calibrate and evaluate a checkpoint.
 
-    On reference data, or on simulated places.
+    Uses reference data (--reference) or simulated data (--simulated).
     """
     from subpixmap.verbs import teach as verbs
 
@@ -106,34 +111,42 @@ def train(
 
 def evaluate(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="shipped checkpoint, .safetensors file or its address")],
+    model: Annotated[str, typer.Argument(help="shipped checkpoint, .safetensors file or its URL")],
     folder: options.ReferenceFolder = None,
     source: options.Source = None,
     collection: options.Collection = None,
     split: Annotated[
         str | None,
-        Option(help="training, calibration, test or all  [default: test; all, if the reference is another one]"),
+        Option(
+            help="part to evaluate on: training, calibration, test or all  [default: test; all if the model was "
+            "trained on another reference]"
+        ),
     ] = None,
-    simulated: Annotated[int | None, Option(help="seed of simulated places to measure on instead")] = None,
+    simulated: Annotated[int | None, Option(help="random seed of simulated data to evaluate on")] = None,
     world: options.World = "base",
-    places: Annotated[int, Option(help="simulated places")] = 100,
+    places: Annotated[int, Option(help="number of simulated patches")] = 100,
     objects: Annotated[
-        list[str] | None, Option("--objects", help="objects that exist there  [default: those of the model]")
+        list[str] | None,
+        Option("--objects", help="objects in the simulated data; may be repeated  [default: those of the model]"),
     ] = None,
     baselines: options.Baselines = None,
     land_cover: Annotated[
-        Path | None, Option(help="raster of land cover (ESA WorldCover), to split the false background by class")
+        Path | None, Option(help="land cover raster (ESA WorldCover) to report false counts per land cover class")
     ] = None,
-    output: Annotated[Path | None, Option("--output", "-o", help="metrics.json; figures are written beside it")] = None,
+    output: Annotated[
+        Path | None, Option("--output", "-o", help="metrics.json to write; figures are written next to it")
+    ] = None,
     cache: options.Cache = None,
     workers: options.Renderers = 2,
-    force: Annotated[bool, Option("--force", help="accept reference data unlike the model's card")] = False,
+    force: Annotated[
+        bool, Option("--force", help="accept reference data that does not match the model's card")
+    ] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Measure a checkpoint on places that it has not seen.
+    """Evaluate a checkpoint on data it was not trained on.
 
-    On reference data, or on simulated places.
+    Uses reference data (--reference) or simulated data (--simulated).
     """
     from subpixmap.verbs import teach as verbs
 
@@ -163,23 +176,23 @@ def evaluate(
 
 def learn(
     context: typer.Context,
-    points: options.Points,
-    image_date: options.ImageDate,
+    points: reference_options.Points,
+    image_date: reference_options.ImageDate,
     output: options.CheckpointFile,
     labelling: LabellingOptions,
     sampling: SamplingOptions,
     training: TrainingOptions,
     checkpoint: CheckpointOptions,
-    labelled: options.Labelled = None,
+    labelled: reference_options.Labelled = None,
     source: options.SourceOrDefault = None,
     collection: options.Collection = None,
-    correct_shift: options.CorrectShift = False,
+    correct_shift: reference_options.CorrectShift = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Make a checkpoint from points in areas, or from totals.
+    """Make a checkpoint from labelled points or totals.
 
-    Reference, imagery, training, calibration, evaluation and card.
+    Does all steps: reference, imagery, training, calibration, evaluation and card.
     """
     from subpixmap.verbs import teach as verbs
 
@@ -201,7 +214,7 @@ def learn(
 
 
 def _refuse_of_points(context: typer.Context, labelled: Path | None) -> None:
-    """Refuse what says nothing of plots with totals."""
+    """Refuse options of points where plots with totals are given."""
     if labelled is None:
         of_points = ("crs", "objects", "object_column", "labelled_layer", "where", "border", "box", "correct_shift")
         refuse_given(context, *of_points, because=OF_POINTS)

@@ -1,6 +1,6 @@
-"""Options of a training: how a network is trained, and what kind of checkpoint comes out.
+"""Options of training: how a network is trained, and which kind of checkpoint is written.
 
-What is None is left to the recipe, which follows from the labelled land (see `training.recipes`).
+An option that is None gets its value from the recipe (see `training.recipes`).
 """
 
 from __future__ import annotations
@@ -20,57 +20,70 @@ from subpixmap.verbs.request import Shape
 class TrainingOptions:
     """How a network is trained; the recipe decides where a field is None."""
 
-    steps: Annotated[int | None, Option(min=1, help="training steps  [default: by the labelled land]")] = None
+    steps: Annotated[int | None, Option(min=1, help="number of training steps  [default: from the labelled area]")] = (
+        None
+    )
     members: Annotated[
         int | None,
-        Option(help="networks trained apart (in each fold), whose mean is the model  [default: the recipe's]"),
+        Option(help="number of networks (per fold); the model is their mean  [default: from the recipe]"),
     ] = None
     turns: Annotated[
         bool | None,
-        Option("--turns/--no-turns", help="average over turns and mirrors (8 times the cost)  [default: the recipe's]"),
+        Option(
+            "--turns/--no-turns",
+            help="average over rotations and reflections (8 times the cost)  [default: from the recipe]",
+        ),
     ] = None
     patience: Annotated[
         int | None,
         Option(
-            help="stop when the calibration places got no better for so many steps; 0 = never  [default: the recipe's]"
+            help="stop after this many steps without improvement on the calibration data; 0 = never  [default: from "
+            "the recipe]"
         ),
     ] = None
     mixed: Annotated[
         bool | None,
         Option(
             "--mixed/--no-mixed",
-            help="convolve in bfloat16: fast on a GPU, or a processor with AMX  [default: the recipe's]",
+            help="use bfloat16 in convolutions: faster on a GPU or a processor with AMX  [default: from the recipe]",
         ),
     ] = None
     compile: Annotated[
         bool | None,
-        Option("--compile/--no-compile", help="fuse operations: faster, needs a C++ compiler  [default: the recipe's]"),
+        Option(
+            "--compile/--no-compile",
+            help="compile the network: faster, needs a C++ compiler  [default: from the recipe]",
+        ),
     ] = None
     device: Annotated[str | None, Option(help="cpu or cuda  [default: cpu]")] = None
 
     def asked(self, seed: int) -> dict[str, Any]:
-        """What was asked for, by the names of `TrainConfig`."""
+        """The options that were given, by the field names of `TrainConfig`."""
         return {name: value for name, value in vars(self).items() if value is not None} | {"seed": seed}
 
     def config(self, recipe: TrainConfig, *, seed: int) -> TrainConfig:
-        """The recipe with what was asked for; a short training also warms up for a shorter time."""
+        """The recipe with the given options; a shorter training also has a shorter warm-up."""
         config = dataclasses.replace(recipe, **self.asked(seed))
         return config.for_land(0) if config.steps else config
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
-    """What kind of checkpoint comes out: its bands, its network, and what its card says of the evidence."""
+    """Bands and network of the checkpoint, and the evidence in its card."""
 
-    bands: Annotated[str | None, Option(help="input bands, such as B02,B03,B04,B08  [default: all there are]")] = None
+    bands: Annotated[str | None, Option(help="input bands, such as B02,B03,B04,B08  [default: all available]")] = None
     baselines: Baselines = None
     evidence: Annotated[
-        str | None, Option(help="simulated, degraded-aerial or sentinel-2  [default: by the source]")
+        str | None,
+        Option(
+            help="kind of evidence for the card: simulated, degraded-aerial or sentinel-2  [default: from the source]"
+        ),
     ] = None
-    width: Annotated[int | None, Option(help="channels of the network  [default: the recipe's]")] = None
-    mid: Annotated[int | None, Option(help="channels inside a block  [default: the recipe's]")] = None
+    width: Annotated[int | None, Option(help="channels of the network  [default: from the recipe]")] = None
+    mid: Annotated[int | None, Option(help="channels inside a block of the network  [default: from the recipe]")] = None
     blocks: Annotated[
-        int | None, Option(help="residual blocks; the receptive radius is 2 pixels more  [default: the recipe's]")
+        int | None,
+        Option(help="number of residual blocks; the receptive radius is this + 2 pixels  [default: from the recipe]"),
     ] = None
 
     def checkpoint(self) -> dict[str, Any]:

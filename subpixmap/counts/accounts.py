@@ -1,7 +1,6 @@
-"""Sums -> whether a count adds up: what lies outside the units, units against the region, children against parents.
+"""Checks that a count adds up: counts outside the units, units against the region, children against parents.
 
-In: the sums and rows of a count. Out: `Accounts`, and the file accounts.json. The tables stand beside the rows: no
-number of a unit depends on them.
+In: the sums and rows of a count. Out: `Accounts`, and the file accounts.json. No number of a unit depends on them.
 """
 
 from __future__ import annotations
@@ -26,33 +25,33 @@ from subpixmap.files import make_folder, write_json
 from subpixmap.tables import damage_is_told
 
 _WORTH = 0.001
-"""Share below which a gap or an overlap is the width of a border, not worth a remark."""
+"""Share below which a gap or an overlap is rounding along a border and not reported."""
 _NEAR, _FAR, _ALL = (slice(i - EXTRA, i - EXTRA + 1 or None) for i in range(EXTRA))
 _OUTSIDE = slice(-EXTRA, 2 - EXTRA)
 
 
 @dataclass(frozen=True)
 class Accounts:
-    """Whether a count adds up."""
+    """Checks that a count adds up."""
 
     outside: pd.DataFrame
-    """What the region holds outside all units: `object, period, map_total, near_total, area_ha, near_ha, observed_ha,
-    observed_frac`; near is within 1 km of a unit (a coarse coastline). With `assign_nearest`, near is in the units.
-    What is mapped beyond the region, because whole chunks are, is in no number."""
+    """Counts of the region outside all units: `object, period, map_total, near_total, area_ha, near_ha, observed_ha,
+    observed_frac`; near is within 1 km of a unit (a coarse coastline). With `assign_nearest`, near is counted in the
+    units. Pixels mapped beyond the region (whole chunks are mapped) are never counted."""
     balance: pd.DataFrame
-    """`object, period, map, units, outside, counted_twice`: objects; `map` is summed over the region with the units,
-    without looking at any unit. Of several levels only the topmost is in `units`;
-    `counted_twice` = units + outside - map is what overlapping units share."""
+    """`object, period, map, units, outside, counted_twice`: objects; `map` is the sum over the region and the units,
+    computed without using unit borders. `units` has only the topmost level; `counted_twice` = units + outside - map is
+    the count in overlaps of units."""
     parents: pd.DataFrame
     """`parent_id, object, period, parent_total, children_total, difference, parent_ha, children_ha`: for each parent
-    that is itself a unit. A positive difference lies in no child."""
+    that is itself a unit. A positive difference is counted in no child."""
     background: pd.DataFrame
-    """`object, period, density_per_ha, area_ha`: what the map counts where the object was never present; it should be
-    nothing, and a year in which it is more is an effect of that year."""
+    """`object, period, density_per_ha, area_ha`: the count where the object was never present; it should be zero, so
+    its changes between years are year effects."""
     overlap_ha: float
-    """Mapped area that belongs to several topmost units, once for each unit too many."""
+    """Mapped area in overlaps of topmost units, once per extra unit."""
     remarks: tuple[str, ...] = ()
-    """What a reader should know before the numbers are used, in plain words."""
+    """Notes for readers of the numbers, in plain words."""
 
 
 _TABLES = ("outside", "balance", "parents", "background")
@@ -65,7 +64,7 @@ def make_accounts(units: Units, sums: Sums, table: pd.DataFrame, facts: Facts) -
     overlap_ha = _overlap(sums, top) * facts.px_ha
     remarks = [] if facts.assign_nearest else _near_remarks(outside, balance)
     if overlap_ha > _WORTH * table["area_ha"].max():
-        remarks.append(f"{overlap_ha:,.0f} ha belong to several units and are counted in each of them")
+        remarks.append(f"{overlap_ha:,.0f} ha belong to more than one unit and are counted in each of them")
     remarks += [*_uncovered_remarks(parents, table), *unlike_remarks(table)]
     return Accounts(outside, balance, parents, _background(sums, facts), overlap_ha, tuple(remarks))
 
@@ -86,7 +85,7 @@ def read_accounts(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     data = path.read_bytes()
-    with damage_is_told(path, "make it again (subpixmap count)"):
+    with damage_is_told(path, "write it again (subpixmap count)"):
         raw: dict[str, Any] = json.loads(data)
         if not {*_TABLES, "overlap_ha", "remarks"} <= raw.keys():
             raise ValueError("it lacks tables")
@@ -113,7 +112,7 @@ def _objects_and_periods(facts: Facts) -> Iterator[tuple[int, int, dict[str, str
 
 
 def _outside(sums: Sums, facts: Facts) -> pd.DataFrame:
-    """What the map holds in the region outside all units, and how much of it within 1 km of one."""
+    """Counts of the region outside all units, and their part within 1 km of a unit."""
     area, near_area = (_without_rounding(sums.area[rows].sum()) for rows in (_OUTSIDE, _NEAR))
     observed, near_observed = (_without_rounding(sums.observed[rows].sum(axis=0)) for rows in (_OUTSIDE, _NEAR))
     return pd.DataFrame(
@@ -133,7 +132,7 @@ def _outside(sums: Sums, facts: Facts) -> pd.DataFrame:
 
 
 def _without_rounding(pixels: Any) -> NDArray[np.float64]:
-    """Pixels, without what is the rounding of a border."""
+    """Pixels, with rounding errors of borders set to 0."""
     return np.where(pixels > SEEN_PX, pixels, 0.0)
 
 
@@ -157,13 +156,13 @@ def _balance(sums: Sums, facts: Facts, top: NDArray[np.int64]) -> pd.DataFrame:
 
 
 def _overlap(sums: Sums, top: NDArray[np.int64]) -> float:
-    """Pixels that the topmost units and what is outside them have more than the region has."""
+    """Pixels in overlaps: topmost units plus outside, minus the region."""
     near, far, everything = sums.mapped[-EXTRA:]
     return max(0.0, float(sums.mapped[top].sum() + near + far - everything))
 
 
 def _parents(table: pd.DataFrame) -> pd.DataFrame:
-    """Each parent that is a unit itself, against the sum of its children."""
+    """Each parent that is itself a unit, compared with the sum of its children."""
     plain = pd.DataFrame(table)[["unit_id", "parent_id", "object", "period", "map_total", "area_ha"]]
     keys = ["parent_id", "object", "period"]
     sums = plain.groupby(keys, sort=False, dropna=True)[["map_total", "area_ha"]].sum(min_count=1)
@@ -176,7 +175,7 @@ def _parents(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _background(sums: Sums, facts: Facts) -> pd.DataFrame:
-    """What the map counts where, by its own presence, there is nothing in any period."""
+    """Counts where the map shows no presence in any period."""
     return pd.DataFrame(
         [
             names
@@ -196,17 +195,18 @@ def _near_remarks(outside: pd.DataFrame, balance: pd.DataFrame) -> list[str]:
         units = balance.query("object == @row.object and period == @row.period")["units"].sum()
         if not row.near_total >= max(0.5, _WORTH * abs(units)):
             continue
-        what = f"{row.object}, {row.period}: {row.near_total:,.0f} counted outside all units but within 1 km of one"
+        what = f"{row.object}, {row.period}: {row.near_total:,.0f} counted outside all units but within 1 km of a unit"
         if units > 0:
             what += (
-                f" ({row.near_total / units:.1%} of what is in units); --assign-nearest counts them in the nearest unit"
+                f" ({row.near_total / units:.1%} of the count in units); add --assign-nearest to count them in the "
+                "nearest unit"
             )
         remarks.append(what)
     return remarks
 
 
 def _uncovered_remarks(parents: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Parents that their children do not cover, the largest gap first."""
+    """Parents not covered by their children, the largest gap first."""
     once = parents.drop_duplicates("parent_id")
     gap = once["parent_ha"] - once["children_ha"]
     gaps = once.assign(gap=gap)[gap > _WORTH * once["parent_ha"]].sort_values("gap", ascending=False)
@@ -219,6 +219,6 @@ def _uncovered_remarks(parents: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     )
     more = f" and {len(gaps) - 3} more" if len(gaps) > 3 else ""
     return [
-        f"the units of the lower level do not cover {len(gaps)} of {len(once)} parents: {largest}{more}; what they "
-        "lack is in the parents' rows only"
+        f"the lower-level units do not completely cover {len(gaps)} of {len(once)} parents: {largest}{more}; objects "
+        "in the gaps are only in the rows of the parents"
     ]

@@ -1,8 +1,8 @@
-"""A run folder, or a part of its opened map -> blocks that can be summed.
+"""Reads blocks to sum from a run folder or from a part of its opened map.
 
 In: a `RunFolder`, or what `open_map` returned, whole or in part (periods, objects, a window, values set to NaN). Out:
-the blocks of the run with the values of the map and the records of the ledger. What a user selected or masked is what
-is counted.
+the blocks of the run with the values of the map and the records of the ledger. Only pixels that the user selected and
+did not mask are counted.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Maps = Mapping[int, "xr.Dataset"]
 Arrays = Mapping[str, NDArray[Any]]
 """Name of an array of the map -> its values."""
 Cells = Mapping[str, Any]
-"""What a ledger record holds on its grid of cells."""
+"""Fields of a ledger record on its grid of cells."""
 
 
 @dataclass(frozen=True)
 class MapBlock:
-    """One block of a map, as the sums see it."""
+    """One block of a map to be summed."""
 
     lattice: Lattice
     window: Window
     """The block's pixels."""
     chunks: tuple[Window, ...]
-    """The inner chunks that the run computes."""
+    """The inner chunks computed by the run."""
     record: Callable[[str], Cells | None]
     """Period label -> what the ledger's valid record holds by cell, None where there is no such record. `observed_px`,
     `out_of_domain_px` (cy, cx), `acquisition_observed_px` (acquisition, cy, cx), `acquisition_total` (acquisition,
@@ -52,7 +52,7 @@ class MapBlock:
     Counts and presence are numbers with NaN where nothing was observed, or the whole steps that the map stores (see
     `mapping.quantise`). Periods without a record are not asked for."""
     min_obs: int = 1
-    """Clear observations that make a pixel observed."""
+    """Number of clear observations that make a pixel observed."""
 
     @property
     def name(self) -> str:
@@ -61,13 +61,13 @@ class MapBlock:
 
 
 def read_blocks(folder: RunFolder) -> BlocksOfRun:
-    """The blocks of a run, zone by zone, in row-major order; nothing is read before it is asked for."""
+    """The blocks of a run, zone by zone, in row-major order; pixels are read only when needed."""
     return BlocksOfRun(folder)
 
 
 @dataclass(frozen=True)
 class BlocksOfRun:
-    """What `read_blocks` returns: their number is known before one is read."""
+    """The result of `read_blocks`; its length is known before reading."""
 
     folder: RunFolder
 
@@ -93,7 +93,7 @@ class BlocksOfRun:
 
 @dataclass(frozen=True)
 class _StoredBlock:
-    """One block on disk; small enough to be sent to a worker."""
+    """One block on disk; small enough to send to a worker."""
 
     shards: Shards
     run_id: str
@@ -101,12 +101,15 @@ class _StoredBlock:
     """Period label -> hash of its locked items."""
     block: Block
     notes: bool
-    """Whether the folder is held, so that what is proven may be noted in it."""
+    """Whether this process holds the folder, so that it may write notes about checked files."""
     proofs: dict[str, Proof] = field(default_factory=dict)
     """Period label -> what its record says of the arrays, kept from `record` to `read`."""
 
     def record(self, period: str) -> Cells | None:
-        """The ledger's cells, or None where the block is not done. One record is read at a time: a country has many."""
+        """The ledger's cells, or None if the block is not done.
+
+        Records are read one at a time, because a country has many.
+        """
         record = read_record(self.shards.out, self.block.id, period)
         if record is None or record.run_id != self.run_id:
             return None
@@ -115,7 +118,7 @@ class _StoredBlock:
         return {**record.cells, "acquisitions": [used.id for used in record.acquisitions]}
 
     def read(self, periods: Sequence[str], wanted: Mapping[str, Sequence[Window]]) -> Iterator[Arrays]:
-        """The chunks of one period after the other, as they are stored; a shard unlike its record is refused."""
+        """The stored chunks, one period after the other; refuses a shard that does not match its record."""
         stored = read_stored(self.shards, self.block, periods, wanted, self._proof)
         for period, arrays in zip(periods, stored, strict=True):
             if self.notes:
@@ -129,24 +132,24 @@ class _StoredBlock:
 
 
 def folder_of(maps: Maps) -> str:
-    """The run that a map was opened from."""
+    """The run of an opened map."""
     folders = {str(dataset.attrs.get("folder", "")) for dataset in maps.values()}
     if len(folders) != 1 or "" in folders:
-        raise InputError("the map does not say which run it comes from; give what open_map returned, or the run folder")
+        raise InputError("the map has no reference to its run; give the result of open_map, or the run folder")
     return folders.pop()
 
 
 def contents_of(maps: Maps) -> tuple[list[str], list[str]]:
-    """The objects and period labels that a map still holds, in its order."""
+    """The objects and period labels of a map, in its order."""
     contents = [[_names(dataset, name) for name in ("object", "period")] for dataset in maps.values()]
     if any(one != contents[0] for one in contents):
-        raise InputError("the zones of the map hold different objects or periods; select the same in all of them")
+        raise InputError("the zones of the map have different objects or periods; select the same in all zones")
     objects, periods = contents[0]
     return objects, periods
 
 
 def blocks_of(maps: Maps, folder: RunFolder) -> Iterator[MapBlock]:
-    """The blocks of a run that the map still holds pixels of, with the map's values in the place of the stored ones."""
+    """The blocks with pixels in an opened map, with the map's values instead of the stored ones."""
     for block in read_blocks(folder):
         epsg = block.lattice.epsg
         if epsg not in maps:
@@ -161,7 +164,7 @@ def blocks_of(maps: Maps, folder: RunFolder) -> Iterator[MapBlock]:
 
 @dataclass(frozen=True)
 class _MapPart:
-    """What an opened map holds of a block."""
+    """The part of a block in an opened map."""
 
     dataset: xr.Dataset
     extent: Window
@@ -170,7 +173,7 @@ class _MapPart:
     """Of the block."""
 
     def read(self, periods: Sequence[str], wanted: Mapping[str, Sequence[Window]]) -> Iterator[Arrays]:
-        """The chunks of one period after the other; a pixel without a count was not observed."""
+        """The chunks of one period after the other; a pixel without a count counts as not observed."""
         shared = self.window.overlap(self.extent)
         assert shared is not None
         rows, cols = shared.slices(self.extent)
@@ -219,6 +222,6 @@ def _extent(dataset: xr.Dataset, lattice: Lattice) -> Window:
         if window.shape == (y.size, x.size) and all(map(np.allclose, lattice.coords(window), (x, y))):
             return window
     raise InputError(
-        f"the map of EPSG:{lattice.epsg} does not hold neighbouring pixels of its run; select a window without gaps "
-        "(counts are never resampled)"
+        f"the map of EPSG:{lattice.epsg} has gaps between its pixels; select a window without gaps (counts are never "
+        "resampled)"
     )

@@ -1,4 +1,4 @@
-"""A run, or a part of its opened map, and units -> counts: blocks, sums, rows, and the files that hold them."""
+"""Counts a run or a part of its opened map in units: blocks, sums, rows, and their files."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Counted:
     table: gpd.GeoDataFrame
     """The rows (`tables.COUNTS`) of the units, with their polygons (EPSG:4326) as geometry."""
     series: pd.DataFrame
-    """What may be compared over the periods (`tables.SERIES`), and how sure each period is."""
+    """Values comparable between periods (`tables.SERIES`), with their standard errors."""
     accounts: Accounts
-    """What lies outside the units, and whether all adds up."""
+    """Counts outside the units, and checks that all sums agree."""
     region: gpd.GeoDataFrame
-    """The rows of the sum of the highest units, without a polygon."""
+    """The rows of the sum of the topmost units, without a polygon."""
     region_series: pd.DataFrame
 
     def __repr__(self) -> str:
@@ -64,13 +64,13 @@ class Counted:
 
     @property
     def all_rows(self) -> gpd.GeoDataFrame:
-        """What counts.parquet holds: the rows of the units and, last, of their sum."""
+        """The rows of counts.parquet: the units and, last, their sum."""
         rows: gpd.GeoDataFrame = pd.concat([self.table, self.region], ignore_index=True)
         return rows
 
     @property
     def all_series(self) -> pd.DataFrame:
-        """What series.parquet holds, in the order of `all_rows`."""
+        """The rows of series.parquet, in the order of `all_rows`."""
         return pd.concat([self.series, self.region_series], ignore_index=True)
 
 
@@ -83,15 +83,15 @@ def count_by_unit(
     assign_nearest: bool | None = None,
     client: Client | None = None,
 ) -> gpd.GeoDataFrame:
-    """Totals of a run, or of what `open_map` returned, per unit, object and period.
+    """Totals of a run, or of an opened map, per unit, object and period.
 
-    The parameters are those of `count_run`, which also says what lies outside all units.
+    Parameters as in `count_run`, which also returns counts outside all units.
 
     Returns
     -------
     geopandas.GeoDataFrame
-        The columns of counts.parquet, those of series.parquet (what may be compared over the periods: `trend` follows
-        it) and the units' polygons.
+        The columns of counts.parquet, those of series.parquet (values comparable between periods, the input of `trend`)
+        and the units' polygons.
     """
     counted = count_run(
         out,
@@ -120,16 +120,15 @@ def count_run(
     Parameters
     ----------
     out
-        The run's folder, or what `open_map` returned, also a part of it or with values set to NaN.
+        The run's folder, or the result of `open_map`, also a part of it or with values set to NaN.
     units
-        Polygons with a CRS and `unit_id`, `unit_name`, `parent_id`; those of the run when not given.
+        Polygons with a CRS and `unit_id`, `unit_name`, `parent_id`; by default those of the run.
     boundary_source, boundary_version
-        Where the units come from; known for those of the run.
+        Origin of the units; known for those of the run.
     assign_nearest
-        Count what lies outside all units, within 1 km of one, in the nearest; as `count` keeps it in the run's folder
-        when not given.
+        Count objects up to 1 km outside all units in the nearest unit; by default as stored in the run's folder.
     client
-        A Dask client whose workers see the folder; without one, the blocks are summed in this process.
+        A Dask client whose workers can read the folder; by default blocks are summed in this process.
 
     Raises
     ------
@@ -174,17 +173,17 @@ def count_blocks(
     Parameters
     ----------
     blocks
-        Blocks of `size` pixels, in the order in which they are to be summed.
+        Blocks of `size` pixels, in the order of summing.
     units
         Polygons with a CRS and `unit_id`, `unit_name`, `parent_id`.
     facts
-        What the rows say about the map.
+        Information about the map for the rows.
     size
         Side of a block, pixels.
     region
-        What is accounted for besides the units, EPSG:4326; all of the blocks' chunks without it.
+        Region to account for in addition to the units, EPSG:4326; by default all chunks of the blocks.
     client
-        A Dask client whose workers see the map; in this process without one. The result does not depend on it.
+        A Dask client whose workers can read the map; the result does not depend on it.
 
     Returns
     -------
@@ -196,7 +195,7 @@ def count_blocks(
     accounts = make_accounts(ready, sums, table, facts)
     region, region_series = region_rows(ready, sums, facts, table, series)
     for rows, noise in ((table, series), (region, region_series)):
-        rows["total_se"] = noise["noise_se"]  # the rows of both are in one order
+        rows["total_se"] = noise["noise_se"]  # the rows of both have the same order
     return Counted(table, series, accounts, region, region_series)
 
 
@@ -210,7 +209,7 @@ def write_counts(folder: Path, counted: Counted) -> list[Path]:
 
 
 def _require_in_region(units: RunUnits, folder: RunFolder) -> None:
-    """Refuse units of which none lies in the region; what else is wrong with them is found when they are prepared."""
+    """Refuse units if none lies in the region; other errors are found by `prepare_units`."""
     table, plan = units.table, folder.plan
     if table.crs is not None and len(table):
         name = units.boundary_source or "the table"

@@ -1,8 +1,8 @@
-"""Which unit covers which part of a block: whole tiles where one unit covers all, coverage fractions along the borders.
+"""How units cover a block: whole tiles inside a unit, coverage fractions along the borders.
 
-A `Cover` is made once a block (see `make_cover`) and used for every period and object. Most of a country lies inside
-some unit: there a tile of 32 px is summed as a whole, and only the rest is gathered pixel by pixel. What is mapped
-beyond the region, because whole inner chunks are, belongs to no row.
+A `Cover` is made once per block (see `make_cover`) and used for every period and object. Most of a country lies inside
+a unit: there, tiles of 32 px are summed as a whole, and only the rest is summed pixel by pixel. Pixels mapped beyond
+the region (whole inner chunks are mapped) belong to no row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SUMMED = {"b1": ("u1", "i8"), "i2": ("i4", "i8"), "u2": ("u4", "i8")}
 
 @dataclass(frozen=True)
 class Cover:
-    """How the units cover the chunks of a block. After the units follow the `EXTRA` rows: near, far, and everything.
+    """How units cover the chunks of a block. The `EXTRA` rows follow the units: near, far, and everything.
 
     Layers are stacks (chunk, 256, 256); pixels and tiles are numbered through the stack, row-major in each chunk.
     """
@@ -63,7 +63,7 @@ class Cover:
     """(tile,) the cell that holds the tile."""
 
     def near(self) -> Cover:
-        """The first `n_near` chunks alone."""
+        """The cover of only the first `n_near` chunks."""
         tiles = self.whole_tile < self.n_near * TILES
         parts = self.border.pixel[self.starts] < self.n_near * CHUNK**2
         lengths = np.diff(self.starts, append=len(self.border.pixel))
@@ -81,8 +81,8 @@ class Cover:
         )
 
     def by_tile(self, layer: NDArray[Any]) -> NDArray[Any]:
-        """(tile,) sums of a layer, whatever covers it; whole numbers stay whole."""
-        # Down the rows first: the long, contiguous sums are several times faster than a sum over both axes at once.
+        """(tile,) sums of a layer; integers stay integers."""
+        # Over the rows first: long contiguous sums are several times faster than a sum over both axes at once.
         narrow, wide = _SUMMED.get(layer.dtype.str[1:], ("f8", "f8"))
         values = layer.view(np.uint8) if layer.dtype == bool else layer
         strips = np.add.reduce(values.reshape(-1, TILE, CHUNK), axis=1, dtype=narrow)
@@ -93,9 +93,9 @@ class Cover:
         """(n_units, cell) sums of a layer without NaN that is zero wherever `mapped` is False.
 
         1. Sum whole tiles, which are most of a country.
-        2. Weigh the pixels of the border by the share that the unit covers, and add each part of a cell.
+        2. Weight the border pixels by the share covered by the unit, and add up each part of a cell.
         """
-        # 1. A number of unit and cell together makes it one pass over the tiles.
+        # 1. A combined number of unit and cell allows one pass over the tiles.
         tiles = self.by_tile(layer) if by_tile is None else by_tile
         key = self.whole_unit * self.n_cells + self.tile_cell[self.whole_tile]
         summed = np.bincount(key, tiles[self.whole_tile], self.n_units * self.n_cells)
@@ -107,9 +107,9 @@ class Cover:
         return sums
 
     def whole_tiles_nearby(self) -> NDArray[np.int64]:
-        """Tiles wholly inside the region of which no part is farther than 1 km from all units.
+        """Tiles wholly inside the region and within 1 km of a unit.
 
-        Of the tiles in the row of everything, drop those that are far as a whole or in any pixel of the border.
+        From the tiles of the whole region, drop those that are far as a whole or in any border pixel.
         """
         far, everything = (self.whole_tile[self.whole_unit == self.n_units - back] for back in (2, 1))
         pixel = self.border.pixel[self.border.unit == self.n_units - 2]

@@ -1,4 +1,4 @@
-"""A run folder -> what every row of its tables says about the map: model, periods, items, software, units."""
+"""Reads the information about a map for its tables: model, periods, items, software, units."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from subpixmap.scenes.lattices import coarse_bands, largest_pixels
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rows say about the map they come from."""
+    """Information about the map of the rows."""
 
     model: ModelInfo
-    """What is counted, how it is measured, and what the model has been measured on."""
+    """Objects, their measure, and the evidence of the model."""
     objects: tuple[str, ...]
     """In the order of the map."""
     periods: tuple[Period, ...]
@@ -26,7 +26,7 @@ class Facts:
     resolution: float
     """Metres."""
     unlike_card: bool
-    """The input was unlike the model's card, and forced: another resolution, or files with larger pixels."""
+    """Whether --force accepted input that does not match the model's card: another resolution, or larger pixels."""
     items_sha256: Mapping[str, str]
     """Period label -> hash of its locked items."""
     run_id: str
@@ -34,13 +34,13 @@ class Facts:
     boundary_source: str | None = None
     boundary_version: str | None = None
     max_obs: int = 10
-    """Most acquisitions of a block and period."""
+    """Largest number of acquisitions of a block and period."""
     assign_nearest: bool = False
-    """What lies outside all units, within 1 km of one, is counted in the nearest."""
+    """Whether objects up to 1 km outside all units are counted in the nearest unit."""
     spread: int = 0
-    """Networks whose counts the map keeps apart."""
+    """Number of networks whose counts are stored separately in the map."""
     unobserved: frozenset[str] = frozenset()
-    """Labels of periods in which the whole map observed nothing: the other periods are compared without them."""
+    """Labels of periods without any observed pixel; the other periods are compared without them."""
 
     @property
     def px_ha(self) -> float:
@@ -58,7 +58,9 @@ class Facts:
         by_label = {period.label: period for period in self.periods}
         for wanted, there in ((objects, self.objects), (periods, by_label)):
             if missing := [one for one in wanted if one not in there]:
-                raise InputError(f"the map holds {missing[0]!r}, and its run does not; it has {', '.join(there)}")
+                raise InputError(
+                    f"the map has {missing[0]!r}, which its run does not have; the run has {', '.join(there)}"
+                )
         return replace(self, objects=tuple(objects), periods=tuple(by_label[label] for label in periods))
 
 
@@ -90,13 +92,15 @@ def read_facts(
 
 
 def unobserved_periods(folder: RunFolder) -> frozenset[str]:
-    """Labels of the periods that are done and in which no block observed a pixel: no acquisition, or clouds alone."""
+    """Labels of finished periods without any observed pixel: no acquisition, or only clouds."""
     blocks = [one.block.id for zone in folder.plan.zones.values() for one in zone.blocks]
     return frozenset(
         period.label
         for period in folder.plan.periods
         if all((block, period.label) in folder.done for block in blocks)
-        and not any(_observed_px(folder, block, period.label) for block in blocks)  # stops at the first that saw any
+        and not any(
+            _observed_px(folder, block, period.label) for block in blocks
+        )  # stops at the first block with an observed pixel
     )
 
 
@@ -106,7 +110,7 @@ def _observed_px(folder: RunFolder, block: str, period: str) -> int:
 
 
 def is_unlike_card(folder: RunFolder) -> bool:
-    """Whether resolution, sensor or level of a run, or the pixels of its files, are not those of its model's card."""
+    """Whether resolution, sensor, level or pixel size of a run differ from its model's card."""
     recipe, model = folder.plan.recipe, folder.plan.model
     coarse = coarse_bands(largest_pixels(folder.items, recipe.bands), model.resolution)
     here, there = ((one.resolution, one.sensor, one.level) for one in (recipe, model))

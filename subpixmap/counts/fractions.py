@@ -1,4 +1,4 @@
-"""Which share of which pixel a unit covers (exactextract), and sums weighted by it. Plain numpy in and out."""
+"""Computes the share of each pixel covered by a unit (exactextract), and sums weighted by it; numpy in and out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from subpixmap.counts.units import clipped
 from subpixmap.grid import Lattice, Window, owned, owns
 from subpixmap.region.fractions import Array, polygon_fractions
 
-_ROUNDING = 1e-6  # pixels; less is the rounding of a border that runs along the window's
+_ROUNDING = 1e-6  # pixels; smaller values are rounding along the window's border
 _SMALL = 128  # pixels; smaller windows are not halved
 
 
 class Fractions(NamedTuple):
-    """Which share of which pixel belongs to which unit; sorted by unit, then by pixel."""
+    """The share of pixels covered by units; sorted by unit, then by pixel."""
 
     unit: NDArray[np.int64]
     """(n,) position of the unit."""
@@ -30,16 +30,16 @@ class Fractions(NamedTuple):
 
     @classmethod
     def none(cls) -> Fractions:
-        """Of nothing."""
+        """No fractions."""
         return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
     def take(self, chosen: NDArray[np.bool_]) -> Fractions:
-        """Some of them."""
+        """A selection of the fractions."""
         return Fractions(self.unit[chosen], self.pixel[chosen], self.fraction[chosen])
 
 
 def unit_fractions(units: Sequence[BaseGeometry], lattice: Lattice, window: Window) -> Fractions:
-    """Share of every pixel of a window that each unit covers.
+    """The share of each pixel of a window that each unit covers.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def unit_fractions(units: Sequence[BaseGeometry], lattice: Lattice, window: Wind
     Returns
     -------
     Fractions
-        Only what is covered; unit positions follow the order of `units`.
+        Covered pixels only; unit positions follow the order of `units`.
     """
     near = lattice.bounds(window.padded(2))
     box = shapely.box(*lattice.bounds(window))
@@ -80,12 +80,12 @@ def zonal_sums(fractions: Fractions, arrays: Sequence[NDArray[Any]] | NDArray[An
     arrays
         (layer, y, x) on that window, without NaN.
     n_units
-        Number of units that the positions count.
+        Number of units.
 
     Returns
     -------
     numpy.ndarray
-        (n_units, layer) float64. Pixels are added in the order of `fractions`, so the same input gives the same bits.
+        (n_units, layer) float64. Pixels are added in the order of `fractions`, so the result is deterministic.
     """
     sums = np.zeros((n_units, len(arrays)))
     starts = np.flatnonzero(np.diff(fractions.unit, prepend=-1))
@@ -103,8 +103,8 @@ def zonal_sums(fractions: Fractions, arrays: Sequence[NDArray[Any]] | NDArray[An
 def owned_area(unit: BaseGeometry, lattice: Lattice, window: Window) -> float:
     """Pixels of a window that the zone owns, weighted by coverage; the window may be as large as a zone.
 
-    Where the zone owns everything, the shares of the pixels that a polygon covers add up to its area, and no pixel need
-    be looked at; only along the zone's border they are.
+    Where the zone owns all pixels, the covered shares add up to the polygon's area without testing pixels. Pixels are
+    tested only along the zone's border.
     """
     inside = clipped(unit, lattice.bounds(window))
     if inside.is_empty or (whole := owns(lattice, window)) is False:

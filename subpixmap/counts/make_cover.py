@@ -1,7 +1,7 @@
-"""Units, the region and a block -> its `Cover`: polygons are cut cell by cell, and only their edges pixel by pixel.
+"""Makes the `Cover` of a block from units and region: cuts polygons by cell, and only their edges by pixel.
 
-In: units and the region in the lattice's CRS, and the chunks of a block. Out: which unit covers which tile or pixel.
-Why cell by cell: most cells (128 px) lie wholly in one unit or far from all; a country's outline is cut at few others.
+In: units and the region in the lattice's CRS, and the chunks of a block. Out: which unit covers which tile or pixel. By
+cell, because most cells (128 px) lie wholly in one unit or far from all units.
 """
 
 from __future__ import annotations
@@ -38,40 +38,40 @@ def cover_block(
     region: BaseGeometry | None = None,
     assign_nearest: bool = False,
 ) -> Cover:
-    """How units cover a block.
+    """Make the cover of a block.
 
     Parameters
     ----------
     units
-        Valid polygons in the lattice's CRS: all that come within 1 km of the block.
+        Valid polygons in the lattice's CRS: all units within 1 km of the block.
     lattice, window
         The block.
     chunks
-        The inner chunks that the run computes; they are whole cells.
+        The inner chunks computed by the run; they consist of whole cells.
     region
-        What is accounted for besides the units, in the lattice's CRS: beyond it, pixels are mapped only because whole
-        chunks are. Without it, all of the chunks.
+        Region to account for in addition to the units, in the lattice's CRS; by default all chunks. Beyond it, pixels
+        are mapped only because whole chunks are mapped.
     assign_nearest
-        Give a pixel of the region outside all units, within 1 km of one, to the unit nearest to its centre.
+        Assign pixels of the region up to 1 km outside all units to the unit nearest to the pixel centre.
 
     Returns
     -------
     Cover
     """
-    # 1. Sort the cells by what touches or holds them. Most belong to one row and need no cut.
+    # 1. Classify the cells by what touches or contains them. Most belong to one row and need no cut.
     cells = _sort_cells(units, region, lattice, _cells_of(window, chunks), assign_nearest=assign_nearest)
-    # 2. Put the chunks near a unit first: sums that concern only units stop there. Number tiles through this stack.
+    # 2. Put chunks near a unit first, because sums over units need only these. Number tiles through this stack.
     near = np.zeros(len(chunks), bool)
     near[cells.chunk[cells.inside & ~cells.far]] = True
     stack = [chunks[i] for i in np.argsort(~near, kind="stable")]
     own = owned(lattice, window)
     tiles = _number_tiles(lattice, window, stack, own)
-    # 3. Hand whole tiles to the row that holds them: no fraction is stored for their pixels. The rest is shared.
+    # 3. Assign whole tiles to the row that contains them: no fraction is stored for their pixels. The rest is shared.
     whole, shared = _hand_out(units, region, cells, tiles, lattice, assign_nearest=assign_nearest)
     area = np.zeros(len(units) + EXTRA)
     for row, some in whole:
         area[row] += tiles.own[some].sum()
-    # 4. Cut what is shared pixel by pixel, the costly step. Areas count all that the zone owns, sums only the stack.
+    # 4. Cut shared cells by pixel, the costly step. Areas include all owned pixels, sums only the stack.
     parts = [(Fractions.none(), 0)]
     for one, fractions in _cut(shared, lattice, window, nearest_of=units if assign_nearest else None):
         mine = fractions if own.all() else fractions.take(own.reshape(-1)[fractions.pixel])
@@ -79,7 +79,7 @@ def cover_block(
         if (place := int(tiles.place[tiles.cell == one.at][0])) >= 0:
             parts.append((_in_stack(mine, window, stack, place // TILES), one.at))
     border = Fractions(*map(np.concatenate, zip(*(part for part, _ in parts), strict=True)))
-    # 5. Note where in the border each unit's part of a cell begins: `Cover.sums` then adds it up in one call.
+    # 5. Note where each unit's part of a cell begins in the border, so that `Cover.sums` adds it up in one call.
     cell = np.repeat([at for _, at in parts], [len(part.unit) for part, _ in parts])
     starts = np.flatnonzero(np.diff(border.unit * len(cells.windows) + cell, prepend=-1))
     unit, tile = np.array([(row, one) for row, some in whole for one in tiles.place[some]], np.int64).reshape(-1, 2).T
@@ -104,7 +104,7 @@ def cover_block(
 
 
 class _Cells(NamedTuple):
-    """The cells of a block, row-major, and what touches or holds them."""
+    """The cells of a block, row-major, and the units that touch or contain them."""
 
     windows: list[Window]
     chunk: NDArray[np.int64]
@@ -150,7 +150,7 @@ def _sort_cells(
 
 
 def _cells_of(window: Window, chunks: Sequence[Window]) -> tuple[list[Window], NDArray[np.int64]]:
-    """The cells of a block, and which of the chunks holds each, -1 for none."""
+    """The cells of a block, and the chunk of each, -1 for none."""
     number = {(chunk.row // CHUNK, chunk.col // CHUNK): i for i, chunk in enumerate(chunks)}
     cells = [
         Window(row, col, CELL, CELL)
@@ -163,7 +163,7 @@ def _cells_of(window: Window, chunks: Sequence[Window]) -> tuple[list[Window], N
 def _touching(
     shapes: Sequence[BaseGeometry], boxes: NDArray[np.object_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(shape, box): which boxes each shape touches, and which it holds whole."""
+    """(shape, box): boxes that each shape touches, and boxes that it contains."""
     hits, full = (np.zeros((len(shapes), len(boxes)), bool) for _ in range(2))
     for i, shape in enumerate(shapes):
         shapely.prepare(shape)
@@ -172,7 +172,7 @@ def _touching(
 
 
 def _belt(units: Sequence[BaseGeometry], lattice: Lattice, needed: bool) -> BaseGeometry:
-    """Everything within 1 km of a unit. Its outer border carries no number of its own, so it is drawn coarsely."""
+    """Land within 1 km of a unit. Its outer border affects no count of a unit, so it is drawn coarsely."""
     if not needed or not len(units):
         return shapely.Polygon()
     belt = shapely.buffer(shapely.simplify(shapely.union_all(units), lattice.resolution), NEAR, quad_segs=4)
@@ -230,7 +230,7 @@ def _hand_out(
     *,
     assign_nearest: bool,
 ) -> tuple[list[tuple[int, NDArray[np.int64]]], list[_SharedCell]]:
-    """Rows with the tiles that they hold whole, and the cells that several rows share."""
+    """Rows with their whole tiles, and cells shared by several rows."""
     whole: list[tuple[int, NDArray[np.int64]]] = []
     shared = []
     for at in np.flatnonzero(cells.inside | cells.hits.any(axis=0)).tolist():
@@ -255,7 +255,7 @@ def _hand_out(
 
 
 class _SharedCell(NamedTuple):
-    """A cell that several rows share."""
+    """A cell shared by several rows."""
 
     at: int
     """Its number in the block."""
@@ -271,7 +271,7 @@ class _SharedCell(NamedTuple):
 def _share_cell(
     units: Sequence[BaseGeometry], region: BaseGeometry | None, cells: _Cells, at: int, lattice: Lattice
 ) -> _SharedCell:
-    """The polygons of a cell: its units, and, where it is computed, what is outside all of them and everything."""
+    """The polygons of a cell: its units and, if computed, the land outside all units and the whole region."""
     n, window = len(units), cells.windows[at]
     bounds = lattice.bounds(window)
     box = shapely.box(*bounds)
@@ -302,9 +302,9 @@ def _not_empty(shapes: Sequence[Shape]) -> list[Shape]:
 def _without_whole_tiles(
     cell: _SharedCell, mine: NDArray[np.int64], boxes: NDArray[np.object_], *, by_pixel: int | None
 ) -> tuple[_SharedCell, list[tuple[int, NDArray[np.int64]]]]:
-    """Take off those of a cell's tiles (`mine`, `boxes`) that one polygon, or the rest, holds wholly.
+    """Remove tiles of a cell (`mine`, `boxes`) that lie wholly in one polygon or in the rest.
 
-    Returns what is left, and rows with the tiles that they hold. What belongs to the row `by_pixel` stays.
+    Returns the remaining tiles, and rows with their tiles. Tiles of the row `by_pixel` stay.
     """
     shapes, whole = [], []
     touched, full = np.zeros((2, mine.size), bool)
@@ -336,9 +336,9 @@ def _without_whole_tiles(
 def _cut(
     cells: Sequence[_SharedCell], lattice: Lattice, window: Window, *, nearest_of: Sequence[BaseGeometry] | None
 ) -> Iterator[tuple[_SharedCell, Fractions]]:
-    """Fractions of one cell after the other, by row; pixels are numbered in the block.
+    """Fractions of each cell, by row; pixels are numbered in the block.
 
-    With `nearest_of`, the pixels of the first row after these units go to the unit nearest to each pixel's centre.
+    With `nearest_of`, pixels of the first row after these units go to the nearest unit.
     """
     shapes = [shape for cell in cells for shape, _ in cell.shapes]
     each = polygon_fractions(shapes, lattice, window)
@@ -364,7 +364,7 @@ def _cut(
 def _left_over(
     cell: _SharedCell, parts: Sequence[tuple[int, NDArray[np.int64], Array]], window: Window
 ) -> tuple[NDArray[np.int64], Array]:
-    """Pixels of a cell's open tiles, and the share of each that its polygons leave."""
+    """Pixels of a cell's open tiles, and the share of each not covered by its polygons."""
     left = np.zeros(cell.window.shape)
     for row, col in cell.open:
         left[row * TILE : (row + 1) * TILE, col * TILE : (col + 1) * TILE] = 1
@@ -377,7 +377,7 @@ def _left_over(
 
 
 def _to_nearest(fractions: Fractions, units: Sequence[BaseGeometry], lattice: Lattice, window: Window) -> Fractions:
-    """Give the pixels of the first row after the units to the unit nearest to each pixel's centre."""
+    """Assign pixels of the first row after the units to the unit nearest to the pixel centre."""
     moved = fractions.unit == len(units)
     row, col = _row_col(fractions.pixel[moved], window)
     x, y = lattice.coords(window)

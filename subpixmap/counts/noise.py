@@ -1,9 +1,9 @@
-"""How much a unit's total of one period would differ with other acquisitions: its within-period noise.
+"""The within-period noise: how much a unit's total would vary with other acquisitions.
 
 In: the sums of every single acquisition on the ledger's 128 px grid. Out: a standard error of the period's total. The
-error of an acquisition (haze, sun, phenology) is shared by all pixels it saw, so deviations are first added up over a
-unit, with their signs, and only then squared; different acquisitions are taken as independent. What all acquisitions
-have in common (the model's own bias, the sensor's calibration) does not show here.
+error of an acquisition (haze, sun, phenology) is common to all its pixels, so deviations are added up over a unit with
+their signs before they are squared. Acquisitions are assumed independent. Errors common to all acquisitions (bias of
+the model, calibration of the sensor) are not included.
 """
 
 from __future__ import annotations
@@ -17,38 +17,40 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_LEAST = 0.25  # of the most that any acquisition saw of a cell; a sliver between clouds says nothing about the cell
+_LEAST = (
+    0.25  # share of the best-observed acquisition of a cell; a small gap between clouds does not represent the cell
+)
 _MERGE = 64
 
 
 def cell_noise(observed_px: NDArray[Any], total: NDArray[Any], weights: Array) -> tuple[Array, Array]:
-    """Deviation of each acquisition, in objects, and how much of each unit it is known for.
+    """Deviation of each acquisition, in objects, and the pixels of each unit for which it is known.
 
-    1. Of each cell take the acquisitions that saw enough of it, and their objects per pixel.
+    1. Take the acquisitions that observed enough of each cell, and their objects per pixel.
     2. Compare each with the mean of the cell: the mean of n values has variance sum of (d - mean)^2 / (n (n - 1)).
     3. Add up the deviations over the cells of a unit, weighted by the unit's pixels.
 
     Parameters
     ----------
     observed_px
-        (acquisition, cy, cx) pixels that each acquisition saw; there may be no acquisition.
+        (acquisition, cy, cx) pixels observed by each acquisition; may have no acquisition.
     total
-        (acquisition, object, cy, cx) objects that it saw there.
+        (acquisition, object, cy, cx) objects counted there.
     weights
         (unit, cell) pixels of the unit observed in each cell.
 
     Returns
     -------
     deviations
-        (acquisition, unit, object): what the acquisition's error adds to the unit's total. The squares, added over
-        acquisitions, are the variance of a total that is the mean over acquisitions.
+        (acquisition, unit, object): contribution of the acquisition's error to the unit's total. The sum of squares
+        over acquisitions is the variance of the total, which is a mean over acquisitions.
     informed
-        (unit,) observed pixels in cells that at least two acquisitions saw.
+        (unit,) observed pixels in cells with at least two acquisitions.
     """
     (n_acquisitions, n_objects), n_cells = np.shape(total)[:2], weights.shape[1]
     px = np.asarray(observed_px, float).reshape(n_acquisitions, 1, n_cells)
     sums = np.asarray(total, float).reshape(n_acquisitions, n_objects, n_cells)
-    # 1. What an acquisition saw of a cell differs by its clouds; objects per pixel can be compared.
+    # 1. Clouds change the observed part of a cell; objects per pixel can be compared.
     usable = (px > 0) & (px >= _LEAST * px.max(axis=0, initial=0))
     n = usable.sum(axis=0)  # (1, cell)
     density = np.divide(sums, px, out=np.zeros_like(sums), where=usable)
@@ -57,12 +59,12 @@ def cell_noise(observed_px: NDArray[Any], total: NDArray[Any], weights: Array) -
     repeated = n >= 2
     spread = np.sqrt(np.divide(n, n - 1, out=np.zeros(n.shape), where=repeated)) / np.maximum(n, 1)
     deviation = np.where(usable, (density - mean) * spread, 0)  # (acquisition, object, cell)
-    # 3. With their signs: haze moves all cells of an acquisition the same way.
+    # 3. With signs, because haze shifts all cells of an acquisition in the same direction.
     return np.einsum("aoc,uc->auo", deviation, weights), weights @ repeated[0].astype(float)
 
 
 class Noise:
-    """Deviations of single acquisitions, by unit, added up over blocks."""
+    """Deviations of single acquisitions by unit, summed over blocks."""
 
     def __init__(self) -> None:
         self._parts: dict[tuple[int, str], list[tuple[NDArray[np.int64], Array]]] = {}
@@ -91,7 +93,7 @@ class Noise:
         return variance, count
 
     def summed(self, weights: Array) -> Noise:
-        """The deviations of one unit that is the weighted sum of others; `weights` (unit, period)."""
+        """The deviations of a weighted sum of units; `weights` (unit, period)."""
         whole = Noise()
         for (period, name), parts in self._parts.items():
             units, values = _merged(parts)

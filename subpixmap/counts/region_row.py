@@ -1,7 +1,7 @@
-"""Sums of units -> one more row: the sum of the highest units, with an error that knows what units share.
+"""Adds the row of the region: the sum of the topmost units, with an error that includes their common acquisitions.
 
-Units share acquisitions, and what an acquisition sees too bright it sees too bright in all of them: its deviations are
-added over the units, with their signs, before they are squared.
+Units share acquisitions, and a bias of an acquisition affects all units: its deviations are added over units with their
+signs before they are squared.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 def region_rows(
     units: Units, sums: Sums, facts: Facts, table: pd.DataFrame, series: pd.DataFrame
 ) -> tuple[gpd.GeoDataFrame, pd.DataFrame]:
-    """The rows of counts and of their series for the sum of the highest units; they have no polygon.
+    """The rows of counts and series for the sum of the topmost units, without a polygon.
 
     Parameters
     ----------
     units, sums, facts
         Of the count.
     table, series
-        Rows of the units themselves. What is scaled up to a unit's whole area is added over these rows, so that the
-        region's row is their sum: units of which nothing is known are missing in it.
+        Rows of the units. Values scaled up to a unit's whole area are summed over these rows, so the region's row is
+        their sum, without units that have no value.
     """
     top = units.topmost()
     name = pd.DataFrame({"unit_id": [REGION], "unit_name": ["all units"], "parent_id": [None]}, dtype=object)
@@ -49,13 +49,13 @@ def region_rows(
 
 
 def _sum_of(sums: Sums, top: NDArray[np.int64]) -> Sums:
-    """The sums of some units as those of one unit."""
+    """The sums of several units as one unit."""
     whole = replace(sums, noise=sums.noise)
     for field in fields(sums):
         if field.name in ("empty", "empty_total", "noise"):  # of the region already
             continue
         whole = replace(whole, **{field.name: getattr(sums, field.name)[top].sum(axis=0, keepdims=True)})
-    # Each unit's deviation is scaled up to its area, as for its own row, before deviations are added.
+    # Scale up each unit's deviation to its area, as in its own row, before adding.
     area, informed = sums.area[top][:, None], sums.informed[top]
     with_noise = (informed > SEEN_PX) & (informed >= sums.observed[top] / 2)
     scale = np.zeros((len(sums.area), informed.shape[1]))

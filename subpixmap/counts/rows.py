@@ -1,7 +1,7 @@
-"""Sums -> the published rows: one per unit, object and period, with all columns of the contract, and their series.
+"""Makes the published rows from sums: one per unit, object and period, with all columns, and their series.
 
-In: sums over the pixels of each unit. Out: a GeoDataFrame of counts, and the table of what may be compared over the
-periods. Blank means not known; it is never zero.
+In: sums over the pixels of each unit. Out: a GeoDataFrame of counts, and the table of values comparable between
+periods. Blank means unknown, never zero.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 FLAGS: dict[str, str] = {
-    "no_polygon": "the unit came without a polygon, or with one that has no area",
+    "no_polygon": "the unit has no polygon, or one without area",
     "repaired_polygon": "the polygon was invalid and was repaired",
-    "repeated_id": "several polygons had this id; they were united",
-    "nearest_assigned": "what lies outside all units within 1 km of one was counted in the nearest (--assign-nearest)",
+    "repeated_id": "several polygons have this id; they were united",
+    "nearest_assigned": "objects up to 1 km outside all units were counted in the nearest unit (--assign-nearest)",
     "no_pixels": "the unit has a polygon but covers no pixel",
     "tiny_unit": "the unit is smaller than 100 pixels",
     "outside_map": "more than 0.1 % of the unit lies outside the mapped extent",
     "not_observed": "no pixel was observed: totals are blank",
-    "partly_observed": "less than 90 % was observed: map_total misses the rest, map_total_full assumes it is alike",
+    "partly_observed": "less than 90 % was observed: map_total lacks the rest, map_total_full assumes the same "
+    "density there",
     "out_of_domain": "more than 10 % of the observed inputs are unlike the training data",
-    "unlike_card": "the input was unlike the model's card and was forced",
-    "simulated_evidence": "the model has only seen simulated data: on real imagery the numbers are no estimates",
+    "unlike_card": "the input does not match the model's card and was accepted with --force",
+    "simulated_evidence": "the model was trained on simulated data only: on real imagery the numbers are not estimates",
 }
 """Values of `flag` (several are joined by `;`, in this order)."""
 
 TINY_PX, OUTSIDE, PARTLY, OUT_OF_DOMAIN = 100.0, 0.001, 0.9, 0.1
 """Pixels or shares from which a row gets the flags `tiny_unit`, `outside_map`, `partly_observed`, `out_of_domain`."""
-SEEN_PX = 1e-3  # less is the rounding of a border between two units (1e-9 m), not an observation
+SEEN_PX = 1e-3  # less is rounding at a border between two units (1e-9 m), not an observation
 
 
 def unit_rows(units: Units, sums: Sums, facts: Facts) -> gpd.GeoDataFrame:
@@ -49,7 +50,7 @@ def unit_rows(units: Units, sums: Sums, facts: Facts) -> gpd.GeoDataFrame:
     import geopandas as gpd
 
     names, periods, model = facts.objects, facts.periods, facts.model
-    # (unit, object, period) is the order of the rows; what does not depend on one of them is repeated along it.
+    # (unit, object, period) is the order of the rows; values independent of one of them are repeated along it.
     shape = (len(units), len(names), len(periods))
     values = _values(sums, len(units), facts)
     map_total = np.broadcast_to(values["map_total"], shape).ravel()
@@ -79,7 +80,7 @@ def unit_rows(units: Units, sums: Sums, facts: Facts) -> gpd.GeoDataFrame:
 
 
 def series_rows(units: Units, sums: Sums, facts: Facts) -> pd.DataFrame:
-    """What may be compared over the periods: densities on the pixels that every period observed."""
+    """Values comparable between periods: densities on pixels observed in every period."""
     n, shape = len(units), (len(units), len(facts.objects), len(facts.periods))
     variance, acquisitions = (a[:n] for a in sums.noise.variance(*sums.total.shape))
     area, common, observed = sums.area[:n, None, None], sums.common[:n, None, None], sums.observed[:n, :, None]
@@ -87,7 +88,7 @@ def series_rows(units: Units, sums: Sums, facts: Facts) -> pd.DataFrame:
     compared = np.array([period.label not in facts.unobserved for period in facts.periods])
     total = _ratio(sums.common_total[:n], np.where(common > SEEN_PX, common, 0)) * area
     background = _ratio(sums.empty_total, sums.empty * facts.px_ha)
-    # Where only one acquisition saw a place its noise is not known; it is taken to be that of the rest, fully shared.
+    # With only one acquisition the noise is unknown; it is assumed equal to that of the rest, fully correlated.
     noise = np.sqrt(variance) * _ratio(area, np.where(informed >= observed / 2, informed, 0))
     count = acquisitions[:, :, None]
     values = {

@@ -1,9 +1,9 @@
-"""Blocks of a map and units -> sums per unit, object and period.
+"""Sums the blocks of a map per unit, object and period.
 
-In: the blocks of a run and administrative units. Out: sums in float64 of what was observed and of what was not. Blocks
-are summed in this process or a few at a time on Dask workers, and added in the order given, so the bits do not depend
-on the workers. Coverage fractions are computed once a block and used for every period and object; memory holds a few
-blocks and the sums, whatever the size of the country.
+In: the blocks of a run and administrative units. Out: sums in float64 of observed and unobserved pixels. Blocks are
+summed in this process or on Dask workers, and added in the given order, so the result does not depend on the workers.
+Coverage fractions are computed once per block for all periods and objects. Memory holds a few blocks and the sums,
+whatever the size of the country.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over pixels, each weighted by the share of it that the unit covers."""
+    """Sums over pixels, weighted by the share that the unit covers."""
 
     area: Array
     """(unit,) pixels that the unit's zones own."""
@@ -76,7 +76,7 @@ class Sums:
 
     @classmethod
     def zeros(cls, units: int, periods: int, objects: int, max_obs: int, spread: int = 0) -> Sums:
-        """Sums of nothing."""
+        """Empty sums."""
         one, two, three = (units,), (units, periods), (units, periods, objects)
         return cls(
             area=np.zeros(one),
@@ -118,15 +118,15 @@ def sum_blocks(
     region: BaseGeometry | None = None,
     client: Client | None = None,
 ) -> Sums:
-    """Sums over all blocks; the rows after the units are what lies outside all of them, near and far, and everything.
+    """Sum over all blocks; the rows after the units are outside near, outside far, and the whole region.
 
-    1. Hand each block the units that come near it.
+    1. Give each block the units near it.
     2. Sum it, here or on a worker.
     3. Add the parts in the order of the blocks: sums in float64 depend on their order.
-    4. Add the area of units where no block is: units know their area even where nothing is mapped.
+    4. Add the area of units outside all blocks: the area of a unit includes unmapped land.
 
-    `size` is the side of a block, pixels. `region` (EPSG:4326) is what is accounted for besides the units; all that is
-    mapped without it.
+    `size` is the side of a block, pixels. `region` (EPSG:4326) is the region to account for in addition to the units;
+    by default everything mapped.
     """
     n = len(units)
     sums = Sums.zeros(n + EXTRA, len(facts.periods), len(facts.objects), facts.max_obs, facts.spread)
@@ -150,9 +150,9 @@ Call = tuple[NDArray[np.int64], Sequence[BaseGeometry], MapBlock, BaseGeometry |
 def _in_order(
     task: Callable[..., Sums], calls: Iterable[Call], client: Client | None
 ) -> Iterator[tuple[NDArray[np.int64], Sums]]:
-    """(positions, sums) of every call, in the order of the calls; a few at a time on the workers of a client.
+    """Yield (positions, sums) in the order of the calls; a few at a time on the workers of a client.
 
-    Four calls wait for each core: enough that none stands idle, few enough for the memory of the scheduler.
+    Four calls per core: enough to keep workers busy, few enough for the memory of the scheduler.
     """
     if client is None:
         for at, polygons, block, region in calls:
@@ -172,7 +172,7 @@ def _in_order(
 
 
 class _UnitsByBlock:
-    """Hands out the units of each block, and then the places of units that no block held."""
+    """Selects the units of each block, and keeps track of parts of units outside all blocks."""
 
     def __init__(self, units: Units, size: int) -> None:
         self.n, self.polygons = len(units), units.by_zone()
@@ -190,7 +190,7 @@ class _UnitsByBlock:
         return self._around(lattice, window.padded(reach), positions)
 
     def rest(self, resolution: float) -> NDArray[np.float64]:
-        """(unit,) pixels that no block held, weighted by coverage and owned by their zone."""
+        """(unit,) pixels outside all blocks, weighted by coverage and owned by their zone."""
         area = np.zeros(self.n)
         for epsg, polygons in self.polygons.items():
             lattice = self.lattices.get(epsg) or Lattice(epsg, resolution)
@@ -223,30 +223,30 @@ class _UnitsByBlock:
 def block_sums(
     units: Sequence[BaseGeometry], block: MapBlock, *, facts: Facts, region: BaseGeometry | None = None
 ) -> Sums:
-    """Sums of one block, for its units and, in more rows, for what lies outside all of them and for everything.
+    """Sum one block for its units, for the land outside all units, and for the whole region.
 
-    1. Find out which unit covers which pixel.
+    1. Compute which unit covers which pixel.
     2. Find the periods that have a record.
-    3. Read each period: sum what was observed, and collect the pixels that all periods observed.
-    4. Sum the objects of each period, of all observed pixels and of those that all periods observed.
+    3. Read each period: sum observed pixels, and collect the pixels observed in all periods.
+    4. Sum the objects of each period, over all observed pixels and over those observed in all periods.
     5. Sum the objects of each network of the model.
 
     Parameters
     ----------
     units
-        Valid polygons in the CRS of the block's lattice: all that come within 1 km of the block.
+        Valid polygons in the CRS of the block's lattice: all units within 1 km of the block.
     block
         The block.
     facts
-        Of its map.
+        Information about its map.
     region
-        What is accounted for besides the units, in the lattice's CRS; all of the computed chunks without it.
+        Region to account for in addition to the units, in the lattice's CRS; by default all computed chunks.
 
     Returns
     -------
     Sums
-        `len(units) + EXTRA` rows. The last are the region less the union of the units, the part within 1 km of a unit
-        and the rest, and the region with the units, summed without looking at any unit: the check of all others.
+        `len(units) + EXTRA` rows. The last are the region outside all units (within 1 km of a unit, and the rest), and
+        the region with the units, summed independently of units as a check.
 
     Raises
     ------
@@ -263,7 +263,7 @@ def block_sums(
     sums = Sums.zeros(cover.n_units, len(labels), objects, facts.max_obs, facts.spread)
     sums.area[:] = cover.area
     sums.mapped[:] = cover.sums(cover.mapped).sum(axis=1)
-    # 2. The record is the commit: arrays without one may be half-written, so there nothing was observed.
+    # 2. The record is the commit: arrays without one may be half-written, so they count as not observed.
     records = {p: cells for p, label in enumerate(labels) if (cells := block.record(label)) is not None}
     sums.n_obs[:, [p for p in range(len(labels)) if p not in records], 0] += sums.mapped[:, None]
     done = [labels[p] for p in records]
@@ -287,7 +287,7 @@ def block_sums(
         _add_cells(sums, p, cover.sums(counted), cells)
         if keep:
             counts.append(arrays["count"])
-    # 4. A second pass, because the pixels that all periods observed are known only after the last period.
+    # 4. A second pass, because pixels observed in all periods are known only after the last period.
     common = _Common(near, near.whole_tiles_nearby(), everywhere, ever_present)
     _add_common(sums, common)
     again = iter(counts) if keep else (arrays["count"] for arrays in block.read(done, {"count": cover.chunks}))
@@ -301,7 +301,7 @@ def block_sums(
 
 
 class _Common(NamedTuple):
-    """What the periods have in common, in chunks that come near a unit."""
+    """Common pixels of all periods, in chunks near a unit."""
 
     cover: Cover
     """Of these chunks."""
@@ -314,12 +314,12 @@ class _Common(NamedTuple):
 
 
 def _where(observed: NDArray[np.bool_], layer: NDArray[Any]) -> NDArray[Any]:
-    """Values or steps of the observed pixels, 0 elsewhere."""
+    """Values or steps of observed pixels, 0 elsewhere."""
     return layer * observed if layer.dtype.kind == "i" else np.where(observed, layer, 0)
 
 
 def _observed(count: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where every object has a count. Object by object: ten times faster than one test over the first axis."""
+    """Pixels where every object has a count. By object, which is ten times faster than one test over the first axis."""
     observed = is_known(count[0])
     for layer in count[1:]:
         observed &= is_known(layer)
@@ -327,7 +327,7 @@ def _observed(count: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _at_least(values: NDArray[Any], threshold: float) -> NDArray[np.bool_]:
-    """Where values or steps are at or above a positive number."""
+    """Pixels with values or steps at or above a positive number."""
     above: NDArray[np.bool_] = values >= (math.ceil(threshold / STEP) if values.dtype.kind == "i" else threshold)
     return above
 
@@ -336,13 +336,13 @@ def _require_alike(observed: NDArray[np.bool_], clear: NDArray[np.bool_], block:
     counted, expected = np.count_nonzero(observed), np.count_nonzero(clear)
     if counted != expected:
         raise VerificationFailed(
-            f"block {block.name}, period {period}: {counted} pixels hold a count, but by n_obs {expected} were "
-            "observed; look with subpixmap verify"
+            f"block {block.name}, period {period}: {counted} pixels have a count, but n_obs says that {expected} "
+            "were observed; run subpixmap verify"
         )
 
 
 def _add_coverage(sums: Sums, p: int, near: Cover, n_obs: NDArray[Any], present: NDArray[np.bool_]) -> None:
-    """Add the observations of one period and where objects are present, in place."""
+    """Add observations and presence of one period, in place."""
     sums.n_obs[:, p] += near.histogram(n_obs, sums.n_obs.shape[2])
     for o, layer in enumerate(present):
         if layer.any():
@@ -350,7 +350,7 @@ def _add_coverage(sums: Sums, p: int, near: Cover, n_obs: NDArray[Any], present:
 
 
 def _add_cells(sums: Sums, p: int, observed: Array, cells: Cells) -> None:
-    """Add the observed pixels (unit, cell) of one period, in place, and what the ledger knows of the cells."""
+    """Add observed pixels (unit, cell) and the ledger's cell values of one period, in place."""
     sums.observed[:, p] += observed.sum(axis=1)
     if "out_of_domain_px" in cells:
         observed_px = np.asarray(cells["observed_px"], float).reshape(-1)
@@ -364,7 +364,7 @@ def _add_cells(sums: Sums, p: int, observed: Array, cells: Cells) -> None:
 
 
 def _add_common(sums: Sums, common: _Common) -> None:
-    """Add what every period observed, in place."""
+    """Add pixels observed in all periods, in place."""
     sums.common[:] += common.cover.sums(common.observed).sum(axis=1)
     for o, layer in enumerate(common.present):
         sums.empty[o] += common.cover.by_tile(common.observed & ~layer)[common.tiles].sum()

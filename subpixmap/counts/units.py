@@ -1,7 +1,7 @@
-"""Administrative units as they come -> polygons that can be summed over, in the lattice of every zone they touch.
+"""Prepares administrative units: valid polygons in the lattice of every zone they touch.
 
-In: a GeoDataFrame of polygons of any quality. Out: one unit per id, in the given order, none dropped; its polygon
-reprojected vertex by vertex (never clipped at a zone's strip: two neighbours would then no longer share their border).
+In: a GeoDataFrame of polygons of any quality. Out: one unit per id, in the given order, none dropped. Polygons are
+reprojected vertex by vertex, never clipped at a zone's edge, so that neighbours keep their common border.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from subpixmap.tables import REGION
 if TYPE_CHECKING:
     import geopandas as gpd
 
-_FAR = 30.0  # degrees from a zone's strip beyond which a vertex is cut off before projecting; no owned pixel is near it
+_FAR = 30.0  # degrees from a zone beyond which polygons are cut before projecting; no owned pixel is near
 _SQUARE = 8  # blocks
-_EDGE = 0.05  # degrees by which a unit's extent is grown when its zones are looked up; more than any pixel
+_EDGE = 0.05  # degrees added to a unit's extent to find its zones; more than any pixel
 
 
 @dataclass(frozen=True)
 class Units:
-    """Units ready to be summed over, in the order given."""
+    """Units prepared for summing, in the given order."""
 
     table: pd.DataFrame
     """`unit_id`, `unit_name`, `parent_id` (text or None), one row per unit."""
@@ -44,7 +44,7 @@ class Units:
         return len(self.table)
 
     def topmost(self) -> NDArray[np.int64]:
-        """Positions of the units whose parent is not a unit itself: together they hold each place once."""
+        """Positions of units whose parent is not itself a unit: together they contain each place once."""
         ids = set(self.table["unit_id"])
         return np.flatnonzero([parent not in ids for parent in self.table["parent_id"]])
 
@@ -59,16 +59,16 @@ class Units:
 
 
 class Ground:
-    """What is accounted for besides the units, block by block: the region of a run, in the CRS of a zone."""
+    """The region of a run by block, in the CRS of a zone, to account for in addition to the units."""
 
     def __init__(self, region: BaseGeometry | None) -> None:
-        """`region` in EPSG:4326; None for all that is mapped."""
+        """`region` in EPSG:4326; None for everything mapped."""
         self.region = region
         self.zones: dict[int, BaseGeometry] = {}
         self.parts: dict[tuple[int, int, int], BaseGeometry] = {}
 
     def at(self, lattice: Lattice, window: Window) -> BaseGeometry | None:
-        """The region around a block (not cut exactly at it); None where it holds all of the block."""
+        """The region around a block (not cut exactly); None if it contains the whole block."""
         if self.region is None:
             return None
         if lattice.epsg not in self.zones:
@@ -87,7 +87,7 @@ class Ground:
 
 
 def prepare_units(units: gpd.GeoDataFrame) -> Units:
-    """Units ready to be summed over.
+    """Prepare units for summing.
 
     Parameters
     ----------
@@ -97,19 +97,19 @@ def prepare_units(units: gpd.GeoDataFrame) -> Units:
     Returns
     -------
     Units
-        Rows of one id are one unit (their polygons united). Invalid polygons are repaired, missing ones are empty.
+        Rows with the same id become one unit (polygons united). Invalid polygons are repaired, missing ones are empty.
 
     Raises
     ------
     InputError
-        No CRS, no `unit_id`, an empty id, coordinates that are no degrees, or one id with two names or parents.
+        No CRS, no `unit_id`, an empty id, coordinates not in degrees, or one id with two names or parents.
     """
     if "unit_id" not in units.columns:
         raise InputError(f"the units have no column unit_id (they have: {', '.join(map(str, units.columns))})")
     if units.crs is None:
-        raise InputError("the units have no CRS; write the file with one (GeoDataFrame.set_crs) before counting")
+        raise InputError("the units have no CRS; add it to the file (GeoDataFrame.set_crs) before counting")
     if not len(units):
-        raise InputError("the units' table has no rows")
+        raise InputError("the table of units has no rows")
     degrees = units.geometry if units.crs.equals("EPSG:4326") else units.geometry.to_crs(4326)
     _refuse_wrong_axes(degrees.total_bounds)
     table = pd.DataFrame(
@@ -120,7 +120,7 @@ def prepare_units(units: gpd.GeoDataFrame) -> Units:
         raise InputError(f"{len(blank)} units have no unit_id, the first in row {blank[0] + 1}; give each unit an id")
 
     if (table["unit_id"] == REGION).any():
-        raise InputError(f"a unit has the id {REGION}, which is that of the sum of all units; give it another id")
+        raise InputError(f"a unit has the id {REGION}, which is reserved for the sum of all units; give it another id")
 
     rows: dict[str, list[int]] = {}
     for row, unit_id in enumerate(table["unit_id"]):
@@ -138,7 +138,7 @@ def prepare_units(units: gpd.GeoDataFrame) -> Units:
 def cells_of(
     polygons: Sequence[BaseGeometry] | NDArray[np.object_], lattice: Lattice, size: int, *, reach: float = 0.0
 ) -> dict[tuple[int, int], list[int]]:
-    """Which polygons (in the lattice's CRS) come within `reach` metres of which cells of `size` pixels.
+    """Polygons (in the lattice's CRS) within `reach` metres of each cell of `size` pixels.
 
     Returns {(row, col): [positions]}, both in ascending order.
     """
@@ -165,7 +165,7 @@ def cells_of(
 
 
 def clipped(geometry: BaseGeometry, bounds: tuple[float, float, float, float]) -> BaseGeometry:
-    """The part of a polygon inside (west, south, east, north); the polygon itself where it lies inside already."""
+    """The part of a polygon inside (west, south, east, north); the polygon itself if it lies inside."""
     west, south, east, north = geometry.bounds
     if west >= bounds[0] and south >= bounds[1] and east <= bounds[2] and north <= bounds[3]:
         return geometry
@@ -182,7 +182,7 @@ def _text(value: Any) -> str | None:
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return None
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        value = int(value)  # a code column with gaps was read as numbers: 1001301000.0 is the code 1001301000
+        value = int(value)  # a code column with gaps is read as floats: 1001301000.0 is the code 1001301000
     return str(value) if str(value).strip() else None
 
 
@@ -192,8 +192,8 @@ def _refuse_wrong_axes(bounds: NDArray[np.floating]) -> None:
         return
     if south < -90 or north > 90:
         raise InputError(
-            f"the units reach from {south:g} to {north:g} in latitude: their axes are swapped or their CRS is wrong; "
-            "write them as (longitude, latitude)"
+            f"the units reach from {south:g} to {north:g} in latitude: the axes are swapped or the CRS is wrong; "
+            "write coordinates as (longitude, latitude)"
         )
     if west < -180.001 or east > 180.001:
         raise InputError(f"the units reach from {west:g} to {east:g} in longitude; cut them at the date line (+-180)")
@@ -224,7 +224,9 @@ def _one_row(rows: pd.DataFrame) -> dict[str, str | None]:
     for column in ("unit_name", "parent_id"):
         values = list(dict.fromkeys(value for value in rows[column] if value is not None))
         if len(values) > 1:
-            raise InputError(f"unit {row['unit_id']!r} has two values of {column}: {values[0]!r} and {values[1]!r}")
+            raise InputError(
+                f"unit {row['unit_id']!r} has two values of {column}: {values[0]!r} and {values[1]!r}; keep one"
+            )
         row[column] = values[0] if values else None
     return row
 

@@ -1,4 +1,4 @@
-"""Rows of counts on land unlike the training data -> what is said of them, in one place for every page and table."""
+"""Notes about counts on land unlike the training data, the same for all pages and tables."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from subpixmap.tables import REGION
 
 FLAG = "out_of_domain"
 REMEDY = (
-    "the model has not learned what such land looks like: teach it there, or rest the totals on a sample (estimate)"
+    "the model was not trained on such land: train it there, or estimate the totals from a labelled sample "
+    "(subpixmap sample, estimate)"
 )
 
 
 def unlike_words(rows: pd.DataFrame) -> str | None:
-    """What to say beside the totals and the change of a unit; None where no row has the flag `out_of_domain`.
+    """A note about the totals and change of a unit; None if no row has the flag `out_of_domain`.
 
     Parameters
     ----------
@@ -32,7 +33,7 @@ def unlike_words(rows: pd.DataFrame) -> str | None:
 
 
 def unlike_remarks(counts: pd.DataFrame) -> list[str]:
-    """A remark on a count of which some units are unlike the training data, with what to do; empty where none is."""
+    """A note about units on land unlike the training data, with advice; empty if there are none."""
     unlike = _flagged(counts)
     if unlike.empty:
         return []
@@ -41,7 +42,7 @@ def unlike_remarks(counts: pd.DataFrame) -> list[str]:
     periods = list(dict.fromkeys(unlike["period"]))
     when = f"in {', '.join(periods[:3])}{' ...' if len(periods) > 3 else ''}"
     if (counts.loc[counts["ood_frac"].notna(), "ood_frac"].astype(float) > 0.999).all():
-        return [f"every observed pixel is unlike the training data: these totals are no estimates; {REMEDY}"]
+        return [f"every observed pixel is unlike the training data: do not use these totals; {REMEDY}"]
     most = unlike["ood_frac"].astype(float).max()
     return [f"the land of {number} is unlike the training data {when} (up to {most:.0%} of the pixels): {REMEDY}"]
 

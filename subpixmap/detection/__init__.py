@@ -1,1 +1,1 @@
-"""High-resolution imagery to points: train a detector, run it, measure it, and have people check what it found."""
+"""High-resolution imagery to points: train a detector, run it, evaluate it, and review detections."""

@@ -1,4 +1,4 @@
-"""The options of the training of a detector."""
+"""Options of training a detector."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from subpixmap.errors import InputError
 
 @dataclass(frozen=True)
 class DetectConfig:
-    """What decides a detector besides the tiles."""
+    """All options that affect a detector, except the tiles."""
 
     steps: int = 1200
     batch: int = 4
@@ -32,8 +32,8 @@ class DetectConfig:
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.check_every) < 1 or self.crop < 32:
-            raise InputError("training: want steps, batch and check_every of at least 1, and a crop of at least 32 px")
+            raise InputError("training: steps, batch and check_every must be at least 1, and crop at least 32 px")
         if not (self.rate > 0 and 0 <= self.average < 1):
-            raise InputError("training: want a positive rate, and average in [0, 1)")
+            raise InputError("training: rate must be positive, and average in [0, 1)")
         if self.distance is not None and self.distance <= 0:
-            raise InputError(f"--distance {self.distance:g}: want a positive distance in metres")
+            raise InputError(f"--distance {self.distance:g}: give a positive distance in metres")

@@ -1,7 +1,7 @@
-"""A detector over images of any size: window by window, each kept when it is done, then points on the ground.
+"""Runs a detector over images of any size: by window, each stored when done, then points on the ground.
 
 Memory is that of a window and of the points. Finished windows lie in a folder beside the output until all are done;
-run the same command again to resume.
+rerun the same command to resume.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def detect_images(
     score: float | None = None,
     told: Callable[[int, int], None] | None = None,
 ) -> Found:
-    """Detect in all images and write points, what is known of them, and the land that was looked at.
+    """Detect objects in all images; write points with metadata, and the searched land.
 
     1. Cut the images into windows.
     2. Do the windows that are not done yet, and keep each in a folder beside the output.
@@ -93,7 +93,7 @@ def detect_images(
     Refused
         A half-done detection of another kind lies there.
     Incomplete
-        Windows failed; run the same command to try them again.
+        Windows failed; rerun the same command to try them again.
     """
     # 1.
     for image in images:
@@ -152,7 +152,7 @@ def _open_folder(folder: Path, recipe: dict[str, Any]) -> None:
         write_json(path, recipe)
     elif json.loads(path.read_text(encoding="utf-8")) != recipe:
         raise Refused(
-            f"{folder} holds a half-done detection of other images, detector or options: delete it, or give another -o"
+            f"{folder} has an unfinished detection of other images, detector or options: delete it, or give another -o"
         )
 
 
@@ -185,7 +185,8 @@ def _run(tasks: Sequence[WindowTask], folder: Path, pool: Pool, told: Callable[[
             told(done, len(tasks))
     if failed:
         raise Incomplete(
-            f"{len(failed)} of {len(tasks)} windows failed (first: {failed[0]}); run the same command to try them again"
+            f"{len(failed)} of {len(tasks)} windows failed (first: {failed[0]}); rerun the same command to try them "
+            "again"
         )
 
 

@@ -1,4 +1,4 @@
-"""Detections as a table of points on the ground, and what is known of them, in one GeoParquet file.
+"""A table of detected points on the ground with metadata, in one GeoParquet file.
 
 Beside it lies `<name>.areas.geojson`: the land that was looked at, an outline an image. Land without valid pixels is
 not in it, because what nobody saw is not empty.
@@ -109,14 +109,14 @@ def read_detections(path: Path) -> tuple[gpd.GeoDataFrame, dict[str, Any]]:
     """
     about = detection_facts(path)
     if about is None:
-        raise InputError(f"{path.name} is not a file of subpixmap detect (points.parquet)")
+        raise InputError(f"{path.name} is not a points.parquet written by subpixmap detect")
     return gpd.read_parquet(path), about
 
 
 def detection_facts(path: Path) -> dict[str, Any] | None:
     """What is known of the detections in a file; None if it is not one of `subpixmap detect`."""
     if not path.is_file():
-        raise InputError(f"there is no file {path}")
+        raise InputError(f"{path} does not exist")
     if path.suffix.lower() not in (".parquet", ".geoparquet"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""A detector: torchvision's RetinaNet on a small backbone, with a card that says what it finds on what imagery.
+"""A detector: torchvision's RetinaNet on a small backbone, with a card.
 
 Everything in the network is a convolution: no region proposals, no normalisation over the image, no limit of
 detections. What it says of a place depends only on the pixels within `halo`, so a window of any size says the same.
@@ -46,7 +46,7 @@ _TYPE_MAX = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 
 @dataclass(frozen=True)
 class DetectorCard:
-    """What a detector is, was trained on, and is good for."""
+    """Description, training data and limits of a detector."""
 
     name: str
     objects: tuple[str, ...]
@@ -69,7 +69,7 @@ class DetectorCard:
     largest: float
     """Side of the largest labelled box, metres."""
     evidence: str
-    """What the measured error rests on: "simulated" or "aerial"."""
+    """Kind of data behind the errors: "simulated" or "aerial"."""
     channels: int = 64
     """Of the feature pyramid and of the heads."""
     score: float = 0.5
@@ -85,7 +85,7 @@ class DetectorCard:
         if not self.objects or len(set(self.objects)) != len(self.objects):
             raise InputError(f"detector {self.name!r}: objects {self.objects} are empty or repeated")
         if not len(self.bands) == len(self.input_mean) == len(self.input_std) or min(self.input_std, default=0) <= 0:
-            raise InputError(f"detector {self.name!r}: want one input mean and one positive deviation for each band")
+            raise InputError(f"detector {self.name!r}: needs one input mean and one positive deviation per band")
         if self.dtype not in _TYPE_MAX or self.evidence not in EVIDENCE:
             raise InputError(f"detector {self.name!r}: type {self.dtype!r} or evidence {self.evidence!r} is unknown")
         if not (self.resolution > 0 and self.largest > 0 and self.anchors and min(self.anchors) > 0):
@@ -97,7 +97,7 @@ class DetectorCard:
                 f"detector {self.name!r}: want at most {_MOST} objects, bands and anchors, and {_WIDEST} channels"
             )
         if not (0 < self.score < 1 and 0 < self.overlap < 1):
-            raise InputError(f"detector {self.name!r}: want score and overlap between 0 and 1")
+            raise InputError(f"detector {self.name!r}: score and overlap must be between 0 and 1")
 
     @property
     def step(self) -> int:
@@ -135,17 +135,19 @@ class DetectorCard:
         return net
 
     def require_fits(self, image: Image) -> None:
-        """Refuse an image that is not of the kind the detector was trained on."""
+        """Refuse an image unlike the training images of the detector."""
         name = image.path.name
         if len(image.bands) != len(self.bands):
             raise InputError(
-                f"{name} has {len(image.bands)} bands, the detector wants {len(self.bands)} ({', '.join(self.bands)})"
+                f"{name} has {len(image.bands)} bands, but the detector needs {len(self.bands)} "
+                f"({', '.join(self.bands)})"
             )
         if image.dtype != self.dtype:
-            raise InputError(f"{name} is of type {image.dtype}, the detector wants {self.dtype}")
+            raise InputError(f"{name} is of type {image.dtype}, but the detector needs {self.dtype}; convert the image")
         if abs(image.resolution / self.resolution - 1) > TOLERANCE:
             raise InputError(
-                f"{name} has pixels of {image.resolution:.3g} m, the detector was trained on {self.resolution:.3g} m: "
+                f"{name} has pixels of {image.resolution:.3g} m, but the detector was trained on "
+                f"{self.resolution:.3g} m: "
                 "resample the image, or train a detector for it"
             )
 
@@ -215,7 +217,7 @@ def load_detector(path: Path) -> Detector:
         what its card says.
     """
     if not path.is_file():
-        raise InputError(f"there is no detector {path}")
+        raise InputError(f"detector {path} does not exist")
     text, stated, arrays = unseal(path, key=KEY)
     try:
         card = DetectorCard.from_json(text)
@@ -240,7 +242,7 @@ def load_weights(net: RetinaNet, path: Path) -> int:
         No such file, a pickle, or a file without tensors that fit.
     """
     if not path.is_file():
-        raise InputError(f"there is no file of weights {path}")
+        raise InputError(f"file of weights {path} does not exist")
     require_no_pickle(path)
     own = net.state_dict()
     taken: dict[str, Tensor] = {}
@@ -251,10 +253,11 @@ def load_weights(net: RetinaNet, path: Path) -> int:
                     if name in own and (fitted := _fitted(file.get_tensor(key), own[name])) is not None:
                         taken[name] = fitted
     except (SafetensorError, ValueError, OSError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error})") from error
+        raise InputError(f"{path}: not a complete safetensors file ({error})") from error
     if len(taken) < 10:
         raise InputError(
-            f"{path}: {len(taken)} of its tensors fit the network (a ResNet-18 below RetinaNet): not enough"
+            f"{path}: {len(taken)} of its tensors fit the network (a RetinaNet with ResNet-18), too few: give other "
+            "weights"
         )
     net.load_state_dict(own | taken)
     return len(taken)
@@ -291,13 +294,13 @@ def measure_halo(net: RetinaNet, card: DetectorCard) -> int:
 def require_device(device: str) -> None:
     """Refuse a device that is unknown or not there."""
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f"--device {device}: choose cpu, or cuda where there is a GPU")
+        raise InputError(f"--device {device}: choose cpu, or cuda on a machine with a GPU")
 
 
 def require_name(path: Path) -> None:
     """Refuse a name of a detector that is not one of safetensors."""
     if path.suffix != ".safetensors":
-        raise InputError(f"--output {path}: a detector's name ends in .safetensors")
+        raise InputError(f"--output {path}: the name of a detector must end in .safetensors")
 
 
 class _MeanPool(nn.MaxPool2d):

@@ -1,4 +1,4 @@
-"""Detections against a hand-checked sample: recall, precision and count bias with intervals, by image and by density.
+"""Evaluates detections against a hand-checked sample: recall, precision and count bias with intervals.
 
 A detector is not the truth. What it misses and invents is measured where people looked, and goes with the points as
 metadata. A factor that would correct the number is offered, never applied.
@@ -33,7 +33,7 @@ _UNBOUNDED = 1e6
 
 @dataclass(frozen=True)
 class Checked:
-    """What people saw: areas that they looked at, and every object in them."""
+    """A checked sample: checked areas and all objects in them."""
 
     areas: gpd.GeoDataFrame
     """Polygons, EPSG:4326; where known, with `image_id`."""
@@ -68,7 +68,7 @@ def read_checked(path: Path, areas: Path | None, *, names: Sequence[str], images
         reviewed = read_review(path)
         return Checked(reviewed.cells, reviewed.objects)
     if areas is None:
-        raise InputError(f"{path.name}: say with --labelled in which areas these are all objects")
+        raise InputError(f"{path.name}: give with --labelled the areas in which these are all objects")
     try:
         points = read_points(path, objects=() if len(names) > 1 else tuple(names))
     except InputError as error:
@@ -89,7 +89,7 @@ def evaluate_points(
     cell: float = _CELL_M,
     level: float = LEVEL,
 ) -> dict[str, Any]:
-    """Recall, precision, F1 and count bias of detections where people looked.
+    """Recall, precision, F1 and count bias of detections in checked areas.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def evaluate_points(
     land = shapely.union_all(checked.areas.geometry.to_numpy())
     found, true = (_inside(table, land) for table in (points, checked.objects))
     if not len(found) and not len(true):
-        raise InputError("neither a detection nor an object lies in the checked areas: are they of these images?")
+        raise InputError("no detection and no object lies in the checked areas; give areas of these images")
     distance = distance or (float(points["size_m"].median()) / 2 if len(points) else cell / 10)
     places = pd.concat([found[["geometry"]], true[["geometry"]]], ignore_index=True)
     xy = in_metres(gpd.GeoDataFrame(places, geometry="geometry", crs=4326))
@@ -249,7 +249,7 @@ def _by_density(table: pd.DataFrame, cell: float, level: float) -> list[dict[str
 
 
 def _correction(table: pd.DataFrame, level: float) -> dict[str, Any]:
-    """By which the number of detections would have to be multiplied; for people to decide on."""
+    """Correction factor for the number of detections; not applied automatically."""
     own = table.groupby(["col", "row"])[["detected", "true"]].sum()
     true, detected = own["true"].to_numpy(float), own["detected"].to_numpy(float)
     factor = None if not detected.sum() else round(float(true.sum() / detected.sum()), 4)

@@ -1,4 +1,4 @@
-"""Files of high-resolution imagery -> images that are known to fit: georeference, bands, type, pixel size, date.
+"""Opens high-resolution images and checks georeference, bands, type, pixel size and date.
 
 An image is opened here once to look at its header, and again for every window that is read. Nothing is warped: a
 window is a rectangle of the file's own pixels, filled with nodata where it reaches out of the image.
@@ -40,7 +40,7 @@ _WGS84 = pyproj.Geod(ellps="WGS84")
 
 @dataclass(frozen=True)
 class Image:
-    """An image file and what its header says."""
+    """An image file and its header."""
 
     path: Path
     height: int
@@ -123,17 +123,17 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
         if path.is_dir():
             inside = sorted(one for one in path.iterdir() if one.suffix.lower() in DRIVERS)
             if not inside:
-                raise InputError(f"{path} holds no image ({', '.join(DRIVERS)})")
+                raise InputError(f"{path} contains no image ({', '.join(DRIVERS)})")
             found += inside
         elif path.is_file() and path.suffix.lower() not in DRIVERS:
-            raise InputError(f"{path.name} is not an image that is read here: want {', '.join(DRIVERS)}")
+            raise InputError(f"{path.name} is not a supported image: give {', '.join(DRIVERS)}")
         elif path.is_file():
             found.append(path)
         else:
-            raise InputError(f"there is no image {path}")
+            raise InputError(f"image {path} does not exist")
     stems = [path.stem for path in dict.fromkeys(found)]
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
-        raise InputError(f"two images are called {twice[0]}: the name is the image's id, so rename one of them")
+        raise InputError(f"two images are called {twice[0]}: file names are the ids of images, so rename one of them")
     return list(dict.fromkeys(found))
 
 
@@ -174,16 +174,20 @@ def open_image(
         raise InputError(f"{path.name} cannot be read as an image: {' '.join(str(error).split())[:160]}") from error
     height, width, dtypes, nodata = header
     if len(set(dtypes)) > 1 or dtypes[0] not in DTYPES:
-        raise InputError(f"{path.name} is of type {', '.join(sorted(set(dtypes)))}; want one of {', '.join(DTYPES)}")
+        raise InputError(
+            f"{path.name} is of type {', '.join(sorted(set(dtypes)))}; convert it to one of {', '.join(DTYPES)}"
+        )
     if crs is None and needs_crs:
-        raise InputError(f"{path.name} has no georeference: its pixels cannot be put on the ground; give it one")
+        raise InputError(
+            f"{path.name} has no georeference, so its pixels have no position; add one, for example with gdal_translate"
+        )
     if crs is None and resolution is None:
-        raise InputError(f"{path.name} has no georeference: say how large a pixel is with --resolution, metres")
+        raise InputError(f"{path.name} has no georeference: give the pixel size with --resolution, metres")
     side = resolution if crs is None else _resolution(transform, crs, height, width, path.name)
     stated = image_date.get(path.stem) if isinstance(image_date, Mapping) else image_date
     taken = stated or next((_tag_date(tags[tag]) for tag in _DATE_TAGS if tag in tags), None)
     if taken is None and needs_date:
-        raise InputError(f"{path.name} does not say when it was taken: give --image-date, such as 2021-03-14")
+        raise InputError(f"{path.name} has no date: give --image-date, such as 2021-03-14")
     if taken is not None:
         parse_image_date(taken)
     assert side is not None  # one of the two is known
@@ -198,10 +202,10 @@ def read_dates(text: str | None) -> str | dict[str, str] | None:
         return text
     path = Path(text)
     if not path.is_file():
-        raise InputError(f"--image-date {text}: there is no such file")
+        raise InputError(f"--image-date {text}: the file does not exist")
     table = pd.read_csv(path, dtype=str)
     if not {"image", "image_date"} <= set(table.columns):
-        raise InputError(f"--image-date {text}: want the columns image and image_date")
+        raise InputError(f"--image-date {text}: the file needs the columns image and image_date")
     return {Path(name).stem: day for name, day in zip(table["image"], table["image_date"], strict=True)}
 
 
@@ -251,7 +255,7 @@ def _band_names(file: Any) -> tuple[str, ...]:
 def _resolution(transform: Affine, crs: Any, height: int, width: int, name: str) -> float:
     """Side of a pixel at the middle of the image, metres."""
     if transform.b != 0 or transform.d != 0 or transform.a <= 0 or transform.e >= 0:
-        raise InputError(f"{name} is not north-up; turn it with gdalwarp")
+        raise InputError(f"{name} is not north-up; rotate it with gdalwarp")
     if crs.is_geographic:
         lon, lat = moved(transform, np.array(width / 2), np.array(height / 2))
         wide = _WGS84.inv(lon, lat, lon + transform.a, lat)[2]
@@ -260,7 +264,9 @@ def _resolution(transform: Affine, crs: Any, height: int, width: int, name: str)
         metre = float(crs.linear_units_factor[1])
         wide, high = transform.a * metre, -transform.e * metre
     if abs(wide / high - 1) > _SQUARE:
-        raise InputError(f"{name} has pixels of {wide:.3g} x {high:.3g} m; want square ones: resample it in UTM")
+        raise InputError(
+            f"{name} has pixels of {wide:.3g} x {high:.3g} m; pixels must be square: resample the image to UTM"
+        )
     return float(np.sqrt(wide * high))
 
 

@@ -1,4 +1,4 @@
-"""Labels of images -> boxes in the pixels of each image, and which land of it is labelled at all.
+"""Reads labels as boxes in pixels of each image, with the labelled land.
 
 An image in which nothing stands and an image that nobody labelled are two different things. A table says the first by
 naming the image without a box: a CSV row without coordinates, a VOC file without objects, an entry of COCO's `images`
@@ -104,7 +104,7 @@ def read_labels(
         No such file, another format, no image named, a box outside its image, points without a size.
     """
     if not path.exists():
-        raise InputError(f"there is no file of labels {path}")
+        raise InputError(f"file of labels {path} does not exist")
     pixels = path.is_dir() or path.suffix.lower() in (".csv", ".xml") or _is_coco(path)
     options: dict[str, Any] = {"size": size, "object_column": object_column}
     if pixels:
@@ -112,11 +112,11 @@ def read_labels(
     else:
         found = _on_the_ground(path, images, areas=areas, layer=layer, **options)
     if not found:
-        raise InputError(f"{path.name} labels none of the {len(images)} images (such as {images[0].path.name})")
+        raise InputError(f"{path.name} has no label of the {len(images)} images (such as {images[0].path.name})")
     found = [_renamed(one, objects, same_object) for one in found]
     if not any(len(one.boxes) for one in found):
         kept = f" {', '.join(objects)}" if objects else ""
-        raise InputError(f"{path.name} holds no object{kept} in {len(found)} labelled images: nothing can be learned")
+        raise InputError(f"{path.name} holds no object{kept} in {len(found)} labelled images; give labels with objects")
     return found
 
 
@@ -133,7 +133,7 @@ def _in_pixels(
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     tables = [_read_table(one, object_column) for one in files if _is_table(one)]
     if not tables:
-        raise InputError(f"{path} holds no labels: want CSV, VOC XML or COCO JSON files")
+        raise InputError(f"{path} contains no labels: give CSV, VOC XML or COCO JSON files")
     filled = [table.rows for table in tables if len(table.rows)]
     rows = pd.concat(filled, ignore_index=True) if filled else tables[0].rows
     named = frozenset().union(*(table.named for table in tables))
@@ -161,7 +161,7 @@ def _on_the_ground(
 ) -> list[LabelledImage]:
     """Boxes or points with a coordinate reference system; without areas an image is labelled if it holds any."""
     if path.suffix.lower() not in _MAP_SUFFIXES:
-        raise InputError(f"{path.name}: want labels as CSV, VOC XML, COCO JSON, or a map such as GeoPackage")
+        raise InputError(f"{path.name}: give labels as CSV, VOC XML, COCO JSON, or a map format such as GeoPackage")
     table = read_layer(path, "boxes or points", layer=layer)
     if not isinstance(table, gpd.GeoDataFrame) or table.crs is None:
         raise InputError(f"{path.name} has no geometry with a coordinate reference system")
@@ -191,7 +191,9 @@ def _on_the_ground(
 def _bounds_in(image: Image, table: gpd.GeoDataFrame) -> NDArray[np.float64]:
     """(row, 4) of shapes in pixels of an image; a point has no extent."""
     if image.crs is None:
-        raise InputError(f"{image.path.name} has no georeference, and the labels are a map: give labels in pixels")
+        raise InputError(
+            f"{image.path.name} has no georeference, but the labels have map coordinates: give labels in pixels"
+        )
     shapes = table.to_crs(image.crs).geometry.to_numpy()
     back = ~image.transform
     pixels = shapely.transform(shapes, lambda xy: np.column_stack(moved(back, xy[:, 0], xy[:, 1])))
@@ -206,16 +208,18 @@ def _boxes(rows: pd.DataFrame, image: Image, size: float | None, name: str) -> N
         column = next((one for one in _SIZES if one in rows), None)
         if column is None and size is None:
             raise InputError(
-                f"{name}: {int(point.sum())} labels are points without a size: give the crown or car size with --size, "
-                "metres, or a column size_m, diameter_m or radius_m"
+                f"{name}: {int(point.sum())} labels are points without a size: give it with --size, metres, or in a "
+                "column size_m, diameter_m or radius_m"
             )
         side = rows[column].to_numpy(float) * _SIZES[column] if column else np.full(len(rows), float(size or 0))
         if not (np.isfinite(side[point]) & (side[point] > 0)).all():
-            raise InputError(f"{name}: column {column} holds sizes that are not positive numbers")
+            raise InputError(f"{name}: column {column} has sizes that are not positive numbers; correct them")
         half = np.where(point, side / image.resolution / 2, 0)[:, None]
         boxes = boxes + half * np.array([-1, -1, 1, 1])
     if ((boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])).any():
-        raise InputError(f"{name}: a box of {image.path.name} has no area; want xmin < xmax and ymin < ymax")
+        raise InputError(
+            f"{name}: a box of {image.path.name} has no area; correct it so that xmin < xmax and ymin < ymax"
+        )
     return boxes
 
 
@@ -226,7 +230,7 @@ def _require_inside(boxes: NDArray[np.float64], image: Image, name: str) -> None
         first = ", ".join(f"{value:g}" for value in boxes[int(outside.argmax())])
         raise InputError(
             f"{name}: {int(outside.sum())} of {len(boxes)} labels lie outside {image.path.name} "
-            f"({image.width} x {image.height} px; first: {first}); are they of this image?"
+            f"({image.width} x {image.height} px; first: {first}); check that they belong to this image"
         )
 
 
@@ -275,14 +279,14 @@ def _read_csv(path: Path, object_column: str | None) -> _Table:
     image = lower[_column(table, _IMAGE, None, path.name).lower()]
     rows = pd.DataFrame({"image": [Path(str(text)).name for text in table[image]]})
     if not set(BOX) <= set(lower) and not {"x", "y"} <= set(lower):
-        raise InputError(f"{path.name} has neither columns xmin, ymin, xmax, ymax nor x, y, in pixels of the image")
+        raise InputError(f"{path.name} needs the columns xmin, ymin, xmax, ymax or x, y, in pixels of the image")
     for name, short in zip(BOX, ("x", "y", "x", "y"), strict=True):
         rows[name] = pd.to_numeric(table[lower[name if set(BOX) <= set(lower) else short]], errors="raise")
     for column in set(_SIZES) & set(lower):
         rows[column] = pd.to_numeric(table[lower[column]])
     empty = rows[list(BOX)].isna().all(axis=1) | ((rows[list(BOX)] == 0).all(axis=1) & (set(BOX) <= set(lower)))
     if (half := rows[list(BOX)].isna().any(axis=1) & ~empty).any():
-        raise InputError(f"{path.name}: row {int(half.argmax()) + 2} has some coordinates and lacks others")
+        raise InputError(f"{path.name}: row {int(half.argmax()) + 2} lacks some of its coordinates")
     filled = rows[~empty].copy()
     filled["object"] = table[_column(table, _NAME, object_column, path.name)][~empty].astype(str) if len(filled) else ""
     return _Table(filled, frozenset(rows["image"]))
@@ -291,7 +295,7 @@ def _read_csv(path: Path, object_column: str | None) -> _Table:
 def _read_voc(path: Path) -> _Table:
     root = ElementTree.parse(path).getroot()
     if root.tag != "annotation":
-        raise InputError(f"{path.name} is XML of another kind: a VOC file begins with <annotation>")
+        raise InputError(f"{path.name} is not a VOC file, which begins with <annotation>")
     name = root.findtext("filename") or f"{path.stem}"
     rows = [
         {"image": name, "object": one.findtext("name", "object")}

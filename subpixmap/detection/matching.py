@@ -1,4 +1,4 @@
-"""Detections against checked objects: which belong together, and recall, precision, F1 and count bias of them.
+"""Matches detections with checked objects; recall, precision, F1 and count bias.
 
 A detection and an object match if they are the same object and their centres lie within a stated distance; each is
 matched once, so that as many as possible match and, of those, the nearest do.

@@ -1,4 +1,4 @@
-"""Detections -> cells for people to accept, correct or reject in QGIS, and what they decided -> reference data.
+"""Review of detections in QGIS: draws cells, and turns accepted and corrected cells into reference data.
 
 `review.gpkg` holds two layers with their styles: `cells` (status is to be filled: accept, correct or reject) and
 `objects` (the detections in them, to be moved, deleted or added where a cell is corrected). The imagery of every cell
@@ -36,7 +36,7 @@ _AROUND_M = 5.0
 
 @dataclass(frozen=True)
 class Reviewed:
-    """What people decided."""
+    """The result of a review."""
 
     cells: gpd.GeoDataFrame
     """Cells that were accepted or corrected, EPSG:4326."""
@@ -79,7 +79,7 @@ def draw_cells(
     parts = [_grid(image, land, side) for image in images]
     frame = gpd.GeoDataFrame(pd.concat(parts, ignore_index=True), crs=4326)
     if not len(frame):
-        raise InputError(f"no cell of {side:g} m lies wholly in the images: give a smaller --cell")
+        raise InputError(f"no cell of {side:g} m lies completely inside the images: use a smaller --cell")
     at = shapely.STRtree(points.geometry.to_numpy()).query(frame.geometry.to_numpy(), predicate="contains")[0]
     frame["n_detected"] = np.bincount(at, minlength=len(frame))
     strata = _strata(frame["n_detected"].to_numpy())
@@ -104,7 +104,7 @@ def write_review(path: Path, cells: gpd.GeoDataFrame, points: gpd.GeoDataFrame, 
         The file exists: people may have worked in it.
     """
     if path.exists():
-        raise InputError(f"{path} exists, and may hold somebody's work: give another name, or remove it")
+        raise InputError(f"{path} already exists and may contain review work: give another name, or remove it")
     chips = path.with_suffix(".chips")
     chips.mkdir(parents=True, exist_ok=True)
     by_id = {image.id: image for image in images}
@@ -127,7 +127,7 @@ def write_review(path: Path, cells: gpd.GeoDataFrame, points: gpd.GeoDataFrame, 
 def is_review(path: Path) -> bool:
     """Whether a file is a GeoPackage of `detect-review`."""
     if not path.is_file():
-        raise InputError(f"there is no file {path}")
+        raise InputError(f"{path} does not exist")
     if path.suffix.lower() != ".gpkg":
         return False
     try:
@@ -151,7 +151,7 @@ def read_review(path: Path) -> Reviewed:
     if (wrong := ~status.isin(["", *STATUS])).any():
         first = cells.loc[wrong].iloc[0]
         raise InputError(
-            f"{path.name}: cell {first['cell_id']} has status {first['status']!r}; want {', '.join(STATUS)}"
+            f"{path.name}: cell {first['cell_id']} has status {first['status']!r}; use {', '.join(STATUS)}"
         )
     kept = cells[status.isin(["accept", "correct"])].reset_index(drop=True)
     if not len(kept):
@@ -160,12 +160,16 @@ def read_review(path: Path) -> Reviewed:
     inside = gpd.sjoin(objects[["object", "geometry"]], kept[["cell_id", "n_detected", "geometry"]], predicate="within")
     inside = inside[~inside.index.duplicated()]
     if (nameless := inside["object"].isna() | (inside["object"].astype(str).str.strip() == "")).any():
-        raise InputError(f"{path.name}: {int(nameless.sum())} objects of corrected cells have no name: fill object")
+        raise InputError(
+            f"{path.name}: {int(nameless.sum())} objects of corrected cells have no name: fill in the column object"
+        )
     number = inside.groupby("cell_id").size().reindex(kept["cell_id"], fill_value=0).to_numpy()
     accepted = (status[status.isin(["accept", "correct"])] == "accept").to_numpy()
     if (changed := accepted & (number != kept["n_detected"].to_numpy())).any():
         name = kept.loc[changed, "cell_id"].iloc[0]
-        raise InputError(f"{path.name}: cell {name} is accepted, but its objects were changed: give it status correct")
+        raise InputError(
+            f"{path.name}: cell {name} is accepted, but its objects were changed: set its status to correct"
+        )
     return Reviewed(
         kept.assign(n_true=number),
         inside[["object", "geometry"]].reset_index(drop=True),
@@ -183,7 +187,7 @@ def write_reference_input(folder: Path, reviewed: Reviewed) -> list[Path]:
         No object stands in any of the cells.
     """
     if not len(reviewed.objects):
-        raise InputError("no object stands in the accepted cells: a reference needs some")
+        raise InputError("the accepted cells have no object, but a reference needs some: review more cells")
     folder.mkdir(parents=True, exist_ok=True)
     metric = reviewed.cells.to_crs(reviewed.cells.estimate_utm_crs())
     areas: list[tuple[str, str, shapely.Geometry]] = []

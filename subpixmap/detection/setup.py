@@ -1,4 +1,4 @@
-"""Labelled images -> what a detector is before it is trained: objects, scale, anchors, statistics; and its tiles."""
+"""Prepares a detector from labelled images: objects, scale, anchors, statistics and tiles."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def prepare(
     tiles = cut_tiles(labelled, objects, side=tile or crop * 3 // 2, held_out=held_out, test=test, seed=seed)
     mean, std = _statistics([t for t in tiles if t.split == "training"], images[0].dtype)
     if not (std > 0).all():
-        raise InputError(f"a band of {images[0].path.name} has one value only: nothing can be seen in it")
+        raise InputError(f"a band of {images[0].path.name} has only one value and cannot be used; give other images")
     card = DetectorCard(
         name=name,
         objects=objects,

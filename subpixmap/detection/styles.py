@@ -18,7 +18,7 @@ def _outline(name: int, colour: str) -> str:
 
 def _cells() -> str:
     categories = "".join(
-        f'<category value="{status}" symbol="{k}" label="{status or "not looked at"}" render="true"/>'
+        f'<category value="{status}" symbol="{k}" label="{status or "not reviewed"}" render="true"/>'
         for k, status in enumerate(_COLOURS)
     )
     symbols = "".join(_outline(k, colour) for k, colour in enumerate(_COLOURS.values()))
@@ -33,7 +33,7 @@ def _cells() -> str:
         f"<symbols>{symbols}</symbols></renderer-v2>"
         f'<fieldConfiguration><field name="status"><editWidget type="ValueMap"><config><Option type="Map">'
         f'<Option name="map" type="List">{choices}</Option></Option></config></editWidget></field>'
-        f"</fieldConfiguration></qgis>\n"
+        "</fieldConfiguration></qgis>\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Labelled images -> tiles of training, validation and test that share no object, and batches of augmented crops.
+"""Makes tiles of training, validation and test without common objects, and augmented crops.
 
 Images are cut into square blocks; whole blocks are held out. A block next to one of another split is used without a
 strip of one object along that side, so that no object is seen by two splits.
@@ -89,15 +89,15 @@ def cut_tiles(
         An unknown image, or too few blocks with objects for three splits.
     """
     if unknown := set(test) - {one.image.id for one in labelled}:
-        raise InputError(f"--test {', '.join(sorted(unknown))}: no labelled image of that name")
+        raise InputError(f"--test {', '.join(sorted(unknown))}: no labelled image has this name")
     blocks = [block for one in labelled for block in _blocks(one, side)]
     numbers = np.array([len(_centres_in(one, window)) for one, window in blocks])
     splits = _draw(blocks, numbers, held_out, test, seed)
     for split in SPLITS:
         if not numbers[splits == split].sum():
             raise InputError(
-                f"too little is labelled: of {len(blocks)} blocks of {side} px none with objects is left for {split}; "
-                "label more, or give smaller blocks with --tile"
+                f"too little is labelled: of {len(blocks)} blocks of {side} px none with objects is left for "
+                f"{split}; label more, or use a smaller --tile"
             )
     strip = int(np.ceil(max(_longest(one.boxes) for one in labelled)))
     return [_tile(*block, splits, k, blocks, objects, min(strip, side // 4)) for k, block in enumerate(blocks)]

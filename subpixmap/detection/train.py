@@ -1,4 +1,4 @@
-"""The training of a detector: tiles in, a detector with its card and its measured error out.
+"""Trains a detector: tiles in, a detector with card and errors out.
 
 A step draws crops, turns them and changes their brightness, and moves the weights by AdamW down RetinaNet's losses
 (focal and L1) along a cosine; the weights are averaged. Every so often the average is tried on validation blocks; the
@@ -38,7 +38,7 @@ _COLUMNS = ("step", "loss", "classification", "bbox_regression", "f1", "count_bi
 _LEAST_SCORE = 0.05
 _SCORES = np.round(np.arange(0.1, 0.91, 0.02), 2)
 _ENOUGH_F1 = 0.005
-"""F1 that may be given up for a smaller count bias when the score is chosen."""
+"""Loss of F1 accepted for a smaller count bias when the score is chosen."""
 
 
 @dataclass
@@ -72,9 +72,9 @@ class _Run:
             recipe = saved["recipe"]
         except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
             why = type(error).__name__
-            raise InputError(f"{path}: not a training state of this program ({why}); delete it") from error
+            raise InputError(f"{path}: is not a training state of this program ({why}); delete it") from error
         if recipe != self.recipe:
-            raise InputError(f"{path}: belongs to another training; delete it, or name another --output")
+            raise InputError(f"{path}: belongs to another training; delete it, or use another --output")
         for name in ("net", "averaged", "optimizer"):
             getattr(self, name).load_state_dict(saved[name])
         for name in ("step", "best", "best_f1", "best_score", "best_step"):

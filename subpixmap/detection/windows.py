@@ -1,4 +1,4 @@
-"""Images in windows: each detection belongs to the window whose core holds its centre, so the number stays the same.
+"""Processes images in windows; a detection belongs to the window whose core contains its centre.
 
 A window is read with a margin: what the network sees around a place, and two of the largest objects, so that of boxes
 which overlap the same one stays, whichever window looks. Windows begin at multiples of the network's stride, so that
@@ -62,7 +62,7 @@ def tasks_of(image: Image, detector: Detector, *, side: int = SIDE, score: float
     """
     unit = max(CELL, detector.card.step)
     if side < unit or side % unit:
-        raise InputError(f"--window {side}: want a multiple of {unit} pixels")
+        raise InputError(f"--window {side}: give a multiple of {unit} pixels")
     for row in range(0, image.height, side):
         for col in range(0, image.width, side):
             size = min(side, image.height - row), min(side, image.width - col)

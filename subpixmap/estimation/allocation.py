@@ -1,8 +1,8 @@
-"""How many cells of each stratum are labelled, and how many a target needs.
+"""Allocates cells to strata, and computes the sample size for a target.
 
-In: cells and expected residual spread of the strata. Out: numbers of cells. The spread is that of what the map gets
-wrong (from a pilot sample, or a stated prior), never that of the map itself: a map that misses objects in its zero
-stratum is smooth there, and an allocation by it would look away.
+In: cells and expected residual spread of the strata. Out: numbers of cells. The spread is that of the map's errors
+(from a pilot sample or a prior), never of the map itself: a map that misses objects in its zero stratum is smooth
+there, so an allocation by the map would put no cells there.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from subpixmap.errors import InputError
 
 ZERO_SHARE = 1 / 3
-"""Of the sample, at least, where the map predicts nothing: there it hides its omissions."""
+"""Smallest share of the sample on land where the map predicts nothing, because omissions are there."""
 ZERO_LEAST = ((150, 50), (80, 40))
-"""Size of a sample from which the zero strata get at least so many cells."""
+"""Minimum number of cells in zero strata, for samples of at least this size."""
 LEAST = 4
-"""Cells of any stratum, at least (all, if it has fewer)."""
+"""Minimum number of cells per stratum (or all, if it has fewer)."""
 
 Array = NDArray[np.float64]
 
 
 def allocate(size: NDArray[np.int64], spread: Array, zero: NDArray[np.bool_], n: int) -> NDArray[np.int64]:
-    """Cells of each stratum, with floors.
+    """Allocate cells to strata, with minimum numbers.
 
-    1. Share the cells out by size times residual spread, n_h ~ N_h S_h, which makes the variance of the total smallest
-       (Neyman 1934; Cochran 1977, section 5.5), but give every stratum a few, since the spread is a guess.
-    2. Give the strata where the map predicts nothing their floor, and share out the rest again.
+    1. Allocate by size times residual spread, n_h ~ N_h S_h, which minimises the variance of the total (Neyman 1934;
+    Cochran 1977, section 5.5). Give every stratum a few cells, since the spread is a guess. 2. Give the zero strata
+    their minimum, and allocate the rest again.
 
     Parameters
     ----------
@@ -40,24 +40,24 @@ def allocate(size: NDArray[np.int64], spread: Array, zero: NDArray[np.bool_], n:
     zero
         (stratum,) whether the map predicts nothing there.
     n
-        Cells in all.
+        Total number of cells.
 
     Raises
     ------
     InputError
-        There are fewer cells, or too few for a minimum in every stratum.
+        The frame has fewer cells, or n is too small for the minimum of every stratum.
     """
     size = np.asarray(size, np.int64)
     share = np.asarray(size * np.maximum(spread, 1e-12), np.float64)
     if n > size.sum():
-        raise InputError(f"--n {n}: the frame holds {size.sum()} cells; draw fewer, or use a smaller --cell")
+        raise InputError(f"--n {n}: the frame has only {size.sum()} cells; reduce --n or --cell")
     least = np.minimum(LEAST, size)
     if n < least.sum():
         raise InputError(
-            f"--n {n}: {(size > 0).sum()} strata need {least.sum()} cells; draw more, or use a larger --cell"
+            f"--n {n}: {(size > 0).sum()} strata need {least.sum()} cells; raise --n, or use a larger --cell"
         )
     wanted = _proportional(share, size, least, n)  # 1.
-    # 2. Where the map sees nothing its residuals look small, until a cell full of missed objects is drawn.
+    # 2. Residuals on empty land look small until a cell full of missed objects is drawn.
     floor = min(zero_floor(n), int(size[zero].sum()), n - int(least[~zero].sum()))
     if zero.any() and wanted[zero].sum() < floor:
         wanted[zero] = _proportional(share[zero], size[zero], least[zero], floor)
@@ -66,26 +66,26 @@ def allocate(size: NDArray[np.int64], spread: Array, zero: NDArray[np.bool_], n:
 
 
 def zero_floor(n: int) -> int:
-    """Cells of a sample of n that lie where the map predicts nothing, at least."""
+    """Minimum number of cells of a sample of n on land where the map predicts nothing."""
     return max(int(np.ceil(ZERO_SHARE * n)), next((least for size, least in ZERO_LEAST if n >= size), 0))
 
 
 def needed(
     size: NDArray[np.int64], spread: Array, zero: NDArray[np.bool_], *, targets: Sequence[tuple[Array, float]]
 ) -> int:
-    """Smallest sample that reaches all targets.
+    """Smallest sample size that reaches all targets.
 
     Parameters
     ----------
     size, spread, zero
         As in `allocate`.
     targets
-        Of each object its expected spread by stratum, and the standard error that is wanted, objects.
+        For each object, expected spread by stratum and target standard error, objects.
 
     Raises
     ------
     InputError
-        No sample of the frame reaches it.
+        No sample of the frame reaches the targets.
     """
     low, high = int(np.minimum(LEAST, size).sum()), int(size.sum())
 
@@ -94,7 +94,7 @@ def needed(
         return all(expected_error(size, one, cells) <= error for one, error in targets)
 
     if not all(error > 0 for _, error in targets) or not reached(high):
-        raise InputError("no sample of the frame reaches the target")
+        raise InputError("no sample of this frame reaches the target; raise --target-cv or use a smaller --cell")
     while low < high:
         middle = (low + high) // 2
         if reached(middle):
@@ -112,7 +112,7 @@ def expected_error(size: NDArray[np.int64], spread: Array, n: NDArray[np.int64])
 
 
 def _proportional(share: Array, most: NDArray[np.int64], least: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Whole numbers near `share` that sum to n and lie between `least` and `most`."""
+    """Integers near `share` that sum to n and lie between `least` and `most`."""
     low, high = 0.0, float(n) / max(float(share[share > 0].min(initial=np.inf)), 1e-300)
     for _ in range(200):  # the factor of the shares, by halving
         factor = (low + high) / 2

@@ -1,7 +1,7 @@
-"""Areas of a map -> what the network sees there: the clearest acquisition of each is read once more.
+"""Predicts areas of a map again from their clearest acquisition, to compare the networks of the model.
 
-In: a run folder, its model and cells of its map. Out: how each cell looks to the network, and how far the opinions of
-the model differ on its count.
+In: a run folder, its model and cells of its map. Out: features of each cell, and the disagreement of the networks on
+its count.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from subpixmap.scenes.cube import read_reflectance, read_valid
 from subpixmap.scenes.items import by_acquisition
 
 CLEAR = 0.75
-"""Share of a cell that one acquisition must have seen: what lies under clouds is not what a network differs about."""
+"""Smallest share of a cell that must be clear in the acquisition, so that clouds do not affect the comparison."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Looks:
-    """What a model sees in some cells."""
+    """Features and disagreement of a model in some cells."""
 
     features: Array
     """(cell, feature)."""
     deviation: Array
-    """(cell, object) sample standard deviation of the opinions on the count of the cell."""
+    """(cell, object) standard deviation over the networks of the count of the cell."""
     at: NDArray[np.int64]
-    """(cell,) which of the cells that were to be looked at these are: those that the acquisition saw clearly."""
+    """(cell,) positions of the clear cells among the requested ones."""
 
     @classmethod
     def of(cls, folder: RunFolder, model: Model, cells: FrameCells, *, period: str, objects: list[int]) -> Looks:
-        """Look at cells in the acquisition of the period that saw most of each; cloudy pixels are left out.
+        """Predict cells from the clearest acquisition of the period; cloudy pixels are left out.
 
         Parameters
         ----------
         folder, model
-            The run, and its model.
+            The run and its model.
         cells
-            Of its map.
+            Information about its map.
         period
             Label.
         objects
@@ -77,13 +77,13 @@ class Looks:
 def _read(
     folder: RunFolder, model: Model, cells: FrameCells, period: str
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    """Reflectance (band, y, x) of every cell with its halo, and clear pixels, in the acquisition that saw most of it.
+    """Reflectance (band, y, x) with halo and clear pixels of every cell, in its clearest acquisition.
 
-    Clouds are those of the scene classes, whatever finds them in the run: here they need not be exact.
+    Clouds are taken from scene classes, whatever the mask of the run: here they need not be exact.
     """
     recipe, near = folder.plan.recipe, _near(folder, period)
     rule = replace(recipe.mask, by="scl")
-    records: dict[str, Record] = {}  # cells are in order of their place: few blocks are looked at twice
+    records: dict[str, Record] = {}  # cells are in spatial order, so few blocks are visited twice
     for epsg, row, col in zip(cells.epsg.tolist(), cells.row.tolist(), cells.col.tolist(), strict=True):
         lattice = cells.grids[epsg].lattice
         window = Window(row * cells.px, col * cells.px, cells.px, cells.px)
@@ -98,7 +98,7 @@ def _read(
 
 
 def _near(folder: RunFolder, period: str) -> dict[int, Footprints]:
-    """The items of a period that may be read, by zone."""
+    """The usable items of a period, by zone."""
     return {
         epsg: near
         for label, epsg, _, near in footprints_by_period_and_zone(folder.plan, folder.items)
@@ -118,7 +118,7 @@ def _clearest(folder: RunFolder, lattice: Lattice, window: Window, period: str, 
     if block.id not in records:
         record = read_record(folder.path, block.id, period)
         if record is None:
-            raise Incomplete(f"block {block.id}, period {period} is not mapped: `subpixmap map {folder.path}`")
+            raise Incomplete(f"block {block.id}, period {period} is not mapped: run `subpixmap map {folder.path}`")
         records.clear()
         records[block.id] = record
     record = records[block.id]

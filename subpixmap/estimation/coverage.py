@@ -1,7 +1,7 @@
-"""Do the intervals cover? Simulated samples of a population whose total is known.
+"""Measures the coverage of intervals with simulated samples of a population with known total.
 
-In: counts and map counts of all cells. Out: for every estimator the bias, the standard error and how often the interval
-holds the truth. All samples are drawn at once: 2,000 of them take seconds.
+In: counts and map counts of all cells. Out: bias, standard error and coverage of the interval for every estimator. All
+samples are drawn at once: 2,000 of them take seconds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SamplePlan:
     stratum: NDArray[np.int64]
     """(cell,)."""
     mapped: NDArray[np.bool_]
-    """(stratum,) whether the map saw its cells."""
+    """(stratum,) whether its cells are observed in the map."""
     zero: NDArray[np.bool_]
     """(stratum,) whether the map predicts nothing there."""
     segments: tuple[tuple[NDArray[np.int64], int], ...]
@@ -45,14 +45,14 @@ class SamplePlan:
 
     @property
     def layout(self) -> Layout:
-        """Of any sample."""
+        """The layout of any sample of this plan."""
         drawn = [n for _, n in self.segments]
         size = np.array([len(cells) for cells, _ in self.segments])
         return Layout(np.repeat(np.arange(len(drawn)), drawn), size, self.segment_stratum, self.mapped)
 
 
 def plan_sample(population: Population, n: int, *, prior: Prior = Prior()) -> SamplePlan:  # noqa: B008 (frozen)
-    """The design that `sample design` makes for a population."""
+    """The design of `sample design` for a population."""
     stratum, names = stratify(population.predicted, population.seen, population.present, population.near)
     size = np.bincount(stratum)
     spread = prior.spread(names, size, np.bincount(stratum, population.predicted).astype(float))
@@ -82,7 +82,7 @@ def draw_many(plan: SamplePlan, draws: int, *, seed: int) -> NDArray[np.int64]:
 
 
 def _choose(rng: np.random.Generator, cells: NDArray[np.int64], n: int, draws: int) -> NDArray[np.int64]:
-    """(draw, n) different cells, any with the same chance."""
+    """(draw, n) distinct cells with equal probability."""
     if n == len(cells):
         return np.tile(cells, (draws, 1))
     if n == 2:
@@ -106,24 +106,24 @@ def simulate(
     min_cells: int = MIN_CELLS,
     most_unseen: float = MOST,
 ) -> pd.DataFrame:
-    """How the estimators do over many samples.
+    """Performance of the estimators over many samples.
 
     Parameters
     ----------
     population, plan
-        What is sampled, and how.
+        The population and the design.
     draws, seed
-        Samples, and where their numbers start.
+        Number of samples, and random seed.
     estimators
-        Which ones.
+        Names of the estimators.
     min_cells, most_unseen
         As `Rules.min_cells` and `Rules.unseen`.
 
     Returns
     -------
     pandas.DataFrame
-        A row per estimator: `bias_pct` and `rse_pct` of the truth, `coverage_95` and `mean_width_pct` of the intervals
-        that are printed, `printed` (their share), `missed_low` and `missed_high` (truth below or above the interval).
+        A row per estimator: `bias_pct` and `rse_pct` of the truth, `coverage_95` and `mean_width_pct` of the printed
+        intervals, `printed` (their share), `missed_low` and `missed_high` (truth below or above the interval).
     """
     chosen = draw_many(plan, draws, seed=seed)
     everywhere = np.ones(len(population.count), bool)
@@ -141,7 +141,7 @@ class _Draws:
     value: Array
     se: Array
     low: Array
-    """NaN where no interval is printed."""
+    """NaN without an interval."""
     high: Array
     labelled: NDArray[np.int64]
     """Labelled cells of the domain."""
@@ -157,7 +157,7 @@ def _estimate_draws(
     min_cells: int,
     most_unseen: float,
 ) -> _Draws:
-    """One estimator of the cells `within`, from every row of `chosen`."""
+    """One estimator for the cells `within`, for every sample in `chosen`."""
     cells = np.bincount(plan.stratum[within], minlength=len(plan.mapped)).astype(float)
     on_map = np.array(population.predicted[within & plan.mapped[plan.stratum]].sum())
     parts = []
@@ -227,7 +227,7 @@ def coverage_table(
 
 
 BANDS = (10, 30, 50, 100, 10_000)
-"""Labelled cells of a unit: limits of the rows of `unit_table`."""
+"""Classes of labelled cells per unit: limits of the rows of `unit_table`."""
 
 
 def unit_table(
@@ -239,7 +239,7 @@ def unit_table(
     across: int = 4,
     max_cv: float = 0.33,
 ) -> pd.DataFrame:
-    """Coverage of single units that share the sample of the region: `across` x `across` equal squares of each place.
+    """Coverage of single units in the sample of the region; each place has `across` x `across` square units.
 
     Returns
     -------

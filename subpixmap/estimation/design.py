@@ -1,7 +1,7 @@
-"""A map -> the design of a sample: which cells are labelled, and what each stands for.
+"""Designs a sample of a map: which cells to label, and the weight of each.
 
-In: the cells of a frame and what is asked for. Out: strata, numbers of cells, drawn cells, and the sums of the frame
-that estimates need. Nothing is read or written here.
+In: the cells of a frame and the user's options. Out: strata, numbers of cells, drawn cells, and sums of the frame for
+estimates. This module does not read or write files.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ from subpixmap.estimation.strata import ALMOST_NONE, UNSEEN, ZERO, stratify
 from subpixmap.tables import REGION
 
 NEAR_M = 300.0
-"""Metres: a cell without predicted objects is near them within this distance."""
+"""Distance within which a cell without predicted objects counts as near them, metres."""
 MOST = 0.5
-"""Share of the frame above which a target is refused: that would be a census."""
+"""Largest share of the frame in a sample; a target that needs more is refused."""
 USUAL_CV = 10.0
-"""Percent: what is aimed at where no target is given, when cells are shared out among units."""
+"""Target standard error used to allocate cells among units when none is given, percent."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What a sample is wanted for."""
+    """Options of a sample design."""
 
     cell: float = 100.0
     """Side of a cell, metres."""
     n: int | None = None
-    """Cells; as many as the target needs when None, 300 without a target."""
+    """Number of cells; when None, as many as the target needs, or 300 without a target."""
     by: str | None = None
-    """Level of units of which each gets cells of its own: 1 for the highest, 2, ..., or "lowest"."""
+    """Level of units to stratify by: 1 for the highest, 2, ..., or "lowest"."""
     target_cv: float | None = None
-    """Standard error of every total, percent of it."""
+    """Target standard error, percent of each total."""
     periods: tuple[str, ...] = ()
-    """Labels; the last period of the run when empty."""
+    """Labels of periods; the last period of the run when empty."""
     objects: tuple[str, ...] = ()
-    """All countable objects when empty."""
+    """Names of objects; all countable objects when empty."""
     interpreters: int = 1
-    """People who label each cell, independently."""
+    """Number of people who label each cell independently."""
     seed: int = 0
     prior: Prior = field(default_factory=Prior)
 
     def __post_init__(self) -> None:
         if self.n is not None and self.n < 2:
-            raise InputError(f"--n {self.n}: a sample has two cells or more")
+            raise InputError(f"--n {self.n}: give 2 or more")
         if self.target_cv is not None and not 0 < self.target_cv < 100:
-            raise InputError(f"--target-cv {self.target_cv:g}: a percentage between 0 and 100")
+            raise InputError(f"--target-cv {self.target_cv:g}: give a percentage between 0 and 100")
         if not 1 <= self.interpreters <= 9:
-            raise InputError(f"--interpreters {self.interpreters}: between 1 and 9")
+            raise InputError(f"--interpreters {self.interpreters}: give a number between 1 and 9")
         if not (0 <= self.prior.omission < 1 and self.prior.error > 0):
-            raise InputError("--omission is a share between 0 and 1, --map-error is positive")
+            raise InputError("--omission must be a share between 0 and 1, --map-error must be positive")
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class Strata:
     of_cell: NDArray[np.int64]
     """(cell,)."""
     names: tuple[str, ...]
-    """(stratum,) what the map says there."""
+    """(stratum,) description of the map's values there."""
     group: NDArray[np.int64]
-    """(stratum,) position of the unit whose cells it holds; -1 where strata are not cut by units."""
+    """(stratum,) position of its unit; -1 if strata are not split by units."""
     size: NDArray[np.int64]
     """(stratum,) cells."""
     total: Array
@@ -90,12 +90,12 @@ class Strata:
 
     @property
     def mapped(self) -> NDArray[np.bool_]:
-        """(stratum,) whether the map saw its cells."""
+        """(stratum,) whether its cells are observed in the map."""
         return np.array([name != UNSEEN for name in self.names])
 
     @property
     def joint_spread(self) -> Array:
-        """(stratum,) spread of all objects, each as a share of its total."""
+        """(stratum,) spread over all objects, each as a share of its total."""
         total = np.maximum(self.total.sum(axis=0), 1e-9)
         relative: Array = np.sqrt(((self.spread / total) ** 2).mean(axis=1)) * total.mean()
         return relative
@@ -112,7 +112,7 @@ class SampleDesign:
     strata: pd.DataFrame
     """A row per stratum: name, unit_id, cells, drawn, mapped, expected spread by object."""
     needed: dict[str, int | None]
-    """Level -> cells that the target (or 10 %) needs for each of its units; None where no sample reaches it."""
+    """Level -> number of cells needed for the target (or 10 %) in each of its units; None if unreachable."""
     expected_cv: dict[str, float]
     """Object -> expected standard error of the region's total, percent."""
     usual_cv: float = USUAL_CV
@@ -132,19 +132,19 @@ def make_design(
     Parameters
     ----------
     cells, units
-        The frame, and the units that its cells refer to.
+        The frame, and the units of its cells.
     wish
-        What is asked for.
+        Options of the design.
     periods, objects
         Of the cells.
     pilot
-        Labelled cells of an earlier sample: `cell_id`, `period`, `object`, `n_objects`, `mapped`. Their residuals say
-        how the cells are shared out; without it a stated prior does.
+        Labelled cells of an earlier sample: `cell_id`, `period`, `object`, `n_objects`, `mapped`. Their residuals
+        decide the allocation; without a pilot, a prior does.
 
     Raises
     ------
     InputError
-        No sample of the frame reaches the target, or the frame holds too few cells.
+        No sample of the frame reaches the target, or the frame has too few cells.
     """
     group = _groups(cells, units, wish.by)
     strata = make_strata(cells, group, wish, pilot=pilot, objects=objects)
@@ -180,11 +180,11 @@ def _percent(strata: Strata, n: NDArray[np.int64], o: int) -> float:
 def make_strata(
     cells: FrameCells, group: NDArray[np.int64], wish: Wish, *, objects: Sequence[str], pilot: pd.DataFrame | None
 ) -> Strata:
-    """Strata by what the map says, and by unit where each unit gets cells of its own."""
+    """Make strata by the values of the map, and by unit if requested."""
     mapped = cells.mapped.mean(axis=1)  # (cell, object)
     total = mapped.sum(axis=0)
     share = total > 0
-    # Several objects count alike, whatever their numbers.
+    # Several objects have equal weight, whatever their counts.
     scale = np.where(share, total[share].mean() / np.where(share, total, 1), 0.0) / max(share.sum(), 1)
     size = np.maximum(mapped * scale, 0).sum(axis=1)
     seen = np.asarray(cells.seen.all(axis=1))
@@ -209,7 +209,7 @@ def _sums(of_cell: NDArray[np.int64], values: Array) -> Array:
 def _pilot_spreads(
     cells: FrameCells, of_cell: NDArray[np.int64], pilot: pd.DataFrame, objects: Sequence[str], prior: Array
 ) -> Array:
-    """(stratum, object) by the residuals of the pilot's cells that lie in the frame."""
+    """(stratum, object) spread of residuals of the pilot's cells in the frame."""
     place = {name: i for i, name in enumerate(cells.ids)}
     usable = pilot[pilot["cell_id"].isin(place)]
     spread = prior.copy()
@@ -222,7 +222,7 @@ def _pilot_spreads(
 
 
 def _groups(cells: FrameCells, units: Units, by: str | None) -> NDArray[np.int64]:
-    """(cell,) the unit that gets cells of its own; -1 for the rest of the region."""
+    """(cell,) the unit to stratify by; -1 for the rest of the region."""
     if by is None:
         return np.full(len(cells), -1, np.int64)
     n_levels = cells.unit.shape[1]
@@ -241,7 +241,7 @@ def _groups(cells: FrameCells, units: Units, by: str | None) -> NDArray[np.int64
 def _sizes(
     strata: Strata, cells: FrameCells, units: Units, wish: Wish
 ) -> tuple[NDArray[np.int64], dict[str, int | None]]:
-    """(stratum,) cells to draw, and what the target needs at each level."""
+    """(stratum,) cells to draw, and cells needed for the target at each level."""
     percent = wish.target_cv or USUAL_CV
     levels = _needed_by_level(strata, cells, units, percent, wish)
     groups = np.unique(strata.group)
@@ -251,8 +251,8 @@ def _sizes(
         if wish.n is None and (lost := [one for one, cells_of in wants.items() if cells_of is None]):
             where = "the region" if lost == [-1] else ", ".join(str(units.table["unit_id"].iloc[at]) for at in lost[:5])
             raise InputError(
-                f"--target-cv {percent:g}: no sample of the frame reaches it for {where} (nothing is predicted, or "
-                "there are too few cells); use a smaller --cell or a higher target, or give --n"
+                f"--target-cv {percent:g}: cannot be reached for {where} (no predicted objects, or too few cells); "
+                "use a smaller --cell or a larger --target-cv, or give --n"
             )
     for one in groups:
         own = strata.group == one
@@ -266,14 +266,14 @@ def _sizes(
         n[own] = allocate(strata.size[own], strata.joint_spread[own], strata.zero[own], size)
     if wish.target_cv is not None and wish.n is None and n.sum() > MOST * len(cells):
         raise InputError(
-            f"--target-cv {percent:g} needs {n.sum():,} of {len(cells):,} cells of the frame, no sample reaches it: "
-            "use a smaller --cell or a higher target, or give --n"
+            f"--target-cv {percent:g} needs {n.sum():,} of {len(cells):,} cells of the frame, which is too many: use "
+            "a smaller --cell or a larger --target-cv, or give --n"
         )
     return n, levels
 
 
 def _share_of(n: int, one: int, wants: dict[int, int | None], strata: Strata) -> int:
-    """The part of n cells that a unit gets: by what the same relative error needs in each."""
+    """Share of n cells per unit, for the same relative error in each unit."""
     if len(wants) == 1:
         return n
     weight = {at: float(want or strata.size[strata.group == at].sum() ** 0.5) for at, want in wants.items()}
@@ -281,7 +281,7 @@ def _share_of(n: int, one: int, wants: dict[int, int | None], strata: Strata) ->
 
 
 def _needed_of(strata: Strata, own: NDArray[np.bool_], percent: float) -> int | None:
-    """Cells of some strata that every object's total needs; None where no sample reaches it."""
+    """Cells of some strata needed for the total of every object; None if unreachable."""
     size, spread, zero = strata.size[own], strata.joint_spread[own], strata.zero[own]
     totals = strata.total[own].sum(axis=0)
     targets = [(strata.spread[own, o], percent / 100 * total) for o, total in enumerate(totals) if total > 0]
@@ -296,7 +296,7 @@ def _needed_of(strata: Strata, own: NDArray[np.bool_], percent: float) -> int | 
 def _needed_by_level(
     strata: Strata, cells: FrameCells, units: Units, percent: float, wish: Wish
 ) -> dict[str, int | None]:
-    """Level -> cells so that each of its units reaches the target; units without predicted objects are left out."""
+    """Level -> cells needed so that each of its units reaches the target; without units that have no prediction."""
     found: dict[str, int | None] = {"region": _needed_in(strata, np.full(len(cells), -1), percent, cells)}
     for level in range(cells.unit.shape[1]):
         group = cells.unit[:, level]
@@ -305,7 +305,7 @@ def _needed_by_level(
 
 
 def _needed_in(strata: Strata, group: NDArray[np.int64], percent: float, cells: FrameCells) -> int | None:
-    """Cells that all groups together need, each for itself, with the spread that its strata have in the region."""
+    """Cells needed by all groups together, with the spread of their strata in the region."""
     pairs, of_cell = np.unique(np.stack([group, strata.of_cell]), axis=1, return_inverse=True)
     of_cell = of_cell.reshape(-1)
     mapped = cells.mapped.mean(axis=1)
@@ -326,7 +326,7 @@ def _needed_in(strata: Strata, group: NDArray[np.int64], percent: float, cells: 
 
 
 def _places(cells: FrameCells) -> tuple[Array, Array]:
-    """Places in degrees; a degree of longitude is made as long as one of latitude."""
+    """Places in degrees, with longitude scaled to the length of a degree of latitude."""
     lon, lat = cells.centres()
     return lon * np.cos(np.radians(lat.mean())), lat
 

@@ -1,9 +1,9 @@
 """A well-spread probability sample of cells: order in space, segments, random cells of each.
 
-In: places and strata of all cells of a frame. Out: which cells are drawn, and the segments they were drawn from. Cells
-of a stratum are put in the order of a Hilbert curve, so that neighbours in the order are neighbours on the land, and
-cut into segments of the same length; from each a few cells are drawn at random. So the sample is spread over the land,
-and its variance has an unbiased estimate, which a systematic sample lacks.
+In: places and strata of all cells of a frame. Out: drawn cells and their segments. Cells of a stratum are ordered along
+a Hilbert curve, where neighbours in the order are neighbours in space, and split into segments of equal length. A few
+cells of each segment are drawn at random. So the sample is well spread and has an unbiased variance estimate, unlike a
+systematic sample.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PER_SEGMENT = 2
-"""Cells that are drawn from a segment; the last segment of a stratum may give one more."""
+"""Number of cells drawn per segment; the last segment of a stratum may give one more."""
 _BITS = 16  # of either coordinate in the Hilbert curve
 
 Ints = NDArray[np.int64]
@@ -38,18 +38,18 @@ class Drawn:
 def draw(x: NDArray[np.floating], y: NDArray[np.floating], stratum: Ints, n: Mapping[int, int], *, seed: int) -> Drawn:
     """Draw cells from every stratum.
 
-    1. Put all cells in the order of a Hilbert curve: neighbours in the order are neighbours on the land.
-    2. Cut each stratum into segments along this order.
+    1. Order all cells along a Hilbert curve: neighbours in the order are neighbours in space.
+    2. Split each stratum into segments along this order.
     3. Draw a few cells of each segment at random.
 
     Parameters
     ----------
     x, y
-        (cell,) places, in any unit.
+        (cell,) coordinates, in any unit.
     stratum
         (cell,) number of its stratum.
     n
-        Stratum -> cells to draw, at most as many as it holds. A stratum that is not named gives none.
+        Stratum -> number of cells to draw, at most its size; 0 for strata not listed.
     seed
         The same seed draws the same cells from the same frame.
     """
@@ -60,9 +60,9 @@ def draw(x: NDArray[np.floating], y: NDArray[np.floating], stratum: Ints, n: Map
         own = np.flatnonzero(stratum == one)
         own = own[np.argsort(place[own], kind="stable")]
         if n[one] > len(own):
-            raise ValueError(f"stratum {one} holds {len(own)} cells, {n[one]} are wanted")
+            raise ValueError(f"stratum {one} has only {len(own)} cells, but {n[one]} are needed")
         for segment, wanted in segments_of(own, n[one]):  # 2.
-            # 3. Without replacement, each cell as likely as any other: so the variance within a segment is known.
+            # 3. Without replacement and with equal probability, so that the variance within a segment can be estimated.
             parts.append(np.sort(rng.choice(segment, wanted, replace=False)))
             sizes.append(len(segment))
             strata.append(one)
@@ -76,9 +76,9 @@ def draw(x: NDArray[np.floating], y: NDArray[np.floating], stratum: Ints, n: Map
 
 
 def segments_of(ordered: Ints, n: int) -> list[tuple[Ints, int]]:
-    """Cells of a stratum in order -> its segments, with the cells that each gives: two, and the last three if n is odd.
+    """Split the ordered cells of a stratum into segments, each with two drawn cells (the last with three if n is odd).
 
-    A stratum that gives more than half of its cells is one segment.
+    A stratum with more than half of its cells drawn is one segment.
     """
     if n <= 0:
         return []
@@ -87,20 +87,20 @@ def segments_of(ordered: Ints, n: int) -> list[tuple[Ints, int]]:
         return [(ordered, n)]
     wanted = [PER_SEGMENT] * pairs
     wanted[-1] = n - PER_SEGMENT * (pairs - 1)
-    # A segment that gives three cells is longer, so that all cells have about the same chance.
+    # A segment with three drawn cells is longer, so that all cells have about the same probability.
     ends = np.rint(np.cumsum(wanted) / n * len(ordered)).astype(np.int64)
     return list(zip(np.split(ordered, ends[:-1]), wanted, strict=True))
 
 
 def hilbert(x: NDArray[np.floating], y: NDArray[np.floating]) -> Ints:
-    """(cell,) position along a Hilbert curve through the square that holds all places."""
+    """(cell,) position along a Hilbert curve through the square that contains all places."""
     if not len(x):
         return np.zeros(0, np.int64)
     side = max(float(np.ptp(x)), float(np.ptp(y)), 1e-9)
     top = 2**_BITS - 1
     col, row = (np.minimum((a - a.min()) / side * top, top).astype(np.int64) for a in (x, y))
     position = np.zeros(len(x), np.int64)
-    # From the largest square to the smallest: number of the quarter, then turn so that the curve goes on.
+    # From the largest square to the smallest: number the quarter, then rotate so that the curve continues.
     for bit in range(_BITS - 1, -1, -1):
         right, up = col >> bit & 1, row >> bit & 1
         position += (3 * right ^ up) << (2 * bit)

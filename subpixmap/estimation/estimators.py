@@ -1,7 +1,7 @@
 """Totals from a map and labelled cells: expansion, difference, regression, ratio, and their standard errors.
 
 In: counts and map counts of labelled cells, how they were drawn, and sums of the map. Out: a total for every domain (a
-unit), with what its error rests on. All are one estimator with another working prediction p of a cell's count:
+unit), with the terms of its error. All use one estimator with a different working prediction p of a cell's count:
 
     total = sum of p over the domain + sum over its labelled cells of weight * (count - p)
 
@@ -27,7 +27,7 @@ ESTIMATORS = ("expansion", "difference", "regression", "ratio")
 
 @dataclass(frozen=True)
 class Domains:
-    """What is known of whole domains before a cell is labelled. `...` are free axes, such as units."""
+    """Known sums of whole domains, independent of labels. `...` are free axes, such as units."""
 
     member: NDArray[np.bool_]
     """(..., cell) whether a labelled cell belongs to the domain."""
@@ -36,19 +36,19 @@ class Domains:
     map_total: Array
     """(...) sum of the map over the domain."""
     map_cells: Array
-    """(...) sum of the map over the cells of the domain: what the labelled cells are weighed against."""
+    """(...) sum of the map over the cells of the domain, the reference of the weighted labelled cells."""
 
 
 @dataclass(frozen=True)
 class Total:
-    """An estimated total and what its error rests on."""
+    """An estimated total and the terms of its error."""
 
     value: Array
     """(...) objects."""
     predicted: Array
-    """(...) the working prediction alone: what is known of a domain without labelled cells."""
+    """(...) the working prediction only, for domains without labelled cells."""
     influence: Array
-    """(..., cell) what a cell adds to the error, before its weight; corrected for the parameters that were fitted."""
+    """(..., cell) contribution of a cell to the error, before weighting; corrected for fitted parameters."""
     slope: Array
     """(...) factor of the map."""
 
@@ -68,33 +68,33 @@ class Spread:
 def estimate_total(name: str, y: NDArray[Any], m: NDArray[Any], layout: Layout, domains: Domains) -> Total:
     """Total of every domain by one estimator.
 
-    1. Fit the working prediction p to all labelled cells, since one domain alone holds too few.
+    1. Fit the working prediction p to all labelled cells, since a single domain has too few.
     2. Sum p over the domain, and add the weighted residuals of its labelled cells, which remove the bias of p.
-    3. Note what each cell adds to the error, also through the fitted parameters.
+    3. Compute the contribution of each cell to the error, also through the fitted parameters.
 
     Parameters
     ----------
     name
         One of `ESTIMATORS`.
     y, m
-        (..., cell) labelled counts, and the map's counts of the same cells (0 where it saw nothing).
+        (..., cell) labelled counts, and the map's counts of the same cells (0 where not observed).
     layout
         How the cells were drawn.
     domains
-        What is estimated.
+        Domains to estimate.
     """
     y, m = np.asarray(y, float), np.where(layout.on_map, m, 0.0)
     inside, weight = domains.member.astype(float), layout.weight
     # 1. p = intercept + slope * map
     intercept, slope, gain, leverage = _fit(name, y, m, layout)
     residual = y - intercept[..., layout.stratum] - slope[..., None] * m
-    # What the weighted labelled cells miss of the domain, in cells and in objects of the map: for step 3.
+    # Difference of the domain and its weighted labelled cells, in cells and in objects of the map, for step 3.
     more_cells = domains.cells - layout.by_stratum(inside * weight)
     more_map = domains.map_cells - (inside * weight * m).sum(axis=-1)
     # 2. total = sum of p + sum of weight * (y - p)
     predicted = (intercept * domains.cells).sum(axis=-1) + slope * domains.map_total
     value = predicted + (inside * weight * residual).sum(axis=-1)
-    # 3. The fit counts only for what they miss: cells through the intercepts, objects of the map through the slope.
+    # 3. The fit affects the error only through these differences: cells by the intercepts, map objects by the slope.
     #    These factors of the residuals are the g-weights of Sarndal et al., section 6.5; without a fit they are 1.
     influence = inside
     if name == "regression":
@@ -103,15 +103,14 @@ def estimate_total(name: str, y: NDArray[Any], m: NDArray[Any], layout: Layout, 
         influence = inside + share[..., layout.stratum] + beyond[..., None] * gain
     elif name == "ratio":
         influence = inside + more_map[..., None] * gain
-    # A fit is drawn to its own cells, so their residuals are too small; 1 - leverage undoes that (HC3, MacKinnon and
-    # White 1985).
+    # Residuals of fitted cells are too small; dividing by 1 - leverage corrects this (HC3, MacKinnon and White 1985).
     return Total(value, predicted, influence * residual / (1 - leverage), slope)
 
 
 def _fit(name: str, y: Array, m: Array, layout: Layout) -> tuple[Array, Array, Array, Array]:
-    """Intercepts (..., stratum), slope (...), and of every cell what it adds to the slope and its leverage.
+    """Intercepts (..., stratum), slope (...), and the influence on the slope and leverage of every cell.
 
-    Strata that the map did not see are left out of the slope. Where the map says nothing at all the slope is 1.
+    Strata not observed in the map are left out of the slope. Without any observed stratum the slope is 1.
     """
     none = np.zeros(m.shape)
     shape = np.broadcast_shapes(y.shape, m.shape)[:-1]
@@ -127,10 +126,10 @@ def _fit(name: str, y: Array, m: Array, layout: Layout) -> tuple[Array, Array, A
         gain = np.where(layout.on_map, 1.0, 0.0) / np.where(below > 0, below, np.inf)[..., None]
         return flat, slope, gain, np.clip(gain * layout.weight * m, 0, 0.5)
     if name != "regression":
-        raise ValueError(f"no estimator {name!r}; there are {', '.join(ESTIMATORS)}")
-    # Regression: b = sum of q (m - mean) y / sum of q (m - mean)^2, means by stratum, with q = w (w - 1). The variance
-    # of the total, sum over strata of N^2 (1 - n / N) / n * s^2, gives residuals this factor, since N = n w: such a b
-    # makes it smallest.
+        raise ValueError(f"unknown estimator {name!r}; choose from {', '.join(ESTIMATORS)}")
+    # Regression: b = sum of q (m - mean) y / sum of q (m - mean)^2, means by stratum, with q = w (w - 1). These are the
+    # factors of residuals in the variance of the total, sum over strata of N^2 (1 - n / N) / n * s^2, since N = n w:
+    # this b minimises it.
     pull = np.where(layout.on_map, layout.weight * np.maximum(layout.weight - 1, 1e-9), 0.0)
     centred = m - layout.means(m)[..., layout.stratum]
     below = (pull * centred**2).sum(axis=-1)
@@ -138,7 +137,7 @@ def _fit(name: str, y: Array, m: Array, layout: Layout) -> tuple[Array, Array, A
     slope = np.where(known, (pull * centred * y).sum(axis=-1) / np.where(known, below, 1), 1.0)
     gain = pull * centred / np.where(known, below, np.inf)[..., None]
     intercept = layout.means(y) - slope[..., None] * layout.means(m)
-    # The gain goes into `influence`, which is multiplied by the weight later: divide by it here.
+    # Divide by the weight, because `influence` is multiplied by it later.
     return intercept, slope, gain / layout.weight, np.clip(gain * centred, 0, 0.5)
 
 
@@ -148,35 +147,35 @@ def spread_of(influence: Array, layout: Layout) -> Spread:
     1. Variance: sum over segments of v = N^2 (1 - n / N) s^2 / n, simple random samples of n of N cells (Sarndal et
        al., section 3.7).
     2. Degrees of freedom: 2 variance^2 / (variance of the variance), Satterthwaite 1946, doi:10.2307/3002019.
-    3. Skewness, because a few crowded cells make the upper side of an interval longer.
+    3. Skewness, because a few crowded cells lengthen the upper side of an interval.
 
     Parameters
     ----------
     influence
-        (..., cell) what a cell adds, before its weight.
+        (..., cell) contribution of a cell, before weighting.
     layout
         How the cells were drawn.
 
     Returns
     -------
     Spread
-        A segment with one labelled cell adds no variance: see `merged_segments`. The degrees of freedom are corrected
-        for segments of two cells; heavy tails lower them.
+        A segment with one labelled cell adds no variance (see `merged_segments`). Degrees of freedom are corrected for
+        segments of two cells; heavy tails lower them.
     """
     n, size = layout.labelled, layout.segment_size
     mean = layout.by_segment(influence) / n
     squares = layout.by_segment((influence - mean[..., layout.segment]) ** 2)
     v = size**2 * layout.chance * squares / (n * np.maximum(n - 1, 1))
     variance = v.sum(axis=-1)
-    # Satterthwaite: (sum of V)^2 / sum of V^2 / (n - 1). We only know estimates v, with E[v^2] = V^2 (n + 1) / (n - 1).
-    # So v^2 / (n + 1) estimates V^2 / (n - 1), and (sum of v)^2 is too large by twice the sum of these: hence the - 2.
+    # Satterthwaite: (sum of V)^2 / sum of V^2 / (n - 1). Only estimates v are known, with E[v^2] = V^2 (n + 1) / (n -
+    # 1). So v^2 / (n + 1) estimates V^2 / (n - 1), and (sum of v)^2 is too large by twice their sum: hence the - 2.
     below = (v**2 / (n + 1)).sum(axis=-1)
     df = np.divide(variance**2, below, out=np.full_like(variance, 2.0), where=below > 0) - 2
     return Spread(variance, df, _skew(influence, layout))
 
 
 def _skew(influence: Array, layout: Layout) -> Array:
-    """Skewness of the estimator, as if the strata were not cut into segments: two cells of a segment show none.
+    """Skewness of the estimator, computed by strata, because two cells of a segment have no skewness.
 
     Of n of N cells without replacement, f = n / N, the mean has variance (1 - f) k2 / n and third moment
     (1 - f) (1 - 2 f) k3 / n^2; k2 and k3 are Fisher's unbiased k-statistics.

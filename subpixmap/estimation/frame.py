@@ -1,12 +1,12 @@
-"""A map -> the cells that a sample is drawn from, with what the map says of each.
+"""Makes the sampling frame of a map: all cells with their map values.
 
 In: the blocks of a run and its units. Out: all cells whose centre lies in a unit. Cells are squares of whole pixels,
-numbered from the origin of their zone's lattice: any run of a place has the same cells. What a border does to one:
+numbered from the origin of their zone's lattice, so all runs of a place have the same cells. Rules at borders:
 
-- unit: a cell belongs to the unit that holds its centre; the map totals of units stay exact (see `map_sums`);
-- seam of two zones: a cell belongs to the zone that owns its centre; pixels that the other zone owns are filled;
+- unit: a cell belongs to the unit that contains its centre; map totals of units stay exact (see `map_sums`);
+- border of two zones: a cell belongs to the zone that owns its centre; pixels of the other zone are filled;
 - shore, edge of the map, clouds: the map's density on the observed part of a cell fills the rest;
-- hardly anything observed: the map says nothing of the cell (0), and it belongs to a stratum of its own.
+- mostly unobserved: the map value is 0, and the cell belongs to a separate stratum.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from subpixmap.progress import track
 
 _CELL_ID = re.compile(r"(\d{5})-p(\d+)-r(-?\d+)-c(-?\d+)")
 SEEN = 0.25
-"""Share of a cell that must be observed: less is filled from too little."""
+"""Smallest observed share of a cell; with less, filling the rest is too uncertain."""
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -58,29 +58,29 @@ class CellGrid:
 
 
 def cell_pixels(cell: float, resolution: float, *, option: str = "--cell") -> int:
-    """Pixels along the side of a cell of `cell` metres; `option` is what a user gave it by.
+    """Pixels along the side of a cell of `cell` metres; `option` is the name in messages.
 
     Raises
     ------
     InputError
-        It is not a whole number of pixels.
+        The side is not a whole number of pixels.
     """
     px = round(cell / resolution)
     if px < 1 or abs(px * resolution - cell) > 1e-6:
-        raise InputError(f"{option} {cell:g}: a cell is a whole number of pixels of {resolution:g} m")
+        raise InputError(f"{option} {cell:g}: the side of a cell must be a whole number of pixels of {resolution:g} m")
     return px
 
 
 def cell_ids(epsg: Ints, row: Ints, col: Ints, px: int) -> list[str]:
-    """Names of cells; the same place has the same name in every run."""
+    """Ids of cells; the same place has the same id in every run."""
     return [f"{e}-p{px}-r{r:06d}-c{c:06d}" for e, r, c in zip(epsg.tolist(), row.tolist(), col.tolist(), strict=True)]
 
 
 def parse_cell_id(text: str) -> tuple[int, int, int, int]:
-    """(EPSG, pixels, row, column) of a name; ValueError if it is none."""
+    """(EPSG, pixels, row, column) of a cell id; ValueError if invalid."""
     found = _CELL_ID.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is not the name of a cell")
+        raise ValueError(f"{text!r} is not a valid cell id")
     epsg, px, row, col = map(int, found.groups())
     return epsg, px, row, col
 
@@ -96,7 +96,7 @@ class FrameCells:
     row: Ints
     col: Ints
     unit: Ints
-    """(cell, level) position of the unit that holds the centre, -1 for none; level 0 are the highest units."""
+    """(cell, level) position of the unit that contains the centre, -1 for none; level 0 are the topmost units."""
     owned_px: Ints
     """(cell,) pixels that the zone owns and the run computes."""
     observed_px: Ints
@@ -121,15 +121,15 @@ class FrameCells:
 
     @cached_property
     def mapped(self) -> Array:
-        """(cell, period, object) what the map says of the whole square; 0 where it was not seen."""
+        """(cell, period, object) map value of the whole square; 0 where not observed."""
         density = self.observed / np.maximum(self.observed_px, 1)[..., None]
         return np.where(self.seen[..., None], density * self.px**2, 0.0)
 
     @cached_property
     def counted(self) -> Array:
-        """(cell, period, object) the part of `mapped` and of unseen cells that is in the map totals already.
+        """(cell, period, object) the part of `mapped` and of unobserved cells already included in map totals.
 
-        Objects on observed pixels, and what fills pixels of another zone: those are observed there.
+        Objects on observed pixels, and filled values of pixels of another zone, which are observed there.
         """
         density = self.observed / np.maximum(self.observed_px, 1)[..., None]
         foreign = (self.px**2 - self.owned_px)[:, None, None]
@@ -150,13 +150,13 @@ class FrameCells:
         return lon, lat
 
     def take(self, keep: NDArray[Any]) -> FrameCells:
-        """Some of the cells."""
+        """A selection of the cells."""
         names = ("epsg", "row", "col", "unit", "owned_px", "observed_px", "observed", "present")
         return FrameCells(self.grids, *(getattr(self, name)[keep] for name in names))
 
 
 class _Part(NamedTuple):
-    """What a block holds of cells; a cell at its edge has parts in other blocks."""
+    """Parts of cells in a block; a cell at its edge has parts in other blocks."""
 
     key: Ints
     """(part, 3) EPSG, row, column."""
@@ -181,9 +181,9 @@ def frame_cells(
     Parameters
     ----------
     blocks
-        Of the run.
+        Blocks of the run.
     units
-        A cell is in the frame if one of them holds its centre.
+        A cell is in the frame if one of them contains its centre.
     px
         Pixels along the side of a cell.
     periods
@@ -191,7 +191,7 @@ def frame_cells(
     objects
         Positions in the map.
     threshold
-        Presence from which a pixel holds an object.
+        Minimum presence of a pixel with an object.
 
     Raises
     ------
@@ -205,7 +205,7 @@ def frame_cells(
         grid = grids.setdefault(block.lattice.epsg, CellGrid(block.lattice, px))
         parts += list(_parts_of(block, grid, find, periods, objects, threshold))
     if not parts:
-        raise InputError("the frame is empty: no cell has its centre in a unit; use a smaller --cell")
+        raise InputError("the frame is empty, because no cell has its centre in a unit; use a smaller --cell")
     joined = _Part(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     key, first, inverse = np.unique(joined.key, axis=0, return_index=True, return_inverse=True)
     inverse = inverse.reshape(-1)
@@ -285,7 +285,7 @@ def _cell_sums(layers: NDArray[Any], chunk: Window, px: int) -> NDArray[Any]:
 
 
 class _UnitFinder:
-    """The units that hold the centres of cells, one per level."""
+    """Finds the units that contain the centres of cells, one per level."""
 
     def __init__(self, units: Units) -> None:
         self.level = levels_of(units)
@@ -294,7 +294,7 @@ class _UnitFinder:
         self.trees: dict[int, shapely.STRtree] = {}
 
     def __call__(self, grid: CellGrid, key: Ints) -> Ints:
-        """(cell, level) positions; -1 where no unit holds the centre, or another zone owns it."""
+        """(cell, level) positions; -1 where no unit contains the centre, or another zone owns it."""
         found = np.full((len(key), self.n_levels), -1, np.int64)
         epsg = grid.lattice.epsg
         if epsg not in self.polygons:
@@ -302,7 +302,7 @@ class _UnitFinder:
         tree = self.trees.setdefault(epsg, shapely.STRtree(self.polygons[epsg]))
         x, y = grid.centre(key[:, 1], key[:, 2])
         cell, unit = tree.query(shapely.points(x, y), predicate="intersects")
-        # A centre on a border lies in both units: the first of the table gets it, since it is written last.
+        # A centre on a border lies in both units: the first one in the table gets it, since it is written last.
         order = np.argsort(-unit, kind="stable")
         found[cell[order], self.level[unit[order]]] = unit[order]
         if cell.size:

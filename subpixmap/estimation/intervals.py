@@ -1,6 +1,6 @@
-"""A total and its spread -> an interval that covers, or none.
+"""Computes the interval of a total from its spread, or none.
 
-In: value, variance, degrees of freedom, skewness. Out: lower and upper end; NaN where no interval may be printed.
+In: value, variance, degrees of freedom, skewness. Out: lower and upper end; NaN where no interval is allowed.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from subpixmap.estimation.estimators import Spread
 from subpixmap.estimation.layout import Array
 
 MIN_CELLS = 30
-"""Labelled cells of a unit below which no interval is printed."""
+"""Minimum number of labelled cells in a unit for an interval."""
 MIN_ZERO = 30
-"""Labelled cells where the map predicts nothing, below which no interval is printed of a unit that has such land."""
+"""Minimum number of labelled cells where the map predicts nothing, for an interval of a unit with such land."""
 MIN_DF = 2.0
-"""Degrees of freedom below which no interval is printed: the variance rests on one or two cells."""
+"""Minimum degrees of freedom for an interval; with fewer, the variance depends on one or two cells."""
 MIN_FULL = 15
-"""Labelled cells elsewhere, below which no interval is printed of a unit that has so much other land."""
+"""Minimum number of labelled cells on other land, for an interval of a unit with this much other land."""
 MOST_UNSEEN = 0.5
-"""Of an estimate: where more may stand unseen, no interval is printed."""
+"""Largest share of unseen objects in an estimate for which an interval is printed."""
 _ZERO_MATTERS = 0.1  # share of a unit's cells in which the map predicts nothing
 MOST_SKEW = 0.7
-"""Skewness that an interval is corrected for; a sample says little of more."""
+"""Largest skewness corrected for in an interval; larger values cannot be estimated well."""
 
 
 def interval(
@@ -35,8 +35,8 @@ def interval(
     1. Student's t with the degrees of freedom of the variance.
     2. A shift for skewness, skew * (2 z^2 + 1) / 6 standard errors: a few crowded cells make the upper side longer
        (Cornish-Fisher for a studentised mean; Johnson 1978, J. Am. Stat. Assoc. 73, 536-544).
-    3. What may stand unseen is added to the upper end. The total is then known up to a range, and the interval is
-       that of Imbens and Manski 2004, doi:10.1111/j.1468-0262.2004.00555.x.
+    3. Objects that may be unseen are added to the upper end. The total then is known up to a range, with the interval
+    of Imbens and Manski 2004, doi:10.1111/j.1468-0262.2004.00555.x.
 
     Parameters
     ----------
@@ -45,14 +45,14 @@ def interval(
     level
         Confidence.
     least
-        (...) objects that were labelled in the domain: the total cannot be smaller.
+        (...) labelled objects in the domain: the total cannot be smaller.
     unseen
         (...) objects that the sample may have missed altogether (`unseen_objects`).
 
     Returns
     -------
     tuple of numpy.ndarray
-        (...) lower and upper ends; NaN where the variance is zero or rests on too little.
+        (...) lower and upper ends; NaN where the variance is zero or too uncertain.
     """
     usable = (spread.variance > 0) & (spread.df >= MIN_DF)
     se = np.sqrt(np.where(usable, spread.variance, np.nan))
@@ -60,17 +60,17 @@ def interval(
     t = stats.t.ppf(side, np.where(usable, spread.df, MIN_DF))
     z = stats.norm.ppf(side)
     shift = np.clip(spread.skew, -MOST_SKEW, MOST_SKEW) * (2 * z**2 + 1) / 6
-    # The long side gets all of the shift; the short side gives up half of it, as the skewness itself is a guess.
+    # The long side gets the whole shift, the short side half of it, because the skewness is uncertain.
     low = value - se * (t - np.where(shift > 0, shift / 2, shift))
     high = value + unseen + se * (t + np.where(shift > 0, shift, shift / 2))
     return np.maximum(low, least), np.maximum(high, least)
 
 
 def _one_side(level: float, width: Array) -> Array:
-    """(...) chance that either end holds, when the total is known up to a range of `width` standard errors.
+    """(...) confidence of each end when the total is known up to a range of `width` standard errors.
 
-    The range has two ends and the total lies at one of them at most, so with a wide range each end may fail as often as
-    the whole interval: z solves Phi(z + width) - Phi(-z) = level.
+    The total lies at one end of the range at most, so with a wide range each end may fail as often as the whole
+    interval: z solves Phi(z + width) - Phi(-z) = level.
     """
     both = 0.5 + level / 2
     low, high = np.full(np.shape(width), stats.norm.ppf(level)), np.full(np.shape(width), stats.norm.ppf(both))
@@ -93,7 +93,7 @@ def why_none(
     zero_cells: Array,
     min_cells: int = MIN_CELLS,
 ) -> NDArray[np.object_]:
-    """Why no interval is printed, empty where one is.
+    """The reason for a missing interval; empty if there is one.
 
     Parameters
     ----------
@@ -106,12 +106,12 @@ def why_none(
     cells, zero_cells
         (...) cells of the frame, alike.
     min_cells
-        Labelled cells below which no interval is printed.
+        Minimum number of labelled cells for an interval.
     """
     note = np.full(np.broadcast_shapes(spread.df.shape, np.shape(labelled)), "", object)
     checks = [
-        (spread.df < MIN_DF, "the error rests on one or two labelled cells"),
-        (~(spread.variance > 0), "the labelled cells show no spread"),
+        (spread.df < MIN_DF, "the error depends on only one or two labelled cells"),
+        (~(spread.variance > 0), "the labelled cells all have the same error, so no variance is known"),
         (
             (zero_cells > _ZERO_MATTERS * cells) & (labelled_zero < np.minimum(MIN_ZERO, zero_cells)),
             f"fewer than {MIN_ZERO} labelled cells where the map predicts nothing",
@@ -122,7 +122,7 @@ def why_none(
         ),
         (
             unseen > MOST_UNSEEN * np.abs(value),
-            "too few labelled cells where the map predicts nothing: much may stand unseen",
+            "too few labelled cells where the map predicts nothing: many objects may be missed",
         ),
         (labelled < min_cells, f"fewer than {min_cells} labelled cells"),
     ]

@@ -1,6 +1,6 @@
-"""A sample and its labels -> the labelled cells of one object and period, and the frame they stand for.
+"""Selects the labelled cells of one object and period, with the frame they represent.
 
-In: the drawn cells, their labels, the counts of the map. Out: arrays that the estimators take, for all units at once.
+In: the drawn cells, their labels, the counts of the map. Out: arrays for the estimators, for all units at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILLED = 0.8
 
 @dataclass(frozen=True)
 class LabelledCells:
-    """The labelled cells of one object and period (or of a change), and the frame they stand for."""
+    """The labelled cells of one object and period (or of a change), and the frame they represent."""
 
     cells: pd.DataFrame
     """Rows of the sample with a count, ordered by segment: `n_objects`, `mapped`, `units`."""
@@ -52,16 +52,16 @@ class LabelledCells:
 
     @property
     def least(self) -> Array:
-        """(unit,) objects that were labelled: the total cannot be smaller."""
+        """(unit,) labelled objects: the total cannot be smaller."""
         return np.asarray((self.domains.member * self.cells["n_objects"].to_numpy(float)).sum(axis=-1))
 
     def total(self, estimator: str) -> Total:
-        """Of every unit."""
+        """Estimated total of every unit."""
         y, m = (self.cells[name].to_numpy(float) for name in ("n_objects", "mapped"))
         return estimate_total(estimator, y, m, self.layout, self.domains)
 
     def unseen(self, total: Total, most: float) -> Array:
-        """(unit,) objects that the sample may have missed altogether."""
+        """(unit,) objects that the sample may have missed completely."""
         y = self.cells["n_objects"].to_numpy(float)
         return unseen_objects(y, total.value, self.layout, self.domains, self.zero, region=total.value[0], most=most)
 
@@ -69,12 +69,12 @@ class LabelledCells:
 def labelled_cells(
     sample: DrawnSample, labelled: pd.DataFrame, counts: pd.DataFrame, name: str, periods: Sequence[str]
 ) -> list[LabelledCells]:
-    """The labelled cells of an object in some periods; only cells that are labelled in all of them.
+    """Labelled cells of an object in some periods; only cells labelled in all of them.
 
     Raises
     ------
     InputError
-        A stratum has too few labelled cells, or the counts are of other units.
+        A stratum has too few labelled cells, or the counts have other units.
     """
     own = labelled[(labelled["object"] == name) & labelled["period"].isin(periods)]
     frames = own.groupby("cell_id").size()
@@ -97,7 +97,7 @@ def _one(
     for sums, column in ((size, "cells"), (on_map, "mapped"), (counted, "counted")):
         sums[unit, stratum] = frame[column].to_numpy(float)
     map_cells = on_map[:, layout.mapped].sum(axis=1)
-    # What the exact total holds beyond the cells: borders that cut cells, and land that was left out of the frame.
+    # Parts of the exact total outside the cells: cells cut by borders, and land left out of the frame.
     map_total = map_cells + _map_totals(counts, name, period, units) - counted.sum(axis=1)
     held = [{REGION, *json.loads(text)} for text in cells["units"]]
     member = np.array([[unit in ids for ids in held] for unit in units], bool).reshape(len(units), len(cells))
@@ -115,8 +115,8 @@ def _layout(sample: DrawnSample, drawn: pd.DataFrame, cells: pd.DataFrame, what:
         where = f"stratum {one} ({stratum['stratum']}{', ' + stratum['unit_id'] if stratum['unit_id'] else ''})"
         if count[one] < FILLED * want[one]:
             raise InputError(
-                f"{what}: {where} has {count[one]} of {want[one]} cells labelled; estimates need {FILLED:.0%} of each "
-                "stratum, or what is left out decides them"
+                f"{what}: {where} has {count[one]} of {want[one]} cells labelled; estimates need {FILLED:.0%} of "
+                "each stratum: label more cells"
             )
     segments = drawn.drop_duplicates("segment").sort_values("segment")
     number = segments["segment"].to_numpy(np.int64)
@@ -131,13 +131,14 @@ def _layout(sample: DrawnSample, drawn: pd.DataFrame, cells: pd.DataFrame, what:
 
 
 def _map_totals(counts: pd.DataFrame, name: str, period: str, units: NDArray[np.object_]) -> Array:
-    """(unit,) exact map totals, 0 where nothing was observed; that of REGION is the sum of the highest units."""
+    """(unit,) exact map totals, 0 without observations; REGION is the sum of the topmost units."""
     own = counts[(counts["object"] == name) & (counts["period"] == period)].set_index("unit_id")
     ids = set(own.index)
     top = ~own["parent_id"].isin(ids - {REGION}) & (own.index != REGION)
     totals = own["map_total"].astype(float).fillna(0.0)
     if lost := [one for one in units if one != REGION and one not in ids]:
         raise InputError(
-            f"the counts lack unit {lost[0]} of the sample; count in the units of the design, or design anew"
+            f"the counts lack unit {lost[0]} of the sample; count with the units of its design"
+            ", or run `subpixmap sample design` again"
         )
     return np.array([totals[top].sum() if one == REGION else totals[one] for one in units], float)

@@ -1,7 +1,7 @@
-"""A sheet that interpreters filled -> labelled cells, checked against the design.
+"""Reads labelled cells from a filled sheet, and checks them against the design.
 
-In: a file. Out: one count per cell, period and object, with what is blank and how far interpreters agree. Blank means
-not labelled, 0 means that nothing stands there.
+In: a file. Out: one count per cell, period and object, with blank rows and the agreement of interpreters. Blank means
+not labelled, 0 means no object.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _DATE = re.compile(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?(?:T.*)?")
 _FAR_DAYS = 366
 _SHOWN = 5
 COUNTED = ("n_objects", "n_detected")
-"""Columns of numbers: of people, and where the sheet has it of a detector."""
+"""Columns with counts: by people and, if present, by a detector."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What was imported."""
+    """Imported labels."""
 
     table: pd.DataFrame
     """`tables.LABELLED`."""
@@ -45,32 +45,36 @@ class Labels:
     filled: float
     """Share of the rows with a count."""
     agreement: dict[str, Any]
-    """Of interpreters who labelled the same cells; empty where each cell has one."""
+    """Agreement of interpreters of the same cells; empty if each cell has one."""
     remarks: tuple[str, ...]
-    """What a user should know."""
+    """Notes for the user."""
 
 
 def read_sheet(path: Path) -> pd.DataFrame:
-    """The rows of a labelled file: GeoPackage, GeoJSON, GeoParquet, or CSV.
+    """Read the rows of a labelled file: GeoPackage, GeoJSON, GeoParquet, or CSV.
 
     Raises
     ------
     InputError
-        It cannot be read, or it is not in longitude and latitude (EPSG:4326).
+        The file cannot be read, or is not in longitude and latitude (EPSG:4326).
     """
     import geopandas as gpd
 
     require_file(path)
     texts: Any = dict.fromkeys([*KEYS, *FIELDS, "design"], str)
     if path.suffix.lower() != ".csv":
-        table: pd.DataFrame = read_layer(path, "labelled cells", option="saving it in a file of its own")
+        table: pd.DataFrame = read_layer(path, "labelled cells", option="saving it in a separate file")
         if isinstance(table, gpd.GeoDataFrame) and (table.crs is None or not table.crs.equals("EPSG:4326")):
-            raise InputError(f"{path} is in {table.crs}; the sheet is in EPSG:4326: export it in the same CRS")
+            raise InputError(
+                f"{path} is in {table.crs}, but the sheet must be in EPSG:4326: export it again in that CRS"
+            )
         return table
     try:
         return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); want GeoPackage, GeoJSON, GeoParquet or CSV") from error
+        raise InputError(
+            f"{path} cannot be read ({error}); give a GeoPackage, GeoJSON, GeoParquet or CSV file"
+        ) from error
 
 
 def check_labels(
@@ -80,14 +84,14 @@ def check_labels(
     periods: dict[str, tuple[date, date]],
     taught: Sequence[BaseGeometry] = (),
 ) -> Labels:
-    """Labelled cells of a sheet.
+    """Check a sheet, and return its labelled cells.
 
     Parameters
     ----------
     sheet
-        What `read_sheet` read.
+        Result of `read_sheet`.
     sample
-        The design that the sheet was made from.
+        The design of the sheet.
     periods
         Label -> first and last day.
     taught
@@ -96,9 +100,9 @@ def check_labels(
     Raises
     ------
     InputError
-        Rows are missing, repeated, moved or changed, or a value cannot be used.
+        Rows are missing, repeated, moved or changed, or a value is invalid.
     Refused
-        The sheet is of another design, or cells lie on land that the model was taught on.
+        The sheet belongs to another design, or cells lie on training areas of the model.
     """
     if missing := [name for name in [*KEYS, "n_objects"] if name not in sheet.columns]:
         raise InputError(f"the sheet lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
@@ -116,7 +120,7 @@ def check_labels(
     remarks = [
         *([f"{(~kept).sum()} of {len(rows)} rows are blank: {_some(blank)}"] if blank else []),
         *(
-            [f"people checked {known.sum()} of {kept.sum()} rows, a detector counted in all"]
+            [f"people checked {known.sum()} of {kept.sum()} rows, a detector counted all of them"]
             if (kept & ~known).any()
             else []
         ),
@@ -131,13 +135,14 @@ def _require_design(sheet: pd.DataFrame, sample: DrawnSample) -> None:
         others = sorted(set(sheet["design"].dropna().astype(str)) - {sample.id})
         if others:
             raise Refused(
-                f"the sheet was made from design {others[0]}, this folder holds design {sample.id}: a sample of "
-                "another map or design says nothing here"
+                f"the sheet belongs to design {others[0]}, but this folder has design {sample.id}: import the sheet "
+                "of this design"
             )
     known = set(sample.cells["cell_id"])
     if len(sheet) and not set(sheet["cell_id"].astype(str)) & known:
         raise Refused(
-            f"none of the cells of the sheet ({sheet['cell_id'].iloc[0]}, ...) is of the sample of this folder"
+            f"none of the cells of the sheet ({sheet['cell_id'].iloc[0]}, ...) belongs to the sample of this folder; "
+            "give the sheet of this folder"
         )
 
 
@@ -146,7 +151,9 @@ def _keyed(sheet: pd.DataFrame) -> pd.DataFrame:
     rows = pd.DataFrame(sheet).copy()
     for name in KEYS:
         if (empty := rows[name].isna()).any():
-            raise InputError(f"{empty.sum()} rows have no {name}, the first is row {int(empty.argmax()) + 1}")
+            raise InputError(
+                f"{empty.sum()} rows have no {name}, the first is row {int(empty.argmax()) + 1}; fill it in"
+            )
         rows[name] = [str(int(one)) if isinstance(one, float) and one.is_integer() else str(one) for one in rows[name]]
     for name in FIELDS:
         if name not in rows.columns:
@@ -155,32 +162,35 @@ def _keyed(sheet: pd.DataFrame) -> pd.DataFrame:
 
 
 def _require_rows(rows: pd.DataFrame, sample: DrawnSample) -> None:
-    """Every row of the design once, and no other."""
+    """Require every row of the design once, and no other row."""
     repeated = rows[rows.duplicated(KEYS, keep=False)]
     if len(repeated):
-        raise InputError(f"{len(repeated)} rows stand twice, such as {_row(repeated.iloc[0])}; keep one of each")
+        raise InputError(f"{len(repeated)} rows are repeated, such as {_row(repeated.iloc[0])}; keep one of each")
     people = [str(k + 1) for k in range(int(sample.record["interpreters"]))]
     wanted = sample.cells[KEYS[:3]].merge(pd.DataFrame({"interpreter": people}), how="cross").astype(str)
     both = wanted.merge(rows[KEYS], how="outer", indicator=True)
     if len(foreign := both[both["_merge"] == "right_only"]):
         raise InputError(
-            f"{len(foreign)} rows are not of the sample, such as {_row(foreign.iloc[0])}; a key was changed"
+            f"{len(foreign)} rows do not belong to the sample, such as {_row(foreign.iloc[0])}; restore their "
+            "cell_id, period and object"
         )
     if len(lost := both[both["_merge"] == "left_only"]):
         raise InputError(
-            f"{len(lost)} rows of the sample are missing, such as {_row(lost.iloc[0])}; leave a cell that was not "
-            "labelled in the sheet, with a blank count"
+            f"{len(lost)} rows of the sample are missing, such as {_row(lost.iloc[0])}; add them again; cells that "
+            "were not labelled need a row with a blank count"
         )
 
 
 def _require_places(rows: pd.DataFrame, sample: DrawnSample) -> None:
-    """Outlines and probabilities as they were drawn."""
+    """Require unchanged outlines and probabilities."""
     first = sample.cells.drop_duplicates("cell_id").set_index("cell_id")
     chance = first["probability"].reindex(rows["cell_id"]).to_numpy()
     if "probability" in rows.columns:
         given = pd.to_numeric(rows["probability"], errors="coerce").to_numpy(float)
         if (wrong := ~np.isclose(given, chance, rtol=1e-6)).any():
-            raise InputError(f"the probability of {_row(rows[wrong].iloc[0])} was changed; it belongs to the design")
+            raise InputError(
+                f"the probability of {_row(rows[wrong].iloc[0])} was changed; restore it, it belongs to the design"
+            )
     if "geometry" not in rows.columns:
         return
     ids = rows["cell_id"].drop_duplicates().to_numpy()
@@ -191,13 +201,13 @@ def _require_places(rows: pd.DataFrame, sample: DrawnSample) -> None:
         off = np.abs(shapely.bounds(there) - shapely.bounds(want)).max(axis=1)
     if (moved := ~(off <= _MOVED)).any():
         raise InputError(
-            f"{moved.sum()} rows have moved or changed outlines, such as {_row(rows[moved].iloc[0])}; import the sheet "
-            "with the outlines as they were"
+            f"{moved.sum()} rows have changed outlines, such as {_row(rows[moved].iloc[0])}; import the sheet with "
+            "its original outlines"
         )
 
 
 def _require_foreign_land(sample: DrawnSample, taught: Sequence[BaseGeometry]) -> None:
-    """No cell may lie on land that the model was taught on: there it is better than elsewhere."""
+    """Require that no cell lies on training areas of the model, where it is better than elsewhere."""
     if not len(taught):
         return
     ids = sample.cells["cell_id"].drop_duplicates().to_numpy()
@@ -206,7 +216,7 @@ def _require_foreign_land(sample: DrawnSample, taught: Sequence[BaseGeometry]) -
     if hit.size:
         raise Refused(
             f"{hit.size} cells of the sample lie on land that the model was trained or calibrated on: "
-            f"{_some(ids[hit])}; design a sample anew (it leaves such land out)"
+            f"{_some(ids[hit])}; run `subpixmap sample design` again (it leaves out such land)"
         )
 
 
@@ -219,12 +229,14 @@ def _counts(rows: pd.DataFrame, name: str) -> pd.Series:
     wrong = given & ~(np.isfinite(values) & (values >= 0))
     if wrong.any():
         first = rows[wrong].iloc[0]
-        raise InputError(f"{name} of {_row(first)} is {_said(first[name])}: want a number, 0 or more, or blank")
+        raise InputError(
+            f"{name} of {_row(first)} is {_said(first[name])}: give a number of 0 or more, or leave it blank"
+        )
     return values.where(given)
 
 
 def _said(value: Any) -> str:
-    """A value as it stands in the sheet."""
+    """A value as written in the sheet."""
     return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
@@ -244,7 +256,7 @@ def _day(value: Any, row: pd.Series) -> date | None:
         return date(year or 0, month or 7, day or 1)
     except ValueError:
         raise InputError(
-            f"image_date of {_row(row)} is {value!r}: want 2021, 2021-03 or 2021-03-15, or leave it blank"
+            f"image_date of {_row(row)} is {value!r}: write 2021, 2021-03 or 2021-03-15, or leave it blank"
         ) from None
 
 
@@ -263,7 +275,7 @@ def _date_remarks(rows: pd.DataFrame, days: Sequence[date | None], periods: dict
 
 
 def _agreement(rows: pd.DataFrame) -> dict[str, Any]:
-    """How far interpreters agree on cells that two or more of them labelled."""
+    """Agreement of interpreters on cells labelled by two or more of them."""
     groups = rows.groupby(["cell_id", "period", "object"])["n_objects"]
     many = groups.filter(lambda counts: len(counts) > 1)
     if not len(many):

@@ -1,4 +1,4 @@
-"""How a sample was drawn: strata, the segments they were cut into, and how many cells each holds.
+"""The layout of a sample: strata, their segments, and the number of cells in each.
 
 In: numbers of cells. Out: weights, and sums over strata and segments of values along the last axis. Plain numpy;
 leading axes are free (units, or simulated samples), so that one code serves both.
@@ -18,10 +18,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Layout:
-    """The labelled cells of a stratified sample. Cells are ordered by segment, segments by stratum.
+    """Layout of the labelled cells of a stratified sample. Cells are ordered by segment, segments by stratum.
 
-    A segment is a run of neighbouring cells of one stratum from which cells were drawn at random, usually two. Segments
-    spread the sample over the land, and inside them it is a simple random sample: their spread is an unbiased variance.
+    A segment is a group of neighbouring cells of one stratum from which cells, usually two, were drawn at random.
+    Segments spread the sample in space. Within a segment it is a simple random sample, so its variance estimate is
+    unbiased.
     """
 
     segment: NDArray[np.int64]
@@ -31,7 +32,7 @@ class Layout:
     segment_stratum: NDArray[np.int64]
     """(segment,) its stratum, ascending, without gaps."""
     mapped: NDArray[np.bool_]
-    """(stratum,) whether the map saw its cells; where it did not, the map says nothing and counts are expanded."""
+    """(stratum,) whether its cells are observed in the map; if not, counts are expanded without the map."""
 
     def __post_init__(self) -> None:
         labelled = np.bincount(self.segment, minlength=len(self.segment_size))
@@ -54,7 +55,7 @@ class Layout:
 
     @cached_property
     def weight(self) -> Array:
-        """(cell,) cells of the frame that a labelled cell stands for: the inverse of its inclusion probability."""
+        """(cell,) cells of the frame represented by a labelled cell: the inverse of its inclusion probability."""
         return np.asarray((self.segment_size / self.labelled)[self.segment], float)
 
     @cached_property
@@ -74,7 +75,7 @@ class Layout:
 
     @cached_property
     def on_map(self) -> NDArray[np.bool_]:
-        """(cell,) whether the map saw the cell's stratum."""
+        """(cell,) whether the cell's stratum is observed in the map."""
         return self.mapped[self.stratum]
 
     @cached_property
@@ -101,9 +102,9 @@ class Layout:
 
 
 def merged_segments(stratum: NDArray[np.int64], labelled: NDArray[np.int64]) -> NDArray[np.int64]:
-    """New number of every segment, so that each holds two labelled cells or more where its stratum does.
+    """New number of every segment, so that each has at least two labelled cells if its stratum has.
 
-    A segment whose cells were not all labelled is joined to the next of its stratum, the last one to that before it.
+    A segment with too few labelled cells is merged with the next one of its stratum, the last one with the previous.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Simulated places whose objects are known, and maps of them that are wrong in one way or another.
+"""Simulated places with known objects, and maps of them with typical errors.
 
 In: a kind and a seed. Out: counts and map counts of all cells, to try estimators on (`coverage`).
 """
@@ -15,12 +15,12 @@ from subpixmap.estimation.layout import Array
 KINDS = ("easy", "rare", "omission", "crowded", "hidden", "biased", "clouded", "clumped")
 """What `make_population` makes."""
 _OMITTED = {"omission": 0.05, "crowded": 0.01, "hidden": 0.005}
-"""Share of the cells of empty land that hold objects which the map misses."""
+"""Share of cells on empty land with objects that the map misses."""
 
 
 @dataclass(frozen=True)
 class Population:
-    """All cells of a place: what stands there, and what a map says."""
+    """All cells of a place: true counts and map counts."""
 
     x: Array
     """(cell,) place, cells."""
@@ -28,17 +28,17 @@ class Population:
     count: Array
     """(cell,) objects."""
     predicted: Array
-    """(cell,) objects of the map; 0 where it saw nothing."""
+    """(cell,) objects of the map; 0 where not observed."""
     seen: NDArray[np.bool_]
-    """(cell,) whether the map saw it."""
+    """(cell,) whether it is observed in the map."""
     present: NDArray[np.bool_]
     """(cell,) whether the map predicts objects."""
     near: NDArray[np.bool_]
-    """(cell,) whether it predicts some close by."""
+    """(cell,) whether the map predicts objects nearby."""
 
     @property
     def truth(self) -> float:
-        """Objects in all."""
+        """Total number of objects."""
         return float(self.count.sum())
 
 

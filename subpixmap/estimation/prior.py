@@ -1,4 +1,4 @@
-"""Expected residual spread of the strata: a stated prior, or what a pilot sample showed.
+"""Expected residual spread of the strata, from a prior or a pilot sample.
 
 In: what the map predicts in each stratum. Out: standard deviation of count - map in a cell, by stratum.
 """
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from subpixmap.estimation.strata import UNSEEN, ZERO
 
 Array = NDArray[np.float64]
-_CROWDING = 2.0  # objects of a cell that the map missed, relative to the mean of a cell with predicted objects, squared
+_CROWDING = 2.0  # squared number of missed objects in a cell, relative to the mean of cells with predicted objects
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What is assumed of a map before anything is labelled."""
+    """Assumed errors of a map before labelling."""
 
     omission: float = 0.1
-    """Share of all objects that stand where the map predicts nothing."""
+    """Share of all objects on land where the map predicts nothing."""
     error: float = 0.5
-    """Standard deviation of count - map, as a share of the map, beside the chance of small numbers."""
+    """Standard deviation of count - map as a share of the map, in addition to Poisson variation."""
 
     def spread(self, names: Sequence[str], size: NDArray[np.int64], total: Array) -> Array:
         """(stratum,) expected standard deviation of count - map.
@@ -40,9 +40,9 @@ class Prior:
         full = ~zero & ~unseen
         mean = total / np.maximum(size, 1)
         spread = np.sqrt(mean + (self.error * mean) ** 2)
-        crowd = total[full].sum() / max(size[full].sum(), 1.0)  # objects of a cell that holds some
+        crowd = total[full].sum() / max(size[full].sum(), 1.0)  # objects in a cell that has some
         second = crowd + _CROWDING * crowd**2
-        # Missed objects: half of them near the others, crowded as they are.
+        # Missed objects: half of them near others, equally crowded.
         missed = self.omission * total[full].sum() / max(zero.sum(), 1)
         holds = np.minimum(missed / np.maximum(size * max(crowd, 1e-9), 1e-9), 1.0)
         spread[zero] = np.sqrt(holds[zero] * second)
@@ -52,9 +52,10 @@ class Prior:
 
 
 def pilot_spread(residual: Array, stratum: NDArray[np.int64], prior: Array) -> Array:
-    """(stratum,) standard deviation of the residuals of a pilot sample; the prior where it has fewer than 5 cells.
+    """(stratum,) standard deviation of the residuals of a pilot sample; the prior with fewer than 5 cells.
 
-    A stratum without any error in the pilot keeps half of its prior: a few cells do not prove that there is none.
+    A stratum without errors in the pilot keeps half of its prior, because a few cells cannot prove that errors are
+    zero.
     """
     spread = np.array(prior, float)
     for one in range(len(spread)):

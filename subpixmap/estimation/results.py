@@ -1,7 +1,7 @@
-"""Labelled cells and map totals -> estimates of every unit, object and period, and the one to publish.
+"""Estimates every unit, object and period from labelled cells and map totals, and chooses the published estimate.
 
-In: the sample, its labels, the counts of the map. Out: the long table `tables.ESTIMATES`. Which estimator is published
-is decided by numbers of cells alone, never by the results:
+In: the sample, its labels, the counts of the map. Out: the long table `tables.ESTIMATES`. The published estimator
+depends only on numbers of cells, never on the results:
 
 - the whole region, and units with 30 labelled cells or more: `regression` where 50 or more labelled cells lie on the
   observed map, else `difference`;
@@ -29,37 +29,37 @@ from subpixmap.estimation.unseen import MOST
 from subpixmap.tables import COUNTS, ESTIMATES, REGION, typed
 
 MIN_REGRESSION = 50
-"""Labelled cells on the observed map from which the slope is fitted rather than taken to be 1."""
+"""Minimum number of labelled cells on the observed map to fit the slope; with fewer, the slope is 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What is printed, and what is held back."""
+    """Rules for publishing and suppressing estimates."""
 
     level: float = 0.95
     """Confidence of the intervals."""
     estimator: str | None = None
-    """The one to publish; by the rule of this module when None."""
+    """Estimator to publish; by the rule of this module when None."""
     min_cells: int = MIN_CELLS
-    """Labelled cells of a unit below which its estimate is synthetic and has no interval."""
+    """Minimum number of labelled cells of a unit; with fewer, its estimate is synthetic, without an interval."""
     max_cv: float = 0.33
-    """Estimates with a larger se / estimate are suppressed."""
+    """Largest coefficient of variation (se / estimate); larger ones are suppressed."""
     rake: bool = False
     """Scale units so that they sum to their parent."""
     unseen: float = MOST
-    """Share of all objects that may stand unseen where the map predicts nothing; upper ends allow for it."""
+    """Largest share of objects that map and sample may both miss; widens the upper ends of intervals."""
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.level < 1:
-            raise InputError(f"--level {self.level:g}: the confidence of an interval lies between 0.5 and 1")
+            raise InputError(f"--level {self.level:g}: give a confidence level between 0.5 and 1, such as 0.95")
         if self.estimator is not None and self.estimator not in ESTIMATORS:
             raise InputError(f"--estimator {self.estimator!r} is unknown; there are {', '.join(ESTIMATORS)}")
         if self.min_cells < 10:
-            raise InputError(f"--min-cells {self.min_cells}: an interval needs 10 labelled cells or more")
+            raise InputError(f"--min-cells {self.min_cells}: give 10 or more")
         if not self.max_cv > 0:
-            raise InputError(f"--max-cv {self.max_cv:g}: a positive share, such as 0.33")
+            raise InputError(f"--max-cv {self.max_cv:g}: give a positive share, such as 0.33")
         if not 0 <= self.unseen < 0.5:
-            raise InputError(f"--unseen {self.unseen:g}: a share of all objects, from 0 (none) to below 0.5")
+            raise InputError(f"--unseen {self.unseen:g}: give a share of all objects, from 0 to below 0.5")
 
 
 def estimate_all(
@@ -79,9 +79,9 @@ def estimate_all(
     counts
         Rows of the map's counts (`tables.COUNTS`).
     rules
-        What is printed.
+        Rules for publishing.
     changes
-        Pairs of periods between which the change is estimated; all neighbours that were labelled when None.
+        Pairs of periods to estimate the change between; all consecutive labelled periods when None.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def estimate_all(
     Raises
     ------
     InputError
-        A stratum has too few labelled cells, or a change is asked for of a period without labels.
+        A stratum has too few labelled cells, or a requested change includes a period without labels.
     """
     there = labelled[["object", "period"]].drop_duplicates()
     order = list(dict.fromkeys(counts["period"]))
@@ -103,12 +103,12 @@ def estimate_all(
         for first, last in pairs:
             if missing := [one for one in (first, last) if one not in periods]:
                 raise InputError(
-                    f"the change of {name} from {first} to {last}: the sample has no labels of {missing[0]}; a sample "
-                    "of one period says nothing of another"
+                    f"the change of {name} from {first} to {last}: the sample has no labels of {missing[0]}; label "
+                    "this period too, or choose other periods"
                 )
             parts.append(_change(sample, labelled, counts, name, (first, last), rules))
     if not parts:
-        raise InputError("no labelled cell is of an object and period of the counts")
+        raise InputError("no labelled cell has an object and period of the counts")
     table = pd.concat(parts, ignore_index=True)
     names = counts.drop_duplicates("unit_id").set_index("unit_id")[["unit_name", "parent_id"]]
     table = table.join(names, on="unit_id")
@@ -163,7 +163,7 @@ def _rows(
     least: Array | float,
     unseen: Array | float,
 ) -> pd.DataFrame:
-    """Rows of one estimator, with an interval where one may be printed."""
+    """Rows of one estimator, with an interval where allowed."""
     low, high = interval(value, spread, level=rules.level, least=least, unseen=unseen)
     note = why_none(
         value,
@@ -200,7 +200,7 @@ def _rows(
 
 
 def _map_rows(one: LabelledCells) -> pd.DataFrame:
-    """The map alone: no error is known."""
+    """Rows of the map alone, whose error is unknown."""
     blank = dict.fromkeys(("se", "cv", "ci_low", "ci_high", "ci_level", "df", "unseen"), np.nan)
     return pd.DataFrame(
         {
@@ -218,15 +218,15 @@ def _map_rows(one: LabelledCells) -> pd.DataFrame:
 
 
 def _synthetic(one: LabelledCells, total: Total, spread: Spread, wanted: str, rules: Rules) -> pd.DataFrame:
-    """What the whole sample says of each unit."""
+    """Rows of synthetic estimates: the whole sample applied to each unit."""
     value = total.predicted if wanted != "expansion" else (one.domains.cells * _means(one)).sum(axis=-1)
     shared = float(np.sqrt(spread.variance[0]) / max(abs(float(total.value[0])), 1e-9))
     between = departure(total.value[1:], spread.variance[1:], value[1:], one.labelled[1:])
     error = synthetic_error(value, shared, between)
     cv = error / np.maximum(np.abs(value), 1e-9)
-    note = f"synthetic: the {wanted} of the whole sample, carried over to the unit"
+    note = f"synthetic: the {wanted} of the whole sample, applied to the unit"
     if np.isnan(between):
-        note += "; how far units depart from it is not known"
+        note += "; its error for this unit is unknown"
     rows = pd.DataFrame(
         {
             "unit_id": one.units,
@@ -251,7 +251,7 @@ def _means(one: LabelledCells) -> Array:
 
 
 def _raked(table: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
-    """Published estimates scaled from the top down, so that units sum to their parent."""
+    """Published estimates, scaled from the top down so that units sum to their parent."""
     parents = counts.drop_duplicates("unit_id").set_index("unit_id")["parent_id"]
     own = table[table["chosen"]].drop_duplicates("unit_id")
     ids = own["unit_id"].tolist()
@@ -283,9 +283,9 @@ def _change(
     periods: tuple[str, str],
     rules: Rules,
 ) -> pd.DataFrame:
-    """Rows of the change between two periods, from cells that are labelled in both: what a cell shares falls out.
+    """Rows of the change between two periods, from cells labelled in both, so that common errors cancel.
 
-    What stands unseen in both periods does, too: the upper end allows for nothing more.
+    Objects unseen in both periods cancel as well, so nothing is added to the upper end.
     """
     first, last = labelled_cells(sample, labelled, counts, name, periods)
     wanted, rows = chosen_estimator(last.layout, rules), []
@@ -304,15 +304,15 @@ def _change(
 
 
 COLUMNS = ("estimate", "se", "cv", "ci_low", "ci_high", "ci_level", "estimator", "n_ref", "suppressed")
-"""Of counts.csv that estimates fill."""
+"""Columns of counts.csv filled by estimates."""
 SYNTHETIC = "synthetic"
-"""Value of `flag` of a row whose estimate is carried over from the whole sample."""
+"""Value of `flag` of a row whose estimate is synthetic, from the whole sample."""
 
 
 def fill_counts(counts: pd.DataFrame, table: pd.DataFrame | None) -> pd.DataFrame:
-    """Counts with the columns of the published estimates; those of all other rows are blank, with no table all.
+    """Counts with the columns of published estimates; blank in other rows, and in all rows without a table.
 
-    A suppressed estimate keeps its cv, and shows neither the number nor its interval.
+    A suppressed estimate keeps its cv, without the number and its interval.
     """
     filled = counts.copy()
     for name in COLUMNS:

@@ -1,7 +1,7 @@
-"""The files of a sample: sheets for interpreters, the record of the design, tables of the drawn cells and of the frame.
+"""The files of a sample: sheets for interpreters, the design record, tables of drawn cells and frame.
 
-In: a design. Out: files in OUT/sample. Sheets are blind: they show outlines, never what the map says. Rows stand in
-random order, so that a place in the sheet says nothing either.
+In: a design. Out: files in OUT/sample. Sheets are blind: they show outlines, never map values. Rows have random order,
+so that their position has no information.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
 KEYS = ["cell_id", "period", "object", "interpreter"]
-"""Of a row of the sheet."""
+"""Columns that identify a row of the sheet."""
 FIELDS = ["n_objects", "image_date", "note"]
 """What interpreters fill."""
 
 
 @dataclass(frozen=True)
 class DrawnSample:
-    """A sample as it stands in a run folder."""
+    """A sample stored in a run folder."""
 
     record: Mapping[str, Any]
     """design.json."""
@@ -50,12 +50,12 @@ class DrawnSample:
 
     @property
     def id(self) -> str:
-        """Of the design; it stands in every row of the sheet."""
+        """Id of the design, in every row of the sheet."""
         return str(self.record["design_id"])
 
 
 def design_id(record: Mapping[str, Any], cells: pd.DataFrame) -> str:
-    """Hash of a design and its cells, short."""
+    """Short hash of a design and its cells."""
     raw = {key: value for key, value in record.items() if key not in ("design_id", "sha256", "software")}
     digest = hashlib.sha256(json.dumps(raw, sort_keys=True).encode())
     digest.update("\n".join(cells["cell_id"]).encode())
@@ -63,7 +63,7 @@ def design_id(record: Mapping[str, Any], cells: pd.DataFrame) -> str:
 
 
 def write_sample(out: Path, record: dict[str, Any], cells: pd.DataFrame, frame: pd.DataFrame) -> list[Path]:
-    """Write the files of a new sample; returns those that a user works with."""
+    """Write the files of a new sample; returns the files for users."""
     make_folder(out / runpaths.SAMPLE)
     record = record | {"design_id": design_id(record, cells)}
     write_parquet(cells, out / runpaths.SAMPLE_CELLS, SAMPLE_CELLS)
@@ -84,18 +84,18 @@ def read_sample(out: Path) -> DrawnSample:
     Raises
     ------
     InputError
-        None was designed.
+        There is no sample.
     VerificationFailed
-        Its record was changed.
+        The record was changed.
     """
     path = out / runpaths.SAMPLE_DESIGN
     if not path.is_file():
-        raise InputError(f"{path} does not exist; design a sample first (subpixmap sample design {out})")
+        raise InputError(f"{path} does not exist; run `subpixmap sample design {out}` first")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         digest = record.pop("sha256")
         if digest != hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest():
-            raise ValueError("its hash differs from its content")
+            raise ValueError("its hash does not match its content")
     except (ValueError, KeyError, AttributeError) as error:
         raise VerificationFailed(f"{path} is damaged ({error}); design the sample again") from error
     cells = read_table(out / runpaths.SAMPLE_CELLS, SAMPLE_CELLS)
@@ -103,22 +103,22 @@ def read_sample(out: Path) -> DrawnSample:
 
 
 def read_labelled(out: Path, *, detected: bool = False) -> pd.DataFrame:
-    """The labelled cells of a run folder; `detected` also those in which only a detector counted.
+    """The labelled cells of a run folder; with `detected`, also cells counted only by a detector.
 
     Raises
     ------
     InputError
-        None were imported.
+        No labels were imported.
     """
     path = out / runpaths.SAMPLE_LABELLED
     if not path.is_file():
-        raise InputError(f"{path} does not exist; import the labelled sheet first (subpixmap sample import {out} FILE)")
+        raise InputError(f"{path} does not exist; run `subpixmap sample import {out} FILE` first")
     table = read_table(path, LABELLED)
     return table if detected else table[table["n_objects"].notna()].reset_index(drop=True)
 
 
 def make_sheet(record: Mapping[str, Any], cells: pd.DataFrame) -> gpd.GeoDataFrame:
-    """The rows that interpreters fill, with the outlines of the cells (EPSG:4326)."""
+    """The rows for interpreters, with cell outlines (EPSG:4326)."""
     import geopandas as gpd
 
     rng = np.random.default_rng(record["seed"])
@@ -157,7 +157,7 @@ def cell_outlines(ids: NDArray[Any], lattices: Mapping[int, Lattice]) -> NDArray
 
 
 def write_gpkg(sheet: gpd.GeoDataFrame, path: Path, *, layer: str = "cells") -> None:
-    """Write a GeoPackage of one layer, whole or not at all."""
+    """Write a GeoPackage with one layer, atomically."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "cells.gpkg"
         sheet.to_file(file, layer=layer, driver="GPKG")

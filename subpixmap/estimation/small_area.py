@@ -1,8 +1,8 @@
-"""Units with too few labelled cells: the working prediction of the whole sample, carried over, and its error.
+"""Synthetic estimates of units with too few labelled cells, from the whole sample, and their error.
 
-In: predictions and direct estimates of units. Out: synthetic estimates with a root mean squared error. It holds the
-error that all units share (the sample decides it), and how far units depart from what the whole sample says of them:
-the spread between direct and synthetic estimates of units that have both, less what chance explains.
+In: predictions and direct estimates of units. Out: synthetic estimates with a root mean squared error. It has two
+parts: the common error of all units (sampling error of the region), and the departure of units from it: the spread
+between direct and synthetic estimates of units that have both, less sampling error.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from subpixmap.estimation.layout import Array
 
 ENOUGH = 5
-"""Labelled cells from which a unit's direct estimate says how far units depart."""
+"""Minimum number of labelled cells of a unit to measure its departure from the synthetic estimate."""
 UNITS = 3
-"""Units of this kind, at least; with fewer, a synthetic estimate has no error."""
+"""Minimum number of such units; with fewer, synthetic estimates have no standard error."""
 
 
 def departure(direct: Array, variance: Array, synthetic: Array, labelled: NDArray[np.int64]) -> float:
-    """How far units depart from their synthetic estimates, as a share of them; NaN where too few units say so.
+    """Departure of units from their synthetic estimates, as a share of them; NaN with too few units.
 
     Parameters
     ----------
@@ -34,9 +34,9 @@ def departure(direct: Array, variance: Array, synthetic: Array, labelled: NDArra
     if use.sum() < UNITS:
         return float("nan")
     excess = (direct[use] - synthetic[use]) ** 2 - variance[use]
-    weight = synthetic[use] ** 2 / variance[use]  # a unit counts by how sharply it tells
+    weight = synthetic[use] ** 2 / variance[use]  # weight of a unit by its precision
     share = float((weight * excess / synthetic[use] ** 2).sum() / weight.sum())
-    # Chance alone makes half of such sums negative; then the error of the sum itself is what can be said.
+    # Half of such sums are negative by chance; then the error of the sum itself is used.
     noise = float(np.sqrt(2 * (weight**2 * variance[use] ** 2 / synthetic[use] ** 4).sum()) / weight.sum())
     return float(np.sqrt(max(share, noise / 2)))
 
@@ -51,7 +51,7 @@ def synthetic_error(synthetic: Array, shared: float, between: float) -> Array:
     shared
         Relative standard error of the region's total.
     between
-        What `departure` returns.
+        Result of `departure`.
     """
     error: Array = np.abs(synthetic) * np.sqrt(shared**2 + between**2)
     return error
@@ -67,12 +67,12 @@ def raked(values: Array, parent: NDArray[np.int64], totals: Array) -> Array:
     parent
         (unit,) position of the parent, -1 for the highest units.
     totals
-        (unit,) what each unit's children shall sum to; for the highest units, their own sum counts.
+        (unit,) required sum of each unit's children; topmost units keep their own sum.
 
     Returns
     -------
     numpy.ndarray
-        1 where nothing is changed: a unit without parent, or a parent or sibling without estimate.
+        1 where unchanged: a unit without parent, or with a parent or sibling without estimate.
     """
     factor = np.ones(len(values))
     for one in np.unique(parent[parent >= 0]):

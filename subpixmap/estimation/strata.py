@@ -1,7 +1,7 @@
-"""What the map says of cells -> strata.
+"""Stratifies cells by their map values.
 
-In: predicted counts, presence, whether the map saw them. Out: a stratum for every cell. The sample is drawn inside
-them, so that cells of a kind are compared with each other.
+In: predicted counts, presence, whether the map saw them. Out: a stratum for every cell. The sample is drawn within
+strata of similar cells.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ZERO = (FAR, NEAR)
 CLASSES = 3
 """Strata of cells with predicted objects, from few to many."""
 ALMOST_NONE = 0.5
-"""Objects: a cell without presence that holds fewer is taken to hold nothing."""
+"""A cell without presence and fewer objects than this counts as empty."""
 
 Array = NDArray[np.float64]
 
@@ -28,13 +28,13 @@ def stratify(
     Parameters
     ----------
     predicted
-        (cell,) size measure: objects of the cell, several objects as shares of their totals.
+        (cell,) size measure: objects of the cell; for several objects, the sum of shares of their totals.
     seen
-        (cell,) whether the map saw any of it, in every period.
+        (cell,) whether it is observed in every period.
     present
         (cell,) whether objects are predicted in it.
     near
-        (cell,) whether objects are predicted close by.
+        (cell,) whether objects are predicted nearby.
     """
     names = [UNSEEN, FAR, NEAR, *(f"predicted, class {k + 1} of {CLASSES}" for k in range(CLASSES))]
     full = seen & present
@@ -45,7 +45,7 @@ def stratify(
 
 
 def size_classes(predicted: Array) -> NDArray[np.int64]:
-    """Classes from few to many: limits at equal steps of the cumulated square root of the sizes.
+    """Classes from few to many objects: limits at equal steps of the cumulated square root of the sizes.
 
     After Dalenius and Hodges 1959, J. Am. Stat. Assoc. 54, 88-101, whose rule cumulates the root of frequencies.
     """

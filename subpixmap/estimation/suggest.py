@@ -1,12 +1,12 @@
-"""Areas that could be labelled -> those that would teach a model most, and why.
+"""Chooses areas to label next to improve a model, with reasons.
 
-In: for every area how far the opinions of the model differ, what it holds of the total, and how it looks to the
-network. Out: areas in the order in which they should be labelled.
+In: disagreement of the networks, share of the total, and features of every area. Out: areas in the recommended order of
+labelling.
 
-Three things speak for an area. The networks disagree on its count: they have not learnt this yet. It looks unlike all
-that is labelled or chosen: k-center greedy, the core set of Sener and Savarese 2018 (arXiv 1708.00489), with which
-Rodriguez et al. 2021 (RSE 261:112479) chose areas of oil palms. It holds much of the total: an error there counts.
-Units differ, so each reason is a rank among the areas, 0 to 1, and the ranks are added.
+There are three reasons for an area. The networks disagree on its count, so they have not learnt this land yet. It is
+unlike all labelled and chosen areas: k-center greedy, the core set of Sener and Savarese 2018 (arXiv 1708.00489), with
+which Rodriguez et al. 2021 (RSE 261:112479) chose areas of oil palms. It has a large share of the total, so an error
+there matters. As the reasons have different units, each is a rank among the areas, 0 to 1, and the ranks are added.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from subpixmap.errors import InputError
 
 REASONS = {
     "disagreement": "the networks disagree",
-    "distance": "unlike what is labelled or chosen",
+    "distance": "unlike the labelled and chosen areas",
     "share": "much of the total",
 }
-"""What may speak for an area, in words."""
+"""Reasons to suggest an area, in words."""
 ALL = "all"
 
 Array = NDArray[np.float64]
@@ -33,14 +33,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Suggested:
-    """The areas that were chosen, first to last."""
+    """The chosen areas, best first."""
 
     index: NDArray[np.int64]
     """Positions among the areas."""
     ranks: Mapping[str, Array]
     """Reason -> (chosen,) rank among all areas when it was chosen, 0 to 1 (the highest); of all three reasons."""
     distance: Array
-    """(chosen,) to the nearest area that was labelled or chosen before; NaN where there was none."""
+    """(chosen,) distance to the nearest labelled or chosen area; NaN if there is none."""
 
     @property
     def reason(self) -> list[str]:
@@ -58,34 +58,34 @@ def suggest_areas(
     known: NDArray[Any] | None = None,
     by: str = ALL,
 ) -> Suggested:
-    """Choose areas one after the other; the distances of the others shrink with each.
+    """Choose areas one by one; after each choice, update the distances of the others.
 
-    1. Scale the features, and measure how far each area is from the labelled ones.
-    2. Add up the ranks of the reasons, and take the best area that is left.
-    3. Measure the distances again, with this one among the chosen; go on with 2.
+    1. Scale the features, and compute the distance of each area from the labelled ones.
+    2. Add up the ranks of the reasons, and choose the best remaining area.
+    3. Update the distances with this area among the chosen ones; continue with 2.
 
     Parameters
     ----------
     features
-        (area, feature): areas that look alike to the network lie close together.
+        (area, feature): areas similar to the network are close together.
     disagreement, share
-        (area,) of any unit; larger is better.
+        (area,) in any unit; larger is better.
     n
         Areas to choose.
     known
-        (area, feature) of areas that are labelled already.
+        (area, feature) of areas already labelled.
     by
         One of `REASONS`, or all of them.
 
     Raises
     ------
     InputError
-        More areas are asked for than there are, or fewer than one; an unknown reason.
+        More areas than available or fewer than one are requested, or the reason is unknown.
     """
     if not 1 <= n <= len(features):
-        raise InputError(f"--n {n}: there are {len(features):,} areas that can be suggested, give 1 to {len(features)}")
+        raise InputError(f"--n {n}: give 1 to {len(features)}, the number of areas that can be suggested")
     require_reason(by)
-    # 1. Without labelled areas no distance is known, and novelty says nothing about the first choice.
+    # 1. Without labelled areas there is no distance, so novelty does not affect the first choice.
     nearest = np.full(len(features), np.inf)
     scale = _scale(np.asarray(features, float))
     points = np.asarray(features, float) / scale
@@ -115,13 +115,13 @@ def suggest_areas(
 
 
 def require_reason(by: str) -> None:
-    """Refuse what is no reason of an area."""
+    """Refuse an unknown reason."""
     if by not in (ALL, *REASONS):
         raise InputError(f"--by {by!r} is unknown; choose {ALL}, {', '.join(REASONS)}")
 
 
 def _scale(features: Array) -> Array:
-    """(feature,) standard deviations, so that none weighs more than others; 1 where a feature is constant."""
+    """(feature,) standard deviations, to give all features equal weight; 1 where a feature is constant."""
     spread = features.std(axis=0)
     return np.where(spread > 1e-9 * max(1.0, float(spread.max(initial=0))), spread, 1.0)
 
@@ -133,7 +133,7 @@ def _distances(points: Array, one: Array) -> Array:
 
 
 def _ranks(values: NDArray[Any]) -> Array:
-    """Share of the areas whose value is lower, 0 to 1; equal values have the same rank."""
+    """Share of areas with a lower value, 0 to 1; equal values have the same rank."""
     values = np.asarray(values, float)
     lower = np.searchsorted(np.sort(values), values, side="left")
     return lower / max(len(values) - 1, 1)

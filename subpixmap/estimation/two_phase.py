@@ -1,15 +1,15 @@
-"""Two phases: a detector counted in many cells of a sample, people checked some of them -> one count for every cell.
+"""Two-phase counts: a detector counted many cells of a sample, people checked some of them.
 
-A cell of the first phase gets what its detections predict, b x, and a checked cell also what the prediction lacks, as
-many times as there are cells for each checked one:
+A cell of the first phase gets the prediction from its detections, b x. A checked cell also gets the error of the
+prediction, times the number of cells per checked cell:
 
     u = b x + (n1 / n2) (y - b x) if the cell was checked, else b x
 
-Over a stratum the mean of u is the two-phase regression estimator, unbiased whatever the detector misses or invents as
-long as the checked cells were drawn at random within the stratum. Its spread holds both phases: the variance of u is
-that of y plus (n1 / n2 - 1) times that of the residuals. So every estimator of a sample can take u for a count. For
-large sampling fractions f the part of the second phase is too small by the factor 1 - f. Sources: Cochran 1977,
-Sampling Techniques, section 12.6; Sarndal, Swensson and Wretman 1992, section 9.7.
+Over a stratum the mean of u is the two-phase regression estimator, unbiased for any errors of the detector as long as
+the checked cells were drawn at random within the stratum. Its spread includes both phases: the variance of u is that of
+y plus (n1 / n2 - 1) times that of the residuals. So every estimator can use u as a count. For large sampling fractions
+f, the variance of the second phase is too small by the factor 1 - f. Sources: Cochran 1977, Sampling Techniques,
+section 12.6; Sarndal, Swensson and Wretman 1992, section 9.7.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from subpixmap.errors import InputError
 
 MIN_CHECKED = 5
-"""Checked cells that a stratum needs."""
+"""Minimum number of checked cells per stratum."""
 _KEYS = ["object", "period"]
 
 
 def has_two_phases(labelled: pd.DataFrame) -> bool:
-    """Whether a detector counted in cells that nobody checked."""
+    """Whether a detector counted cells that nobody checked."""
     return "n_detected" in labelled and bool((labelled["n_detected"].notna() & labelled["n_objects"].isna()).any())
 
 
@@ -38,16 +38,16 @@ def two_phase_counts(
     Parameters
     ----------
     detected
-        (cell,) what the detector counted.
+        (cell,) counts of the detector.
     checked
-        (cell,) what people counted; NaN where nobody looked.
+        (cell,) counts of people; NaN where not checked.
     stratum
-        (cell,) of the design.
+        (cell,) stratum of the design.
 
     Returns
     -------
     numpy.ndarray
-        (cell,) u, to be taken for a count.
+        (cell,) u, to be used as a count.
 
     Raises
     ------
@@ -61,7 +61,8 @@ def two_phase_counts(
     if (few := (n1 > 0) & (n2 < np.minimum(MIN_CHECKED, n1))).any():
         one = int(few.argmax())
         raise InputError(
-            f"stratum {one} has {n2[one]} checked cells of {n1[one]}; two phases need {MIN_CHECKED} in each: check more"
+            f"stratum {one} has {n2[one]} checked cells of {n1[one]}; two-phase estimates need {MIN_CHECKED} per "
+            "stratum: check more cells"
         )
     predicted = _slope(x[known], y[known], stratum[known]) * x
     u = predicted.copy()
@@ -70,26 +71,26 @@ def two_phase_counts(
 
 
 def with_detections(labelled: pd.DataFrame, strata: pd.DataFrame) -> pd.DataFrame:
-    """Labelled cells whose counts are those of both phases.
+    """Labelled cells with two-phase counts.
 
     Parameters
     ----------
     labelled
-        `cell_id`, `object`, `period`, `n_objects` (blank where nobody looked) and `n_detected`.
+        `cell_id`, `object`, `period`, `n_objects` (blank where not checked) and `n_detected`.
     strata
         `cell_id`, `object`, `period` and `stratum` of the drawn cells.
 
     Raises
     ------
     InputError
-        A checked cell has no detections counted, or a stratum has too few checked cells.
+        A checked cell has no detector count, or a stratum has too few checked cells.
     """
     table = labelled.merge(strata[["cell_id", *_KEYS, "stratum"]], on=["cell_id", *_KEYS], how="left")
     if (lost := table["n_detected"].isna()).any():
         row = table[lost].iloc[0]
         raise InputError(
-            f"cell {row['cell_id']}, object {row['object']}: n_detected is blank; with two phases the detector counts "
-            "in every cell that is labelled"
+            f"cell {row['cell_id']}, object {row['object']}: n_detected is blank; fill it in: two-phase estimates "
+            "need a detector count in every labelled cell"
         )
     parts = []
     for _, part in table.groupby(_KEYS, sort=False):
@@ -100,7 +101,7 @@ def with_detections(labelled: pd.DataFrame, strata: pd.DataFrame) -> pd.DataFram
 
 
 def _slope(x: NDArray[np.float64], y: NDArray[np.float64], stratum: NDArray[np.integer]) -> float:
-    """Objects for a detection, by least squares within strata; 1 where detections do not differ."""
+    """Objects per detection, by least squares within strata; 1 where all detections are equal."""
     n = np.maximum(np.bincount(stratum), 1)
     off_x, off_y = (a - (np.bincount(stratum, a) / n)[stratum] for a in (x, y))
     below = float((off_x**2).sum())

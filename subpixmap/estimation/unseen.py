@@ -1,13 +1,13 @@
-"""How many objects a sample may have missed altogether: rare, crowded omissions where the map predicts nothing.
+"""Bounds the number of objects that a sample may have missed: rare, crowded omissions where the map predicts nothing.
 
-In: labelled counts of the strata in which the map predicts nothing. Out: objects that could stand there without having
-been seen. A sample of 50 empty cells easily misses groves that fill one such cell in a hundred; its own spread says
-nothing of them, and an interval that rests on it alone covers far too rarely. What bounds them:
+In: labelled counts of the strata in which the map predicts nothing. Out: number of objects that may be unseen there. A
+sample of 50 empty cells easily misses groves in one of a hundred such cells. Its spread does not show them, so an
+interval from it alone covers far too rarely. The bounds are:
 
-- cells: without an object in n labelled cells, at most about 3 / n of all such cells hold some (rule of three);
+- cells: without an object in n labelled cells, at most about 3 / n of all such cells have some (rule of three);
 - objects in a cell: at most as many as in the fullest labelled cell;
 - a stated share of all objects (`MOST`), since the product of the two is large for small samples;
-- less what the sample did find there, with its error: that is in the interval already.
+- minus the objects found there, with their error, which the interval already includes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from subpixmap.estimation.estimators import Domains, spread_of
 from subpixmap.estimation.layout import Array, Layout
 
 MOST = 0.12
-"""Share of all objects that may stand unseen where the map predicts nothing, unless it is stated otherwise."""
+"""Default of the largest share of objects that map and sample may both miss."""
 _CHANCE = 0.05
-_GATHERED = 2.0  # a unit may hold twice its share of what the region may hold unseen
-_REACH = 4.0  # standard errors of what was found: as far as an interval with few degrees of freedom goes
+_GATHERED = 2.0  # a unit may have twice its share of the region's unseen objects
+_REACH = 4.0  # standard errors of the found objects, as in an interval with few degrees of freedom
 
 
 def unseen_objects(
@@ -37,7 +37,7 @@ def unseen_objects(
     region: Array | None = None,
     most: float = MOST,
 ) -> Array:
-    """Objects of every domain that could stand unseen where the map predicts nothing.
+    """Objects of every domain that may be unseen where the map predicts nothing.
 
     Parameters
     ----------
@@ -46,19 +46,19 @@ def unseen_objects(
     value
         (...) estimated totals.
     layout, domains
-        How the cells were drawn, and what is estimated.
+        The layout of the sample, and the domains to estimate.
     zero
         (stratum,) whether the map predicts nothing there.
     region
-        (...) estimated total of the region, if the domains are parts of it: what the region may hold unseen stands
-        anywhere in such land, up to twice as dense in one unit as in all, also where few objects are predicted.
+        (...) estimated total of the region, if the domains are parts of it: the region's unseen objects may be anywhere
+        on such land, up to twice as dense in one unit as in the region, also where few objects are predicted.
     most
-        Share of all objects that may stand there unseen, at most.
+        Largest share of all objects that may be unseen there.
     """
     inside = domains.member & zero[layout.stratum]
     labelled = layout.by_stratum(inside)
-    # A share p of cells with objects leaves n labelled cells empty with chance (1 - p)^n; p is the share at 5 %. One
-    # stratum may hold all of it: the likeliest place is the one with most cells for each that was labelled.
+    # If a share p of cells has objects, n labelled cells are empty with probability (1 - p)^n; p is the share at 5 %.
+    # All of it may be in one stratum, most likely the one with most cells per labelled cell.
     share = np.where(labelled > 0, 1 - _CHANCE ** (1 / np.maximum(labelled, 1)), 1.0)
     cells = (np.where(zero, np.maximum(domains.cells - labelled, 0), 0.0) * share).max(axis=-1, initial=0.0)
     found = spread_of(inside * y, layout)

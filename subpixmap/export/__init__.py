@@ -1,1 +1,1 @@
-"""Counts and maps -> files for other programs."""
+"""Exports counts and maps to files for other programs."""

@@ -1,4 +1,4 @@
-"""The columns of every table -> tables.json: a data dictionary that is a Frictionless data package of the CSV files."""
+"""Writes tables.json: a data dictionary of all tables, as a Frictionless data package of the CSV files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from subpixmap.files import write_json
 from subpixmap.tables import CHANGES, COUNTS, ESTIMATES, SERIES, TREND, Columns
 
 TABLES: dict[str, tuple[str, Columns]] = {
-    runpaths.COUNTS_CSV: ("a row per unit, object and period; unit_id REGION is the sum of the highest units", COUNTS),
+    runpaths.COUNTS_CSV: ("a row per unit, object and period; unit_id REGION is the sum of the topmost units", COUNTS),
     runpaths.TREND_CSV: ("a row per unit and object: change, direction and slope over the periods", TREND),
     runpaths.CHANGES_CSV: ("a row per unit, object and pair of neighbouring periods", CHANGES),
     runpaths.ESTIMATES_CSV: ("a row per unit, object, period and estimator", ESTIMATES),

@@ -1,4 +1,4 @@
-"""A run folder -> its counts, trends or map in another format. No pixel is summed again."""
+"""A run folder -> its counts, trends or map in another format. Uses the existing counts: nothing is counted again."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def export_run(run: RunFolder, format: str, *, to: Path | None = None) -> list[P
         raise InputError(f"--format {format!r} is unknown; choose {', '.join(FORMATS)}")
     folder = path_of(to) if to is not None else run.path / runpaths.EXPORT
     if is_remote(folder):
-        raise InputError(f"{folder}: files can only be exported to a disk; give --to FOLDER")
+        raise InputError(f"{folder}: files can only be exported to a local disk; give --to FOLDER")
     if format == "cog":
         from subpixmap.export.cogs import export_cogs
 

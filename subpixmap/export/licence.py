@@ -1,4 +1,4 @@
-"""A run folder -> what a user of its exports must name: licences of the data, and how to cite the numbers."""
+"""The licences of exported data, and how to cite them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def write_licence(run: RunFolder, folder: Path) -> Path:
 
 
 def licence_text(run: RunFolder) -> str:
-    """The licences of what the numbers are made of, and a sentence to cite them with."""
+    """The licences of the inputs, and a sentence for citation."""
     plan, units = run.plan, run.units
     sources = ", ".join(map(for_readers, plan.sources))
     imagery = f"Imagery: {imagery_licence(plan)}. Sources: {sources}."
     version = plan.versions.get("subpixmap", "unknown")
     worth = {
-        "simulated": " The model has only seen simulated data: on real imagery the numbers are no estimates.",
+        "simulated": " The model was trained on simulated data only: on real imagery the numbers are not estimates.",
         "degraded-aerial": " The model has not been validated on Sentinel-2.",
     }.get(plan.model.evidence, "")
     boundaries = for_readers(units.boundary_source or "source not stated")

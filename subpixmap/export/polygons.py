@@ -77,7 +77,7 @@ def _write_layer(name: str, table: pd.DataFrame, polygons: gpd.GeoSeries, folder
     import geopandas as gpd
 
     if missing := sorted(set(table["unit_id"]) - {*polygons.index, REGION}):
-        raise InputError(f"unit {missing[0]!r} of the {name} is not in units.parquet; count again (subpixmap count)")
+        raise InputError(f"unit {missing[0]!r} of the {name} is not in units.parquet; run subpixmap count again")
     rows = gpd.GeoDataFrame(table, geometry=gpd.GeoSeries(polygons.reindex(table["unit_id"]).to_numpy(), crs=4326))
     if format == "geoparquet":
         (folder / f"{name}.geo.parquet").write_bytes(geoparquet_bytes(rows))

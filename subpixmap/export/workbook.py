@@ -1,4 +1,4 @@
-"""Tables of a run -> one workbook for a spreadsheet: a sheet for each table, and one that explains the columns."""
+"""Writes one workbook: a sheet per table, and one that explains the columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from openpyxl import Workbook
 
 MOST_ROWS = 1_048_575
-"""That a sheet holds below its header."""
+"""Largest number of rows of a sheet below its header."""
 
 
 def write_workbook(tables: Mapping[str, tuple[pd.DataFrame, Columns]], licence: str, path: Path) -> Path:
@@ -42,7 +42,7 @@ def write_workbook(tables: Mapping[str, tuple[pd.DataFrame, Columns]], licence: 
     book = Workbook(write_only=True)
     for name, (table, columns) in tables.items():
         if len(table) > MOST_ROWS:
-            raise InputError(f"{name} has {len(table):,} rows, a sheet holds {MOST_ROWS:,}; use --format csv")
+            raise InputError(f"{name} has {len(table):,} rows, but a sheet has at most {MOST_ROWS:,}; use --format csv")
         values = rounded(table, columns).astype(object)
         rows = ([None if pd.isna(value) else value for value in row] for row in values.itertuples(index=False))
         _sheet(book, name, list(columns), rows)
@@ -61,7 +61,7 @@ def write_workbook(tables: Mapping[str, tuple[pd.DataFrame, Columns]], licence: 
 
 
 def _sheet(book: Workbook, name: str, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """A sheet whose header stays in sight. Texts stay texts: one that begins with = is no formula."""
+    """A sheet with a fixed header. Texts stay texts, even if they begin with =."""
     from openpyxl.cell import WriteOnlyCell
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 

@@ -1,7 +1,7 @@
-"""A Dask client: of local worker processes, of local GPUs, or of a scheduler that runs already.
+"""Connects to Dask: local worker processes, local GPUs, or a running scheduler.
 
-Whoever reaches a scheduler can run code as the person who started it. Local ones let in those who hold a certificate
-that is made for this one cluster and kept in memory; their dashboard shows and does nothing else.
+Anyone who reaches a scheduler can run code as the user who started it. Local schedulers require a certificate made for
+this cluster and kept in memory; their dashboard only shows plots.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("subpixmap")
 
 KEPT_BYTES = 2**28
-"""Freed memory that a local worker keeps for its next tensors."""
+"""Freed memory that a local worker keeps for its next tensors, bytes."""
 _KEYS = (
-    "a tls:// scheduler wants your certificate: DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ...__CLIENT__CERT and "
+    "a tls:// scheduler needs your certificate: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ...__CLIENT__CERT and "
     "...__CLIENT__KEY in the environment, see docs/security.md"
 )
 _CONNECT_S = 20.0
 _REACH_S = 10.0
 _STARTS = 3
-"""Attempts to start the local processes: one that is killed meanwhile makes Dask give up all of them."""
+"""Attempts to start the local processes; if one is killed while starting, Dask gives up all of them."""
 _WARN_AFTER_S = 5.0
 _WAIT = "30m"  # for the workers of a scheduler elsewhere
 _HERE = "127.0.0.1:0"
-"""Where a local dashboard listens: this machine alone, any free port."""
+"""Address of the local dashboard: only this machine, any free port."""
 _PAGES = ["scheduler.prometheus", "scheduler.info", "scheduler.json", "health", "statics"]
-"""What a local dashboard serves besides its plots: all of Dask's but the proxy to other hosts."""
+"""Pages of the local dashboard: all of Dask's except the proxy to other hosts."""
 
 
 @contextlib.contextmanager
@@ -52,7 +52,7 @@ def connect(
     device: str = "cpu",
     memory_limit: str | int | None = None,
 ) -> Iterator[Client]:
-    """A Dask client of local worker processes, or of a scheduler that runs already; the options of `pool.open_pool`."""
+    """A Dask client of local worker processes, or of a running scheduler; options as in `pool.open_pool`."""
     import dask
     from distributed import Client
 
@@ -60,9 +60,9 @@ def connect(
         address = require_scheduler(scheduler)
         try:
             client = _client_of(address)
-        except (OSError, TimeoutError, ValueError, TypeError) as error:  # Dask's for a certificate that is missing
+        except (OSError, TimeoutError, ValueError, TypeError) as error:  # Dask's message for a missing certificate
             keys = f"; {_KEYS}" if address.startswith("tls://") else ""
-            raise InputError(f"no scheduler answers at {scheduler} ({error}); check --scheduler{keys}") from error
+            raise InputError(f"no scheduler responds at {scheduler} ({error}); check --scheduler{keys}") from error
         with _quiet(), _closed_in_time(client):  # quiet also while the client closes
             _warn_if_open(client)
             Absence(client).wait(client)
@@ -75,9 +75,9 @@ def connect(
         "distributed.admin.low-level-log-length": 100,
         "distributed.admin.tick.limit": "1h",
         "distributed.deploy.lost-worker-timeout": "60s",  # time for a worker to start again
-        "distributed.scheduler.allowed-failures": 0,  # the driver counts, repeats and gives up
+        "distributed.scheduler.allowed-failures": 0,  # the driver counts attempts, retries and gives up
         "distributed.scheduler.http.routes": [f"distributed.http.{page}" for page in _PAGES],
-        "distributed.scheduler.worker-saturation": 1.0,  # or a task that waits would be blamed for the one that runs
+        "distributed.scheduler.worker-saturation": 1.0,  # or a waiting task would be blamed for the running one
         # Dask hands every freed tensor back to the system: page faults then cost 0.7 times the arithmetic.
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": KEPT_BYTES,
         "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": KEPT_BYTES,
@@ -88,7 +88,7 @@ def connect(
 
 
 def _client_of(address: str) -> Client:
-    """A client of a scheduler elsewhere; Dask asserts that nothing else is said while it connects: try that again."""
+    """A client of a remote scheduler; retries when Dask fails an assertion while connecting."""
     from distributed import Client
 
     for _ in range(_STARTS - 1):
@@ -99,26 +99,29 @@ def _client_of(address: str) -> Client:
 
 @contextlib.contextmanager
 def _closed_in_time(opened: Any) -> Iterator[Any]:
-    """A cluster or client; one that does not close as fast and as orderly as Dask expects takes no result with it."""
+    """Close a cluster or client in time; a failure to close does not lose results."""
     entered = opened.__enter__()
     try:
         yield entered
     finally:
         try:
             opened.__exit__(*sys.exc_info())
-        except (TimeoutError, AssertionError):  # a crowded machine; a client that was connecting anew. Both end with us
-            log.warning("Dask's client or workers did not end in time")
+        except (
+            TimeoutError,
+            AssertionError,
+        ):  # a busy machine, or a client that was reconnecting; both end with this process
+            log.warning("the client or workers of Dask did not stop in time")
 
 
 def require_scheduler(scheduler: str) -> str:
-    """The address of a scheduler that is given by address or file, once something answers there; quick, without Dask.
+    """The address of a scheduler, given by address or file, after checking quickly that it responds.
 
     Raises
     ------
     InputError
-        There is no such file, it names no address, or nobody listens at the address.
+        The file does not exist, has no address, or no scheduler listens at the address.
     Incomplete
-        Nobody listens any more at the address that a scheduler left in its file.
+        The scheduler at the address in the file has stopped.
     """
     is_file = os.path.exists(scheduler)
     address = _address_in(scheduler) if is_file else scheduler
@@ -128,8 +131,10 @@ def require_scheduler(scheduler: str) -> str:
     except ValueError:
         scheme, host, port = "tcp", None, None
     if scheme in ("tcp", "tls") and not (host and port):
-        found = f"it names {address[:80]!r}" if is_file else "there is no such file"
-        raise InputError(f"--scheduler {scheduler}: {found}, and that is no address such as tcp://host:8786")
+        found = f"it names {address[:80]!r}" if is_file else "this file does not exist"
+        raise InputError(
+            f"--scheduler {scheduler}: {found}; give an address such as tcp://host:8786, or a scheduler file"
+        )
     if scheme not in ("tcp", "tls") or not (host and port):
         return address  # Dask knows others
     try:
@@ -137,20 +142,20 @@ def require_scheduler(scheduler: str) -> str:
     except OSError as error:
         if is_file:
             raise Incomplete(
-                f"the scheduler of {scheduler} does not answer at {address} ({error}): start it, then "
-                "run the same command again to resume"
+                f"the scheduler of {scheduler} does not respond at {address} ({error}): start it, then "
+                "rerun the same command to resume"
             ) from error
-        raise InputError(f"no scheduler answers at {scheduler} ({error}); check --scheduler") from error
+        raise InputError(f"no scheduler responds at {scheduler} ({error}); check --scheduler") from error
     return address
 
 
 def _address_in(file: str) -> str:
-    """What a scheduler wrote into its file."""
+    """The address in a scheduler file."""
     try:
         return str(json.loads(Path(file).read_text(encoding="utf-8"))["address"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{file} is not a scheduler file: it holds no JSON with an address; check --scheduler"
+            f"{file} is not a scheduler file: it is not JSON with an address; check --scheduler"
         ) from error
 
 
@@ -176,10 +181,10 @@ def _local_cluster(workers: int | None, device: str, memory_limit: str | int | N
         except (RuntimeError, OSError) as error:  # the name of Dask's own is not public
             if attempt + 1 == _STARTS:
                 raise Incomplete(
-                    f"the worker processes of this machine do not start ({_first_line(error)}): look whether memory "
-                    "suffices, or use --workers 0, then run the same command again to resume"
+                    f"the worker processes do not start on this machine ({_first_line(error)}): free some memory, or "
+                    "use --workers 0, then rerun the same command to resume"
                 ) from error
-            log.warning(f"worker processes are started again: {_first_line(error)}")
+            log.warning(f"starting the worker processes again: {_first_line(error)}")
     raise AssertionError("unreachable")
 
 
@@ -188,11 +193,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def _cuda_cluster(workers: int | None) -> Any:
-    """One process for each GPU; imported here only, because the package does not load without a driver."""
+    """One process per GPU; imported here, because dask-cuda cannot be imported without a driver."""
     import torch
 
     if not torch.cuda.is_available():
-        raise InputError("no GPU is found on this machine; use --device cpu, or --scheduler of a cluster that has some")
+        raise InputError(
+            "no GPU was found on this machine; use --device cpu, or --scheduler with a cluster that has GPUs"
+        )
     try:
         from dask_cuda import LocalCUDACluster
     except ImportError as error:
@@ -208,7 +215,7 @@ def _cuda_cluster(workers: int | None) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the lines and tracebacks that Dask writes when a scheduler goes: we say it in one line."""
+    """Suppress the tracebacks that Dask writes when a scheduler stops; one line replaces them."""
     names = ("distributed", "distributed.client", "tornado.application", "asyncio")
     before = {name: logging.getLogger(name).level for name in names}
     try:
@@ -221,18 +228,18 @@ def _quiet() -> Iterator[None]:
 
 
 def _warn_if_open(client: Client) -> None:
-    """Say it if a scheduler lets everybody in."""
+    """Warn if a scheduler requires no certificate."""
     address = (client.scheduler and client.scheduler.address) or ""
     if address.startswith("tcp://"):
         log.warning(
-            f"the scheduler at {address} asks for no certificate: whoever reaches it can run code as you; see "
-            "docs/security.md for tls://",
+            f"the scheduler at {address} does not require a certificate: anyone who reaches it can run code as you; "
+            "see docs/security.md for tls://",
             extra={"tell": True},
         )
 
 
 class Absence:
-    """Warns that a scheduler has no workers, and gives up waiting for them after a while."""
+    """Warns that a scheduler has no workers, and stops waiting after a time limit."""
 
     def __init__(self, client: Client) -> None:
         import dask
@@ -242,14 +249,14 @@ class Absence:
         self.address = client.scheduler.address if client.scheduler else "its address"
         # One on this machine starts its workers itself, and again when they die.
         self.ours = isinstance(client.cluster, LocalCluster)
-        ended = "its processes end as soon as they start: look whether memory and software suffice"
+        ended = "its processes end right after their start: check the memory and the installed software"
         self.advice = ended if self.ours else f"start one with: dask worker {self.address} --nthreads 1"
         self.limit_s = float(parse_timedelta(dask.config.get("subpixmap.wait-for-workers", _WAIT)))
         self.since: float | None = None
         self.warned = False
 
     def look(self, alive: int) -> None:
-        """Call it every few seconds with the number of workers."""
+        """Note the number of workers; call it every few seconds."""
         if alive:
             self.since, self.warned = None, False
             return
@@ -258,7 +265,7 @@ class Absence:
         if waited >= self.limit_s:
             raise Incomplete(
                 f"the scheduler at {self.address} has had no workers for {waited / 60:.3g} min; {self.advice}, "
-                "then run the same command again to resume"
+                "then rerun the same command to resume"
             )
         if waited >= min(_WARN_AFTER_S * (12 if self.ours else 1), self.limit_s / 2) and not self.warned:
             self.warned = True
@@ -266,13 +273,13 @@ class Absence:
             log.warning(f"{text}; waiting {self.limit_s / 60:.3g} min", extra={"tell": True})
 
     def wait(self, client: Client) -> None:
-        """Until there is a worker."""
+        """Wait until there is a worker."""
         while True:
             try:
                 alive = len(client.scheduler_info(n_workers=-1)["workers"])
             except (OSError, TimeoutError) as error:
                 raise Incomplete(
-                    f"the scheduler at {self.address} is lost; run the same command again to resume"
+                    f"the scheduler at {self.address} is lost; rerun the same command to resume"
                 ) from error
             self.look(alive)
             if alive:

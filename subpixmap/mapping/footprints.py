@@ -1,4 +1,4 @@
-"""Which locked items lie over a block: asked for every block and period of a country, so by footprint, not by item."""
+"""Finds the locked items over a block; by footprint, because this is done for every block and period."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ def footprints_by_period_and_zone(
 
 
 def is_usable(item: Item, max_cloud: float | None) -> bool:
-    """Whether an item has no more clouds than the limit, percent; one that does not state them has none."""
+    """Whether an item's cloud cover is within the limit, percent; an item without a stated cover is within it."""
     return max_cloud is None or (item.cloud_cover or 0) <= max_cloud

@@ -1,8 +1,8 @@
-"""What is done and proven: one record per block and period, written last. The record is the commit.
+"""The ledger of finished work: one record per block and period, written last. The record is the commit.
 
-A record holds the hash of what was stored (decoded, so any codec may read it, and of the files, which is quick to
-compare), what went in, and sums on a grid of 128 px. It carries its own hash. A block without a valid record is not
-done, whatever the arrays hold; one whose arrays are not those of its record is not counted.
+A record holds hashes of the stored arrays (of decoded values, independent of the codec, and of files, quick to
+compare), the inputs, sums on a grid of 128 px, and its own hash. A block without a valid record is not done, whatever
+the arrays contain. A block whose arrays do not match its record is not counted.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from subpixmap.grid import CELL
 from subpixmap.mapping.plan import Plan, items_by_period
 from subpixmap.scenes.items import items_sha256, read_lock
 
-OTHER_ITEMS = "it was made from other items than items.parquet holds"
-"""Why a block does not count although its record is whole."""
+OTHER_ITEMS = "it was mapped from other items than those in items.parquet"
+"""Reason why a block with an intact record is not used."""
 
 
 @dataclass(frozen=True)
 class Used:
-    """An acquisition that went into a block."""
+    """An acquisition used in a block."""
 
     id: str
     """Datatake without its baseline suffix."""
@@ -47,7 +47,7 @@ class Used:
 
 @dataclass(frozen=True)
 class Record:
-    """One block in one period, done."""
+    """One finished block and period."""
 
     block_id: str
     period: str
@@ -84,7 +84,7 @@ class Record:
 
     @property
     def used_px(self) -> int:
-        """Predicted pixels that entered a mean, of all acquisitions together."""
+        """Predicted pixels that were used in a mean, over all acquisitions."""
         return sum(used.observed_px for used in self.acquisitions)
 
     def to_json(self) -> str:
@@ -100,12 +100,12 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """Parse a record; ValueError if a single character is not as it was written."""
+        """Parse a record; ValueError if a single character was changed."""
         return cls._of(_proven(text))
 
     @classmethod
     def _of(cls, raw: dict[str, Any]) -> Record:
-        """A record of values that are what was written."""
+        """Make a record from checked values."""
         raw["acquisitions"] = tuple(Used(**used) for used in raw["acquisitions"])
         raw["cells"] = {name: _unpack(packed) for name, packed in raw["cells"].items()}
         return cls(**raw)
@@ -113,7 +113,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Failure:
-    """A block that this run gave up; the next run tries it again."""
+    """A block that failed in this run; the next run tries it again."""
 
     block_id: str
     period: str
@@ -140,12 +140,12 @@ def record_path(out: Path, block_id: str, period: str) -> Path:
 
 
 def failure_path(out: Path, block_id: str, period: str) -> Path:
-    """The file that says why a block could not be mapped; its record removes it."""
+    """The file with the reason of a failure; removed when the block is recorded."""
     return out / runpaths.LEDGER / runpaths.failure_name(block_id, period)
 
 
 def write_record(out: Path, record: Record) -> None:
-    """Commit a block: whole or not at all, and forced to disk."""
+    """Commit a block: written atomically and synced to disk."""
     path = record_path(out, *record.key)
     make_folder(path.parent)
     write_atomic(path, record.to_json().encode())
@@ -153,14 +153,14 @@ def write_record(out: Path, record: Record) -> None:
 
 
 def write_failure(out: Path, failure: Failure) -> None:
-    """Note why a block could not be done, for `status`."""
+    """Write the reason of a failure, for `status`."""
     path = failure_path(out, failure.block_id, failure.period)
     make_folder(path.parent)
     write_atomic(path, (json.dumps(vars(failure)) + "\n").encode())
 
 
 def read_failures(out: Path) -> list[Failure]:
-    """Blocks that the last run could not do, in the order of their names."""
+    """Failed blocks of the last run, in the order of their names."""
     failures = []
     for _, data in read_many(sorted((out / runpaths.LEDGER).glob("*.failed"))):
         with contextlib.suppress(ValueError, TypeError):
@@ -169,12 +169,12 @@ def read_failures(out: Path) -> list[Failure]:
 
 
 def read_record(out: Path, block_id: str, period: str) -> Record | None:
-    """The record of a block and period; None where there is none.
+    """The record of a block and period, or None.
 
     Raises
     ------
     VerificationFailed
-        It is damaged, or that of another block.
+        The record is damaged, or belongs to another block.
     """
     path = record_path(out, block_id, period)
     if not path.is_file():
@@ -184,7 +184,7 @@ def read_record(out: Path, block_id: str, period: str) -> Record | None:
         if record.key != (block_id, period):
             raise ValueError(f"it is the record of {record.block_id}, {record.period}")
     except (ValueError, KeyError, TypeError) as error:
-        raise VerificationFailed(f"{path} is damaged ({error}); `subpixmap verify {out} --repair`") from error
+        raise VerificationFailed(f"{path} is damaged ({error}); run `subpixmap verify {out} --repair`") from error
     return record
 
 
@@ -195,7 +195,7 @@ def locked_sha256(out: Path, plan: Plan) -> dict[str, str]:
 
 
 def require_items(record: Record, locked: Mapping[str, str]) -> None:
-    """Refuse a block that was made from other items than the lock's.
+    """Refuse a block that was mapped from other items than the locked ones.
 
     Parameters
     ----------
@@ -207,19 +207,19 @@ def require_items(record: Record, locked: Mapping[str, str]) -> None:
     Raises
     ------
     VerificationFailed
-        A late writer, or a copy from before the period was refreshed.
+        Another process wrote late, or the block is a copy from before a refresh.
     """
     if record.items_sha256 != locked.get(record.period):
         raise VerificationFailed(
-            f"block {record.block_id}, period {record.period}: {OTHER_ITEMS}; `subpixmap verify --repair` makes it "
-            "again"
+            f"block {record.block_id}, period {record.period}: {OTHER_ITEMS}; run `subpixmap verify --repair` to map "
+            "it again"
         )
 
 
 def read_records(out: Path, plan: Plan | None = None) -> dict[tuple[str, str], Record]:
     """Valid records by (block id, period label), in the order of their names.
 
-    Damaged records are left out (`read_ledger` names them), and so are those of another recipe where `plan` is given.
+    Leaves out damaged records (`read_ledger` lists them) and, if `plan` is given, records of another recipe.
     """
     records, _ = read_ledger(out)
     run_id = None if plan is None else plan.run_id
@@ -227,7 +227,7 @@ def read_records(out: Path, plan: Plan | None = None) -> dict[tuple[str, str], R
 
 
 def read_ledger(out: Path) -> tuple[dict[tuple[str, str], Record], dict[Path, str]]:
-    """Valid records, and for each file that is not one the reason."""
+    """Valid records, and the reason for each invalid file."""
     records: dict[tuple[str, str], Record] = {}
     damaged: dict[Path, str] = {}
     for path, data in read_many(sorted((out / runpaths.LEDGER).glob("*.json"))):
@@ -259,7 +259,7 @@ def _unpack(packed: Mapping[str, Any]) -> NDArray[Any]:
 
 
 def _proven(text: str) -> dict[str, Any]:
-    """The values of a record's text; ValueError if they are not those that were written."""
+    """The values of a record's text; ValueError if they were changed."""
     content = json.loads(text)
     raw = content.get("record") if isinstance(content, dict) else None
     if not isinstance(raw, dict) or _with_hash(raw) != text:

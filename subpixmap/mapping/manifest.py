@@ -1,8 +1,8 @@
-"""manifest.json: hashes of all that the ledger does not vouch for, and what every table and the page were made of.
+"""manifest.json: hashes of all files outside the ledger, and the inputs of every table and of the report.
 
-In: a run folder. Out: the manifest, written last by each verb. A verb takes new hashes only of what it wrote: what was
-changed by anybody else stays different from the manifest, whoever writes it next. A verb first says in the manifest
-what it is about to write, so an interrupted one leaves something unfinished and nothing damaged.
+In: a run folder. Out: the manifest, written last by each verb. A verb updates only the hashes of its own files, so
+changes by others stay visible. Before writing, it lists these files in the manifest, so that an interruption leaves
+unfinished files, not damaged ones.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _VERB = {runpaths.COUNTS_PARQUET: "count", runpaths.TREND_PARQUET: "trend", runp
 MAPPING = (runpaths.PLAN, runpaths.MAP, runpaths.LEDGER)
 """What `map` writes."""
 _REMEDIES = {
-    runpaths.ITEMS: "a lock cannot be made again: take it from another copy of the folder",
-    runpaths.UNITS: "give the units again (subpixmap count {out} --admin FILE)",
-    runpaths.TREND_PARQUET: "make it again (subpixmap trend {out})",
-    runpaths.CHANGES_CSV: "make it again (subpixmap trend {out})",
-    runpaths.ESTIMATES_CSV: "make it again (subpixmap estimate {out})",
+    runpaths.ITEMS: "the list of items cannot be made again: restore it from another copy of the folder",
+    runpaths.UNITS: "count with the units again (subpixmap count {out} --admin FILE)",
+    runpaths.TREND_PARQUET: "write it again (subpixmap trend {out})",
+    runpaths.CHANGES_CSV: "write it again (subpixmap trend {out})",
+    runpaths.ESTIMATES_CSV: "write it again (subpixmap estimate {out})",
     runpaths.SAMPLE: "import the labels again (subpixmap sample import {out} FILE), or remove {out}/sample",
     runpaths.MAP: "subpixmap verify {out} --repair",
 }
-_COUNT_AGAIN = "make it again (subpixmap count {out}, then trend)"
+_COUNT_AGAIN = "write it again (subpixmap count {out}, then trend)"
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,21 @@ class Manifest:
     """What a verb is writing, or was when it was interrupted: MAP is its metadata, LEDGER the records."""
 
     def now(self, name: str) -> str | None:
-        """Hash of a file, or of the ledger, as it is here; None where it is not listed."""
+        """Hash of a file or of the ledger in this manifest; None if not listed."""
         return self.ledger if name == runpaths.LEDGER else self.files.get(name)
 
     def stale(self) -> dict[str, str]:
-        """Table or page that no longer belongs to what it was made of -> why, and what to do."""
+        """Tables or report that are out of date -> reason and remedy."""
         reasons = {}
-        for name in MADE_FROM:  # in the order of work: a product of something stale is stale too
+        for name in MADE_FROM:  # in the order of work, because a product of stale input is stale too
             sources = self.made_from.get(name, {})
             changed = [source for source, digest in sources.items() if self.now(source) != digest]
             changed += [source for source in sources if source in reasons and source not in changed]
             if name in self.files and changed and not self.writing:
                 made = "blocks" if changed == [runpaths.LEDGER] else ", ".join(changed)
-                reasons[name] = f"was made from other {made}: `subpixmap {_VERB[name]}` makes it again"
+                reasons[name] = (
+                    f"is out of date, because {made} has changed: run `subpixmap {_VERB[name]}` to update it"
+                )
         return reasons
 
     def stale_remarks(self) -> list[str]:
@@ -94,19 +96,19 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Parse a manifest; ValueError if a single character is not as it was written."""
+        """Parse a manifest; ValueError if a single character was changed."""
         content = json.loads(text)
         if not isinstance(content, dict) or not {"run_id", "model", "files", "ledger"} <= content.keys():
             raise ValueError("it is no manifest")
         raw = {key: value for key, value in content.items() if key != "sha256"}
         parsed = cls(**raw | {"writing": tuple(raw.get("writing", ()))})
         if parsed.to_json() != text:
-            raise ValueError("its hash differs from its content")
+            raise ValueError("its hash does not match its content")
         return parsed
 
 
 def read_manifest(out: Path) -> Manifest | None:
-    """The manifest of a run folder; None before it was first written.
+    """The manifest of a run folder; None if not yet written.
 
     Raises
     ------
@@ -119,16 +121,16 @@ def read_manifest(out: Path) -> Manifest | None:
     try:
         return Manifest.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise VerificationFailed(f"{path} is damaged ({error}): `subpixmap verify {out} --repair`") from error
+        raise VerificationFailed(f"{path} is damaged ({error}): run `subpixmap verify {out} --repair`") from error
 
 
 def announce(out: Path, names: Collection[str]) -> None:
-    """Say in the manifest what is about to be written; nothing where there is none yet.
+    """List in the manifest the files to be written; does nothing without a manifest.
 
     Raises
     ------
     FolderLost
-        Another run took the folder meanwhile: nothing may be written.
+        Another run has taken over the folder, so writing is forbidden.
     """
     require_held(out)
     there = _before(out)
@@ -138,22 +140,22 @@ def announce(out: Path, names: Collection[str]) -> None:
 
 
 def write_manifest(out: Path, names: Collection[str] | None = None, *, still_fit: Collection[str] = ()) -> Manifest:
-    """Write OUT/manifest.json, last of all: any later change to a listed file counts as damage.
+    """Write OUT/manifest.json; any later change to a listed file counts as damage.
 
     Parameters
     ----------
     out
         The run's folder.
     names
-        What was written, and is hashed anew, like all that was announced or is not listed yet; LEDGER are all records,
-        MAP the metadata of the map. Everything by default.
+        Files that were written and get new hashes, as do announced and unlisted files; LEDGER means all records, MAP
+        the metadata of the map. Default: all files.
     still_fit
-        Tables that still belong to what they were made of, although that was written; their files are not hashed anew.
+        Tables that are still up to date although their inputs were written; their hashes are kept.
 
     Raises
     ------
     FolderLost
-        Another run took the folder meanwhile.
+        Another run has taken over the folder.
     """
     require_held(out)
     plan, before = read_plan(out), _before(out)
@@ -175,17 +177,17 @@ def write_manifest(out: Path, names: Collection[str] | None = None, *, still_fit
 
 
 def _sources(name: str, new: Manifest, before: Manifest | None, written: Collection[str]) -> dict[str, str | None]:
-    """What a table or the page was made of: what is there now if it was just written, else what was there then."""
+    """Hashes of the inputs of a table or the report: present ones if it was just written, else the former ones."""
     if name in written:
         return {source: new.now(source) for source in MADE_FROM[name]}
-    if before is None:  # nothing says what it was made of
+    if before is None:  # its inputs are unknown
         return dict.fromkeys(MADE_FROM[name])
-    # Manifests of earlier versions do not say: there, all that is listed was made together.
+    # Manifests of earlier versions lack this: there, all listed files were made together.
     return dict(before.made_from.get(name) or {source: before.now(source) for source in MADE_FROM[name]})
 
 
 def own_files(out: Path) -> Iterator[tuple[str, Path]]:
-    """Files of the run that the manifest vouches for, and their names; what a user put into the folder is not ours."""
+    """Files of the run to list in the manifest, with their names; files added by a user are left out."""
     for name in runpaths.LISTED:
         if (out / name).is_file():
             yield name, out / name
@@ -199,19 +201,19 @@ def is_own(name: str) -> bool:
 
 
 def require_unchanged(out: Path, names: Collection[str]) -> None:
-    """Refuse to make anything from files that were changed since the manifest was written.
+    """Refuse input files that were changed since the manifest was written.
 
     Parameters
     ----------
     out
         The run's folder.
     names
-        Files of the run; MAP is its metadata. What is missing, not listed or being written is left out.
+        Files of the run; MAP is its metadata. Missing, unlisted and unfinished files are ignored.
 
     Raises
     ------
     VerificationFailed
-        A file is not what the manifest says.
+        A file differs from its hash in the manifest.
     """
     there = _before(out)
     if there is None:
@@ -223,7 +225,9 @@ def require_unchanged(out: Path, names: Collection[str]) -> None:
             continue
         if file_sha256(path) != digest:
             remedy = _REMEDIES.get(group, _COUNT_AGAIN).format(out=out)
-            raise VerificationFailed(f"{path} is damaged (it differs from what {runpaths.MANIFEST} says): {remedy}")
+            raise VerificationFailed(
+                f"{path} is damaged (its hash differs from the one in {runpaths.MANIFEST}): {remedy}"
+            )
 
 
 def ledger_sha256(out: Path) -> str:
@@ -237,7 +241,7 @@ def ledger_sha256(out: Path) -> str:
 
 
 def _before(out: Path) -> Manifest | None:
-    """The manifest that is there; a damaged one vouches for nothing."""
+    """The present manifest; an empty one if damaged."""
     try:
         return read_manifest(out)
     except VerificationFailed:
@@ -250,7 +254,7 @@ def _group(name: str) -> str:
 
 
 def compare_files(out: Path, manifest: Manifest) -> dict[str, str]:
-    """Every file that is not what the manifest says -> what is wrong with it, except files that are being written."""
+    """Files that differ from the manifest -> what is wrong; without files being written."""
     now = dict(own_files(out))
     listed = {name: digest for name, digest in manifest.files.items() if is_own(name)}
     skipped = set(manifest.writing)
@@ -261,7 +265,7 @@ def compare_files(out: Path, manifest: Manifest) -> dict[str, str]:
         if name not in now:
             wrong[name] = "is missing"
         elif file_sha256(now[name]) != digest:
-            wrong[name] = "differs from what the manifest says"
+            wrong[name] = "differs from its hash in the manifest"
     if runpaths.LEDGER not in skipped and manifest.ledger != ledger_sha256(out):
-        wrong[runpaths.LEDGER] = "records were removed, added or changed since the manifest was written"
+        wrong[runpaths.LEDGER] = "ledger records were removed, added or changed since the manifest was written"
     return wrong

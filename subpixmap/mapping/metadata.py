@@ -96,7 +96,7 @@ def require_readable(out: Path, plan: Plan, epsg: int) -> None:
     there = read_zone(path, epsg, arrays)
     n = len(there.labels)
     if unknown := set(there.labels) - {period.label for period in plan.periods}:
-        raise _damaged_metadata(path, epsg, f"it has periods that its plan has not: {', '.join(sorted(unknown))}")
+        raise _damaged_metadata(path, epsg, f"it has periods that are not in its plan: {', '.join(sorted(unknown))}")
     if there.extent != (zone.extent.row, zone.extent.col, *zone.extent.shape):
         raise _damaged_metadata(path, epsg, f"its window is {there.extent}, its plan says {zone.extent}")
     for name, array in arrays.items():

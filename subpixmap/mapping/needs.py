@@ -1,7 +1,6 @@
-"""Plan and items -> what a run needs, before anything is read: tasks, bytes, arithmetic, memory, room on disk.
+"""The needs of a run from plan and items, without reading pixels: tasks, bytes, computing, memory, disk space.
 
-Memory and room are upper estimates with the terms written out; a run that cannot fit is refused with the options that
-would make it fit.
+Memory and disk space are upper estimates. A run that cannot fit is refused, with options that would fit.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from subpixmap.model.clouds import NETWORK_BYTES, Cells, network_bands
 from subpixmap.scenes.access import GDAL_CACHE_BYTES
 from subpixmap.scenes.items import Item
 
-_PROCESS = 850e6  # bytes of a worker that has done a tiny block: interpreter, torch, GDAL, zarr
+_PROCESS = 850e6  # bytes of a worker after a tiny block: interpreter, torch, GDAL, zarr
 _COMPRESSED = 0.8  # bytes in a COG for each byte of a band
 _RECORD = 8e3  # bytes of a ledger record, and again for every acquisition and object below
 _RECORD_CELL = 6.0
@@ -34,7 +33,7 @@ _RECORD_CELL = 6.0
 
 @dataclass(frozen=True)
 class Needs:
-    """Of a whole plan; includes blocks that are done already."""
+    """Needs of a whole plan; includes blocks already done."""
 
     blocks: int
     tasks: int
@@ -58,7 +57,7 @@ class Needs:
 
 
 def needs(plan: Plan, items: Iterable[Item]) -> Needs:
-    """What a plan needs; counts items of every block, opens none."""
+    """The needs of a plan, from the items over every block, without opening files."""
     items = list(items)
     recipe = plan.recipe
     tasks = chunks = predicted = 0.0
@@ -96,18 +95,18 @@ def needs(plan: Plan, items: Iterable[Item]) -> Needs:
 
 
 def spread_bytes(plan: Plan, needed: Needs) -> float:
-    """Of the map's bytes on disk, what the spread over networks takes; an estimate."""
+    """Estimated bytes on disk of the counts per network."""
     more = _layer_bytes(plan.recipe.spread) - _layer_bytes(0)
     return needed.chunks * CHUNK**2 * len(plan.recipe.objects) * more
 
 
 def _layer_bytes(spread: int) -> float:
-    """Of a pixel of one object on disk, over all arrays that have objects."""
+    """Bytes on disk of one pixel and object, over all arrays with objects."""
     return sum(one.disk_bytes for name, one in arrays_of(spread).items() if name != N_OBS)
 
 
 def worker_memory(plan: Plan) -> float:
-    """Peak of a worker process, bytes: its own, GDAL's cache, memory kept, and the arrays of the largest block."""
+    """Peak memory of a worker process, bytes: base, GDAL's cache, kept memory, and arrays of the largest block."""
     recipe, n = plan.recipe, len(plan.recipe.objects)
     windows = [one.window for zone in plan.zones.values() for one in zone.blocks]
     window = max(w.height * w.width for w in windows)
@@ -135,25 +134,25 @@ def require_fit(plan: Plan, needed: Needs, out: Path, *, memory: float | None, w
     plan, needed
         The plan and its needs.
     out
-        The run's folder; what the map there holds already is taken off.
+        The run's folder; the size of the present map is subtracted.
     memory
         Bytes that all worker processes may use together; not checked when None.
     workers
-        How many there are.
+        Number of worker processes.
 
     Raises
     ------
     Refused
-        Names need, limit and the options that would make it fit.
+        The run does not fit; the message names need, limit and options that would fit.
     """
     if memory is not None and needed.worker_memory * workers > memory:
         raise Refused(
-            f"blocks of {plan.recipe.block} px take up to {needed.worker_memory / 1e9:.1f} GB in each worker, "
-            f"there are {workers}, and the memory is {memory / 1e9:.1f} GB; "
+            f"blocks of {plan.recipe.block} px need up to {needed.worker_memory / 1e9:.1f} GB in each of {workers} "
+            f"workers, but the memory is {memory / 1e9:.1f} GB; "
             f"{_that_would_fit(plan, needed, memory, workers)}"
         )
     if is_remote(out):
-        return  # an object store does not say how much room it has
+        return  # an object store does not report its free space
     folder = Path(out).absolute()
     while not folder.exists():
         folder = folder.parent
@@ -178,11 +177,15 @@ def _that_would_fit(plan: Plan, needed: Needs, memory: float, workers: int) -> s
         if worker_memory(smaller) * workers <= memory:
             options.append(f"--block {block}")
             break
-    return f"{' or '.join(options)} would fit" if options else "no block is small enough; use another machine"
+    return (
+        f"{' or '.join(options)} would fit"
+        if options
+        else "even the smallest block is too large; use a machine with more memory"
+    )
 
 
 def _bytes_per_pixel(plan: Plan, items: Iterable[Item]) -> dict[str, float]:
-    """Raw bytes that one pixel of the lattice costs in the files: coarser bands cost less."""
+    """Raw bytes in the files per pixel of the lattice: coarser bands need less."""
     item = next(iter(items), None)
     share = (
         {name: (plan.recipe.resolution / asset.resolution) ** 2 for name, asset in item.assets.items()} if item else {}

@@ -1,12 +1,12 @@
-"""OUT/run.lock: one live run in a folder.
+"""OUT/run.lock: one live run per folder.
 
-The file names its owner and is touched every few seconds. A second run is refused while the owner lives. A dead owner
-on the same system is taken over at once; one on another host, or in another container, when its heartbeat has stopped.
-On a disk, the takers of one host wait for each other in the kernel; in an object store, who takes the folder first
-uploads a claim, as only one can.
+The file names its owner and is touched every few seconds (heartbeat). A second run is refused while the owner is alive.
+A dead owner on the same system is replaced at once; one on another host or in another container when its heartbeat
+stops. On a disk, processes of one host use a kernel lock to take the folder; in an object store, they upload a claim,
+which succeeds only once.
 
-No heartbeat proves that an owner is dead: it may only be held up. So the file holds a token, and whoever writes into
-the folder compares it before each commit. An owner that lost the folder stops there.
+A missing heartbeat does not prove that an owner is dead: it may only be slow. So the file holds a token, which every
+writer compares before each commit. An owner that lost the folder stops then.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from subpixmap.runpaths import LOCK
 BEAT_S = 5.0
 """Between heartbeats."""
 STALE_S = 120.0
-"""Without a heartbeat for so long, an owner on another host counts as dead."""
+"""An owner on another host counts as dead after this time without a heartbeat, seconds."""
 
-_held: dict[Path, tuple[int, Owner]] = {}  # folders this process holds: by which thread, and as whom
+_held: dict[Path, tuple[int, Owner]] = {}  # folders held by this process: thread and owner
 
 
 class FolderLost(Refused):
-    """Another run took the folder; nothing more is written into it."""
+    """Another run has taken over the folder; this run stops writing."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a folder."""
+    """The owner of a folder."""
 
     host: str
     pid: int
     born: str
-    """When its process started, as the kernel says: process numbers are used again."""
+    """Start time of its process, from the kernel, because process numbers are reused."""
     since: float
-    """When it took the folder, seconds since 1970, by the clock that dates the folder's files."""
+    """Time when it locked the folder, seconds since 1970, by the clock of the file system."""
     token: str
     system: str = ""
-    """Where its process number holds: the boot of the host and the namespace of the process; empty if not known."""
+    """Scope of its process number: the boot of the host and the namespace of the process; empty if unknown."""
 
     def __str__(self) -> str:
         taken = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
@@ -60,19 +60,19 @@ class Owner:
 
 @contextlib.contextmanager
 def run_lock(out: Path) -> Iterator[Owner]:
-    """Hold a folder while the body runs; the thread that holds it may take it again.
+    """Lock a folder while the body runs; reentrant in the same thread.
 
     Yields
     ------
     Owner
-        Who holds it now; tasks carry its token.
+        The owner; tasks carry its token.
 
     Raises
     ------
     InputError
-        It cannot be written.
+        The folder cannot be written.
     Refused
-        Another live run holds it; names host, process and time.
+        Another live run holds it; the message names host, process and time.
     """
     folder = out.resolve()
     thread, owner = _held.get(folder, (None, None))
@@ -82,12 +82,12 @@ def run_lock(out: Path) -> Iterator[Owner]:
     try:
         make_folder(folder)
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise InputError(f"{folder} cannot be a run folder ({error.strerror}); choose another --out") from error
+        raise InputError(f"{folder} cannot be used as a run folder ({error.strerror}); use another --out") from error
     path = folder / LOCK
     try:
         mine = _take(path)
     except PermissionError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); choose another --out") from error
+        raise InputError(f"{folder} cannot be written ({error.strerror}); use another --out") from error
     _held[folder] = threading.get_ident(), mine
     stop = threading.Event()
     beats = threading.Thread(target=_beat, args=(path, mine, stop), name="subpixmap-heartbeat", daemon=True)
@@ -104,7 +104,7 @@ def run_lock(out: Path) -> Iterator[Owner]:
 
 
 def read_owner(path: Path) -> Owner | None:
-    """The owner that the file names; None without a file or a name in it. OSError: the file cannot be read."""
+    """The owner in the file; None without a file or owner. OSError: the file cannot be read."""
     try:
         return Owner(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
@@ -114,7 +114,7 @@ def read_owner(path: Path) -> Owner | None:
 def is_alive(owner: Owner, path: Path, now: float | None = None) -> bool:
     """Whether the owner may still write: its process lives (same system), or its last heartbeat is recent.
 
-    `now` is the time by the clock that dates the file; it is asked for when not given.
+    `now` is the time by the clock of the file system; by default it is measured.
     """
     if (owner.host, owner.system) == (socket.gethostname(), _system()):
         return _born(owner.pid) == owner.born
@@ -140,20 +140,20 @@ def is_held_here(out: Path) -> bool:
 
 
 def require_held(out: Path, token: str | None = None) -> None:
-    """Stop an owner that lost the folder; to be called before every commit.
+    """Raise if the owner has lost the folder; call it before every commit.
 
     Parameters
     ----------
     out
         The run's folder.
     token
-        Of the owner for whom a task works, wherever it runs. By default that of this process; a process that does not
-        hold the folder is not judged.
+        Token of the owner for whom a task works. By default that of this process; no check if this process does not
+        hold the folder.
 
     Raises
     ------
     FolderLost
-        The lock names another owner, or is gone.
+        The lock has another owner, or does not exist any more.
     """
     if token is None:
         _, held = _held.get(out.resolve(), (None, None))
@@ -162,39 +162,41 @@ def require_held(out: Path, token: str | None = None) -> None:
         return
     owner = read_owner(out / LOCK)
     if owner is None or owner.token != token:
-        who = f"was taken over by another run ({owner})" if owner else "is not held any more: its run.lock was removed"
-        raise FolderLost(f"{out} {who}; this run stops and writes nothing more, look with `subpixmap status {out}`")
+        who = f"was taken over by another run ({owner})" if owner else "is no longer locked: its run.lock was removed"
+        raise FolderLost(f"{out} {who}; this run stops without writing; see `subpixmap status {out}`")
 
 
 def _take(path: Path) -> Owner:
-    """Make the file our own; of several that try at once, one succeeds.
+    """Write the lock file; if several processes try at once, one succeeds.
 
-    1. Wait for our turn: between the look and the write nobody else may take the folder.
+    1. Wait for our turn: no other process may take the folder between check and write.
     2. Refuse if the owner lives.
-    3. Replace a dead owner's file by ours.
+    3. Replace the file of a dead owner by ours.
     """
     token = secrets.token_hex(8)
     try:
         with _one_at_a_time(path.parent, token) as now:  # 1.
             owner = read_owner(path)  # 2.
             if owner is not None and is_alive(owner, path, now):
-                raise Refused(f"{path.parent} is held by a live run ({owner}); wait for it, or use another --out")
+                raise Refused(f"{path.parent} is used by a live run ({owner}); wait for it, or use another --out")
             path.unlink(missing_ok=True)  # 3. `write_new` still fails if the file is back: not every system can lock.
             mine = Owner(socket.gethostname(), os.getpid(), _born(os.getpid()), now, token, _system())
             write_new(path, json.dumps(asdict(mine)).encode())
     except FileExistsError as error:
-        raise Refused(f"{path.parent} is being taken by another run; wait for it, or use another --out") from error
+        raise Refused(
+            f"{path.parent} is just being locked by another run; wait for that run, or use another --out"
+        ) from error
     return mine
 
 
 def _one_at_a_time(folder: Path, token: str) -> contextlib.AbstractContextManager[float]:
-    """Held by one taker of the folder at a time; gives the time by the clock that dates the folder's files."""
+    """Lock to take the folder, for one process at a time; yields the time by the clock of the file system."""
     return _claimed(folder, token) if is_remote(folder) else _flocked(folder)
 
 
 @contextlib.contextmanager
 def _claimed(folder: Path, token: str) -> Iterator[float]:
-    """By an object that only one can create; it lives for moments, and longer only if its taker died."""
+    """Lock by an object that only one process can create; it exists for moments unless its creator died."""
     claim = folder / f".{LOCK}.claim"
     try:
         with store_errors():
@@ -214,10 +216,10 @@ def _claimed(folder: Path, token: str) -> Iterator[float]:
 
 @contextlib.contextmanager
 def _flocked(folder: Path) -> Iterator[float]:
-    """By one process of this host at a time, and let go by the kernel when it dies."""
+    """Lock for one process of this host at a time; the kernel releases it when the process dies."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # some network file systems lock no folders
+        with contextlib.suppress(OSError):  # some network file systems cannot lock folders
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield _clock(folder)
     finally:
@@ -225,13 +227,13 @@ def _flocked(folder: Path) -> Iterator[float]:
 
 
 def _clock(folder: Path) -> float:
-    """The time by the clock that dates the folder's files: a file server's may differ from ours by minutes."""
+    """The time by the clock of the file system: that of a file server may differ by minutes."""
     probe = folder / f".{LOCK}.{secrets.token_hex(8)}.partial"
     try:
         with store_errors():
             probe.write_bytes(b"")
             return probe.stat().st_mtime
-    except OSError:  # a folder that may not be written: our own clock is all there is
+    except OSError:  # the folder is read-only: use the local clock
         return time.time()
     finally:
         with contextlib.suppress(OSError), store_errors():
@@ -239,7 +241,7 @@ def _clock(folder: Path) -> float:
 
 
 def _system() -> str:
-    """Where our process numbers hold: hosts of one name, and containers of one host, have their own."""
+    """The scope of process numbers: hosts with the same name, and containers of one host, have their own."""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -147,47 +147,45 @@ def make_plan(
     missing: Missing = "stated",
     spread: bool = False,
 ) -> Plan:
-    """Plan a run from its items alone; no file is opened.
+    """Plan a run from its items only; no file is opened.
+
+    1. Divide the region into blocks, UTM zone by UTM zone.
+    2. Collect everything that affects a number in the recipe; its hash is the id of the run.
+    3. Add what may differ between extensions of a run: names, periods, sources, versions.
 
     Parameters
     ----------
     region
         Its geometry is EPSG:4326.
-    periods
-        With `every="scene"` each acquisition of the items becomes a period of its own.
-    items
-        The lock of all periods.
-    model
-        From `load_model`.
+    periods, every, months
+        Periods and their kind; with `every="scene"` each acquisition of the items becomes a period.
+    items, model
+        The locked items of all periods, and the result of `load_model`.
     block, resolution
         Side of a block, pixels, a multiple of 256; metres.
     max_scenes, min_obs, max_cloud
         Acquisitions used at most for a block and period; clear observations a pixel needs; percent.
-    mask
-        Which pixels are valid; the model's own rule, or `MaskRule()`, when not given.
-    every, months
-        As the periods were made.
+    mask, missing
+        Rules for valid pixels (by default from the model's card) and missing pixels (see `read_window`).
     objects
         Objects of the model to map, in the model's order; all when not given.
     sources, forced
-        Where the items come from, in order of preference; input unlike the card is accepted: both for the record.
-    arithmetic
-        What computes the network.
-    missing
-        Which pixels of the files are missing (see `read_window`).
-    spread
-        Keep the counts of the model's networks apart.
+        Sources of the items in order of preference; input that does not match the card is accepted. For the record.
+    arithmetic, spread
+        Device, backend and precision of the network; store the count of each network of the model.
 
     Raises
     ------
     InputError
         An unknown object, options that contradict each other, or a region that no item touches.
     """
+    # 1. By zone, because each place must be mapped in one zone only: otherwise it would be counted twice.
     require_block(block)
     card, chosen = model.card, chosen_objects(model.card, objects)
     mask = mask or MaskRule.stated(card.mask, chosen)
     zones = plan_zones(region.geometry, lattices(items, resolution), resolution, block)
     _require_items(region.name, zones, items)
+    # 2. A run folder is only extended with the same recipe: one map must not mix two kinds of numbers.
     recipe = Recipe(
         region_sha256=hashlib.sha256(shapely.to_wkb(shapely.normalize(region.geometry))).hexdigest(),
         model_sha256=model.sha256,
@@ -207,6 +205,7 @@ def make_plan(
         level=level_of(items),
         spread=card.members_apart() if spread else 0,
     )
+    # 3. Periods are not part of the recipe, because later runs add some.
     return Plan(
         recipe=recipe,
         region_name=region.name,
@@ -314,7 +313,7 @@ def read_plan(out: Path) -> Plan:
         with store_errors():
             data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
-        missing = f"{out} holds no run: {path.name} is missing; start with subpixmap run --out {out}"
+        missing = f"{out} holds no run: {path.name} is missing; start a run with subpixmap run --out {out}"
         raise InputError(missing) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({in_one_line(error)}); check address and credentials") from error
@@ -323,23 +322,23 @@ def read_plan(out: Path) -> Plan:
         if not isinstance(raw, dict) or raw.get("sha256") != json_sha256(
             {key: value for key, value in raw.items() if key != "sha256"}
         ):
-            raise ValueError("its hash differs from its content")
+            raise ValueError("its hash does not match its content")
     except ValueError as error:
         raise _damaged(path, error) from error
     # The hash proves the content: an error from here on is a bug of ours, and must not be reported as damage.
     if raw["format"] != FORMAT:
         raise Refused(
-            f"{path} is of format {raw['format']} and this version of subpixmap reads {FORMAT}: go on with the "
+            f"{path} is of format {raw['format']} but this version of subpixmap reads format {FORMAT}: use the "
             "version that made it, or start in another folder"
         )
     plan = _from_json(raw)
     if raw["run_id"] != plan.run_id:
-        raise _damaged(path, "its run_id is not that of its recipe")
+        raise _damaged(path, "its run_id does not match its recipe")
     return plan
 
 
 def _damaged(path: Path, reason: object) -> VerificationFailed:
-    return VerificationFailed(f"{path} is damaged ({reason}); restore it, or start again in another folder")
+    return VerificationFailed(f"{path} is damaged ({reason}); restore it, or start a new run in another folder")
 
 
 def _to_json(plan: Plan) -> dict[str, Any]:

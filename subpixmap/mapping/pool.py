@@ -1,7 +1,7 @@
-"""Runs tasks: in this process, or as futures of a Dask client, with the model brought to every worker once.
+"""Runs tasks in this process or as futures of a Dask client; the model is sent to every worker once.
 
-The driver sees one small interface (`Pool`): how many tasks may be in flight, submit one, wait for one. Nothing here
-knows what a task does.
+The driver uses a small interface (`Pool`): number of tasks in flight, submit one, wait for one. This module does not
+depend on what a task does.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 class Brought(Protocol):
-    """A model or a detector: what tasks need besides themselves."""
+    """A model or a detector, which all tasks need."""
 
     @property
     def sha256(self) -> str:
-        """By which workers know it."""
+        """Its key in the workers."""
 
 
 _MODELS: dict[str, Any] = {}
@@ -38,11 +38,13 @@ _REGISTER_ATTEMPTS = 8
 
 
 class WorkerDied(Incomplete):
-    """The process that ran a task died, or was ended because the task took too long."""
+    """The process of a task died, or was stopped because the task took too long."""
 
     def __init__(self, deaths: int, limit_s: float | None) -> None:
         limit = "" if limit_s is None else f", or because it took longer than {limit_s:,.0f} s"
-        super().__init__(f"its worker process died: most likely it ran out of memory{limit}; try a smaller --block")
+        super().__init__(
+            f"its worker process died, most likely because it ran out of memory{limit}; try a smaller --block"
+        )
         self.deaths = deaths
         """How often, for this task, since it was submitted."""
 
@@ -61,7 +63,7 @@ class Pool(Protocol):
         """Start a task."""
 
     def wait(self, seconds: float) -> tuple[Any, Any] | None:
-        """The next finished task with its result or its exception; None if none finished in time."""
+        """The next finished task with its result or exception; None after the timeout."""
 
 
 @contextlib.contextmanager
@@ -76,7 +78,7 @@ def open_pool(
     memory_limit: str | int | None = None,
     limit_s: float | None = None,
 ) -> Iterator[Pool]:
-    """Open what runs `run(task, model)`.
+    """Open a pool that runs `run(task, model)`.
 
     Parameters
     ----------
@@ -87,20 +89,20 @@ def open_pool(
     workers
         0: in this process, one task after the other. Otherwise worker processes; one for each core (or GPU) when None.
     scheduler
-        Address (`tls://...`) or scheduler file of a running Dask cluster, which is used instead.
+        Address (`tls://...`) or scheduler file of a running Dask cluster to use instead.
     client
-        A connected `distributed.Client`, which is used instead; it stays open.
+        A connected `distributed.Client` to use instead; it stays open.
     device
         "cuda" starts one process for each GPU.
     memory_limit
-        Of each local worker process, as Dask writes it; an equal share of the machine's memory when None.
+        Limit of each local worker process, in the notation of Dask; an equal share of the memory when None.
     limit_s
-        Seconds after which a worker process that still runs the same task is ended; in this process there is no limit.
+        Seconds after which a worker process is stopped if it still runs the same task; no limit in this process.
 
     Raises
     ------
     InputError
-        The scheduler does not answer, there is no GPU, or the workers have other software than the driver.
+        The scheduler does not respond, there is no GPU, or the workers have other software than the driver.
     Incomplete
         The workers cannot be reached, or a scheduler has had none for half an hour. `subpixmap.wait-for-workers` of
         Dask's configuration changes that (DASK_SUBPIXMAP__WAIT_FOR_WORKERS=8h in the environment).
@@ -116,12 +118,12 @@ def open_pool(
         try:
             yield _OnDask(run, client, model.sha256, limit_s)
         finally:
-            with contextlib.suppress(Exception):  # a scheduler that is gone has forgotten it anyway
+            with contextlib.suppress(Exception):  # a stopped scheduler has forgotten it anyway
                 client.unregister_worker_plugin(plugin.name)
 
 
 class _InProcess:
-    """Runs a task when it is waited for."""
+    """Runs a task when `wait` is called."""
 
     slots = 1
 
@@ -155,7 +157,7 @@ class _OnDask:
 
     @property
     def slots(self) -> int:
-        """Follows the number of workers, which may change; asked every few seconds, and then lost ones are replaced."""
+        """Twice the present number of workers, updated every few seconds; then lost workers are replaced."""
         if time.monotonic() - self.asked_at > 2:
             self.asked_at = time.monotonic()
             with contextlib.suppress(OSError):  # `wait` reports a lost scheduler
@@ -166,11 +168,11 @@ class _OnDask:
         return self.slots_then
 
     def _replace_lost(self, alive: int) -> None:
-        """Have a local cluster start what it has given up: a worker that died while it started, or started slowly."""
+        """Let a local cluster start workers again that died or were slow while starting."""
         from distributed import LocalCluster
 
         if isinstance(local := self.client.cluster, LocalCluster) and alive < len(local.worker_spec):
-            local.scale(len(local.worker_spec))  # changes nothing while the cluster still waits for it
+            local.scale(len(local.worker_spec))  # no effect while the cluster still waits for it
 
     def submit(self, task: Any) -> None:
         future = self.client.submit(run_with_cached_model, self.run, task, self.sha256, self.limit_s, pure=False)
@@ -197,16 +199,16 @@ class _OnDask:
 
     def _require_scheduler(self, *, lost: bool = False) -> None:
         if lost or self.client.status not in ("running", "connecting"):
-            raise Incomplete(f"the scheduler at {self.absence.address} is lost; run the same command again to resume")
+            raise Incomplete(f"the scheduler at {self.absence.address} is lost; rerun the same command to resume")
 
 
 def run_with_cached_model(run: Callable[[Any, Any], Any], task: Any, sha256: str, limit_s: float | None = None) -> Any:
-    """What a Dask worker executes; past the limit the process ends, and the scheduler notices that it is gone."""
+    """Run a task in a Dask worker; after the time limit the process exits, and the scheduler notices."""
     if sha256 not in _MODELS:
-        raise RuntimeError(f"this worker has no model {sha256[:12]}: it started without the plugin that brings it")
+        raise RuntimeError(f"this worker has no model {sha256[:12]}: it started without the plugin that loads it")
     if limit_s is None:
         return run(task, _MODELS[sha256])
-    # Not a thread of Python: what hangs in a library may hold the interpreter's lock.
+    # Not a Python thread: a hanging library may hold the interpreter lock.
     faulthandler.dump_traceback_later(limit_s, exit=True, file=2)  # 2: the process's own stderr
     try:
         return run(task, _MODELS[sha256])
@@ -219,9 +221,9 @@ def _plugin(model: Brought) -> Any:
     from distributed import WorkerPlugin
 
     class BringModel(WorkerPlugin):
-        """Puts the model into every worker process before its first task.
+        """Loads the model into every worker process before its first task.
 
-        Torch has one thread there until the plugin leaves.
+        Torch uses one thread there until the plugin is removed.
         """
 
         def __init__(self) -> None:
@@ -235,7 +237,8 @@ def _plugin(model: Brought) -> Any:
 
             if torch.__version__ != self.torch:
                 raise InputError(
-                    f"worker {worker.address} has torch {torch.__version__}, the driver {self.torch}: install the same"
+                    f"worker {worker.address} has torch {torch.__version__}but the driver has {self.torch}: install "
+                    "the same version"
                 )
             self.settings = contextlib.ExitStack()
             self.settings.enter_context(one_thread())
@@ -248,10 +251,10 @@ def _plugin(model: Brought) -> Any:
 
 
 def _bring(client: Client, plugin: Any) -> None:
-    """Bring the model to all workers, also to those that start later.
+    """Send the model to all workers, also to those that start later.
 
-    The scheduler keeps the plugin for new workers before it sends it to the present ones. If one of these dies
-    meanwhile, the call fails and nobody knows who has the plugin: it is sent to all again.
+    The scheduler stores the plugin for new workers before it sends it to the present ones. If one of these dies
+    meanwhile, the call fails and it is unknown which workers have the plugin, so it is sent to all again.
     """
     for attempt in range(_REGISTER_ATTEMPTS):
         try:
@@ -265,5 +268,5 @@ def _bring(client: Client, plugin: Any) -> None:
         except (OSError, TimeoutError) as error:
             if client.status not in ("running", "connecting") or attempt + 1 == _REGISTER_ATTEMPTS:
                 where = client.scheduler.address if client.scheduler else "the scheduler"
-                raise Incomplete(f"the model could not be brought to the workers of {where}: {error!r}") from error
+                raise Incomplete(f"the model could not be sent to the workers of {where}: {error!r}") from error
             time.sleep(min(0.2 * 2**attempt, 5.0))

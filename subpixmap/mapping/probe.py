@@ -1,4 +1,4 @@
-"""One block, mapped for a look: how long the whole plan will take on this machine, and how much room its map needs."""
+"""Maps one block to predict the time of the whole plan on this machine and the disk space of its map."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one block took, and what follows for the plan."""
+    """Measurements of one block, and predictions for the plan."""
 
     block_id: str
     period: str
@@ -43,10 +43,10 @@ class Probe:
 
 
 def probe(plan: Plan, items: Sequence[Item], model: Model, whole: Needs) -> Probe:
-    """Map the fullest block of a plan into a temporary folder and scale what it took to the plan.
+    """Map the fullest block of a plan into a temporary folder, and scale its time and size to the plan.
 
-    Time is scaled by the pixels x acquisitions that are predicted at most, room by computed chunks: clouds are taken to
-    be those of the probed block.
+    Time is scaled by the largest number of predicted pixels x acquisitions, size by computed chunks; clouds are assumed
+    to be as in the probed block.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def probe(plan: Plan, items: Sequence[Item], model: Model, whole: Needs) -> Prob
 
 
 def _fullest(plan: Plan, items: Sequence[Item]) -> Plan:
-    """The plan of one block and period: that with the most to predict."""
+    """The plan of one block and period, the one with the most pixels to predict."""
     best: Plan | None = None
     most = 0.0
     for period in plan.periods:
@@ -94,7 +94,7 @@ def _fullest(plan: Plan, items: Sequence[Item]) -> Plan:
     if best is None:
         raise InputError(
             f"--probe: no block of region {plan.region_name} has an acquisition in "
-            f"{', '.join(period.label for period in plan.periods[:5])}; choose other periods, or leave --probe out"
+            f"{', '.join(period.label for period in plan.periods[:5])}; choose other periods, or leave out --probe"
         )
     return best
 

@@ -1,9 +1,9 @@
-"""What proves that a shard is the one of its record: a hash of its file, which is quick to compare, or of its values.
+"""Checks that a shard belongs to its record: by the hash of its file, which is quick, or of its values.
 
-Records of earlier versions know the values only, and to hash them takes longer than all else that a count does. When
-a count has proven a file so, it notes the file's hash beside the record, and later ones are as quick as with records
-of this version. A note says "a file of this hash holds values of that hash": this stays true whatever becomes of the
-map, and it counts only where the values are those of the record.
+Records of earlier versions have hashes of values only, which take longer to check than everything else in a count.
+After such a check, a count notes the file's hash next to the record, and later counts are quick. A note means "a file
+with this hash has values with that hash". This stays true whatever happens to the map, and is used only if the values
+are those of the record.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from subpixmap.mapping.recipe import json_sha256
 
 @dataclass(frozen=True)
 class Proof:
-    """What is known of the arrays of a block: hashes by array name."""
+    """Known hashes of the arrays of a block, by array name."""
 
     values: Mapping[str, str]
     """Of the decoded values, by the block's record."""
@@ -43,29 +43,29 @@ class Proof:
         return cls(record.sha256, _read_notes(out, record) if out is not None else {}, set())
 
     def knows(self, name: str, content: bytes) -> bool:
-        """Whether the bytes of a file alone prove it."""
+        """Whether the hash of its file is known."""
         return name in self.files and hashlib.sha256(content).hexdigest() == self.files[name]
 
     def require(self, name: str, values: NDArray[Any], content: bytes) -> None:
-        """Refuse a file whose values are not those of the record (ValueError); remember one whose values are."""
+        """Raise ValueError for a file whose values are not those of the record; else remember the file."""
         if array_sha256(values) != self.values.get(name):
-            raise ValueError("it is not the one that the ledger has a record of")
+            raise ValueError("its hash differs from the one in the ledger")
         self.files[name] = hashlib.sha256(content).hexdigest()
         if self.to_note is not None:
             self.to_note.add(name)
 
 
 def write_notes(out: Path, record: tuple[str, str], proof: Proof) -> None:
-    """Note the files that were proven by their values; where the folder cannot be written, the next count is as slow.
+    """Write notes about files that were checked by their values; skipped if the folder is read-only.
 
     Parameters
     ----------
     out
-        The run's folder, which this run holds.
+        The run's folder, locked by this run.
     record
         (block id, period label).
     proof
-        Of the record; nothing is written if nothing was proven anew.
+        Of the record; nothing is written if there is no new check.
     """
     if not proof.to_note:
         return
@@ -76,7 +76,7 @@ def write_notes(out: Path, record: tuple[str, str], proof: Proof) -> None:
 
 
 def _read_notes(out: Path, record: Record) -> dict[str, str]:
-    """Array name -> hash of the file that holds the record's values; empty if nothing whole was noted."""
+    """Array name -> hash of the file with the record's values; empty without valid notes."""
     try:
         with store_errors():
             content = json.loads(_path(out, *record.key).read_bytes())
@@ -89,7 +89,7 @@ def _read_notes(out: Path, record: Record) -> dict[str, str]:
 
 
 def _sealed(notes: Mapping[str, Any]) -> dict[str, Any]:
-    """The notes with their own hash: one flipped bit, and they prove nothing."""
+    """The notes with their own hash, which detects any damage."""
     return {"notes": notes, "sha256": json_sha256(notes)}
 
 

@@ -1,6 +1,6 @@
-"""Options, a model and lattices -> the recipe of a run: everything that decides a number.
+"""The recipe of a run: all options that affect a number, the model and the lattices.
 
-A run folder has one recipe for ever; only periods are added to it. The hash of the recipe is the id of the run.
+A run folder keeps one recipe; only periods are added. The hash of the recipe is the id of the run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from subpixmap.scenes.radiometry import Missing
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a number. It never changes in a run folder."""
+    """Everything that affects a number. It never changes in a run folder."""
 
     region_sha256: str
     """Of the region's geometry (canonical WKB)."""
@@ -63,8 +63,8 @@ class Recipe:
         require_block(self.block)
         if self.max_scenes < 1 or self.min_obs < 1 or self.min_obs > self.max_scenes:
             raise InputError(
-                f"--max-scenes {self.max_scenes} and --min-obs {self.min_obs}: give 1 or more for both, and no larger "
-                "--min-obs than --max-scenes"
+                f"--max-scenes {self.max_scenes} and --min-obs {self.min_obs}: both must be 1 or more, and --min-obs "
+                "must not exceed --max-scenes"
             )
         if not self.bands or not self.objects:
             raise InputError("a recipe needs at least one band and one object")
@@ -75,7 +75,7 @@ class Recipe:
         return json_sha256(self.to_json())[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; the order of keys carries no meaning."""
+        """The recipe as plain values; the order of keys has no meaning."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
         if self.missing == "zero":
             del plain["missing"]  # so that older folders keep their run_id
@@ -99,30 +99,30 @@ class Recipe:
 
 
 def numerics(arithmetic: Arithmetic, mask_by: MaskBy = "scl") -> dict[str, Any]:
-    """What decides the last bits of a map: the same on any number of workers."""
+    """Settings that affect the last bits of a map; independent of the number of workers."""
     from subpixmap.model.clouds import versions
 
     return arithmetic.numerics() | {"trim_from": TRIM_FROM, "step": STEP} | versions(mask_by)
 
 
 def level_of(items: Iterable[Item]) -> Level:
-    """The level that all items have."""
+    """The common level of all items."""
     levels = {item.level for item in items}
     if len(levels) > 1:
-        raise InputError(f"the items are of levels {' and '.join(sorted(levels))}; a run has one (--level)")
+        raise InputError(f"the items are of levels {' and '.join(sorted(levels))}; use one level per run (--level)")
     return levels.pop() if levels else "L2A"
 
 
 def require_same(there: Recipe, here: Recipe, path: Path) -> None:
-    """Refuse another recipe, naming every field with both values."""
+    """Refuse another recipe; the message names each field with both values."""
     old, new = _flat(there.to_json()), _flat(here.to_json())
     if differ := [key for key in sorted(old | new) if old.get(key) != new.get(key)]:
         values = "; ".join(f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in differ)
-        raise Refused(f"{path} holds a run of another recipe: {values}; use another --out, or the same options")
+        raise Refused(f"{path} holds a run with other options: {values}; use another --out, or the same options")
 
 
 def require_block(block: int) -> None:
-    """Refuse a side of blocks that is not a whole number of inner chunks."""
+    """Refuse a block size that is not a multiple of inner chunks."""
     if block <= 0 or block % CHUNK:
         raise InputError(f"--block {block} is not a multiple of {CHUNK} px")
 
@@ -137,6 +137,6 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def json_sha256(value: Any) -> str:
-    """Hash of plain values; the order of keys carries no meaning."""
+    """Hash of plain values; independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

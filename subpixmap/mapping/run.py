@@ -1,6 +1,6 @@
-"""A plan, its items and a model -> the map: the driver that keeps a window of block tasks in flight.
+"""Maps a plan: the driver that keeps a limited number of block tasks in flight.
 
-The ledger alone says what is done. A run that died leaves nothing to repair: the next one does what has no record.
+Only the ledger decides what is done. After a crash nothing needs repair: the next run does the blocks without a record.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("subpixmap")
 
-_PAUSE_S = 0.5  # before a failed block is tried again; doubled every time
+_PAUSE_S = 0.5  # before a failed block is tried again; doubled each time
 _LONGEST_PAUSE_S = 60.0
 _SLOW_FLOPS = 1e10  # of a slow core in the network, floating point operations a second
 
 
 @dataclass(frozen=True)
 class RunProgress:
-    """Where a run stands."""
+    """Progress of a run."""
 
     done: int
     """Blocks x periods with a valid record, those of earlier runs too."""
@@ -64,7 +64,7 @@ class RunProgress:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did."""
+    """Results of a run."""
 
     total: int
     """Blocks x periods of the plan."""
@@ -88,7 +88,7 @@ class Summary:
 
     @property
     def bottleneck(self) -> str:
-        """The stage that took most of the workers' time; of reading, only the time that the network waited for it."""
+        """The stage that took most of the workers' time; reading counts only while the network waited for it."""
         return max(("wait", "network", "write"), key=lambda name: self.stages.get(name, 0.0))
 
 
@@ -101,7 +101,7 @@ class BlocksFailed(Incomplete):
         done = summary.earlier + summary.done
         super().__init__(
             f"{len(summary.failed)} of {summary.total} blocks x periods failed, {done} are done: {shown}{more}; "
-            "run the same command to try them again, or use --allow-partial to count without them"
+            "rererun the same command to try them again, or add --allow-partial to count without them"
         )
         self.summary = summary
 
@@ -121,7 +121,7 @@ def map_region(
     allow_partial: bool = False,
     progress: Callable[[RunProgress], None] | None = None,
 ) -> Summary:
-    """Map every block of a plan that has no valid ledger record; a run that was interrupted goes on where it stopped.
+    """Map every block of a plan without a valid ledger record; rerun to resume an interrupted run.
 
     Parameters
     ----------
@@ -134,32 +134,35 @@ def map_region(
     model
         The plan's.
     workers, scheduler, client, memory_limit
-        Where it runs, see `open_pool`. `workers=0` is this process.
+        Where tasks run, see `open_pool`. `workers=0` is this process.
     attempts
-        Times a block is tried before it is given up; the death of its worker process counts as one.
+        Attempts per block before it is given up; the death of its worker process counts as one.
     limit_s
-        Seconds after which the worker process of a block is ended; hours, by the size of the blocks, when None.
+        Time limit of a block, after which its worker process is stopped, seconds; hours, by block size, when None.
     allow_partial
-        Return although blocks failed.
+        Whether to return instead of raising if blocks failed.
     progress
         Called at the start and after every block.
 
     Raises
     ------
     BlocksFailed
-        After all others are done; carries the summary.
+        Raised after all other blocks are done; contains the summary.
     InputError
-        Not one local file of the lock is there any more.
+        No local file of the lock exists any more.
     Incomplete
-        The disk is full, the object store or the scheduler is lost; run the same command again to resume.
+        The disk is full, the object store or the scheduler is lost; rerun the same command to resume.
     Refused
-        The folder holds another recipe, another live run holds the folder or took it over, imagery changed since it was
-        locked, or the model is not the plan's.
+        The folder holds another recipe, another live run holds the folder or took it over, imagery has changed since it
+        was locked, or the model is not that of the plan.
     """
-    # 1. Refuse another model and other software before anything is written: one map must not hold two kinds of numbers.
+    # 1. Refuse another model and other software before writing: one map must not mix two kinds of numbers.
     out = path_of(out)
     if model.sha256 != plan.recipe.model_sha256:
-        raise Refused(f"model {model.sha256[:12]} is not the plan's ({plan.recipe.model_sha256[:12]})")
+        raise Refused(
+            f"model {model.sha256[:12]} is not the model of the plan ({plan.recipe.model_sha256[:12]}); "
+            "give the model of the plan"
+        )
     require_here(plan.recipe.numerics)
     arithmetic = plan.recipe.arithmetic
     here = numerics(arithmetic, plan.recipe.mask.by)
@@ -167,18 +170,18 @@ def map_region(
     started = time.monotonic()
     where = {"workers": workers, "scheduler": scheduler, "client": client, "memory_limit": memory_limit}
     with run_lock(out) as owner, _lost_storage_is_resumable(out):
-        # 2. While we hold the folder nobody else writes, so every half-written file is a dead run's: delete it.
+        # 2. No one else writes while we hold the folder, so half-written files are from dead runs: delete them.
         sweep(out)
         sweep(out / runpaths.LEDGER)
         # 3. Add new periods; another recipe is refused. The lock comes first: a plan without its items cannot be run.
         _lock_new_periods(out, plan, items)
         plan = write_plan(out, plan)
         create_map(out, plan)
-        # 4. What has no valid record in the ledger is left to do.
+        # 4. Blocks without a valid record in the ledger are left to do.
         tasks = pending_tasks(out, plan, items, owner.token)
         summary = Summary(plan.n_tasks, plan.n_tasks - len(tasks), 0, (), 0, 0.0)
         if tasks:
-            # 5. Run it. Look at the imagery first: one message instead of a failure for every block.
+            # 5. Run it. Check the imagery first: one message instead of a failure per block.
             _require_imagery(tasks)
             limit_s = limit_s or time_limit(plan, model)
             with open_pool(map_block, model, device=arithmetic.device, limit_s=limit_s, **where) as pool:  # type: ignore[arg-type]
@@ -190,7 +193,7 @@ def map_region(
 
 
 def _lock_new_periods(out: Path, plan: Plan, items: Sequence[Item]) -> None:
-    """Write the lock of a folder that has none, or add the items of periods that are new to the folder."""
+    """Write the lock of a new folder, or add the items of new periods."""
     path = out / runpaths.ITEMS
     if not path.is_file():
         write_lock(path, items)
@@ -202,30 +205,30 @@ def _lock_new_periods(out: Path, plan: Plan, items: Sequence[Item]) -> None:
 
 
 def _require_imagery(tasks: Iterable[Task]) -> None:
-    """Refuse to start where not one local file of the lock is there: each block would fail, and none says why."""
+    """Refuse to start if no local file of the lock exists: each block would fail."""
     hrefs = {next(iter(item.assets.values())).href: item.period for task in tasks for item in task.items}
     local = [href for href in hrefs if not is_remote_href(href)]
     if local and len(local) == len(hrefs) and not any(os.path.exists(href) for href in local):
         raise InputError(
-            f"{local[0]} does not exist, nor any other of the {len(local)} scenes that are left to read: the imagery "
-            "was moved or deleted. Bring it back, or name its new place and ask it again: `subpixmap run ... --source "
-            f"NEW --refresh {hrefs[local[0]]}` (--refresh once for each period)"
+            f"{local[0]} does not exist, and neither do the other {len(local) - 1} scenes that are left to read: the "
+            "imagery was moved or deleted. Restore it, or give its new location: `subpixmap run ... --source "
+            f"NEW --refresh {hrefs[local[0]]}` (one --refresh for each period)"
         )
 
 
 def time_limit(plan: Plan, model: Model) -> float:
-    """Seconds after which a block counts as hung: an hour, and twenty times what a slow core would compute."""
+    """Seconds after which a block counts as hung: an hour plus twenty times the computing time of a slow core."""
     largest = max(len(one.chunks) for zone in plan.zones.values() for one in zone.blocks) * CHUNK**2
     return 3600.0 + 20 * largest * plan.recipe.max_scenes * model.card.flops_per_pixel / _SLOW_FLOPS
 
 
 def pending_tasks(out: Path, plan: Plan, items: Iterable[Item], token: str = "") -> list[Task]:
-    """Tasks without a valid record, period by period, in row-major order; they commit for the owner of the token.
+    """Tasks without a valid record, by period, in row-major order; they commit for the owner of the token.
 
     Raises
     ------
     Refused
-        A block was made from other items than the lock's.
+        A block was mapped from other items than the locked ones.
     """
     records = read_records(out, plan)
     tasks = []
@@ -240,11 +243,11 @@ def pending_tasks(out: Path, plan: Plan, items: Iterable[Item], token: str = "")
             if (record := records.get((one.block.id, period))) is not None:
                 if record.items_sha256 != digest:
                     raise Refused(
-                        f"block {one.block.id}, period {period}: {OTHER_ITEMS}; restore the lock, or let "
-                        f"`subpixmap verify {out} --repair` make the block again"
+                        f"block {one.block.id}, period {period}: {OTHER_ITEMS}; restore items.parquet, or run "
+                        f"`subpixmap verify {out} --repair` to map the block again"
                     )
                 continue
-            # A pixel more than the halo: the corner of a raster may be placed up to half a pixel away.
+            # A pixel more than the halo: a raster may be shifted by up to half a pixel.
             over = near.over(zone.lattice.bounds(one.window.padded(plan.model.halo + 1)))
             touching = tuple(near.items[i] for i in over)
             tasks.append(Task(folder, one, period, plan.recipe, run_id, touching, digest, plan.model.halo, token))
@@ -252,12 +255,12 @@ def pending_tasks(out: Path, plan: Plan, items: Iterable[Item], token: str = "")
 
 
 class _Drive:
-    """Keeps a window of tasks in flight; repeats what fails, with growing pauses, and gives up what keeps failing.
+    """Keeps a limited number of tasks in flight; retries failed tasks with growing pauses, then gives up.
 
     1. Fill the free slots of the pool, first with failed tasks whose pause is over. A window of tasks, not all of them:
        a country has too many for a scheduler's memory.
     2. Wait for one task to end.
-    3. Settle it: count it as done, repeat it later, give it up, or stop the run.
+    3. Handle its result: count it as done, retry it later, give it up, or stop the run.
     """
 
     def __init__(
@@ -278,7 +281,7 @@ class _Drive:
         self.started = time.monotonic()
 
     def run(self) -> Summary:
-        """Until nothing is left."""
+        """Run until no task is left."""
         log.info(
             "mapping", extra={"where": self.pool.address, "tasks": len(self.todo), "earlier": self.summary.earlier}
         )
@@ -311,11 +314,11 @@ class _Drive:
             done = {"observed_px": result.record.observed_px, "total": dict(result.record.total)}
             log.info("block done", extra={"block": task.key[0], "period": task.period} | cost | done)
             return
-        if isinstance(result, Refused):  # the folder is lost, or imagery changed: no block may go on
+        if isinstance(result, Refused):  # folder lost or imagery changed: stop all blocks
             raise result
         if _stops_everything(result):  # every other block would fail as well
             raise Incomplete(
-                f"{task.out}: {_reason(result)} ({task.label}); free some space, then run the same command again"
+                f"{task.out}: {_reason(result)} ({task.label}); free some space, then rerun the same command"
             ) from result
         self.tried[task.key] += result.deaths if isinstance(result, WorkerDied) else 1
         facts = {
@@ -324,7 +327,7 @@ class _Drive:
             "attempt": self.tried[task.key],
             "reason": _reason(result),
         }
-        # Wrong input stays wrong: another attempt would only cost time.
+        # Do not retry wrong input: it would fail again.
         if self.tried[task.key] >= self.attempts or isinstance(result, InputError | VerificationFailed):
             failure = Failure(*task.key, _reason(result))
             self.summary = replace(now, failed=(*now.failed, failure))
@@ -365,9 +368,9 @@ def _lost_storage_is_resumable(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if _stops_everything(error):
-            raise Incomplete(f"{out}: {error}; free some space, then run the same command again") from error
+            raise Incomplete(f"{out}: {error}; free some space, then rerun the same command") from error
         if is_remote(out):
-            raise Incomplete(f"{out} cannot be reached ({error}); run the same command again") from error
+            raise Incomplete(f"{out} cannot be reached ({error}); rerun the same command to resume") from error
         raise
 
 

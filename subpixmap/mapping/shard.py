@@ -1,8 +1,8 @@
-"""One shard of the map -> the inner chunks that are asked for, without Zarr's machinery for each of them.
+"""Reads inner chunks of a shard of the map directly, without the overhead of Zarr per chunk.
 
-A shard as `store` writes it (Zarr v3, `sharding_indexed`): inner chunks compressed one by one, each with a checksum,
-and at the end an index of their offsets and lengths with another. Zarr reads the same bytes with one asynchronous task
-a chunk, which costs several times the decompression; the totals of a country read hundreds of thousands of chunks.
+A shard (Zarr v3, `sharding_indexed`) holds inner chunks, each compressed and with a checksum, and at its end an index
+of offsets and lengths with a checksum. Zarr reads it with one asynchronous task per chunk, which takes several times as
+long as the decompression; the totals of a country read hundreds of thousands of chunks.
 """
 
 from __future__ import annotations

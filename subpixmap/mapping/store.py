@@ -1,7 +1,7 @@
 """The map on disk: a Zarr v3 group per UTM zone; one shard is one block and one period, with all objects.
 
-NaN is "not observed", empty chunks are written, and every chunk carries a checksum: what is missing, what is zero and
-what is damaged can be told apart. What is *done* stands in the ledger, never in the arrays.
+NaN means "not observed", empty chunks are written, and every chunk has a checksum: so missing, zero and damaged values
+differ. The ledger, not the arrays, says which blocks are *done*.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ _SHARD_ERRORS = (ValueError, RuntimeError, struct.error)
 
 
 def require_map(out: Path) -> None:
-    """Raise Incomplete where there is no map: the folder is only planned, or the map was lost."""
+    """Raise Incomplete if there is no map: the folder is only planned, or the map was lost."""
     if not (out / runpaths.MAP).exists():
         raise Incomplete(
-            f"{out / runpaths.MAP} does not exist. Nothing is mapped yet (start with `subpixmap map {out}`), or the "
-            f"map was lost (make it again with `subpixmap verify {out} --repair`)"
+            f"{out / runpaths.MAP} does not exist. If nothing was mapped yet, run `subpixmap map {out}`; if the map "
+            f"was lost, run `subpixmap verify {out} --repair`"
         )
 
 
 def write_block(out: Path, block: Block, period: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """Write the shards of one block and period, and force them to disk.
+    """Write the shards of one block and period, and sync them to disk.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def write_block(out: Path, block: Block, period: str, arrays: Mapping[str, NDArr
         assert isinstance(array, zarr.Array)
         array = array.with_config({"write_empty_chunks": True})
         shard = _shard_path(out, array, at, rows, cols)
-        shard.unlink(missing_ok=True)  # Zarr reads what it overwrites: a damaged shard could never be made again
+        shard.unlink(missing_ok=True)  # Zarr reads what it overwrites, so a damaged shard could never be replaced
         if name == N_OBS:
             _require_shape(name, values, block.window.shape)
             array[at, rows, cols] = values
@@ -110,7 +110,7 @@ def read_block(
     chunks: Sequence[Window] | None = None,
     proof: Proof | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of one block and period, as `write_block` takes them.
+    """Read the arrays of one block and period, in the form of `write_block`.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def read_block(
 
 @dataclass(frozen=True)
 class Shards:
-    """Where the shards of a zone lie: a zone is opened once, whatever number of blocks is read."""
+    """Location of the shards of a zone, which is opened once for any number of blocks."""
 
     out: Path
     """The run's folder."""
@@ -216,8 +216,8 @@ def read_stored(
 def _read_proven(shard: Shard, name: str, block: Block, chunks: Sequence[Window], proof: Proof | None) -> NDArray[Any]:
     """Inner chunks of a shard; ValueError where it is not the one of the record.
 
-    The file's hash is quick, a twentieth of the rest of reading. Where it differs or is not recorded, the values
-    decide: another codec may have stored the same ones, and records of earlier versions know these only.
+    The file's hash is quick to check, a twentieth of the rest of reading. If it differs or is not recorded, the values
+    are checked: another codec may have stored the same values, and older records have only their hashes.
     """
     content = shard.path.read_bytes()
     if proof is None or proof.knows(name, content):
@@ -231,7 +231,7 @@ def _read_proven(shard: Shard, name: str, block: Block, chunks: Sequence[Window]
 
 @contextlib.contextmanager
 def _shard_damage(shard: Shard, block: Block, period: str) -> Iterator[None]:
-    """Name block and period where a shard is missing or its bytes are not what they were."""
+    """Raise with block and period if a shard is missing or damaged."""
     where = f"block {block.id}, period {period}"
     if not shard.path.is_file():
         raise VerificationFailed(f"{shard.path} is missing ({where}); run subpixmap verify --repair")
@@ -242,8 +242,8 @@ def _shard_damage(shard: Shard, block: Block, period: str) -> Iterator[None]:
         reason = f"{shard.path} is damaged ({where}): {error}; run subpixmap verify --repair"
         raise VerificationFailed(reason) from error
     except OSError as error:
-        if is_remote(shard.path):  # no answer from the store is no damage
-            raise Incomplete(f"{shard.path} cannot be reached ({error}); run the same command again") from error
+        if is_remote(shard.path):  # no response from the store is not damage
+            raise Incomplete(f"{shard.path} cannot be reached ({error}); rerun the same command to resume") from error
         reason = f"{shard.path} cannot be read ({where}): {error}; run subpixmap verify --repair"
         raise VerificationFailed(reason) from error
 
@@ -261,7 +261,7 @@ def _shard_path(out: Path, array: Any, at: int, rows: slice, cols: slice) -> Pat
 
 
 def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
-    """The map of each UTM zone, lazily; a block without a valid ledger record is NaN (and `n_obs` 0).
+    """Open the map of each UTM zone lazily; a block without a valid ledger record is NaN (and `n_obs` 0).
 
     Returns
     -------
@@ -341,7 +341,8 @@ def _lazy(out: Path, zone: Zone, committed: xr.DataArray, like: xr.DataArray) ->
         record = read_record(out, block.id, labels[p])
         if record is None:
             raise Incomplete(
-                f"block {block.id}, period {labels[p]} was taken back since the map was opened: open it again"
+                f"block {block.id}, period {labels[p]} is being mapped again since the map was opened: open the map "
+                "again"
             )
         return read_block(out, block, labels[p], [name], proof=Proof.of(record))[name][..., None, :, :]
 

@@ -1,6 +1,6 @@
-"""The task of one block and period: from its items to arrays in the map and a record in the ledger.
+"""The task of one block and period: from items to arrays in the map and a record in the ledger.
 
-A task needs nothing from other tasks and writes whole shards. It can be repeated at any time, on any worker.
+A task is independent of other tasks and writes whole shards. It can be repeated at any time, on any worker.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Task:
-    """One block and period, with all it needs; it travels to a worker."""
+    """One block and period with everything that a worker needs."""
 
     out: str
     """The run's folder, absolute: workers may have another working directory."""
@@ -61,7 +61,7 @@ class Task:
 
     @property
     def readers(self) -> int:
-        """Reading threads beside the network, where the task runs."""
+        """Number of reading threads on the machine of the task."""
         return readers_for(self.recipe.arithmetic.device)
 
     @property
@@ -77,7 +77,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished task reports to the driver."""
+    """The result of a task for the driver."""
 
     record: Record
     seconds: dict[str, float]
@@ -90,7 +90,7 @@ def map_block(task: Task, model: Model) -> Outcome:
     """Map one block in one period.
 
     1. Choose the clearest acquisitions, spread over months and orbits.
-    2. Predict each by itself, and add it to the mean.
+    2. Predict each of them, and add it to the mean.
     3. Turn the mean into the arrays of the map.
     4. Store the arrays, then commit the record.
 
@@ -99,7 +99,7 @@ def map_block(task: Task, model: Model) -> Outcome:
     task
         The block, its items and the recipe.
     model
-        Its hash is the recipe's.
+        The model of the recipe.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def map_block(task: Task, model: Model) -> Outcome:
     require_here(task.recipe.numerics)
     seconds = dict.fromkeys(("read", "wait", "network", "write"), 0.0)
     window = task.plan.window
-    # 1. The scene classification alone decides: it is a small part of the bytes, and most acquisitions are cloudy.
+    # 1. Choose by scene classes only: they are a small part of the bytes, and most acquisitions are cloudy.
     wanted = _wanted(task.plan)
     chosen = _choose(task, wanted, seconds)
     # 2. The network runs while the next acquisition is read. Running sums keep memory independent of their number.
@@ -123,7 +123,7 @@ def map_block(task: Task, model: Model) -> Outcome:
         cells.append((totals, seen))
         del reflectance
         seconds["network"] += time.perf_counter() - began
-    # 3. Take the values as the map will give them back, since the record hashes what readers see.
+    # 3. Encode and decode the values, since the record hashes what readers of the map see.
     began = time.perf_counter()
     fits = fits_in_order(model.card.trimmed, task.recipe.objects)
     arrays = as_stored(_whole_block(task, mean.result(min_obs=task.recipe.min_obs, trimmed_fits=fits)))
@@ -157,7 +157,7 @@ class Chosen:
 
 
 def _wanted(plan: BlockPlan) -> NDArray[np.bool_]:
-    """Pixels of the block's window that are computed: in a chunk of the plan and owned by the zone."""
+    """Pixels of the block's window to compute: in a chunk of the plan and owned by the zone."""
     window = plan.window
     mask = np.zeros(window.shape, bool)
     for chunk in plan.chunks:
@@ -166,12 +166,12 @@ def _wanted(plan: BlockPlan) -> NDArray[np.bool_]:
 
 
 def _choose(task: Task, wanted: NDArray[np.bool_], seconds: dict[str, float]) -> list[Chosen]:
-    """The acquisitions that are predicted, in order of time.
+    """The acquisitions to predict, in order of time.
 
     1. Measure the clear share of every acquisition by its scene classification, which is cheap to read.
     2. Choose. Without a cloud network this is all.
-    3. A cloud network reads the bands, so it looks only at what was chosen. It may find clouds, and others take the
-       place: repeat until it has seen all that is chosen.
+    3. A cloud network reads the bands, so run it only on chosen acquisitions. If it finds clouds, others replace them:
+    repeat until it has seen all chosen ones.
     """
     groups = by_acquisition(task.items)
     clear: dict[str, float] = {}
@@ -202,7 +202,7 @@ def _choose(task: Task, wanted: NDArray[np.bool_], seconds: dict[str, float]) ->
 def _read_ahead(
     task: Task, chosen: Sequence[Chosen], seconds: dict[str, float]
 ) -> Iterator[tuple[Chosen, NDArray[np.float32]]]:
-    """Each acquisition's reflectance with its halo; the next ones are read while this one is predicted."""
+    """Yield each acquisition's reflectance with its halo; read the next ones during the prediction."""
     where = task.plan.block.lattice, task.plan.window.padded(task.halo)
     read = partial(read_reflectance, missing=task.recipe.missing)
     calls = [partial(read, one.items, *where, task.recipe.bands) for one in chosen]
@@ -231,7 +231,7 @@ def _predict(
     valid = np.unpackbits(one.valid, count=window.height * window.width).astype(bool).reshape(window.shape)
     side = block.size // CELL
     totals, seen = np.zeros((len(pick), side, side)), np.zeros((side, side), np.int32)
-    # 1. Observed is what is clear at the pixel itself; what lies in the halo may be cloudy, and the network sees it.
+    # 1. A pixel is observed if it is clear itself; pixels around it may be cloudy, and the network sees them.
     inner = reflectance[:, halo : halo + window.height, halo : halo + window.width]
     observed = valid & np.isfinite(inner).all(axis=0)
     outputs = _predict_window(task.recipe, model, reflectance, observed)  # 2.
@@ -253,7 +253,7 @@ def _predict(
 
 
 def _for_each(chunks: Iterable[Window], add: Callable[[Window], None], *, threads: int) -> None:
-    """Call it for every chunk; beside a GPU in several threads, which the order of different pixels does not touch."""
+    """Call a function for every chunk; in several threads with a GPU, since chunks are independent."""
     if threads == 1:
         for chunk in chunks:
             add(chunk)
@@ -327,7 +327,7 @@ def _record(
 
 
 def readers_for(device: str) -> int:
-    """Reading threads of a worker process: one beside a core that computes, a GPU's share of the cores beside a GPU."""
+    """Number of reading threads of a worker: one for a CPU core, a share of the cores for a GPU."""
     if device == "cpu":
         return 1
     import torch
@@ -337,12 +337,12 @@ def readers_for(device: str) -> int:
 
 @lru_cache(maxsize=1)
 def _pool(readers: int) -> ThreadPoolExecutor:
-    """The reading threads of this process; they live on, because each thread keeps its files open."""
+    """The reading threads of this process; they are reused, because each thread keeps its files open."""
     return ThreadPoolExecutor(readers, thread_name_prefix="subpixmap-reader")
 
 
 def _in_order(calls: Sequence[Callable[[], Array]], readers: int, seconds: dict[str, float]) -> Iterator[Array]:
-    """Results in the order of the calls, read ahead by as many as there are readers."""
+    """Yield results in the order of the calls, reading ahead with all readers."""
     pool, waiting, coming = _pool(readers), iter(calls), deque[Any]()
     try:
         for call in islice(waiting, readers):

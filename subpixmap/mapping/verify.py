@@ -1,8 +1,8 @@
-"""How far a run is, and whether everything on disk is what it was when it was written.
+"""Progress of a run, and checks that no file has changed since it was written.
 
-The ledger vouches for the arrays, the lock for what they were made from, every record and the plan for itself, and
-manifest.json, written last, for all other files. What is damaged is named, and blocks can be taken back so that the
-next run makes them again.
+The ledger has the hashes of the arrays, the lock those of the items, every record and the plan their own, and
+manifest.json those of all other files. Damaged files are listed, and damaged blocks can be marked as missing so that
+the next run maps them again.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from subpixmap.mapping.schema import N_OBS, arrays_of
 from subpixmap.mapping.store import read_block
 from subpixmap.progress import track
 
-_STRAY = "a shard where the plan has no block"
-_RATE_OVER = 200  # records: the pace of a run is that of its latest ones
+_STRAY = "a shard outside all blocks of the plan"
+_RATE_OVER = 200  # number of latest records used for the rate of a run
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is."""
+    """Progress of a run."""
 
     done: int
     """Blocks x periods with a valid record."""
@@ -67,7 +67,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Damage:
-    """Something on disk that is not what it was when it was written."""
+    """A file that has changed since it was written."""
 
     what: str
     """File, or block and period."""
@@ -81,7 +81,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` looked at, and what is damaged."""
+    """Result of `verify`: what was checked and what is damaged."""
 
     blocks: int
     """Blocks x periods whose arrays were read and hashed."""
@@ -94,7 +94,7 @@ class Verification:
     """What was interrupted before it was finished, which is not damage; empty if nothing was."""
 
     def require_sound(self) -> None:
-        """Raise VerificationFailed that names what is damaged, or Incomplete where a run was interrupted."""
+        """Raise VerificationFailed with the damaged files, or Incomplete if a run was interrupted."""
         if self.damaged:
             shown = "; ".join(str(one) for one in self.damaged[:3])
             more = f" (and {len(self.damaged) - 3} more)" if len(self.damaged) > 3 else ""
@@ -105,7 +105,7 @@ class Verification:
 
 
 def status(out: Path) -> Status:
-    """How far a run is, from its folder alone; reads no array.
+    """Progress of a run from its folder, without reading arrays.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def status(out: Path) -> Status:
     per_period = plan.n_tasks // max(len(plan.periods), 1)
     by_period = {p.label: (sum(label == p.label for _, label in done), per_period) for p in plan.periods}
     owner, manifest = live_owner(out), None
-    with contextlib.suppress(VerificationFailed):  # `verify` names a damaged one
+    with contextlib.suppress(VerificationFailed):  # `verify` reports a damaged one
         manifest = read_manifest(out)
     rate = _rate(out, done, owner.since) if owner else 0.0
     left = plan.n_tasks - len(done)
@@ -138,14 +138,14 @@ def status(out: Path) -> Status:
 
 
 def _used_share(records: Sequence[Record]) -> float | None:
-    """Share of the predicted pixels that entered a mean; None where no record says how many there were."""
+    """Share of the predicted pixels that were used in a mean; None if no record has their number."""
     told = [record for record in records if record.predicted_px is not None]
     predicted = sum(record.predicted_px or 0 for record in told)
     return sum(record.used_px for record in told) / predicted if predicted else None
 
 
 def _rate(out: Path, done: Collection[tuple[str, str]], since: float) -> float:
-    """Records a second, by the times of the latest files."""
+    """Records per second, from the times of the latest files."""
     changed = modified(out / runpaths.LEDGER) if done else {}
     times = sorted(changed.get(record_path(out, *key).name, 0.0) for key in done)
     times = [when for when in times if when >= since][-_RATE_OVER:]
@@ -156,7 +156,7 @@ def _rate(out: Path, done: Collection[tuple[str, str]], since: float) -> float:
 
 
 def verify(out: Path, *, threads: int | None = None) -> Verification:
-    """Hash everything again: arrays against the ledger, ledger, lock, plan and tables against the manifest.
+    """Check all hashes: arrays against the ledger; ledger, lock, plan and tables against the manifest.
 
     1. Check the files.
     2. Check that the records belong to the plan and the lock.
@@ -167,7 +167,7 @@ def verify(out: Path, *, threads: int | None = None) -> Verification:
     out
         The run's folder.
     threads
-        Blocks read at once; one for each core when None.
+        Number of blocks read at the same time; one per core when None.
 
     Returns
     -------
@@ -179,10 +179,10 @@ def verify(out: Path, *, threads: int | None = None) -> Verification:
     Incomplete
         A live run writes into the folder.
     InputError, VerificationFailed
-        The folder holds no run, or its plan is damaged: then nothing else can be judged.
+        The folder holds no run, or its plan is damaged and nothing else can be checked.
     """
     _require_idle(out)
-    # 1. Files first, since all that follows reads them: the ledger, and what the manifest lists.
+    # 1. Files first, since all later checks read them: the ledger, and files in the manifest.
     plan = read_plan(out)
     records, bad_files = read_ledger(out)
     planned, run_id = _planned(plan), plan.run_id
@@ -191,9 +191,9 @@ def verify(out: Path, *, threads: int | None = None) -> Verification:
     done = set(records) & set(planned)
     checked, damaged_files, unfinished = _verify_files(out, complete=len(done) == len(planned))
     damaged += damaged_files
-    # 2. Records that do not belong to this plan and lock. A damaged lock proves nothing about them.
+    # 2. Records that do not belong to this plan and lock. With a damaged lock they cannot be checked.
     for key in sorted(set(records) - set(planned)):
-        damaged.append(Damage(f"block {key[0]}, period {key[1]}", "the ledger has it, the plan has not"))
+        damaged.append(Damage(f"block {key[0]}, period {key[1]}", "it is in the ledger but not in the plan"))
     for key in sorted(done):
         if records[key].run_id != run_id:
             damaged.append(Damage(f"block {key[0]}, period {key[1]}", f"of another run, {records[key].run_id}", key))
@@ -202,7 +202,7 @@ def verify(out: Path, *, threads: int | None = None) -> Verification:
         damaged += _made_from_other_items(out, plan, mine)
     # 3. The map: metadata, shards that nobody planned, and every array against its record. A zone whose metadata are
     #    damaged cannot be read, and its arrays may be sound: they are not judged.
-    only_planned = not records and not (out / runpaths.MAP).exists()  # no damage: nothing was mapped yet
+    only_planned = not records and not (out / runpaths.MAP).exists()  # not damage: nothing was mapped yet
     readable, damaged_zones = (set(), []) if only_planned else _readable_zones(out, plan)
     damaged += damaged_zones
     damaged += _stray_shards(out, plan)
@@ -213,20 +213,20 @@ def verify(out: Path, *, threads: int | None = None) -> Verification:
         checked_blocks = track(results, "verify", "blocks x periods", total=len(sound))
         damaged += [one for one in checked_blocks if one is not None]
     if damaged:
-        _require_idle(out)  # a run that began meanwhile has changed what was compared
+        _require_idle(out)  # a run started during the check and has changed files
     return Verification(len(sound), checked, len(planned) - len(done), tuple(damaged), unfinished)
 
 
 def take_back(out: Path, damaged: Iterable[Damage]) -> list[tuple[str, str]]:
-    """Prepare a repair: the next run makes damaged blocks again.
+    """Mark damaged blocks as missing, so that the next run maps them again.
 
-    Removes the records of damaged blocks and shards where no block lies, and writes damaged metadata of the map anew. A
-    damaged plan or lock cannot be made from anything else, and tables are written again by `count`.
+    Removes the records of damaged blocks and shards outside all blocks, and rewrites damaged metadata of the map. A
+    damaged plan or lock cannot be rebuilt; `count` rewrites the tables.
 
     Returns
     -------
     list
-        (block id, period label) of the blocks taken back.
+        (block id, period label) of the blocks marked as missing.
     """
     announce(out, MAPPING)
     damaged = list(damaged)
@@ -252,12 +252,12 @@ def _verify_block(out: Path, block: Block, record: Record, names: Iterable[str])
         return Damage(where, str(error), record.key)
     for name, values in arrays.items():
         if array_sha256(values) != record.sha256.get(name):
-            return Damage(where, f"{name} differs from what the ledger says", record.key)
+            return Damage(where, f"{name} differs from its hash in the ledger", record.key)
     return None
 
 
 def _readable_zones(out: Path, plan: Plan) -> tuple[set[int], list[Damage]]:
-    """Zones whose arrays can be opened; of the others no block can be judged."""
+    """Zones whose arrays can be opened; blocks of other zones cannot be checked."""
     readable, damaged = set(), []
     for epsg in plan.zones:
         try:
@@ -270,7 +270,7 @@ def _readable_zones(out: Path, plan: Plan) -> tuple[set[int], list[Damage]]:
 
 
 def _verify_files(out: Path, *, complete: bool) -> tuple[int, list[Damage], str]:
-    """Files against the manifest, and what is unfinished; `complete`: every block of the plan has a record."""
+    """Check files against the manifest; `complete` means that every block of the plan has a record."""
     try:
         manifest = read_manifest(out)
     except VerificationFailed as error:
@@ -279,28 +279,28 @@ def _verify_files(out: Path, *, complete: bool) -> tuple[int, list[Damage], str]
         made = dict.fromkeys((*runpaths.COUNTED, *runpaths.TRENDED, runpaths.REPORT))
         tables = [name for name in made if (out / name).is_file()]
         if tables:
-            return 0, [Damage(runpaths.MANIFEST, f"is missing, and nothing else vouches for {', '.join(tables)}")], ""
-        ended = f"{out} is mapped, but the run was ended before it was finished: `subpixmap map {out}` finishes it"
+            return 0, [Damage(runpaths.MANIFEST, f"is missing, so {', '.join(tables)} cannot be checked")], ""
+        ended = f"{out} is mapped, but the run was interrupted before its end: run `subpixmap map {out}` to finish it"
         return 0, [], ended if complete else ""
     damaged = [Damage(name, reason) for name, reason in compare_files(out, manifest).items()]
     damaged += [Damage(name, why) for name, why in manifest.stale().items()]
     unfinished = ""
     if manifest.writing:
         unfinished = (
-            f"{out} is unfinished: a run was ended while it wrote {', '.join(manifest.writing)}; "
-            "run the same command again to resume"
+            f"{out} is unfinished: a run was interrupted while it wrote {', '.join(manifest.writing)}; "
+            "rerun the same command to resume"
         )
     return len(manifest.files) + 1, damaged, unfinished
 
 
 def _require_idle(out: Path) -> None:
-    """Raise Incomplete while a live run of somebody else writes into the folder."""
+    """Raise Incomplete while another live run writes into the folder."""
     if not is_held_here(out) and (owner := live_owner(out)) is not None:
-        raise Incomplete(f"{out} is running ({owner}): verify it when the run has ended")
+        raise Incomplete(f"{out} is running ({owner}): verify it after the run has ended")
 
 
 def _made_from_other_items(out: Path, plan: Plan, records: Iterable[Record]) -> list[Damage]:
-    """Blocks whose record names other items than the lock."""
+    """Blocks whose record has other items than the lock."""
     records = list(records)
     if not records:
         return []
@@ -316,7 +316,7 @@ def _made_from_other_items(out: Path, plan: Plan, records: Iterable[Record]) -> 
 
 
 def _stray_shards(out: Path, plan: Plan) -> list[Damage]:
-    """Shards where no block of the plan lies, such as those of another map."""
+    """Shards outside all blocks of the plan, such as those of another map."""
     side, path = plan.recipe.block, out / runpaths.MAP
     places = {
         (str(epsg), str(one.block.row - zone.extent.row // side), str(one.block.col - zone.extent.col // side))
@@ -329,7 +329,7 @@ def _stray_shards(out: Path, plan: Plan) -> list[Damage]:
         epsg, name, part, *place = (*file.relative_to(path).parts, "", "")
         place = place[:-2]
         if name not in names or part != "c" or not all(one.isdigit() for one in place):
-            continue  # metadata, or somebody's own file
+            continue  # metadata, or a user's own file
         *lead, period, row, col = place if len(place) >= 3 else ("", "", "", "")
         if (epsg, row, col) not in places or period not in periods or lead != ([] if name == N_OBS else ["0"]):
             stray.append(Damage(file.relative_to(out).as_posix(), _STRAY))

@@ -1,6 +1,6 @@
-"""A region -> the blocks and chunks of each UTM zone that are computed.
+"""Plans the blocks and chunks to compute in each UTM zone of a region.
 
-A block is planned where the region touches it and the zone owns a pixel of it. The same rule picks its inner chunks.
+A block is planned if the region touches it and the zone owns a pixel of it. The same rule selects its inner chunks.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from subpixmap.grid import CHUNK, Block, Lattice, Window, owned, project, transf
 from subpixmap.region.outline import densify, mended, polygonal
 
 _ONE_THREAD = threading.Lock()  # rasterio silences a warning of its own, which of two threads works for one only
-_CLIP_DEGREES = 10.0  # a region is cut this far from a zone's central meridian: beyond, UTM is meaningless
+_CLIP_DEGREES = 10.0  # the region is cut at this distance from the central meridian, because UTM is undefined beyond
 
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """A block and the part of it that is computed."""
+    """A block and its computed chunks."""
 
     block: Block
     chunks: tuple[Window, ...]
@@ -31,7 +31,7 @@ class BlockPlan:
 
     @property
     def window(self) -> Window:
-        """The smallest window that holds the chunks."""
+        """The smallest window that contains the chunks."""
         top, left = min(c.row for c in self.chunks), min(c.col for c in self.chunks)
         bottom = max(c.row + c.height for c in self.chunks)
         right = max(c.col + c.width for c in self.chunks)
@@ -48,7 +48,7 @@ class Zone:
 
     @property
     def extent(self) -> Window:
-        """The smallest window of whole blocks that holds all blocks: the map's x and y."""
+        """The smallest window of whole blocks that contains all blocks: the map's x and y."""
         first = self.blocks[0].block
         rows, cols = {b.block.row for b in self.blocks}, {b.block.col for b in self.blocks}
         height, width = (max(rows) - min(rows) + 1) * first.size, (max(cols) - min(cols) + 1) * first.size
@@ -58,15 +58,15 @@ class Zone:
 def plan_zones(
     geometry: BaseGeometry, lattices: Mapping[int, Lattice], resolution: float, block: int
 ) -> dict[int, Zone]:
-    """Blocks of each UTM zone that owns a part of the region.
+    """Plan the blocks of each UTM zone that owns a part of the region.
 
     Parameters
     ----------
     geometry
         EPSG:4326.
     lattices
-        Of the zones that have items. A zone without any is planned on the phase of the others: its places are not
-        observed, which is not the same as outside the region.
+        Lattices of the zones with items. A zone without items is planned on the phase of the others: its land is not
+        observed, which differs from being outside the region.
     resolution, block
         Metres; pixels.
     """
@@ -80,7 +80,7 @@ def plan_zones(
 
 
 def near_zone(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
-    """The geometry in a zone's CRS, without what lies far from the zone."""
+    """The geometry in a zone's CRS, without parts far from the zone."""
     middle = (epsg % 100) * 6 - 183
     reach = shapely.box(middle - _CLIP_DEGREES, -90, middle + _CLIP_DEGREES, 90)
     if not reach.contains(geometry):
@@ -124,7 +124,7 @@ def _plan_blocks(geometry: BaseGeometry, lattice: Lattice, size: int) -> list[Bl
     """
     if geometry.is_empty:
         return []
-    # 1. Part by part: the bounds of a country with far islands hold mostly sea.
+    # 1. Part by part, because the bounds of a country with far islands are mostly sea.
     coarse: NDArray[np.int64] = np.empty((0, 2), np.int64)
     for part in getattr(geometry, "geoms", [geometry]):
         extent = lattice.window(part.bounds).aligned(size)
@@ -138,7 +138,7 @@ def _plan_blocks(geometry: BaseGeometry, lattice: Lattice, size: int) -> list[Bl
     #    parts may touch one block, hence `unique`.
     coarse = np.unique(coarse, axis=0)
     coarse = coarse[_owned_somewhere(lattice, coarse, size)]
-    # 3. A block on the coast or a border is computed only where it is needed.
+    # 3. Only needed chunks of a block on a coast or border are computed.
     k = size // CHUNK
     inside = np.argwhere(np.ones((k, k), bool))
     fine = (coarse[:, None] * k + inside).reshape(-1, 2)
@@ -152,7 +152,7 @@ def _plan_blocks(geometry: BaseGeometry, lattice: Lattice, size: int) -> list[Bl
 
 
 def _touched(geometry: BaseGeometry, lattice: Lattice, cells: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
-    """Which cells (row, col), in units of `size` pixels, a geometry of the lattice's CRS touches."""
+    """Cells (row, col) of `size` pixels touched by a geometry in the lattice's CRS."""
     shapely.prepare(geometry)
     side = size * lattice.resolution
     west = lattice.x_phase + cells[:, 1] * side
@@ -162,10 +162,10 @@ def _touched(geometry: BaseGeometry, lattice: Lattice, cells: NDArray[np.int64],
 
 
 def _owned_somewhere(lattice: Lattice, cells: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
-    """Which cells hold a pixel that the zone owns.
+    """Cells that contain a pixel owned by the zone.
 
-    Looks at pixels of the outline, at most 256 px apart: a zone's border (a meridian or a parallel) bends by less than
-    2 cm over that distance, and cannot pass between them to own a pixel inside.
+    Tests pixels of the outline, at most 256 px apart: a zone's border (a meridian or a parallel) bends by less than 2
+    cm over that distance, so it cannot own an inner pixel without owning one of these.
     """
     at = np.unique(np.append(np.arange(0, size, CHUNK // 2), size - 1))
     lower, upper = np.zeros_like(at), np.full_like(at, size - 1)
@@ -194,6 +194,6 @@ def chunk_bits(plan: BlockPlan) -> str:
 
 
 def chunks_of_bits(block: Block, bits: str) -> tuple[Window, ...]:
-    """The chunks that `chunk_bits` wrote."""
+    """The chunks encoded by `chunk_bits`."""
     number = int(bits, 16)
     return tuple(chunk for i, chunk in enumerate(block.chunks()) if number >> i & 1)

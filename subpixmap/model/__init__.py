@@ -1,1 +1,1 @@
-"""Count maps -> a checkpoint -> predictions."""
+"""Models: checkpoints, networks and predictions."""

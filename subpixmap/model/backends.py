@@ -1,4 +1,4 @@
-"""Who computes the network, and how exactly: PyTorch or OpenVINO, in float32 or with a trunk in bfloat16.
+"""Backend and precision of the network: PyTorch or OpenVINO, float32 or blocks in bfloat16.
 
 In: a model and an `Arithmetic`. Out: a function from tiles to raw densities and logits. Within one arithmetic a tile
 gives the same bits wherever it is cut: its shape never changes, and a process computes on one thread.
@@ -50,7 +50,7 @@ where they are kept apart."""
 
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic:
-    """What computes the network of a run; part of the recipe."""
+    """Device, backend and precision of a run; part of the recipe."""
 
     backend: Backend = "torch"
     precision: Precision = "float32"
@@ -68,13 +68,15 @@ class Arithmetic:
                 f"{' or '.join(PRECISIONS)}"
             )
         if self.backend == "openvino" and self.device != "cpu":
-            raise InputError(f"--backend openvino computes on the processor, not on {self.device}: use --backend torch")
+            raise InputError(
+                f"--backend openvino runs on the processor only, not on {self.device}: use --backend torch"
+            )
 
     @classmethod
     def chosen(
         cls, *, backend: Backend | None = None, precision: Precision | None = None, device: str = "cpu"
     ) -> Arithmetic:
-        """For a new run: what is asked for; without a backend the fastest installed one, exact unless told otherwise.
+        """The arithmetic of a new run: as requested; by default the fastest installed backend in float32.
 
         Raises
         ------
@@ -84,7 +86,7 @@ class Arithmetic:
         backend = backend or ("openvino" if device == "cpu" and _has_openvino() else "torch")
         precision = precision or "float32"
         if backend == "openvino" and not _has_openvino():
-            raise InputError("--backend openvino: OpenVINO is not installed; install subpixmap[fast]")
+            raise InputError("--backend openvino needs OpenVINO: install subpixmap[fast]")
         tile = _OPENVINO_TILES.get(instruction_set(), TILE) if backend == "openvino" else TILE
         tile = tile if device == "cpu" else GPU_TILE
         return cls(backend=backend, precision=precision, device=device, tile=tile)
@@ -132,18 +134,18 @@ USUAL = Arithmetic()
 
 
 def require_here(numerics: Mapping[str, Any]) -> None:
-    """Refuse to compute a run on a machine that lacks its backend, or has another version of it."""
+    """Refuse a machine without the run's backend or with another version of it."""
     if numerics.get("backend") != "openvino":
         return
     wanted = numerics.get("openvino")
     if not _has_openvino():
         raise Refused(
-            f"the run was planned with OpenVINO {wanted}, which this machine does not have: install subpixmap[fast], "
+            f"the run was planned with OpenVINO {wanted}, which is not installed here: install subpixmap[fast], "
             "or use another --out with --backend torch"
         )
     if (here := _openvino_version()) != wanted:
         raise Refused(
-            f"the run was planned with OpenVINO {wanted}, and this machine has {here}: install openvino=={wanted}, or "
+            f"the run was planned with OpenVINO {wanted}, but this machine has {here}: install openvino=={wanted}, or "
             "use another --out"
         )
 

@@ -1,4 +1,4 @@
-"""The card of a checkpoint: what its tensors mean. It is read, with its hash checked, without PyTorch.
+"""The card of a checkpoint, which describes its tensors; read and checked without PyTorch.
 
 `FILE.safetensors` holds the tensors with the card in its metadata; `FILE.card.json` repeats the card for people. A
 pickle is refused unread.
@@ -37,7 +37,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal would obe
 
 @dataclass(frozen=True)
 class Card:
-    """What a checkpoint is, was trained on, and is good for. Reflectance is in 0-1, bands in the order given."""
+    """Description, training data and limits of a checkpoint. Reflectance is in 0-1, bands in the given order."""
 
     name: str
     bands: tuple[str, ...]
@@ -52,7 +52,7 @@ class Card:
     """Per band; below it an input is unlike the training data."""
     input_high: tuple[float, ...]
     evidence: str
-    """What the measured error rests on: "simulated", "degraded-aerial" or "sentinel-2"."""
+    """Kind of data behind the errors: "simulated", "degraded-aerial" or "sentinel-2"."""
     resolution: float = 10.0
     """Metres."""
     sensor: str = "sentinel-2"
@@ -78,9 +78,9 @@ class Card:
     training: Mapping[str, Any] = field(default_factory=dict)
     """Data, seeds, command, options."""
     error: Mapping[str, Any] = field(default_factory=dict)
-    """Measured errors on data held out."""
+    """Errors on held-out data."""
     limits: tuple[str, ...] = ()
-    """Where not to trust it, in words."""
+    """Limits of the model, in words."""
     likeness: Mapping[str, Any] = field(default_factory=dict)
     """What the land of the training looks like (see `likeness.Likeness`). Missing: only the range of bands is known."""
 
@@ -112,7 +112,7 @@ class Card:
         self.land_like_training()
 
     def _require_sizes(self) -> None:
-        """Before anything else: nothing may be built, repeated or written out of absurd sizes."""
+        """Check sizes first, before anything is built from them."""
         sizes = {name: getattr(self, name) for name in ("width", "mid", "blocks", "members")}
         sizes |= {name: len(getattr(self, name)) for name in ("bands", "objects")}
         for name, size in sizes.items():
@@ -149,16 +149,16 @@ class Card:
         return self.members * (stem + self.blocks * block + skip + heads)
 
     def members_apart(self) -> int:
-        """Networks that a spread keeps apart; InputError where there is one only."""
+        """Number of networks for --spread; InputError if there is only one."""
         if self.members < 2:
             raise InputError(
-                f"--spread: model {self.name!r} has one network, so nothing spreads; train one with --members 2 or "
-                "more, or leave the option out"
+                f"--spread: model {self.name!r} has one network, so there is no spread; train a model with --members "
+                "2 or more, or leave out --spread"
             )
         return self.members
 
     def land_like_training(self) -> Likeness | None:
-        """What the land of the training looks like; None where the card does not say it."""
+        """Statistics of the training land; None if not in the card."""
         if not self.likeness:
             return None
         try:
@@ -204,7 +204,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds: a card, and tensors that are those which were saved with it."""
+    """The content of a file: a card and its verified tensors."""
 
     path: Path
     card: Card
@@ -215,7 +215,7 @@ class Stored:
 
 
 def read_stored(name_or_path: str | Path) -> Stored:
-    """Read a shipped checkpoint by name, or any by path, and compare it with its hash; the network is not built.
+    """Read a shipped checkpoint by name, or any by path, and check its hash, without building the network.
 
     Raises
     ------
@@ -231,10 +231,10 @@ def read_stored(name_or_path: str | Path) -> Stored:
     beside = card_path(path)
     if beside.exists() and _json_of(beside) != json.loads(text):
         raise InputError(
-            f"{beside} differs from the card inside {path.name}; the one inside counts: delete or restore it"
+            f"{beside} differs from the card inside {path.name}, which is used: delete or restore the file"
         )
     if (n := sum(values.size for values in tensors.values())) != card.n_values:
-        raise InputError(f"{path}: tensors of {n:,} numbers do not fit the card, which wants {card.n_values:,}")
+        raise InputError(f"{path}: the tensors have {n:,} numbers, but the card needs {card.n_values:,}")
     if not all(np.isfinite(values).all() for values in tensors.values()):
         raise InputError(f"{path}: a weight is not a finite number")
     return Stored(path, card, stated, tensors)
@@ -270,4 +270,6 @@ def _json_of(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); delete it, the card is inside the model file too") from error
+        raise InputError(
+            f"{path}: is not JSON ({error}); delete it: the model file contains the card as well"
+        ) from error

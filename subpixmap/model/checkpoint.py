@@ -1,4 +1,4 @@
-"""A checkpoint: a network, a card that says what its tensors mean (see `card`), and a hash over both.
+"""A checkpoint: a network, its card (see `card`), and a hash over both.
 
 Data, never code: nothing in the file is executed.
 """
@@ -101,7 +101,7 @@ class Model:
 
 
 def save_model(path: str | Path, net: DensityNet | Averaged, card: Card) -> Model:
-    """Write FILE.safetensors, FILE.card.json and FILE.stac.json, each whole or not at all; return the model.
+    """Write FILE.safetensors, FILE.card.json and FILE.stac.json atomically; return the model.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def save_model(path: str | Path, net: DensityNet | Averaged, card: Card) -> Mode
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise InputError(f"{path}: a checkpoint's name ends in .safetensors")
+        raise InputError(f"{path}: the name of a checkpoint must end in .safetensors")
     tensors = tensors_of(net)
     want = tensors_of(card.build_net())
     if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in want.items()} or measure_halo(
@@ -129,7 +129,7 @@ def save_model(path: str | Path, net: DensityNet | Averaged, card: Card) -> Mode
 
 
 def load_model(name_or_path: str | Path, *, known: str | None = None) -> Model:
-    """Load a shipped checkpoint by name, or any by path or address; nothing in it is executed.
+    """Load a shipped checkpoint by name, or any by path or URL, without executing code from it.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def load_model(name_or_path: str | Path, *, known: str | None = None) -> Model:
     net = card.build_net()
     fill(net, stored.tensors, path)
     if (halo := measure_halo(net)) != card.halo:
-        raise InputError(f"{path}: the card says halo {card.halo} px, the network needs {halo}")
+        raise InputError(f"{path}: the card says halo {card.halo} px, but the network needs {halo}")
     return Model(net.eval().requires_grad_(False), card, stored.sha256, halo)
 
 

@@ -1,4 +1,4 @@
-"""One acquisition -> pixels that are valid by a cloud network, by scene classes, or by both.
+"""Valid pixels of an acquisition, by a cloud network, scene classes, or both.
 
 The network is that of ukis-csmask (Wieland et al. 2019, doi:10.1016/j.rse.2019.05.022), run by onnxruntime as its
 package runs it. It takes tiles of 256 px and weighs each pixel by its whole tile. So the lattice is cut into cells that
@@ -140,7 +140,7 @@ def network_bands(bands: Sequence[str]) -> tuple[str, ...]:
 
 
 def require_network(bands: Sequence[str], rule: MaskRule, level: str) -> None:
-    """Refuse a mask that cannot be made: packages or bands are missing, or there are no scene classes.
+    """Refuse a mask that cannot be made: missing packages, bands or scene classes.
 
     Raises
     ------
@@ -152,8 +152,8 @@ def require_network(bands: Sequence[str], rule: MaskRule, level: str) -> None:
         return
     if lacks := [band for band in FOUR if band not in bands]:
         raise InputError(
-            f"--mask {by}: the cloud network needs {', '.join(FOUR)}, and the model reads {', '.join(bands)} only (no "
-            f"{', '.join(lacks)}): use --mask scl, or a model with these bands"
+            f"--mask {by}: the cloud network needs {', '.join(FOUR)}, but the model only reads {', '.join(bands)} "
+            f"(no {', '.join(lacks)}): use --mask scl, or a model with these bands"
         )
     if absent := [name for name in ("ukis_csmask", "onnxruntime") if find_spec(name) is None]:
         raise InputError(
@@ -161,11 +161,11 @@ def require_network(bands: Sequence[str], rule: MaskRule, level: str) -> None:
             "--mask scl"
         )
     if by == "both" and level != "L2A":
-        raise InputError(f"--mask both: items of {level} have no scene classes; use --mask learned")
+        raise InputError(f"--mask both: {level} items have no scene classes; use --mask learned")
     if rule.dilate_m > _MOST_DILATED:
         raise InputError(
-            f"--mask {by}: the card masks {rule.dilate_m:g} m around clouds, and the network looks only "
-            f"{_MOST_DILATED:g} m around its cells: use --mask scl"
+            f"--mask {by}: the card masks {rule.dilate_m:g} m around clouds, but the cloud network allows "
+            f"{_MOST_DILATED:g} m at most: use --mask scl"
         )
 
 

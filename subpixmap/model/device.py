@@ -77,7 +77,7 @@ def outputs(
     batches: Batches,
     tf32: bool = False,
 ) -> Iterator[NDArray[np.float32]]:
-    """What the network says of each tile, in the order of the places.
+    """Outputs of the network for each tile, in the order of the places.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Is the input like the training data? The condition under which a model may be used.
+"""Checks whether input is similar to the training data.
 
 In: reflectance. Out: the pixels whose input lies outside the range that the card of the model gives, or whose
 surroundings do not look like the land of the training, where the card says what that looks like (see `likeness`).
@@ -15,7 +15,7 @@ from subpixmap.model.checkpoint import Model
 def out_of_domain(
     model: Model, reflectance: NDArray[np.float32], observed: NDArray[np.bool_] | None = None
 ) -> NDArray[np.bool_]:
-    """(y, x): True where the input is unlike the training data; False where there is no data.
+    """(y, x): True where the input is unlike the training data; False without data.
 
     Parameters
     ----------

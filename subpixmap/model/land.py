@@ -1,4 +1,4 @@
-"""The land that a model was taught on: polygons in its card, so that nothing is certified on them again."""
+"""The training land of a model: polygons in its card, which cannot be used to validate it."""
 
 from __future__ import annotations
 

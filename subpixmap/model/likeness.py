@@ -1,4 +1,4 @@
-"""What the land of the training looks like, in cells of 16 px, and how far other land is from that.
+"""Statistics of the training land in cells of 16 px, and the distance of other land from them.
 
 In: reflectance and which pixels are observed. Out: the features of every cell (means, spread and texture of the bands,
 and how neighbouring bands go together), and whether the land around a cell is like the training data: the mean over

@@ -1,4 +1,4 @@
-"""Predictions of single acquisitions -> their mean without the extremes, their spread, and how many there were.
+"""Averages predictions of acquisitions: mean without extremes, spread, and number.
 
 Running sums: memory does not depend on the number of acquisitions. Sums are float64 of float32 values, so that the mean
 does not depend on how far apart they are. Maps, calibration and evaluation all take their mean from here.

@@ -82,7 +82,7 @@ def _core() -> Any:
 def _compile(graph: Any, precision: str) -> Any:
     core = _core()
     if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise Refused("--precision bfloat16: this processor has no units for it; use another machine, or float32")
+        raise Refused("--precision bfloat16: this processor does not support it; use float32, or another machine")
     made = core.compile_model(graph, "CPU", _SETTINGS | {"INFERENCE_PRECISION_HINT": _HINTS[precision]})
     if precision == "bfloat16":
         _require_float32_ends(made)
@@ -96,8 +96,8 @@ def _require_float32_ends(made: Any) -> None:
     others = {one["runtimePrecision"].value for one in facts if one["layerType"].value == "Convolution"}
     if "f32" not in exact or "bf16" in exact or "bf16" not in others:
         raise Refused(
-            "--precision bfloat16: this version of OpenVINO does not keep the first and the last convolution in "
-            "float32; use float32, or --backend torch"
+            "--precision bfloat16: this version of OpenVINO cannot keep the first and last convolution in float32; "
+            "use --precision float32, or --backend torch"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a model sees in small areas, and how far its opinions differ: for the choice of areas to label next.
+"""Features and disagreement of a model in small areas, to choose areas to label next.
 
 In: reflectance of areas of one size. Out: the features under the heads, which say how alike two areas look to the
 network, and the counts of every opinion: of its networks, or of the eight turns and mirrors of the only one.

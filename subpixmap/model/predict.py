@@ -1,4 +1,4 @@
-"""A model over reflectance: `predict_block` for arrays, `predict` for a lazy cube. Both give the same bits.
+"""Predicts counts from reflectance: `predict_block` for arrays, `predict` for a lazy cube, with equal results.
 
 `predict_block` cuts its window into tiles of one fixed shape, the last ones filled up, because the convolution library
 picks its kernels, and with them its rounding, by shape. A pixel is therefore the same in any window it is computed in.
@@ -95,7 +95,7 @@ def _predict_tiles(
     rows, cols = (side - 2 * halo for side in reflectance.shape[1:]) if reflectance.ndim == 3 else (0, 0)
     if reflectance.ndim != 3 or reflectance.shape[0] != len(model.card.bands) or min(rows, cols) < 1:
         raise InputError(
-            f"model {model.card.name!r} wants ({len(model.card.bands)} bands, y + {2 * halo}, x + {2 * halo}) "
+            f"model {model.card.name!r} needs ({len(model.card.bands)} bands, y + {2 * halo}, x + {2 * halo}) "
             f"reflectance, not {reflectance.shape}"
         )
     n = model.card.members + 1 if members else 1
@@ -140,7 +140,9 @@ def _calibrated(card: Card, raw: NDArray[np.float32]) -> NDArray[np.float32]:
     background, slope = fits_in_order(card.calibration, card.objects).T[:, :, None, None]
     count: NDArray[np.float32] = (raw - background) * slope
     if not np.isfinite(count).all():
-        raise VerificationFailed(f"model {card.name!r} gave values that are not finite; its weights are damaged")
+        raise VerificationFailed(
+            f"model {card.name!r} returned NaN or infinity; its weights are damaged: get the file again"
+        )
     return count
 
 
@@ -154,7 +156,7 @@ def check_input(
     sensor: str = SENSOR,
     force: bool = False,
 ) -> None:
-    """Refuse input that the card was not made for.
+    """Refuse input that does not match the card.
 
     Parameters
     ----------
@@ -184,22 +186,21 @@ def check_input(
         return
     if abs(resolution - card.resolution) > 1e-6 * card.resolution:
         raise Refused(
-            f"model {card.name!r} was trained at {card.resolution:g} m, the input has {resolution:g} m; "
-            "its numbers would not be estimates (--force runs it nevertheless)"
+            f"model {card.name!r} was trained at {card.resolution:g} m, but the input has {resolution:g} m, so its "
+            "counts would be wrong; use another model or --resolution, or add --force"
         )
     here, there = (sensor, level or card.level), (card.sensor, card.level)
     if here != there:
         again = f"; give --level {card.level}" if card.sensor == sensor and card.level in LEVELS else ""
         raise Refused(
-            f"model {card.name!r} was trained on {', '.join(there)}, the input is {', '.join(here)}; its numbers would "
-            f"not be estimates{again} (--force runs it nevertheless)"
+            f"model {card.name!r} was trained on {', '.join(there)}, but the input is {', '.join(here)}, so its "
+            f"counts would be wrong{again}; add --force to run it anyway"
         )
     if coarse := coarse_bands({band: (pixels or {}).get(band, 0.0) for band in card.bands}, card.resolution):
         sizes = ", ".join(f"{band} {size:g} m" for band, size in coarse.items())
         raise Refused(
-            f"model {card.name!r} was trained at {card.resolution:g} m, the files of the input have larger pixels "
-            f"({sizes}); its numbers would not be estimates: give a --source with full resolution "
-            "(--force runs it nevertheless)"
+            f"model {card.name!r} was trained at {card.resolution:g} m, but the files of the input have larger "
+            f"pixels ({sizes}), so its counts would be wrong: give a --source with full resolution, or add --force"
         )
 
 
@@ -241,7 +242,7 @@ def predict(
 
     model = load_model(model) if isinstance(model, (str, Path)) else model
     if not isinstance(model, Model):
-        raise TypeError(f"predict wants a model of load_model, or its name, not a {type(model).__name__}")
+        raise TypeError(f"predict needs a model from load_model, or its name, not a {type(model).__name__}")
     card, halo = model.card, model.halo
     names = tuple(str(band) for band in cube["band"].values)
     pixels = dict(zip(names, cube["pixel_m"].values.tolist(), strict=True)) if "pixel_m" in cube.coords else None

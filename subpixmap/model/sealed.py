@@ -1,4 +1,4 @@
-"""Tensors and a card in one safetensors file, sealed by a hash over both. Data, never code: a pickle is refused unread.
+"""Stores tensors and a card in one safetensors file with a hash over both. Pickles are refused unread.
 
 The card is JSON under one key of the file's metadata, so that the same model gives the same bytes. PyTorch is not
 needed here.
@@ -45,11 +45,9 @@ def unseal(path: Path, *, key: str) -> tuple[str, str, dict[str, NDArray[Any]]]:
     except KeyError as error:
         raise InputError(f"{path}: a safetensors file without a {key} card") from error
     except _UNREADABLE as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error})") from error
+        raise InputError(f"{path}: not a complete safetensors file ({error})") from error
     if hash_of(card, tensors) != stated:
-        raise InputError(
-            f"{path}: card or tensors are not those that were saved (sha256 differs); fetch the file again"
-        )
+        raise InputError(f"{path}: card or tensors were changed (sha256 differs); get the file again")
     return card, stated, tensors
 
 
@@ -61,7 +59,10 @@ def require_no_pickle(path: Path) -> None:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from error
     if start in _PICKLES:
-        raise InputError(f"{path}: this is a pickle (torch.save), which can run code; save the model as safetensors")
+        raise InputError(
+            f"{path}: this is a pickle (torch.save), which is refused because it can run code; save the "
+            "model as safetensors"
+        )
 
 
 def hash_of(card: str, tensors: Mapping[str, NDArray[Any]]) -> str:
@@ -78,7 +79,7 @@ def hash_of(card: str, tensors: Mapping[str, NDArray[Any]]) -> str:
 def fields_from_json(card: type[Any], text: str) -> dict[str, Any]:
     """Fields of a card, a dataclass; unknown, missing or mistyped ones are refused by name. Lists become tuples."""
     if len(text) > _MOST_TEXT:
-        raise InputError(f"the card has {len(text):,} characters; at most {_MOST_TEXT:,} are read")
+        raise InputError(f"the card has {len(text):,} characters; the limit is {_MOST_TEXT:,}")
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:  # not JSON, a number of thousands of digits, nested too deeply

@@ -1,4 +1,4 @@
-"""Models at an address: `https://`, `s3://` or `hf://`, with `#sha256=...` behind it or not; kept in the user's cache.
+"""Downloads models from `https://`, `s3://` or `hf://` URLs, optionally with `#sha256=...`, into the user's cache.
 
 The sha256 is that of the model, over card and tensors: `subpixmap models FILE` shows it, and a run's recipe has it. A
 server is not trusted: it sends at most `MAX_BYTES`, in a limited time, and what it sends is read as data by
@@ -26,7 +26,7 @@ from subpixmap.scenes.hrefs import parts_of, redact, without_secrets
 from subpixmap.scenes.http import ANSWER_S, TIMEOUT_S, guarded
 
 MAX_BYTES = 200 * 10**6
-"""Largest file of a model that is fetched."""
+"""Largest model file to download."""
 RETRIES = 2
 """Of a request that fails."""
 HUB = "https://huggingface.co"
@@ -39,12 +39,12 @@ log = logging.getLogger("subpixmap")
 
 
 class ModelUnreachable(Incomplete):
-    """The server of a model did not answer, or not to the end; run the same command to try again."""
+    """The server of a model did not respond completely; rerun the same command to try again."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a model lies."""
+    """The address of a model."""
 
     url: str
     """https, http of this machine, or s3."""
@@ -54,11 +54,11 @@ class Address:
     def __post_init__(self) -> None:
         parts = parts_of(self.url)
         if parts.scheme not in ("https", "http", "s3") or not parts.netloc or not parts.path.strip("/"):
-            raise InputError(f"model {self}: give https://, s3:// or hf:// with the path of a file, or a file here")
+            raise InputError(f"model {self}: give https://, s3:// or hf:// with the path of a file, or a local file")
         if parts.scheme == "http" and parts.hostname not in _HERE:
-            raise InputError(f"model {self}: http is refused, as anybody on the way can change it; give https://")
+            raise InputError(f"model {self}: http is refused, because it can be changed on the way; give https://")
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise InputError(f"model {self}: behind # give sha256= and the 64 hex digits that `subpixmap models` shows")
+            raise InputError(f"model {self}: after # give sha256= and the 64 hex digits shown by `subpixmap models`")
 
     def __str__(self) -> str:
         return redact(self.url)[:200]
@@ -81,7 +81,7 @@ def _on_hub(url: str) -> str:
 
 
 def local_copy(name: str | Path, *, known: str | None = None) -> str | Path:
-    """The file of a model at an address, fetched or from the cache; any other name or path as it is.
+    """The local file of a model at a URL, downloaded or cached; other names or paths unchanged.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def local_copy(name: str | Path, *, known: str | None = None) -> str | Path:
     InputError
         The address is none, has no such file, or a file that is too large, no model, or not of the stated sha256.
     ModelUnreachable
-        The server did not answer, or not to the end.
+        The server did not respond completely.
     Refused
         The model is not the known one.
     """
@@ -112,13 +112,12 @@ def local_copy(name: str | Path, *, known: str | None = None) -> str | Path:
     except ModelUnreachable as error:
         if known is None or (kept := _cached(known)) is None:
             raise
-        log.warning("%s; the copy in the cache is used, sha256 %s", error, known[:12])
+        log.warning("%s; using the copy in the cache, sha256 %s", error, known[:12])
         return kept
     sha256 = _sha256_of(content, address)
     if address.sha256 not in (None, sha256):
         raise InputError(
-            f"model {address}: the file there has sha256 {sha256}, not the one behind #; it was exchanged, or the "
-            "address is wrong"
+            f"model {address}: the file has sha256 {sha256}, not the one after #: check the address and the sha256"
         )
     _require_known(address, sha256, known)
     return _keep(content, sha256)
@@ -127,8 +126,8 @@ def local_copy(name: str | Path, *, known: str | None = None) -> str | Path:
 def _require_known(address: Address, sha256: str, known: str | None) -> None:
     if known not in (None, sha256):
         raise Refused(
-            f"model {address}: sha256 {sha256[:12]} is not that of this run folder, {str(known)[:12]}; give the model "
-            "that the folder was made with, or another --out"
+            f"model {address}: sha256 {sha256[:12]} is not that of this run folder ({str(known)[:12]}); give the "
+            "model of the folder, or another --out"
         )
 
 
@@ -152,7 +151,7 @@ def _keep(content: bytes, sha256: str) -> Path:
         write_atomic(path, content)
     except OSError as error:
         raise InputError(
-            f"the model cannot be kept in {path.parent} ({in_one_line(error)}); SUBPIXMAP_CACHE names another folder"
+            f"the model cannot be stored in {path.parent} ({in_one_line(error)}); set SUBPIXMAP_CACHE to another folder"
         ) from error
     return path
 
@@ -179,10 +178,10 @@ def _fetch(address: Address) -> bytes:
     except FileNotFoundError:
         raise InputError(f"model {address}: there is no such file") from None
     except PermissionError as error:
-        raise InputError(f"model {address} may not be read ({in_one_line(error)}); are the keys right?") from None
+        raise InputError(f"model {address} cannot be read ({in_one_line(error)}); check your keys") from None
     except (OSError, HTTPError, Incomplete) as error:
         reason = without_secrets(in_one_line(error))[:300]
-        raise ModelUnreachable(f"model {address} did not arrive: {reason}; run the same command again") from None
+        raise ModelUnreachable(f"model {address} could not be downloaded: {reason}; rerun the same command") from None
 
 
 def _from_store(address: Address) -> bytes:
@@ -200,14 +199,16 @@ def _from_server(address: Address) -> bytes:
         with _session(address.url).get(address.url, headers=headers, timeout=TIMEOUT_S, stream=True) as answer:
             if answer.status_code != 200:
                 wrong = InputError if answer.status_code < 500 and answer.status_code != 429 else ModelUnreachable
-                raise wrong(f"model {address}: the server answered with HTTP {answer.status_code}")
+                raise wrong(f"model {address}: the server returned HTTP {answer.status_code}")
             if (encoding := answer.headers.get("Content-Encoding", "identity")) not in ("", "identity"):
-                raise InputError(f"model {address} comes in the encoding {encoding[:50]!r}, which was not asked for")
+                raise InputError(f"model {address} has the unexpected content encoding {encoding[:50]!r}")
             stated = answer.headers.get("Content-Length", "")
             size = int(stated) if stated.isdigit() else None
             return _read(lambda n: answer.raw.read1(n, decode_content=False), size, address)
     except InvalidSchema:
-        raise InputError(f"model {address}: the server leads on to an address that is not https") from None
+        raise InputError(
+            f"model {address}: the server redirects to an address that is not https; give another address"
+        ) from None
 
 
 def _session(url: str) -> Any:
@@ -226,13 +227,15 @@ def _read(read: Callable[[int], bytes], size: int | None, address: Address) -> b
     with counter(f"fetch model {address}", (size or 0) // 1000 + 1, "kB") as bar:
         while True:
             if max(size or 0, len(content)) > MAX_BYTES:
-                raise InputError(f"model {address} has more than {MAX_BYTES // 10**6} MB: too large for a checkpoint")
+                raise InputError(
+                    f"model {address} has more than {MAX_BYTES // 10**6} MB: which is too large for a checkpoint"
+                )
             if not (piece := read(_PIECE)):
                 break
             content += piece
             bar.update(len(content) // 1000)
             if time.monotonic() > until:
-                raise ModelUnreachable(f"it did not end in {ANSWER_S:g} s")
+                raise ModelUnreachable(f"it did not finish within {ANSWER_S:g} s")
     if size is not None and len(content) != size:
-        raise ModelUnreachable(f"{len(content):,} of {size:,} bytes came")
+        raise ModelUnreachable(f"{len(content):,} of {size:,} bytes were received")
     return bytes(content)

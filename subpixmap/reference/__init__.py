@@ -1,1 +1,1 @@
-"""The ground -> count maps."""
+"""Reference data: from labels to count maps."""

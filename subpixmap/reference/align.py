@@ -1,8 +1,8 @@
-"""Does the imagery that was labelled lie where Sentinel-2 lies? The shift of points against scenes, by correlation.
+"""Measures the shift between labelled points and Sentinel-2, by correlation.
 
-The count map, at every shift of some pixels, is regressed on the bands of a scene; the shift that the bands explain
-best, refined by a parabola, is where the points should be. No sign is assumed: palms may darken one band and brighten
-another. A shift is certain where several acquisitions agree on it, or several areas do.
+The count map is shifted by some pixels and regressed on the bands of a scene. The shift with the best fit, refined by a
+parabola, is the result. No sign is assumed: palms may darken one band and brighten another. A shift is certain if
+several acquisitions or several areas agree on it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from subpixmap.reference.reference import UNLABELLED, Area, Reference
 log = logging.getLogger(__name__)
 
 SHIFT_M = 5.0
-"""A shift larger than this is worth correcting: half a pixel."""
+"""Shifts larger than this are corrected or reported, metres (half a pixel)."""
 _REACH = 4  # pixels that are tried on either side
 _SMOOTH = 15  # pixels; what is wider than this (land cover) is taken out, or it would hide the shift
 _SOFT = 1.0  # pixels; without it the parabola is drawn to whole pixels
@@ -37,7 +37,7 @@ _LEAST_GAIN = 0.05  # of the explained share at the best shift over that at shif
 
 @dataclass(frozen=True)
 class Shift:
-    """Where the points of an area should be moved to."""
+    """The shift to apply to the points of an area."""
 
     east: float
     """Metres."""
@@ -46,13 +46,13 @@ class Shift:
     explained: float
     """Share of the count map's variance that the bands explain there, 0-1."""
     gain: float
-    """How much more that is than at shifts of 3 pixels or more from it."""
+    """Gain over the best share at shifts of 3 pixels or more from it."""
     spread: float
-    """Between acquisitions, metres (standard deviation of the longer axis); NaN of one."""
+    """Standard deviation between acquisitions on the longer axis, metres; NaN with one acquisition."""
     objects: int
     """Points of the area."""
     areas: int = 1
-    """Areas that agree on it: it is then their median."""
+    """Number of areas that agree on it; above 1 it is their median."""
 
     @property
     def certain(self) -> bool:
@@ -67,22 +67,22 @@ class Shift:
 
     @property
     def doubt(self) -> str:
-        """Why it cannot be trusted, in words; empty if it can."""
+        """The reason why it is uncertain, in words; empty if certain."""
         if self.certain:
             return ""
         if self.gain < _LEAST_GAIN:
-            return "the bands hardly explain where the points lie"
+            return "the bands hardly explain the positions of the points"
         if self.objects < _LEAST_OBJECTS:
             return f"the area holds {self.objects} points, fewer than {_LEAST_OBJECTS}"
         if np.isnan(self.spread):
-            return "there is one acquisition only"
+            return "there is only one acquisition"
         return f"the acquisitions disagree by {self.spread:.1f} m"
 
 
 def estimate_shifts(reference: Reference, imagery: Imagery, *, max_scenes: int = 4) -> dict[str, Shift]:
-    """The shift of every area, its median over the clearest acquisitions; areas too small to say are left out.
+    """The shift of every area, the median over its clearest acquisitions; too small areas are left out.
 
-    Areas that cannot say it for themselves get the median over the areas, if these agree (see `agreed`).
+    Areas with an uncertain shift get the median over the areas, if these agree (see `agreed`).
     """
     shifts: dict[str, Shift] = {}
     for area in track(reference.labelled_areas, "compare points and imagery", "areas"):
@@ -122,17 +122,18 @@ def agreed(shifts: Mapping[str, Shift]) -> dict[str, Shift]:
 
 
 def shift_facts(made: Reference, imagery: Imagery, *, correct: bool) -> dict[str, dict[str, Any]]:
-    """Estimated shifts by area, as a folder keeps them; warns of those that matter.
+    """Estimated shifts by area, for the record of the folder; warns about large ones.
 
     Parameters
     ----------
     made, imagery
         As of `estimate_shifts`.
     correct
-        Whether those that are large and certain are to be corrected.
+        Whether to correct shifts that are large and certain.
     """
     kept: dict[str, dict[str, Any]] = {}
     told: dict[str, list[str]] = {}
+    doubtful: dict[str, Shift] = {}
     for name, shift in estimate_shifts(made, imagery).items():
         corrected = shift.certain and shift.large and correct
         kept[name] = asdict(shift) | {"certain": shift.certain, "corrected": corrected}
@@ -140,21 +141,32 @@ def shift_facts(made: Reference, imagery: Imagery, *, correct: bool) -> dict[str
             kept[name]["spread"] = None
         if not shift.large:
             continue
-        if shift.certain:
-            advice = "; corrected" if correct else "; --correct-shift moves the points there"
-        else:
-            advice = f"; this is uncertain ({shift.doubt}), and nothing is moved: look at points and imagery together"
-        text = f"Sentinel-2 lies {shift.east:.1f} m east and {shift.north:.1f} m north of the labelled imagery{advice}"
-        told.setdefault(text, []).append(name)
+        if not shift.certain:
+            doubtful[name] = shift
+            continue
+        advice = "corrected" if correct else "add --correct-shift to move the points"
+        told.setdefault(f"{_in_words(shift)}; {advice}", []).append(name)
     for text, names in told.items():
         log.warning("%s %s: %s", "area" if len(names) == 1 else f"{len(names)} areas agree,", ", ".join(names), text)
+    if doubtful:
+        worst = max(doubtful, key=lambda name: math.hypot(doubtful[name].east, doubtful[name].north))
+        log.warning(
+            "%d areas have a large but uncertain shift, which is not corrected. The largest is in %s: %s (uncertain: "
+            "%s). "
+            "Compare points and imagery there; reference.json has the shifts of all areas",
+            len(doubtful), worst, _in_words(doubtful[worst]), doubtful[worst].doubt,
+        )  # fmt: skip
     return kept
+
+
+def _in_words(shift: Shift) -> str:
+    return f"Sentinel-2 lies {shift.east:.1f} m east and {shift.north:.1f} m north of the labelled imagery"
 
 
 def image_shift(
     count: NDArray[np.floating], image: NDArray[np.floating], usable: NDArray[np.bool_]
 ) -> tuple[float, float, float, float] | None:
-    """Shift of a count map that a scene explains best.
+    """The shift of a count map that a scene explains best.
 
     1. Keep pixels from which every tried shift stays inside what is usable: all shifts are judged by the same pixels.
     2. Take fine detail of bands and count map, and an orthonormal basis of the bands: the explained share (R^2 of a

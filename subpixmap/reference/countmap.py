@@ -71,10 +71,10 @@ def count_map(
     # Bad numbers stop here: floor would turn a NaN into a pixel.
     px, py = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
     if px.size != py.size or not (np.isfinite(px).all() and np.isfinite(py).all()):
-        raise InputError(f"{px.size} eastings and {py.size} northings: want as many of both, all finite")
+        raise InputError(f"{px.size} eastings and {py.size} northings: give the same number of both, all finite")
     sigma = k / math.pi if sigma is None else sigma
     if k < 1 or sigma < 0 or (box is not None and box <= 0):
-        raise InputError(f"k is {k}, sigma {sigma} and box {box}: want k >= 1, sigma >= 0 and a positive box")
+        raise InputError(f"k is {k}, sigma {sigma} and box {box}: give k >= 1, sigma >= 0 and a positive box")
     shares = _shares(k, float(sigma)) if box is None else _box_shares(k, box / lattice.resolution)
     reach = shares.shape[1] // 2
     fine = lattice.resolution / k

@@ -66,9 +66,7 @@ def read_reference(folder: str | Path) -> Reference:
     folder = Path(folder)
     path = folder / "reference.json"
     if not path.is_file():
-        raise InputError(
-            f"{folder} holds no reference data (reference.json is missing): make it with subpixmap reference"
-        )
+        raise InputError(f"{folder} has no reference data (reference.json is missing): run subpixmap reference first")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         features = json.loads((folder / "areas.geojson").read_text(encoding="utf-8"))["features"]
@@ -79,7 +77,7 @@ def read_reference(folder: str | Path) -> Reference:
     except InputError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged or of another version ({error}): make the reference again") from error
+        raise InputError(f"{path} is damaged or of another version ({error}): run subpixmap reference again") from error
 
 
 def reference_sha256(folder: str | Path) -> str:
@@ -157,7 +155,9 @@ def _read_area(folder: Path, entry: Mapping[str, Any], outline: BaseGeometry) ->
     for layer in ("share",) if "totals" in entry else _LAYERS:
         path = folder / Path(entry["files"][layer]["file"]).name
         if not path.is_file() or file_sha256(path) != entry["files"][layer]["sha256"]:
-            raise VerificationFailed(f"{path} is missing or not what reference.json says: make the reference again")
+            raise VerificationFailed(
+                f"{path} is missing or differs from its hash in reference.json: run subpixmap reference again"
+            )
         if layer != "presence":
             with rasterio.open(path, driver="GTiff") as raster:
                 read[layer] = raster.read()

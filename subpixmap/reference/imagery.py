@@ -158,7 +158,7 @@ def read_scenes(
     if not names:
         raise InputError(
             f"area {area.name}: none of {len(groups)} acquisitions is clear over {100 * _LEAST_CLEAR:.0f} % of it; "
-            "allow more --within-days"
+            "raise --within-days"
         )
     reflectance = []
     for name in names:
@@ -184,8 +184,8 @@ def _require_full_resolution(reference: Reference, items: Sequence[Item], bands:
     if coarse := coarse_bands(largest_pixels(items, bands), reference.resolution):
         sizes = ", ".join(f"{band} {size:g} m" for band, size in coarse.items())
         raise Refused(
-            f"the reference has pixels of {reference.resolution:g} m, the files of the source larger ones ({sizes}): "
-            "give a --source with full resolution"
+            f"the reference has pixels of {reference.resolution:g} m, but the files of the source have larger ones "
+            f"({sizes}): give a --source with full resolution"
         )
 
 
@@ -195,8 +195,8 @@ def _by_area(reference: Reference, question: Question, items: Sequence[Item]) ->
     if outside := [area.name for area in reference.areas if not over[area.key]]:
         raise InputError(
             f"no item of {', '.join(question.sources)} between {question.first} and {question.last} touches "
-            f"{len(outside)} of {len(reference.areas)} labelled areas ({', '.join(outside[:5])}): the reference lies "
-            "outside the imagery, or --within-days is too small"
+            f"{len(outside)} of {len(reference.areas)} labelled areas ({', '.join(outside[:5])}): use a --source "
+            "with this land, or raise --within-days"
         )
     return {area.key: _of_zone(area, over[area.key]) for area in reference.areas}
 

@@ -13,7 +13,7 @@ from rasterio.vrt import WarpedVRT
 
 from subpixmap.errors import InputError
 from subpixmap.reference.patches import Patches
-from subpixmap.reference.splits import AreaTile
+from subpixmap.reference.tiles import AreaTile
 from subpixmap.scenes.hrefs import DRIVERS, require_own_overviews
 
 WORLDCOVER = {
@@ -60,7 +60,7 @@ def with_cover(patches: Patches, tiles: Sequence[AreaTile], path: str | Path) ->
         raise InputError(f"{path} cannot be read as a raster of land cover (GeoTIFF or JPEG 2000): {error}") from error
     classes = np.unique(codes)
     if not classes.any():
-        raise InputError(f"{path} does not reach the labelled areas")
+        raise InputError(f"{path} does not cover the labelled areas; give another raster")
     names = tuple(UNKNOWN if code == 0 else WORLDCOVER.get(int(code), f"class {code}") for code in classes)
     return replace(patches, cover=np.searchsorted(classes, codes).astype(np.uint8), covers=names)
 

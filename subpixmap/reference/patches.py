@@ -194,7 +194,7 @@ def make_patches(
             covers.append(cover[inner])
             names = tuple(getattr(place, "covers", ()))
     if not columns["count"]:
-        raise InputError(f"no place was given to make patches of {', '.join(objects)}: ask for at least one")
+        raise InputError(f"no place was given to make patches of {', '.join(objects)}: give at least one")
     arrays: dict[str, Any] = {name: np.stack(parts) for name, parts in columns.items()}
     cover = np.stack(covers) if len(covers) == len(arrays["count"]) else None
     return Patches(**arrays, bands=tuple(bands), objects=tuple(objects), cover=cover, covers=names)
@@ -213,7 +213,7 @@ _SHARED: dict[str, Callable[[Patches], object]] = {
 def join(parts: Sequence[Patches]) -> Patches:
     """Places of several sets, which must agree in bands, objects and sizes."""
     if not parts:
-        raise InputError("no patches were given to join: ask for at least one place")
+        raise InputError("no patches were given to join: give at least one place")
     for name, value_of in _SHARED.items():
         if others := [value_of(p) for p in parts if value_of(p) != value_of(parts[0])]:
             raise InputError(f"patches differ in {name}: {value_of(parts[0])} and {others[0]}; they cannot be joined")

@@ -84,7 +84,9 @@ def read_points(
     if objects:
         points = points[points["object"].isin(objects)]
         if absent := set(objects) - set(points["object"]):
-            raise InputError(f"{path.name} holds no {', '.join(sorted(absent))} in column {object_column}")
+            raise InputError(
+                f"{path.name} has no {', '.join(sorted(absent))} in column {object_column}; check --object"
+            )
     points = _in_degrees(points.reset_index(drop=True), path.name)
     _refuse_doubles(points, path.name)
     return points
@@ -106,7 +108,7 @@ def _read(path: Path, layer: str | None, encoding: str | None) -> Any:
         except ValueError:  # no geometry: a plain table of coordinates
             return pd.read_parquet(path)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path.name} is not {encoding or 'UTF-8'}: say its encoding with --encoding") from error
+        raise InputError(f"{path.name} is not {encoding or 'UTF-8'}: give its encoding with --encoding") from error
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path.name} cannot be read as a file of points: {reason}") from error
@@ -130,10 +132,13 @@ def _with_crs(table: pd.DataFrame, crs: str | None, name: str) -> gpd.GeoDataFra
         raise InputError(f"--crs {crs!r} is not a coordinate reference system; give one such as EPSG:32650") from error
     if table.crs is None and given is None:
         raise InputError(
-            f"{name} has no coordinate reference system ({len(table)} rows): say which with --crs, such as EPSG:4326"
+            f"{name} has no coordinate reference system ({len(table)} rows): give it with --crs, such as EPSG:4326"
         )
     if table.crs is not None and given is not None and not pyproj.CRS(table.crs).equals(given, True):
-        raise InputError(f"{name} says it lies in {table.crs.to_string()[:40]}, --crs says {crs}: leave --crs out")
+        raise InputError(
+            f"{name} has the coordinate reference system {table.crs.to_string()[:40]}, but --crs is "
+            f"{crs}: leave out --crs"
+        )
     placed = table if table.crs is not None else table.set_crs(given)
     require_placed(placed.crs, name)
     return placed
@@ -164,10 +169,13 @@ def _centres(table: gpd.GeoDataFrame, name: str) -> gpd.GeoSeries:
     other = ~shapes.geom_type.isin(("Point", "Polygon", "MultiPolygon"))
     if other.any():
         kinds = ", ".join(sorted(shapes[other].geom_type.unique()))
-        raise InputError(f"{name}: {int(other.sum())} rows are {kinds}; want points, or boxes around objects")
+        raise InputError(f"{name}: {int(other.sum())} rows are {kinds}; give points, or boxes around objects")
     bounds = shapes.bounds
     if (bad := ~np.isfinite(bounds).all(axis=1)).any():
-        raise InputError(f"{name}: {int(bad.sum())} rows have coordinates that are not numbers (first: {bad.idxmax()})")
+        raise InputError(
+            f"{name}: {int(bad.sum())} rows have coordinates that are NaN or infinity (first: "
+            f"{bad.idxmax()}); correct or remove them"
+        )
     middle = shapely.points((bounds.minx + bounds.maxx) / 2, (bounds.miny + bounds.maxy) / 2)
     return gpd.GeoSeries(middle, index=shapes.index, crs=table.crs)
 
@@ -178,7 +186,7 @@ def _names(
     if column not in table.columns:
         if len(objects) != 1:
             raise InputError(
-                f"{name} has no column {column!r}: name its objects with --object, such as --object coconut"
+                f"{name} has no column {column!r}: give the name of its objects with --object, such as --object coconut"
             )
         return [objects[0]] * len(rows)
     named = table[column].reset_index(drop=True)
@@ -195,7 +203,7 @@ def _in_degrees(points: gpd.GeoDataFrame, name: str) -> gpd.GeoDataFrame:
         at = points.geometry.iloc[int(bad.to_numpy().argmax())]
         raise InputError(
             f"{name}: {int(bad.sum())} of {len(points)} points are not on Earth in {points.crs.to_string()[:40]} "
-            f"(first: {at.x:g}, {at.y:g}); is the coordinate reference system right?"
+            f"(first: {at.x:g}, {at.y:g}); correct the coordinate reference system"
         )
     return moved
 

@@ -1,4 +1,4 @@
-"""What a catalogue is asked for a reference, and what it answered: locked items in a file that a rerun reads instead.
+"""The search of a reference in a catalogue, and its locked items, which a rerun reads instead of searching.
 
 A lock answers a question if it was asked the same sources for as many days, months, bands and pixels or more: so the
 acquisitions by which shifts are estimated serve the training, too.
@@ -77,7 +77,10 @@ class Question:
         first = max(reference.image_date[0] - timedelta(within_days), _FIRST_DAY)
         last = reference.image_date[1] + timedelta(within_days)
         if last < first:
-            raise InputError(f"the image date {reference.image_date[1]} and {within_days} days lie before Sentinel-2")
+            raise InputError(
+                f"the image date {reference.image_date[1]} and {within_days} days lie before the start "
+                "of Sentinel-2 (2015)"
+            )
         names = [source] if isinstance(source, str) else source
         sources = tuple(str(Path(name).resolve()) if Path(name).exists() else redact(name) for name in names)
         areas = {area.key: area.window.padded(halo) for area in reference.areas}
@@ -139,7 +142,7 @@ def read_answer(question: Question, locks: Locks) -> tuple[list[Item], tuple[str
     """Locked items that answer a question, and their bands, from the first lock that holds them; None if none does."""
     for path in (*locks.read, *([locks.write] if locks.write else [])):
         if path.is_file() and (locked := _read(path, question)) is not None:
-            log.info("%s holds what the catalogue answered; delete it to ask again", path)
+            log.info("using the items in %s; delete this file to search the catalogue again", path)
             return locked
     return None
 

@@ -151,10 +151,12 @@ class Reference:
         if (share := self.empty_share) < EMPTY_SHARE:
             texts.append(
                 f"{100 * share:.0f} % of the labelled land holds no object{of}; label at least "
-                f"{100 * EMPTY_SHARE:.0f} %: false objects on empty land cannot be seen otherwise"
+                f"{100 * EMPTY_SHARE:.0f} % empty land, to train and test against false objects"
             )
         if len(self.names) < 2:
-            texts.append("there is one labelled area only: a model cannot be tested in a place it has not seen")
+            texts.append(
+                "there is only one labelled area, so a model cannot be tested on unseen land; label more areas"
+            )
         texts += [f"the areas hold no {name}" for name, number in self.points.items() if not number]
         return texts
 
@@ -206,7 +208,7 @@ def make_reference(
     """
     require_measure(measure)
     if labelled.empty or labelled.geometry.is_empty.all():
-        raise InputError(f"--labelled: none of {len(labelled)} areas has land; give polygons that hold every object")
+        raise InputError(f"--labelled: none of {len(labelled)} areas contains a pixel; give larger polygons")
     objects = tuple(dict.fromkeys(points["object"]))
     if unknown := set(definitions or {}) - set(objects):
         raise InputError(f"--definition of {', '.join(sorted(unknown))}: the points hold {', '.join(objects)}")
@@ -234,7 +236,7 @@ def make_reference(
     if not sum(int(area.points.sum()) for area in areas):
         raise InputError(
             f"none of the {len(points)} points lies in a labelled area (areas reach from "
-            f"{_lonlat(labelled.total_bounds)}, points from {_lonlat(points.total_bounds)}): do they belong together?"
+            f"{_lonlat(labelled.total_bounds)}, points from {_lonlat(points.total_bounds)}); give matching files"
         )
     return Reference(
         objects={name: (definitions or {}).get(name, name.replace("_", " ")) for name in objects},
@@ -285,7 +287,9 @@ def presence(area: Area, above: float) -> NDArray[np.uint8]:
 def require_measure(measure: str) -> None:
     """Refuse an unknown measure."""
     if measure not in ("count", "occupancy"):
-        raise InputError(f"--measure {measure!r} is unknown; choose count, or occupancy for things that move")
+        raise InputError(
+            f"--measure {measure!r} is unknown; choose what to predict: count, or occupancy (for objects that move)"
+        )
 
 
 def refuse_overlaps(
@@ -302,7 +306,7 @@ def refuse_overlaps(
     if overlaps:
         more = f" and {len(overlaps) - 5} more pairs" if len(overlaps) > 5 else ""
         raise InputError(
-            f"{what} overlap: {', '.join(overlaps[:5])}{more}; their objects would count twice. Merge them or cut them"
+            f"{what} overlap: {', '.join(overlaps[:5])}{more}, so objects would count twice; merge or cut them"
         )
 
 
@@ -358,8 +362,8 @@ def _refuse_crowds(
             x, y = area.lattice.coords(area.window)
             lon, lat = transformer(area.lattice.epsg, 4326).transform(x[col], y[row])
             raise InputError(
-                f"area {area.name}: {int(crowded.sum())} pixels hold more than {most:g} points of {name}, up to "
-                f"{raw.max():.0f} at {lon:.5f}, {lat:.5f}; clean the points, or raise --max-per-pixel"
+                f"area {area.name}: {int(crowded.sum())} pixels have more than {most:g} points of {name}, up to "
+                f"{raw.max():.0f} at {lon:.5f}, {lat:.5f}; remove wrong points, or raise --max-per-pixel"
             )
 
 

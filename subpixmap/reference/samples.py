@@ -1,4 +1,4 @@
-"""How a reference becomes samples: tiles of three splits + acquisitions over them -> patches."""
+"""Makes samples from a reference: tiles of three splits with acquisitions become patches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from subpixmap.reference.imagery import Imagery, Scenes, find_imagery, read_scen
 from subpixmap.reference.patches import Patches
 from subpixmap.reference.question import Locks
 from subpixmap.reference.reference import Area, Reference
-from subpixmap.reference.splits import AreaTile, cut, split_tiles
+from subpixmap.reference.splits import split_tiles
+from subpixmap.reference.tiles import AreaTile, cut
 from subpixmap.scenes.clouds import MaskBy, MaskRule
 from subpixmap.scenes.dialect import Level
 from subpixmap.scenes.items import by_acquisition
@@ -30,7 +31,7 @@ _TOGETHER = 200  # pixels; plots of one such square are read at once
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """How a reference becomes samples; kept in the card, so that the same test land is found again."""
+    """Options of sampling a reference; stored in the card to find the same test land again."""
 
     within_days: int = 180
     """Days around the image date within which an acquisition may lie."""
@@ -63,7 +64,7 @@ class Scheme:
             raise InputError(f"--folds {self.folds}: give 2 or more, or 0 to set land aside for calibration")
         if self.folds and self.calibration:
             raise InputError(
-                "--calibrate names land that is set aside, --folds lets all calibrate: give one of the two"
+                "--calibrate sets land aside, but --folds calibrates on all land in turn: give only one of them"
             )
         known_level(self.level)
         MaskRule(by=self.mask)  # refuses an unknown name

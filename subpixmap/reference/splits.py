@@ -1,73 +1,31 @@
-"""Areas -> tiles, and tiles -> training, calibration and test, without leaks.
+"""Splits labelled areas into tiles of training, calibration and test, without leaks.
 
-Whole areas where there are enough of them, else tiles of areas. Labelled pixels nearer to another split than the
-receptive radius are not used, so that no pixel of one split is seen, even as context, by a pixel of another. All
-acquisitions of a tile go with it.
+Splits whole areas if there are enough of them, else tiles of areas. Labelled pixels near another split are not used
+(see `tiles`), so that no input pixel is used by two splits. All acquisitions of a tile belong to its split.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import shapely
-from numpy.typing import NDArray
-from scipy import ndimage
 
-from subpixmap.errors import InputError, VerificationFailed
-from subpixmap.grid import Window, transformer
+from subpixmap.errors import InputError
+from subpixmap.grid import Window
 from subpixmap.reference.reference import USED, Area, Reference
 from subpixmap.reference.supports import block_means
+from subpixmap.reference.tiles import AreaTile, cut, keep_apart, of_split, require_apart
 
 SPLITS = ("training", "calibration", "test")
-_RANK = {"test": 0, "calibration": 1, "training": 2}
 _ORDER = ("training", "test", "calibration", "training", "training")
 _HECTARE = 10  # pixels
 _DRAWS = 200
 _LEAST_USED = 0.02  # of the pixels of a tile, for it to be cut out
 _SIZES = (100, 60, 40)
-"""Sides of tiles, pixels; the first that gives enough of them is taken."""
+"""Sides of tiles, pixels; the first one with enough tiles is used."""
 _LEAST_SIDE = 24  # of tiles around plots, pixels
 _CELLS = (1000, 500, 250, 100, 50)  # sides of cells of plots, pixels
-_NEAR = 100  # pixels; tiles farther apart never see the same
 _ENOUGH = 9  # tiles with objects, to split within areas
-
-
-@dataclass(frozen=True)
-class AreaTile:
-    """A square of an area's pixels: a place of the patches made of it."""
-
-    area: Area
-    window: Window
-    unit: str
-    """What is not split further: the area, or the tile itself."""
-    split: str
-    used: NDArray[np.bool_]
-    """(y, x): labelled, and far enough from the edge and from other splits."""
-
-    @property
-    def count(self) -> NDArray[np.float32]:
-        """(object, y, x) of the tile; nothing beyond the area's own window."""
-        return cut(self.area.count, self.area.window, self.window)
-
-    @property
-    def is_plot(self) -> bool:
-        """Whether the total of the area alone is known."""
-        return self.area.share is not None
-
-    @property
-    def serves(self) -> bool:
-        """Whether anything can be read from it; of a plot too near to another split nothing is left."""
-        return not self.is_plot or bool(self.used.any())
-
-    @property
-    def share(self) -> NDArray[np.float32]:
-        """(y, x): of each pixel, the share that the plot covers; zeros where there is none."""
-        if self.area.share is None:
-            return np.zeros(self.window.shape, np.float32)
-        return cut(self.area.share, self.area.window, self.window)
 
 
 def split_tiles(
@@ -81,7 +39,13 @@ def split_tiles(
     folds: int = 0,
     seed: int = 0,
 ) -> list[AreaTile]:
-    """Cut a reference into tiles, each of one split.
+    """Divide a reference into tiles, each of one split.
+
+    1. Choose what is never divided: areas named by the user, else whole areas, else tiles from large to small.
+    2. Cut the areas into tiles.
+    3. Assign a split to every unit: by name, or by the best of many random draws.
+    4. Drop labelled pixels whose context overlaps another split.
+    5. Accept the first choice in which every split has every object; else go on with smaller units.
 
     Parameters
     ----------
@@ -111,9 +75,10 @@ def split_tiles(
     if unknown := set(named) - set(reference.names):
         raise InputError(f"no labelled area {', '.join(sorted(unknown))}; there are {', '.join(reference.names)}")
     if named and by == "tile":
-        raise InputError("--split-by tile, but --test and --calibrate name whole areas: give the one or the others")
+        raise InputError("--split-by tile, but --test and --calibrate name whole areas: leave out one or the other")
     if both := set(test) & set(calibration):
-        raise InputError(f"area {', '.join(sorted(both))} cannot serve for test and for calibration")
+        raise InputError(f"area {', '.join(sorted(both))} is in --test and in --calibrate; leave it out of one")
+    # 1. Large units first, because neighbours are similar: a test far from the training land is more honest.
     problems = []
     least, cell = _require_plots_fit(reference), 0 if named else _cell_side(reference.plots)
     sides = (
@@ -121,11 +86,15 @@ def split_tiles(
     )
     for unit in ("area", "tile") if by == "auto" and not named else ("area",) if named else (by,):
         for side in [max(size, least)] if size else sides:
+            # 2. Large tiles first: they have fewer borders, at which labelled pixels are lost.
             tiles = _require_some(_tiles(reference, side, unit, cell=cell), reference)
+            # 3. Random, but balanced: with few units, chance could leave a split without objects.
             splits = named or _draw(tiles, seed)
             if folds:
                 splits = {unit: split for unit, split in splits.items() if split == "test"}
-            tiles = _apart([_of_split(tile, splits.get(tile.unit, "training")) for tile in tiles], halo)
+            # 4. After the draw, because only pixels near another split are lost.
+            tiles = keep_apart([of_split(tile, splits.get(tile.unit, "training")) for tile in tiles], halo)
+            # 5. A split without an object can neither calibrate nor test it.
             problem = _lacking(tiles, reference, ("training", "test") if folds else SPLITS)
             whole = unit == "area" and not folds  # folds need tiles to share out
             if not problem and (whole or size or side == sides[-1] or _with_objects(tiles) >= _ENOUGH):
@@ -139,7 +108,7 @@ def split_tiles(
 
 
 def in_folds(tiles: Sequence[AreaTile], folds: int, *, halo: int) -> list[list[AreaTile]]:
-    """The same land as many times: each time another part of it is for calibration, the rest for training.
+    """The same tiles once per fold, each time with another part for calibration and the rest for training.
 
     Parameters
     ----------
@@ -161,18 +130,15 @@ def in_folds(tiles: Sequence[AreaTile], folds: int, *, halo: int) -> list[list[A
         objects[key] = objects.get(key, 0.0) + float((tile.count * tile.used).sum())
     if sum(number >= 1 for number in objects.values()) < folds:
         raise InputError(
-            f"too little labelled land for {folds} parts that calibrate in turn: beside the test lie "
-            f"{sum(number >= 1 for number in objects.values())} tiles with objects; label more, give a smaller --folds "
-            "or --tile, or set land aside for calibration with --folds 0"
+            f"too little labelled land for {folds} folds: outside the test land there are only "
+            f"{sum(number >= 1 for number in objects.values())} tiles with objects; label more, use a smaller "
+            "--folds or --tile, or set land aside for calibration with --folds 0"
         )
     ranked = sorted(objects, key=lambda key: -objects[key])
     parts = {key: at % folds for at, key in enumerate(ranked)}
     return [
-        _apart(
-            [
-                _of_split(t, "calibration" if parts[key] == k else "training")
-                for key, t in zip(keys, tiles, strict=True)
-            ],
+        keep_apart(
+            [of_split(t, "calibration" if parts[key] == k else "training") for key, t in zip(keys, tiles, strict=True)],
             halo,
         )
         for k in range(folds)
@@ -180,7 +146,7 @@ def in_folds(tiles: Sequence[AreaTile], folds: int, *, halo: int) -> list[list[A
 
 
 def most_folds(tiles: Sequence[AreaTile], wanted: int) -> int:
-    """As many folds as wanted, or as the tiles of the training allow; at least two."""
+    """The number of folds: as wanted, or fewer if there are too few training tiles; at least two."""
     return max(2, min(wanted, _with_objects([tile for tile in tiles if tile.split == "training"])))
 
 
@@ -190,64 +156,36 @@ def largest_plot(tiles: Sequence[AreaTile]) -> int:
 
 
 def all_tiles(reference: Reference, *, size: int | None = None) -> list[AreaTile]:
-    """Every tile of a reference, of no split: for a model that was taught elsewhere; each area is a unit."""
+    """All tiles of a reference, for a model trained elsewhere; each area is a unit."""
     largest = max((max(area.window.shape) for area in reference.plots), default=0)
     usual = _SIZES[0] if reference.labelled_areas else min(_around(largest), _SIZES[0])
     side = max(size or usual, min(largest, _SIZES[0]))
     tiles = _require_some(_tiles(reference, side, "area"), reference)
-    return [_of_split(tile, "test") for tile in tiles]
-
-
-def require_apart(tiles: Sequence[AreaTile], halo: int) -> None:
-    """Prove that no input pixel serves two splits.
-
-    Raises
-    ------
-    VerificationFailed
-        Names the area in which it does.
-    """
-    for area in {tile.area.key: tile.area for tile in tiles}.values():
-        frame = area.window.padded(max(tile.window.width for tile in tiles) + halo)
-        seen: dict[str, NDArray[np.bool_]] = {}
-        for tile in tiles:
-            if tile.area.lattice == area.lattice and tile.window.overlap(frame) is not None:
-                used = cut(tile.used, tile.window, frame).astype(bool)
-                seen[tile.split] = seen.get(tile.split, np.zeros(frame.shape, bool)) | used
-        context = [ndimage.maximum_filter(used, size=2 * halo + 1) for used in seen.values()]
-        if (np.sum(context, axis=0) > 1).any():
-            raise VerificationFailed(f"area {area.name}: a pixel is seen by {' and by '.join(sorted(seen))}")
-
-
-def cut(values: NDArray[Any], has: Window, want: Window) -> NDArray[Any]:
-    """The part (..., y, x) of a window; zeros where `values` does not reach."""
-    out = np.zeros((*values.shape[:-2], *want.shape), values.dtype)
-    if (part := want.overlap(has)) is not None:
-        out[..., *part.slices(want)] = values[..., *part.slices(has)]
-    return out
+    return [of_split(tile, "test") for tile in tiles]
 
 
 def _require_plots_fit(reference: Reference) -> int:
-    """Side of the largest plot, pixels; what does not fit into a tile cannot be learnt from."""
+    """Side of the largest plot, pixels; refuses plots larger than a tile."""
     sides = {area.name: max(area.window.shape) for area in reference.plots}
     if large := {name: side for name, side in sides.items() if side > _SIZES[0]}:
         first = next(iter(large))
         raise InputError(
-            f"{len(large)} of {len(sides)} plots with totals are wider than the {_SIZES[0]} px that a network sees at "
-            f"once (first: {first}, {large[first]} px): give totals of smaller units, or calibrate with these "
+            f"{len(large)} of {len(sides)} plots with totals are wider than {_SIZES[0]} px, the largest training "
+            f"patch (first: {first}, {large[first]} px): give totals of smaller plots, or use these to calibrate "
             "(subpixmap calibrate)"
         )
     return max(sides.values(), default=0)
 
 
 def _around(largest: int) -> int:
-    """Side of the tiles of plots, pixels: not much larger than these, as no more is known there."""
+    """Side of the tiles of plots, pixels: little larger than the plots."""
     return max(largest, _LEAST_SIDE)
 
 
 def _cell_side(plots: Sequence[Area]) -> int:
-    """Side of the cells, pixels, whose plots stay together: the largest that gives enough cells with objects.
+    """Side of the cells of plots that stay together, pixels: the largest with enough cells with objects.
 
-    Neighbours that went to different splits would see each other's pixels, and could not be used.
+    Neighbouring plots in different splits would share context pixels and could not be used.
     """
     for side in _CELLS:
         if len({_cell_of(area, side) for area in plots if area.count.any()}) >= _ENOUGH:
@@ -261,7 +199,7 @@ def _cell_of(area: Area, side: int) -> str:
 
 
 def _tiles(reference: Reference, size: int, unit: str, *, cell: int = 0) -> list[AreaTile]:
-    """All tiles that hold used pixels; of no split yet. They begin at the corner of their area's window.
+    """All tiles with used pixels, without a split yet. They start at the corner of their area's window.
 
     A plot is in the middle of its tile, unless it is larger. Plots are units by `cell`, or else each by itself.
     """
@@ -295,18 +233,14 @@ def _plot_tile(area: Area, size: int, unit: str) -> AreaTile:
 def _require_some(tiles: list[AreaTile], reference: Reference) -> list[AreaTile]:
     if not tiles:
         raise InputError(
-            f"no labelled pixel of {', '.join(reference.names[:3])} is left inside the border strip of "
+            f"no labelled pixel of {', '.join(reference.names[:3])} is left after removing the border strip of "
             f"{reference.border} px: label larger areas, or make the reference with a smaller --border"
         )
     return tiles
 
 
-def _of_split(tile: AreaTile, split: str) -> AreaTile:
-    return AreaTile(tile.area, tile.window, tile.unit, split, tile.used)
-
-
 def _keys(tiles: Sequence[AreaTile], folds: int) -> list[str]:
-    """What stays together in folds, by tile: its unit, if enough of them hold objects; else each tile is by itself."""
+    """The group of each tile in folds: its unit, if enough units have objects; else the tile itself."""
     units = {tile.unit for tile in tiles if float((tile.count * tile.used).sum()) >= 1}
     if len(units) >= folds:
         return [tile.unit for tile in tiles]
@@ -314,7 +248,7 @@ def _keys(tiles: Sequence[AreaTile], folds: int) -> list[str]:
 
 
 def _draw(tiles: Sequence[AreaTile], seed: int) -> dict[str, str]:
-    """Unit -> split: of many draws of three to one to one, that which shares out every object and empty land best."""
+    """Unit -> split: the best balanced of many random draws (3 : 1 : 1), by objects and empty land."""
     units = list(dict.fromkeys(tile.unit for tile in tiles))
     at = {unit: i for i, unit in enumerate(units)}
     holds = np.zeros((len(units), len(tiles[0].count) + 2))
@@ -334,61 +268,12 @@ def _draw(tiles: Sequence[AreaTile], seed: int) -> dict[str, str]:
     return {unit: SPLITS[k] for unit, k in zip(units, best.tolist(), strict=True)}
 
 
-def _apart(tiles: Sequence[AreaTile], halo: int) -> list[AreaTile]:
-    """Training keeps clear of calibration and test, calibration of test, by twice the radius: both sides look out."""
-    kept = []
-    for tile in tiles:
-        used = tile.used & ~_near_others(tile, tiles, halo)
-        if tile.is_plot and (used != tile.used).any():
-            used = np.zeros_like(used)  # of a part of a plot the total is not known
-        kept.append(AreaTile(tile.area, tile.window, tile.unit, tile.split, used))
-    return kept
-
-
-def _near_others(tile: AreaTile, tiles: Sequence[AreaTile], halo: int) -> NDArray[np.bool_]:
-    """Pixels of a tile whose context overlaps that of a used pixel of a split that goes before its own."""
-    lattice = tile.area.lattice
-    frame = tile.window.padded(2 * halo + 2)
-    west, south, east, north = lattice.bounds(frame)
-    near = np.zeros(frame.shape, bool)
-    for other in tiles:
-        if _RANK[other.split] >= _RANK[tile.split] or not _close(tile, other):
-            continue
-        xx, yy = np.meshgrid(*other.area.lattice.coords(other.window))
-        x, y = xx[other.used], yy[other.used]
-        if other.area.lattice.epsg != lattice.epsg:
-            x, y = _between(other.area.lattice.epsg, lattice.epsg, x, y)
-        here = (x > west) & (x < east) & (y > south) & (y < north)
-        rows, cols = ((north - y[here]) / lattice.resolution, (x[here] - west) / lattice.resolution)
-        near[rows.astype(int), cols.astype(int)] = True
-        if other.area.lattice.epsg != lattice.epsg:  # the zones' pixels do not lie on each other
-            near = ndimage.binary_dilation(near, np.ones((3, 3)))
-    grown = ndimage.maximum_filter(near, size=4 * halo + 1)
-    return np.asarray(grown[tile.window.slices(frame)])
-
-
-def _close(tile: AreaTile, other: AreaTile) -> bool:
-    """Whether two tiles may lie near one another: their areas do, and in one zone they do themselves."""
-    if tile.area.lattice.epsg == other.area.lattice.epsg:
-        a, b = tile.window, other.window
-        gap = max(abs(a.row - b.row), abs(a.col - b.col)) - max(a.height, b.height)
-        return gap < max(a.height, b.height, _NEAR)
-    one, two = shapely.box(*tile.area.bounds), shapely.box(*other.area.bounds)
-    return bool(one.distance(two) < 0.1)
-
-
-def _between(
-    one: int, two: int, x: NDArray[np.floating], y: NDArray[np.floating]
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    return transformer(4326, two).transform(*transformer(one, 4326).transform(x, y))
-
-
 def _with_objects(tiles: Sequence[AreaTile]) -> int:
     return sum(1 for tile in tiles if float((tile.count * tile.used).sum()) >= 1)
 
 
 def _lacking(tiles: Sequence[AreaTile], reference: Reference, wanted: Sequence[str]) -> str:
-    """Why the splits do not serve; empty if they do."""
+    """The reason why the splits cannot be used; empty if they can."""
     none = np.zeros(len(reference.objects))
     totals = {
         split: sum(((t.count * t.used).sum(axis=(1, 2)) for t in tiles if t.split == split), none) for split in wanted
@@ -396,5 +281,5 @@ def _lacking(tiles: Sequence[AreaTile], reference: Reference, wanted: Sequence[s
     for split, counts in totals.items():
         for name, number in zip(reference.objects, counts, strict=True):
             if number < 1:
-                return f"{split} holds no {name}"
+                return f"the {split} land has no {name}"
     return ""

@@ -1,4 +1,4 @@
-"""Polygons with a number each -> plots: areas of a reference of which the total alone is known.
+"""Reads plots: polygons with known totals of objects.
 
 Plots of an inventory, parcels of a cadastre, units of a census. A plot lies whole on the lattice of the zone that holds
 its middle. Which share of a pixel it covers is exact, so that a sum over it is one of the plot and of nothing else.
@@ -60,7 +60,7 @@ def read_totals(
     path
         Polygons with a CRS, a row a plot, in a format of `region.vector.read_polygons`.
     columns
-        Object -> the column with its totals.
+        Object -> name of the column with its totals.
     layer, encoding, layer_option
         As in `region.vector.read_polygons`.
 

@@ -1,1 +1,1 @@
-"""A name, a box or a file -> the region to map and the units to count in."""
+"""Resolves a name, a box or a file to the region to map and its units."""

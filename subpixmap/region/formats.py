@@ -1,8 +1,8 @@
-"""What a vector file is, by its own bytes: only known formats reach GDAL, which opens far more than files.
+"""Identifies the format of a vector file by its bytes, so that GDAL only opens known formats.
 
-GDAL chooses its driver by the content, whatever the name says, and some of its drivers do what the file tells them:
-they read other files, ask servers, or run pipelines. So the format is decided here, before GDAL sees the file, and
-while it reads it has no network.
+GDAL chooses a driver by the content, whatever the file name, and some drivers read other files, contact servers or run
+pipelines on request of the file. So the format is checked here before GDAL opens the file, and GDAL reads it without
+network.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ import pyogrio
 from subpixmap.errors import InputError
 
 FORMATS = "GeoPackage, GeoParquet, GeoJSON, Shapefile (also zipped), FlatGeobuf, KML, GML, GPX or MapInfo"
-"""What is read, in words."""
+"""Readable formats, in words."""
 
 MOST_UNPACKED = 2**32
 """Bytes of all files of an archive."""
 _MOST_RATIO, _LARGE = 200, 2**28
 """Unpacked bytes for one of an archive that are refused in a large one: it is made to exhaust whoever opens it."""
 
-# What makes a driver of GDAL follow what stands in the file. Drivers look for these texts anywhere near its beginning.
+# Texts that make a GDAL driver follow instructions in the file. Drivers look for these texts anywhere near its
+# beginning.
 _FOLLOWED = {
-    rb"<OGR\w*DataSource": "it is an OGR VRT or a description of a service, which names other files or servers",
-    rb"<VRTDataset": "it is a GDAL VRT, which names other files",
+    rb"<OGR\w*DataSource": "it is an OGR VRT or a service description, which refers to other files or servers",
+    rb"<VRTDataset": "it is a GDAL VRT, which refers to other files",
     rb"gdal_streamed_alg": "it is a pipeline of GDAL, not data",
     rb"<!ENTITY": "it defines entities of XML",
 }
@@ -51,7 +52,7 @@ _reading = threading.RLock()
 
 @contextlib.contextmanager
 def no_network() -> Iterator[None]:
-    """GDAL's reader of vectors asks no server: its way out is a port that does not exist."""
+    """Block network access of GDAL's vector reader by a proxy that does not exist."""
     with _reading:
         before = {name: pyogrio.get_gdal_config_option(name) for name in _NO_NETWORK}
         pyogrio.set_gdal_config_options(_NO_NETWORK)
@@ -62,7 +63,7 @@ def no_network() -> Iterator[None]:
 
 
 def gdal_source(path: Path) -> str:
-    """What GDAL may open for a vector file: its full path, or that of the one data set in an archive.
+    """The path for GDAL of a vector file, or of the single data set in an archive.
 
     Raises
     ------
@@ -98,24 +99,25 @@ def require_known(name: str, head: bytes, content: bytes | mmap.mmap) -> None:
         return
     for pattern, reason in _FOLLOWED.items():
         if re.search(pattern, content, re.IGNORECASE):
-            raise InputError(f"{name} is not read: {reason}; give {FORMATS}")
+            raise InputError(f"{name} is refused: {reason}; give {FORMATS}")
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n\x1e")
     if text.startswith(b"{"):
         if _LINKED_CRS.search(content):
             raise InputError(
-                f"{name} gives its coordinate reference system as a link, which is not followed: write its EPSG code"
+                f"{name} has its coordinate reference system as a link, which is not followed: write its EPSG code "
+                "instead"
             )
     elif text.startswith(b"<"):
         _require_known_xml(name, text)
     elif not re.match(rb"version\s+\d|!table\b", text, re.IGNORECASE) or b"type seamless" in text.lower():
-        raise InputError(f"{name} is not read: it is none of {FORMATS}{_told(name)}")
+        raise InputError(f"{name} is refused: it is none of {FORMATS}{_told(name)}")
 
 
 def _told(name: str) -> str:
-    """What a file is that people give by its name."""
+    """Advice for common file types, by file name."""
     kind = PurePosixPath(name).suffix.lower()
     if kind in (".csv", ".txt", ".tsv", ".xlsx", ".ods"):
-        return "; a table has no outlines: join it with the polygons"
+        return "; a table has no outlines: join it with polygons first"
     return "; open it in a GIS and write the layer as GeoPackage" if kind else ""
 
 
@@ -123,9 +125,7 @@ def _require_known_xml(name: str, text: bytes) -> None:
     root = match[1] if (match := _ROOT.match(text)) else b"?"
     if root in (b"kml", b"gpx") or (root in _GML_ROOTS and b"opengis.net/gml" in text):
         return
-    raise InputError(
-        f"{name} is not read: its XML begins with <{root.decode('ascii', 'replace')}>, not KML, GML or GPX"
-    )
+    raise InputError(f"{name} is refused: its XML begins with <{root.decode('ascii', 'replace')}>, not KML, GML or GPX")
 
 
 def _require_plain_tables(name: str, database: sqlite3.Connection, content: bytes | None = None) -> None:
@@ -141,7 +141,7 @@ def _require_plain_tables(name: str, database: sqlite3.Connection, content: byte
     for one, sql in schema:
         virtual = _VIRTUAL.search(sql)
         if _CALLS.search(sql) or (virtual and virtual[1].lower() not in _INDEXES):
-            raise InputError(f"{name} is not read: its table {one} reaches for what is outside the file")
+            raise InputError(f"{name} is refused: its table {one} refers to data outside the file")
 
 
 def _database(path: Path) -> sqlite3.Connection:
@@ -157,7 +157,7 @@ def require_table(path: Path, layer: str | None) -> None:
     with contextlib.closing(_database(path)) as database:
         found = database.execute("select 1 from sqlite_master where type = 'view' and name = ?", (layer,)).fetchone()
     if found:
-        raise InputError(f"{path.name}: layer {layer} is a view; write its rows into a table")
+        raise InputError(f"{path.name}: layer {layer} is a view; save its rows as a table")
 
 
 def _in_archive(path: Path) -> str:
@@ -178,24 +178,28 @@ def _in_archive(path: Path) -> str:
 def _require_modest(path: Path, files: list[zipfile.ZipInfo]) -> None:
     unpacked = sum(one.file_size for one in files)
     if unpacked > MOST_UNPACKED or (unpacked > _LARGE and unpacked > _MOST_RATIO * path.stat().st_size):
-        raise InputError(f"{path.name} unpacks to {unpacked / 1e9:,.1f} GB: unpack it, and give the file that is meant")
+        raise InputError(f"{path.name} unpacks to {unpacked / 1e9:,.1f} GB: unpack it, and give the file inside")
 
 
 def _data_sets(path: Path, names: list[str]) -> list[str]:
     """Names of the data sets in an archive: Shapefiles of one folder, or one file of another format."""
     if any(".gdb/" in name.lower() for name in names):
-        raise InputError(f"{path.name} holds an Esri file geodatabase: export its layer as GeoPackage and give that")
+        raise InputError(
+            f"{path.name} holds an Esri file geodatabase: export its layer as GeoPackage, and give that file"
+        )
     by_kind: dict[str, list[str]] = {}
     for name in names:
         by_kind.setdefault(PurePosixPath(name).suffix.lower(), []).append(name)
     found = next((by_kind[kind] for kind in _IN_ARCHIVES if kind in by_kind), [])
     folders = {PurePosixPath(name).parent for name in found}
     if len(folders) > 1 or (len(found) > 1 and ".shp" not in by_kind):
-        raise InputError(f"{path.name} holds several files ({', '.join(found[:3])}): unpack it and give one")
+        raise InputError(f"{path.name} contains several files ({', '.join(found[:3])}): unpack it and give one")
     if not found and ".zip" in by_kind:
-        raise InputError(f"{path.name} holds another archive, {by_kind['.zip'][0]}: unpack it and give that")
+        raise InputError(f"{path.name} contains another archive, {by_kind['.zip'][0]}: unpack it and give that")
     if not found:
-        raise InputError(f"{path.name} holds no file of polygons or points: {', '.join(names[:5]) or 'it is empty'}")
+        raise InputError(
+            f"{path.name} contains no file with polygons or points: {', '.join(names[:5]) or 'it is empty'}"
+        )
     return found
 
 

@@ -98,7 +98,7 @@ def _get(name: str, url: str) -> bytes:
             f"({type(error).__name__}); go online once, or give a file of units"
         ) from error
     if answer.status_code == 404:
-        raise InputError(f"--admin {name}: geoBoundaries has no such country or level ({url})")
+        raise InputError(f"--admin {name}: geoBoundaries has no such country or level ({url}); check the code")
     if not answer.ok:
         raise InputError(
             f"--admin {name}: {url} answered HTTP {answer.status_code}; try again later, or give a file of units"

@@ -1,7 +1,7 @@
-"""A vector file -> the table of one layer, as it stands in the file: points, polygons, or attributes alone.
+"""Reads one layer of a vector file unchanged: points, polygons, or attributes only.
 
-Which layer and which encoding is never chosen in silence: several layers want `--layer`, a guessed encoding is told.
-Whole numbers stay whole: a column of ids with a gap does not become floating point.
+Layer and encoding are never chosen silently: several layers need `--layer`, and a guessed encoding is reported.
+Integers stay integers, also in an id column with gaps.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def read_layer(
     path
         GeoPackage, GeoParquet, GeoJSON, Shapefile and the other formats of `formats.FORMATS`.
     holds
-        What is expected in it, for messages: "polygons" or "points".
+        Expected content, for messages: "polygons" or "points".
     layer
         Its name; needed where the file has several layers with geometry.
     encoding
@@ -106,7 +106,7 @@ def require_placed(crs: Any, name: str) -> None:
     """Refuse a coordinate reference system without places on the map: a local one, one of heights alone."""
     if not (crs.is_geographic or crs.is_projected):
         raise InputError(
-            f"{name} lies in {crs.name!r} ({crs.type_name}), which has no place on the map: write it in another "
+            f"{name} lies in {crs.name!r} ({crs.type_name}), which has no position on Earth: convert it to another "
             "coordinate reference system"
         )
 
@@ -120,7 +120,7 @@ def require_encoding(path: Path, encoding: str | None) -> None:
     except LookupError as error:
         raise InputError(f"--encoding {encoding!r} is unknown; give one such as utf-8, latin-1 or cp1252") from error
     if fixes_encoding(path):
-        raise InputError(f"--encoding {encoding}: the format of {path.name} fixes its encoding; leave the option out")
+        raise InputError(f"--encoding {encoding}: the format of {path.name} has a fixed encoding; leave the option out")
 
 
 def fixes_encoding(path: Path) -> bool:
@@ -142,10 +142,10 @@ def require_exact(values: pd.Series, column: str, file: str) -> None:
 def require_file(path: Path) -> None:
     """Refuse a path at which there is no file."""
     if path.is_dir():
-        geodatabase = "an Esri file geodatabase: export its layer as GeoPackage and give that"
+        geodatabase = "an Esri file geodatabase: export its layer as GeoPackage, and give that file"
         raise InputError(f"{path} is a folder" if path.suffix.lower() != ".gdb" else f"{path} is {geodatabase}")
     if not path.is_file():
-        raise InputError(f"there is no file {path}")
+        raise InputError(f"{path} does not exist")
 
 
 def _layer(path: Path, source: str, holds: str, layer: str | None, option: str) -> str | None:
@@ -157,7 +157,7 @@ def _layer(path: Path, source: str, holds: str, layer: str | None, option: str) 
         require_table(path, layer)
         return layer
     if not layers:
-        raise InputError(f"{path.name} has no {holds}: it is an empty file of its format")
+        raise InputError(f"{path.name} has no {holds}: the file is empty")
     if len(spatial) > 1:
         kinds = ", ".join(f"{name} ({layers[name]})" for name in spatial)
         raise InputError(f"{path.name} has several layers: {kinds}; choose the one with the {holds} by {option}")
@@ -176,7 +176,7 @@ def _guess(path: Path) -> str | None:
     except UnicodeDecodeError:
         guess = "latin-1"
     _log.warning(
-        "%s does not say its encoding (no .cpg): its texts are taken for %s; if names look wrong, give --encoding",
+        "%s does not state its encoding (no .cpg file), so %s is assumed; if names look wrong, give --encoding",
         path.name,
         guess.upper(),
     )

@@ -15,7 +15,8 @@ from pyproj import Transformer
 from shapely.geometry.base import BaseGeometry
 
 COAST_BUFFER = 10_000.0
-"""Metres by which the outline of a named region is widened: a coarse coastline must not cut off trees at the shore."""
+"""Buffer around the outline of a named region, metres, so that a coarse coastline does not cut off trees at the
+shore."""
 STEP = 0.01
 """Degrees; longest edge of an outline. A chord of that length leaves a parallel by less than 5 cm below 70 degrees."""
 
@@ -51,7 +52,7 @@ def polygonal(geometry: BaseGeometry) -> BaseGeometry:
 
 
 def mended(geometry: BaseGeometry) -> BaseGeometry:
-    """Repair polygons that were valid before their vertices moved a little, so that they keep their area.
+    """Repair polygons that were valid before rounding moved their vertices, keeping their area.
 
     Where an outline touches itself, rounding makes it cross itself. No method of repair keeps the land of all such
     outlines, so the result is compared with the area that the outline has as it is.

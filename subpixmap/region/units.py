@@ -1,4 +1,4 @@
-"""Polygons with ids: the administrative units that totals are given for, and the features of an area.
+"""Reads polygons with ids: administrative units, and features of an area.
 
 In: a file of polygons (see `vector`). Out: a table of units in EPSG:4326, in the file's order; ids are text and no unit
 is dropped. What is ambiguous is refused.
@@ -176,7 +176,7 @@ def _check_ids(ids: pd.Series, missing: pd.Series, column: str, file: str) -> No
     if blank.any():
         rows = ", ".join(str(row) for row in np.flatnonzero(blank)[:5])
         raise InputError(
-            f"{file}: column {column} is blank in {int(blank.sum())} rows (first: {rows}); give every unit an id"
+            f"{file}: column {column} is blank in {int(blank.sum())} rows (first: {rows}); fill in an id for every unit"
         )
     twice = ids[ids.duplicated()].unique()
     if len(twice):

@@ -1,4 +1,4 @@
-"""The one reader of polygons: a file of any vector format -> a table in EPSG:4326, repaired, in the file's order.
+"""Reads polygons of any vector format as a table in EPSG:4326, repaired, in the file's order.
 
 Regions, labelled areas and administrative units are all read here. A file whose coordinates cannot be what its
 coordinate reference system says is refused before anything else is read.
@@ -86,16 +86,18 @@ def read_polygons(
         raise InputError(f"{path.name} has no polygons ({len(table)} rows)")
     empty = table.index[table.geometry.is_empty]
     if len(empty):
-        _log.warning("%s: %d rows have no polygon and stay empty (first: row %d)", path.name, len(empty), empty[0])
+        _log.warning(
+            "%s: %d rows have no polygon and are kept without one (first: row %d)", path.name, len(empty), empty[0]
+        )
     return table
 
 
 def _in_degrees(drawn: gpd.GeoSeries, name: str, dense: bool) -> gpd.GeoSeries:
     """Outlines as drawn -> valid polygons in EPSG:4326, cut at the date line.
 
-    1. Unfold at the date line and repair, before anything is added or moved: no later step would know what was meant.
+    1. Unfold at the date line and repair first, because later steps change vertices.
     2. Add vertices, in the file's own CRS.
-    3. Reproject. Rounding may make an outline cross itself; it is mended so that it keeps its land.
+    3. Reproject. Rounding may make an outline cross itself; repair it so that it keeps its area.
     """
     drawn = gpd.GeoSeries([g if g else shapely.Polygon() for g in drawn], crs=drawn.crs)
     step, metre = STEP, 1.0
@@ -117,7 +119,7 @@ def _in_degrees(drawn: gpd.GeoSeries, name: str, dense: bool) -> gpd.GeoSeries:
     ]  # fmt: skip
     if told:
         shown = ", ".join(told[:3]) + (f" and {len(told) - 3} more" if len(told) > 3 else "")
-        _log.warning("%s: outlines cross themselves and enclose another area once repaired: %s", name, shown)
+        _log.warning("%s: self-crossing outlines were repaired and now have another area: %s", name, shown)
     return gpd.GeoSeries(cut, crs=4326)
 
 
@@ -147,7 +149,8 @@ def _check_coordinates(table: gpd.GeoDataFrame, name: str) -> None:
     if -90 <= south and north <= 90 and -360 <= west and east <= 360:
         return
     if max(abs(west), abs(east)) <= 90 and max(abs(south), abs(north)) <= 180:
-        raise InputError(f"{name} has latitudes up to {max(abs(south), abs(north)):.1f}: x and y look swapped")
-    raise InputError(
-        f"{name} is in degrees, but its coordinates reach {np.abs(bounds).max():.0f}: the CRS in it is wrong"
-    )
+        raise InputError(
+            f"{name} has latitudes up to {max(abs(south), abs(north)):.1f}: x and y seem to be swapped; "
+            "write (longitude, latitude)"
+        )
+    raise InputError(f"{name} has a CRS in degrees, but coordinates up to {np.abs(bounds).max():.0f}: correct its CRS")

@@ -1,9 +1,9 @@
-"""Numbers -> something a person looks at."""
+"""Reports: figures, tables and the report page."""
 
 __all__ = ["write_report"]
 
 
-def __getattr__(name: str) -> object:  # matplotlib is heavy: it is loaded when a report is asked for
+def __getattr__(name: str) -> object:  # matplotlib is slow to import: it is imported when a report is made
     if name == "write_report":
         from subpixmap.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""Errors of a model against reference data -> a figure for each object, from the numbers of `evaluate`."""
+"""Figures of model errors against reference data, from the results of `evaluate`."""
 
 from __future__ import annotations
 

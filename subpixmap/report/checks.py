@@ -1,4 +1,4 @@
-"""Tables of a run -> rows that let a reader check the others: whether all adds up, what all units share."""
+"""Tables to check a run: whether sums agree, and effects common to all units."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from subpixmap.report.formatting import shown
 
 _STEP = ("shared_step_percent", "p_value", "n_units", "n_alike", "join", "changed", "unchanged", "stands_out")
 MAX_PARENTS = 40
-"""Parents listed for an object; those with the largest gaps come first."""
+"""Largest number of parents in the table of an object; the largest gaps come first."""
 
 
 def balance_rows(contents: Contents, name: str) -> list[dict[str, Any]]:

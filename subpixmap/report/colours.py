@@ -15,7 +15,7 @@ SERIES = ("#0f6b70", "#c4651a", "#4f5bb5", "#8a3d77", "#5b7a1d", "#7a6a58")
 DENSITY = LinearSegmentedColormap.from_list(
     "density", ["#f5f2e8", "#d9e6b3", "#9ad3a2", "#4fb0a5", "#2a7f9e", "#2d4d8e", "#2a1a55"]
 )
-"""Pale for none, dark for many; lightness falls steadily, as in viridis reversed: it prints, and reads in grey."""
+"""From pale (none) to dark (many), with steadily falling lightness, so it also works in grey."""
 CLEAR_OBSERVATIONS = LinearSegmentedColormap.from_list(
     "looks", ["#fbf3e4", "#f0cf97", "#dd9a5a", "#b8623c", "#7d3328", "#451a1e"]
 )
@@ -23,7 +23,7 @@ CLEAR_OBSERVATIONS = LinearSegmentedColormap.from_list(
 CHANGE = LinearSegmentedColormap.from_list(
     "change", ["#8a3d10", "#d07c3c", "#f0c79d", "#eceae6", "#a9cfe0", "#4a8dc0", "#1b4a7a"]
 )
-"""Brown for losses, blue for gains, grey for none: told apart by colour-blind readers."""
+"""Brown for losses, blue for gains, grey for none: distinct for colour-blind readers."""
 ERRORS = ("#d7e8f4", "#94c0e0", "#4a8dc0", "#1f5687")
 """Classes of the standard error, small to large."""
 

@@ -1,4 +1,4 @@
-"""A finished run folder -> everything that its page shows, read once and held as tables.
+"""Reads everything that the report page shows from a finished run folder.
 
 In: plan, lock, ledger, map, units and tables of the run. Out: `Contents`.
 """
@@ -39,7 +39,7 @@ TRUTH_COLUMNS = ("unit_id", "object", "period", "count")
 
 @dataclass(frozen=True)
 class Contents:
-    """What a page is made of; nothing in it needs the folder any more."""
+    """The contents of a page, independent of the run folder."""
 
     name: str
     """Region."""
@@ -90,7 +90,7 @@ class Contents:
 
 
 def read_contents(run: RunFolder, *, truth: pd.DataFrame | None = None, size: int = 560) -> Contents:
-    """Read all that a page shows.
+    """Read the contents of a page.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def read_contents(run: RunFolder, *, truth: pd.DataFrame | None = None, size: in
 
 
 def _today() -> str:
-    """The day, or that of SOURCE_DATE_EPOCH where a build is to be repeated."""
+    """Today, or the day of SOURCE_DATE_EPOCH for reproducible builds."""
     fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
     now = datetime.fromtimestamp(int(fixed), UTC) if fixed.isdigit() else datetime.now(UTC)
     return now.date().isoformat()
@@ -147,14 +147,14 @@ def _estimates(run: RunFolder) -> pd.DataFrame | None:
 
 
 def _sample(run: RunFolder) -> dict[str, Any]:
-    """The records of the sample that estimates rest on."""
+    """The records of the sample behind the estimates."""
     files = {"design": runpaths.SAMPLE_DESIGN, "labels": runpaths.SAMPLE_IMPORT}
     paths = {name: run.path / file for name, file in files.items()}
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
 
 
 def _acquisitions(records: Mapping[tuple[str, str], Record]) -> pd.DataFrame:
-    """How many blocks used each acquisition, and how many pixels it showed there."""
+    """Number of blocks and of observed pixels of each acquisition."""
     rows = [
         (used.id, used.time, period, 1, used.observed_px)
         for (_, period), record in sorted(records.items())
@@ -184,7 +184,11 @@ def _provenance(run: RunFolder) -> dict[str, str]:
         "Source of the imagery": ", ".join(map(for_readers, plan.sources)),
         **_recipe_in_words(plan),
         "Run id": plan.run_id,
-        **({"Forced": "--force was given: input unlike the model's card was accepted"} if plan.forced else {}),
+        **(
+            {"Forced": "--force was given: input that does not match the model's card was accepted"}
+            if plan.forced
+            else {}
+        ),
         **{f"Items {row.period}, sha256": str(row.items_sha256) for row in items.itertuples()},
         "Software": ", ".join(f"{name} {version}" for name, version in plan.versions.items()),
     }
@@ -220,7 +224,7 @@ def _listed(values: Iterable[object]) -> str:
 
 
 def _missing_items(notes: Mapping[str, Any]) -> dict[str, str]:
-    """What was expected of the catalogue and is not among the items."""
+    """Items that are missing in the catalogue."""
     missing = {
         "Items refused": list(notes.get("refused", {}).values()),
         "MGRS squares without items, wholly or in part": notes.get("squares_without", []),

@@ -1,4 +1,4 @@
-"""Curves of a detector's training -> a figure: its loss, and what the validation blocks said of it."""
+"""Figure of a detector's training curves: loss and validation results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates of a run -> what its page says of one object: totals with intervals, changes, and what they are worth.
+"""The section about estimates of one object: totals with intervals, changes, and advice.
 
 In: the long table of estimates and the record of the sample. Out: rows and sentences in plain words.
 """
@@ -17,7 +17,7 @@ from subpixmap.tables import REGION
 
 @dataclass(frozen=True)
 class EstimatesSection:
-    """What the page says of the estimates of one object."""
+    """The page section about the estimates of one object."""
 
     totals: list[dict[str, Any]]
     """A row per labelled period, over the region, with the map total beside it."""
@@ -47,7 +47,7 @@ def region_estimates(estimates: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def estimates_section(estimates: pd.DataFrame | None, sample: Mapping[str, Any], name: str) -> EstimatesSection | None:
-    """The section of one object; None where nothing of it was estimated.
+    """The section of one object; None without estimates.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def _band(row: Mapping[str, Any]) -> str:
 
 
 def _advice(row: pd.Series, design: Mapping[str, Any]) -> list[str]:
-    """What more cells would buy: the error falls with the square root of their number."""
+    """The effect of more cells: the error falls with the square root of their number."""
     sentences = []
     if pd.notna(row.cv):
         sentences.append(
@@ -108,7 +108,7 @@ def _advice(row: pd.Series, design: Mapping[str, Any]) -> list[str]:
     if needed:
         listed = ", ".join(f"{level}: {n:,}" for level, n in needed.items())
         sentences.append(
-            f"So that each unit reaches {target:g} % by itself, about so many cells are needed in all ({listed}); "
-            f"`subpixmap sample design --by lowest --target-cv {target:g} --pilot` draws them."
+            f"For a standard error of {target:g} % in each unit, the sample needs about this many cells in total "
+            f"({listed}); draw them with `subpixmap sample design --by lowest --target-cv {target:g} --pilot`."
         )
     return sentences

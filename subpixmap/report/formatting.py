@@ -1,4 +1,4 @@
-"""Values -> texts for people: numbers, shares and names as the page shows them."""
+"""Formats numbers, shares and names for the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SMALLEST = 0.001
 
 
 def number(value: float | None, *, digits: int = 0) -> str:
-    """A number for people: thin spaces between thousands, a dash for a missing value; a small one is not shown as 0."""
+    """Format a number: thin spaces between thousands, a dash for a missing value; small numbers are not shown as 0."""
     if value is None or pd.isna(value) or not np.isfinite(value):
         return "–"
     if 0 < abs(value) < _SMALLEST:
@@ -32,7 +32,7 @@ def p_value(value: float | None) -> str:
 
 
 def rough(value: float | None, *, like: float | None = None) -> str:
-    """A number for a sentence: three significant digits, or as many as an error `like` this lets one say."""
+    """Format a number for a sentence: three significant digits, or as many as its error `like` allows."""
     if value is None or pd.isna(value) or not np.isfinite(value):
         return "–"
     if value == 0:

@@ -1,4 +1,4 @@
-"""What a map shows and what its colours mean: a layer of pictures with its legend."""
+"""A map layer of pictures with its legend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a map can show."""
+    """A layer of the map."""
 
     key: str
     label: str

@@ -1,4 +1,4 @@
-"""Display layers -> what the page shows of the map: pixels and units side by side, legends, outlines of units.
+"""The map section of the page: pixels and units side by side, legends, outlines of units.
 
 Every layer is a picture, or one for each period; the page shows the last one without a script.
 """
@@ -39,7 +39,7 @@ def map_section(contents: Contents, periods: Sequence[str]) -> dict[str, Any] | 
     layers = contents.layers
     if layers is None:
         return None
-    periods = [period for period in periods if period in layers.periods]  # others are planned, and not mapped
+    periods = [period for period in periods if period in layers.periods]  # other periods are planned but not mapped
     chosen = [layers.periods.index(period) for period in periods]
     grid = layers.grid
     rows, cols = grid.shape

@@ -1,4 +1,4 @@
-"""Tables of a run -> what its page shows of one object: its sentence, totals, figures and tables."""
+"""The page section of one object: sentence, totals, figures and tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from subpixmap.tables import REGION
 
 @dataclass(frozen=True)
 class ObjectSection:
-    """What the page shows of one object."""
+    """The page section of one object."""
 
     name: str
     definition: str

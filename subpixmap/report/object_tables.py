@@ -1,4 +1,4 @@
-"""Tables of a run -> the tables that its page shows of one object.
+"""The tables of one object on the page.
 
 The table of units is made for each period on the page's slider; all others are as they are.
 """
@@ -27,10 +27,13 @@ _UNITS = (
     _UNIT,
     Column("Total", "map_total_full", "0", "Sum over the observed pixels, scaled to the whole unit"),
     Column("Observed total", "map_total", "0", "Sum over the observed pixels"),
+    Column(
+        "± networks", "sd_over_models", "0", "Standard deviation of the observed total over the networks of the model"
+    ),
     Column("Estimate", "estimated", "text", "From the labelled sample, with its interval"),
     Column("Per hectare", "density_per_ha", "1"),
     Column("Observed", "observed_frac", "%"),
-    Column("Looks", "n_obs_median", "0", "Median number of clear observations"),
+    Column("Looks", "n_obs_median", "0", "Median number of clear observations of a pixel"),
     Column("Unlike", "ood_frac", "%", "Share of inputs unlike the training data"),
     Column("Area, ha", "area_ha", "0"),
     Column("Flags", "flags"),
@@ -38,7 +41,7 @@ _UNITS = (
 _TRENDS = (
     _UNIT,
     Column("Direction", "direction", hint="rise, fall, steady or unclear"),
-    Column("Change", "change", "0", "Last period against the first, on the pixels that every period observed"),
+    Column("Change", "change", "0", "Last minus first period, on pixels observed in every period"),
     Column("± s.e.", "change_se", "0", "Standard error of the change, from differences between acquisitions"),
     Column("Percent", "share", "+%", "Change in percent"),
     Column("q", "direction_q", "p", "False discovery rate of the direction over the units"),
@@ -64,9 +67,9 @@ _TRUTH = (
 )
 _SHARED = (
     Column("Period", "period"),
-    Column("Background, per ha", "background", "2", "What the map counts on ground where the object is never present"),
+    Column("Background, per ha", "background", "2", "Count of the map where the object is never present"),
     Column("Year effect, per ha", "offset", "2", "Difference from the mean of all periods"),
-    Column("Shared step", "step", "+1%", "Median over the units of the change from the period before"),
+    Column("Shared step", "step", "+1%", "Median change of the units from the previous period"),
     Column("p", "p_value", "p", "p-value of a signed-rank test over the units that the shared step is zero"),
     Column("Stands out", "marked", hint="Much larger than the other steps"),
     Column("Units alike", "alike"),
@@ -109,7 +112,12 @@ def unit_table(
     shown_in = counts[counts.period.isin([*periods, period]) & counts.unit_id.isin(order)]
     flags = shown_in.flag.fillna("").astype(str).str.split(";")
     common = [flag for flag in FLAGS if len(flags) and flags.map(lambda own: flag in own).all()]  # noqa: B023
-    columns = tuple(one for one in _UNITS if one.key != "estimated" or counts.estimate.notna().any())
+    known = {"estimated": "estimate", "sd_over_models": "sd_over_models"}  # columns that most runs do not have
+    columns = tuple(
+        one
+        for one in _UNITS
+        if one.key not in known or (known[one.key] in counts and counts[known[one.key]].notna().any())
+    )
     parents = set(contents.units.parent_id.dropna())
     cells: dict[str, list[list[str]]] = {}
     table: Table | None = None
@@ -142,7 +150,7 @@ def _sparks(counts: pd.DataFrame, periods: Sequence[str], units: Sequence[str]) 
 
 
 def trend_table(contents: Contents, name: str) -> tuple[Table | None, str, str]:
-    """(trends, the surest and largest change first; the note that all share; the effect taken out of all).
+    """(trends, the most certain and largest change first; the note common to all; the removed shared effect).
 
     A measure that has no trend has no table.
     """
@@ -195,7 +203,7 @@ def truth_table(contents: Contents, name: str) -> Table | None:
 
 
 def shared_table(contents: Contents, name: str) -> Table | None:
-    """What all units share; None for one period."""
+    """Effects common to all units; None for one period."""
     if len(contents.periods) < 2:
         return None
     records = [

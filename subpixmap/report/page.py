@@ -1,7 +1,7 @@
-"""A finished run -> one self-contained HTML page: map, series, tables and where every number comes from.
+"""Writes the report: one self-contained HTML page with map, series, tables and provenance.
 
-The page needs no network: figures, style and script are in it. It shows the tables of the run; the only numbers that it
-adds are sums over the top units and what lies outside all units.
+The page needs no network: figures, style and script are in it. It shows the tables of the run, and adds only sums over
+the topmost units and counts outside all units.
 """
 
 from __future__ import annotations

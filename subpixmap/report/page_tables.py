@@ -1,4 +1,4 @@
-"""Tables of a run -> tables of the page: columns with their kind, cells as people read them, one markup for all.
+"""The tables of the page: typed columns, formatted cells, one markup.
 
 The template draws every table in one way: it scrolls, sorts, searches, has a link of its own and a download as CSV.
 """
@@ -92,7 +92,7 @@ def make_table(
 
 
 def with_interval(record: Mapping[str, Any]) -> str:
-    """An estimate with its interval written small; what stands in its place where there is none."""
+    """An estimate with its interval in small print, or the reason for a missing one."""
     if record.get("suppressed"):
         return f"–{SMALL}too uncertain"
     text = number(record.get("estimate"))

@@ -1,4 +1,4 @@
-"""Counts and trends -> a figure in one line, in a notebook: `plot_counts(counts)`, `plot_trend(trend(counts))`.
+"""Figures of counts and trends with one call, for notebooks: `plot_counts(counts)`, `plot_trend(trend(counts))`.
 
 Also the picture of areas that are suggested for labelling.
 """

@@ -1,4 +1,4 @@
-"""What a run found of an object -> one plain sentence: how many, what changed and where, and what confirms it."""
+"""Summarises one object in a sentence: count, change and place, and evidence."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def sentence(
     change
         The region's row of the trends; None for one period or a measure without trends.
     estimates
-        What a sample says of it; None without a sample.
+        Estimates from a sample; None without a sample.
     """
     objects = plural(name, contents.model.definitions[name])
     if latest is None:
-        return f"Nothing was observed: the map says nothing of {objects}."
+        return f"No pixel was observed, so there are no counts of {objects}."
     parts = [
         f"{_opening(contents)} {latest['period']} the map shows {rough(latest['map_total_full'])} {objects}"
         + (" on an average date" if contents.model.measures[name] != "count" else ""),
@@ -53,7 +53,7 @@ def sentence(
 
 
 def plural(name: str, definition: str) -> str:
-    """What is counted, in the plural: the first words of its definition if they are few, else its name."""
+    """The objects in the plural: the start of the definition if short, else the name."""
     first = re.split(r"[,;:(.]| (?:of|in|on|at|with|that|which|planted|parked|older|from)\b", definition.strip())[0]
     words = " ".join(first.split()).removeprefix("a ").removeprefix("an ")
     words = words if 0 < len(words.split()) <= 3 else name.replace("_", " ")
@@ -80,7 +80,7 @@ def _changed(contents: Contents, name: str, change: Mapping[str, Any] | None) ->
     signed = f"{'+' if value >= 0 else '−'}{amount}"
     if change["direction"] == "steady":
         return f"since {since} it stayed steady ({signed})"
-    return f"its change since {since} ({signed}) cannot be told from noise"
+    return f"its change since {since} ({signed}) is within the noise"
 
 
 def _where(contents: Contents, name: str, change: float) -> str:
@@ -100,7 +100,7 @@ def _where(contents: Contents, name: str, change: float) -> str:
 def _confirmed(latest: Mapping[str, Any], estimates: EstimatesSection | None) -> str:
     """The estimate of a sample with its interval, or that there is no sample."""
     if estimates is None:
-        return "no field sample confirms this yet"
+        return "no reference sample confirms this yet"
     row = estimates.totals[-1]
     sample = f"a{' simulated' if estimates.simulated else ''} sample of {rough(row['n_ref'])} labelled cells"
     when = "" if row["period"] == latest["period"] else f" in {row['period']}"
@@ -114,10 +114,10 @@ def _confirmed(latest: Mapping[str, Any], estimates: EstimatesSection | None) ->
 
 
 def _limits(contents: Contents, name: str, latest: Mapping[str, Any]) -> list[str]:
-    """What else a reader of the sentence must know: evidence of the model, inputs unlike its own, gaps."""
+    """Limits to add to the sentence: evidence of the model, input unlike the training data, gaps."""
     limits = []
     if not contents.simulated and contents.model.evidence == "simulated":
-        limits.append("the model has only seen simulated data")
+        limits.append("the model was trained on simulated data only")
     if not contents.simulated and contents.model.evidence == "degraded-aerial":
         limits.append("the model has not been validated on Sentinel-2")
     rows = contents.counts[(contents.counts.object == name) & (contents.counts.period == latest["period"])]

@@ -1,4 +1,4 @@
-"""Rows of counts -> what the page says about the whole region: totals that count no place twice, and its banner."""
+"""The totals of the whole region, without double counts, and the banner of the page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from subpixmap.report.estimates_section import region_estimates
 
 @dataclass(frozen=True)
 class Banner:
-    """How far the numbers can be trusted, in one line for the banner."""
+    """The reliability of the numbers, in one line for the banner."""
 
     level: str
     """`warning`, `note` or `good`."""
@@ -22,34 +22,37 @@ class Banner:
 
 
 def banner(contents: Contents) -> Banner:
-    """What the numbers are worth: evidence of the model against the kind of imagery."""
+    """The banner, from the evidence of the model and the kind of imagery."""
     if contents.simulated:
         return Banner(
             "note",
             "Simulated data.",
-            "The imagery of this run was simulated. The numbers show how the method works; they say nothing of any "
+            "The imagery of this run is simulated. The numbers show how the method works; they do not describe a "
             "real place.",
         )
     if contents.model.evidence == "simulated":
         return Banner(
             "warning",
             "These numbers are not estimates.",
-            "The model has only been trained on simulated data and was applied to real imagery. Use this page to check "
-            "coverage, clouds and processing; train or calibrate a model with reference data before quoting a number.",
+            "The model was trained on simulated data only, but applied to real imagery. Use this page to check "
+            "coverage, clouds and processing. Train or calibrate a model with reference data before you quote a "
+            "number.",
         )
     if contents.model.evidence == "degraded-aerial":
         return Banner(
             "warning",
             "Not validated on Sentinel-2.",
-            "The model was trained on aerial images degraded to the resolution of a satellite. How well it carries "
-            "over to Sentinel-2 has not been measured.",
+            "The model was trained on aerial images degraded to the resolution of a satellite. Its accuracy on "
+            "Sentinel-2 has not been measured.",
         )
     if contents.counts["estimate"].notna().any():
-        return Banner("good", "Estimates with confidence intervals.", "They rest on a reference sample; see the units.")
+        return Banner(
+            "good", "Estimates with confidence intervals.", "They come from a reference sample; see the table of units."
+        )
     return Banner(
         "note",
         "Map totals, without confidence intervals.",
-        "A sum of pixels is biased in ways a map cannot show. Draw a reference sample to turn it into an estimate.",
+        "Map totals can be biased, and the map cannot show by how much. Draw a reference sample to get estimates.",
     )
 
 
@@ -60,7 +63,7 @@ def leaves(units: pd.DataFrame) -> list[str]:
 
 
 def roots(units: pd.DataFrame) -> list[str]:
-    """Ids of units whose parent is not among the units: together they hold each place once."""
+    """Ids of units whose parent is not among the units: together they contain each place once."""
     ids = set(units.unit_id)
     return [unit for unit, parent in zip(units.unit_id, units.parent_id, strict=True) if parent not in ids - {unit}]
 

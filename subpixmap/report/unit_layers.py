@@ -99,7 +99,7 @@ def _change(contents: Contents, name: str, raster: NDArray[np.intp], units: Sequ
         key="change",
         label="Change",
         uris=[_picture(shown, raster, CHANGE, 2 * limit)],
-        unit=f"change from {contents.periods[0]} to {contents.periods[-1]} where it is clear; grey: no clear change",
+        unit=f"clear changes from {contents.periods[0]} to {contents.periods[-1]}; grey: no clear change",
         gradient=gradient(CHANGE),
         ticks=tuple(f"{'+' if v > 0 else '−' if v < 0 else ''}{abs(v):g} %" for v in (-limit, 0, limit)),
     )
@@ -115,7 +115,7 @@ def _error(estimates: EstimatesSection, raster: NDArray[np.intp], units: Sequenc
         key="error",
         label="Error",
         uris=[_picture(values, raster, ListedColormap(colours), float(len(keys)))],
-        unit=f"standard error of the estimate of {estimates.period}, as a share of it; hatched: no interval",
+        unit=f"standard error of the estimate of {estimates.period}, relative to the estimate; hatched: no interval",
         bands=tuple(zip(colours, (ERROR_BANDS[key] for key in keys), strict=True)),
     )
 

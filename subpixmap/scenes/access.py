@@ -1,7 +1,7 @@
-"""How an href is opened: its GDAL path and options, signed at the moment of opening.
+"""Opens hrefs: GDAL path and options, signed when opened.
 
-Locks and ledgers hold unsigned hrefs. Keys come from the user's environment, tokens and signatures from the catalogue;
-none is stored or shown. GDAL options hold only inside `gdal_env`.
+Locks and ledgers contain unsigned hrefs. Keys come from the user's environment, tokens and signatures from the
+catalogue; none is stored or shown. GDAL options apply only inside `gdal_env`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from subpixmap.scenes.tunnel import gdal_proxy
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_HTTP_TIMEOUT": 60,  # GDAL has no default: with a stalled server the read would never end
+    "GDAL_HTTP_TIMEOUT": 60,  # GDAL has no default timeout: a read from a stalled server would never end
     "GDAL_HTTP_CONNECTTIMEOUT": 10,
     "GDAL_HTTP_LOW_SPEED_TIME": 30,
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
@@ -41,13 +41,13 @@ GDAL_OPTIONS: dict[str, Any] = {
 }
 
 GDAL_CACHE_BYTES = 256_000_000
-"""Decoded blocks that a process keeps while it reads; by default GDAL takes 5 % of the machine for each process."""
+"""GDAL cache of decoded blocks per process; GDAL's own default is 5 % of the memory for each process."""
 
 _CDSE = {"AWS_S3_ENDPOINT": "eodata.dataspace.copernicus.eu", "AWS_VIRTUAL_HOSTING": "FALSE", "AWS_HTTPS": "YES"}
 
 
 def gdal_path(href: str, *, renew: bool = False) -> str:
-    """The path that GDAL opens; `renew` asks for a new token where hrefs are signed."""
+    """The path for GDAL; `renew` requests a new token if hrefs are signed."""
     parts = urlsplit(href) if is_remote(href) else None
     if parts is None:
         return href
@@ -60,19 +60,18 @@ def gdal_path(href: str, *, renew: bool = False) -> str:
 
 
 def signed_href(asset: Asset) -> str:
-    """The href to open; `InputError` if its signature was of an earlier process."""
+    """The href to open; `InputError` if it needs a signature that this process does not have."""
     if asset.needs_signature and not asset.signed:
         raise InputError(
-            f"{asset.href} was signed by its catalogue, and locks keep no signatures: repeat `subpixmap run` with its "
-            "--source, which asks for new ones"
+            f"{asset.href} needs a new signature from its catalogue: rerun `subpixmap run` with the same --source"
         )
     return asset.signed or asset.href
 
 
 def pin_of(asset: Asset, path: str | None = None) -> Pin | None:
-    """The version of a file as it is now, asked for with one request; None for a store that cannot be asked.
+    """The present version of a file, from one request; None for a store that does not return it.
 
-    The request also says by name what `tunnel` would refuse: by now the host's name or a redirect may lead to a private
+    The request also gives a clear error for what `tunnel` would refuse: a host name or redirect that leads to a private
     host. Object stores redirect only within themselves.
 
     Parameters
@@ -85,10 +84,9 @@ def pin_of(asset: Asset, path: str | None = None) -> Pin | None:
     Raises
     ------
     InputError
-        The host's name or a redirect leads to a private address.
+        The host name or a redirect leads to a private address.
     OSError
-        The file is not there, or its server does not answer, answers with an error, or does not send the bytes that
-        were asked for.
+        The file does not exist, or its server does not respond, returns an error, or returns other bytes.
     """
     if not is_remote(asset.href):
         status = os.stat(asset.href)
@@ -102,31 +100,33 @@ def pin_of(asset: Asset, path: str | None = None) -> Pin | None:
             return version_of(path)
     host, trusted = host_of(asset.href), is_trusted(asset)
     if not trusted and leads_to_private(host):
-        raise InputError(f"{redact(asset.href)} is not opened: {host} leads to a private address by now")
+        raise InputError(f"{redact(asset.href)} is refused: its host {host} now resolves to a private address")
     return first_answer(path.removeprefix("/vsicurl/"), trusted=trusted)
 
 
 def is_trusted(asset: Asset) -> bool:
-    """Whether its host is private or of the user's own network: only a catalogue of the user's own can name one."""
+    """Whether its host is private, which only the user's own catalogue can use."""
     return asset.own_network or is_private(host_of(asset.href))
 
 
 def gdal_env(asset: Asset, *, renew: bool = False) -> AbstractContextManager[Any]:
-    """The context in which a file is opened and read; with `renew`, GDAL forgets its cache of it, failures too."""
-    # A limit that the user has set, in the environment or around us, stays.
+    """The context to open and read a file; `renew` clears GDAL's cache of it, including failures."""
+    # A limit set by the user, in the environment or around this call, stays.
     limited = "GDAL_CACHEMAX" in os.environ or (hasenv() and "GDAL_CACHEMAX" in getenv())
     cache = {} if limited else {"GDAL_CACHEMAX": GDAL_CACHE_BYTES}
     options = gdal_options((asset.signed or asset.href).partition("?")[0], renew=renew) if is_remote(asset.href) else {}
     if asset.href.startswith(("http://", "https://")) and not is_trusted(asset):
         options |= gdal_proxy()
-    if not asset.href.startswith("s3://"):  # else rasterio looks for keys each time: longer than a small window takes
+    if not asset.href.startswith(
+        "s3://"
+    ):  # else rasterio searches for keys each time, which takes longer than a small window
         options["session"] = DummySession()
     context: AbstractContextManager[Any] = rasterio.Env(**cache, **options)
     return context
 
 
 def gdal_options(href: str, *, renew: bool = False) -> dict[str, Any]:
-    """GDAL options for a remote href; `InputError` if its store needs keys and the environment has none."""
+    """GDAL options for a remote href; `InputError` if its store needs keys that are not set."""
     options = dict(GDAL_OPTIONS)
     keys = "AWS_ACCESS_KEY_ID" in os.environ or "AWS_PROFILE" in os.environ
     if href.startswith("s3://eodata/"):
@@ -146,7 +146,7 @@ def gdal_options(href: str, *, renew: bool = False) -> dict[str, Any]:
 
 
 def _planetary_computer(href: str, renew: bool) -> str:
-    """Sign with a token of the Planetary Computer; the library keeps it until a minute before it expires."""
+    """Sign with a token of the Planetary Computer, which the library caches until a minute before it expires."""
     from planetary_computer import sas
 
     if renew:

@@ -1,4 +1,4 @@
-"""Which acquisitions of a period serve a block: the clearest there, balanced over months and orbits."""
+"""Chooses the acquisitions of a period for a block: the clearest, balanced over months and orbits."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from subpixmap.errors import InputError
 from subpixmap.scenes.items import Item
 
-_REPEAT = 0.5  # worth of a further acquisition of the same month or orbit, relative to a first one
+_REPEAT = 0.5  # weight of another acquisition of the same month or orbit, relative to the first one
 
 
 def choose(acquisitions: Mapping[str, Sequence[Item]], clear: Mapping[str, float], max_scenes: int = 10) -> list[str]:
     """Choose acquisitions for one block and period.
 
-    Clouds come in seasons, and reflectance changes with the view angle, which depends on the orbit: ten scenes of one
-    dry month and one orbit say less than ten spread over both. Each step takes the acquisition with the highest worth:
-    its share of clear pixels, halved for each acquisition already chosen from its month, and for each from its orbit.
+    Clouds are seasonal, and reflectance changes with the view angle, which depends on the orbit. So ten scenes of one
+    dry month and orbit are worth less than ten spread over both. Each step takes the acquisition with the highest
+    score: its share of clear pixels, halved for each acquisition already chosen from its month, and for each from its
+    orbit.
 
     Parameters
     ----------
@@ -30,10 +31,10 @@ def choose(acquisitions: Mapping[str, Sequence[Item]], clear: Mapping[str, float
     Returns
     -------
     list of str
-        Names, in order of time. The choice does not depend on the order of the arguments.
+        Names in order of time. The result does not depend on the order of the arguments.
     """
     if max_scenes < 1:
-        raise InputError(f"--max-scenes is {max_scenes}; at least one scene is needed")
+        raise InputError(f"--max-scenes is {max_scenes}; give 1 or more")
     first = {name: min(items, key=lambda item: item.datetime) for name, items in acquisitions.items()}
     left = {name: clear[name] for name in acquisitions if clear.get(name, 0) > 0}
     months: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Scene classes -> valid pixels: what counts as cloud, shadow or snow, and how far its neighbourhood reaches."""
+"""From scene classes to valid pixels: which classes are not valid, and how far their neighbourhood reaches."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from subpixmap.errors import InputError
 from subpixmap.scenes.radiometry import Missing
 
 MaskBy = Literal["scl", "learned", "both"]
-"""Who judges a pixel: the scene classes of the product, a cloud network (`model.clouds`), or both, each of which can
-drop it."""
+"""Sources of the mask: the scene classes of the product, a cloud network (`model.clouds`), or both (valid in both)."""
 MASKS: tuple[MaskBy, ...] = get_args(MaskBy)
 MOST_CLASS = 11
-"""Largest scene class; what a number above it means is unknown, so such pixels are not valid."""
+"""Largest scene class; pixels with a larger number have an unknown meaning and are not valid."""
 DROPPED_CLASSES = (0, 1, 3, 8, 9, 10, 11)
 """Scene classes that are not valid: no data, saturated, shadow, cloud, cirrus and snow. Water (6) is valid."""
 DILATED_CLASSES = (3, 8, 9)
 """Scene classes whose neighbourhood is not valid either: shadow and cloud."""
 DILATION_M = 100.0
-"""A pixel whose centre lies within this distance of the centre of such a pixel is not valid, metres."""
+"""Pixels within this distance (between pixel centres) of such a pixel are not valid, metres."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,9 @@ class MaskRule:
     dilate: tuple[int, ...] = DILATED_CLASSES
     """Classes whose neighbourhood is not valid either."""
     dilate_m: float = DILATION_M
-    """Distance of that neighbourhood, between centres of pixels, metres."""
+    """Size of that neighbourhood, between pixel centres, metres."""
     by: MaskBy = "scl"
-    """Who judges; cards and run folders older than the field have "scl"."""
+    """Source of the mask; older cards and run folders without this field mean "scl"."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.dilate_m) and self.dilate_m >= 0):
@@ -50,13 +49,13 @@ class MaskRule:
                 raise InputError(f"the mask names scene class {code}; classes are 0 to 255")
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as cards and recipes state them; `stated` reads them back."""
+        """The fields as stored in cards and recipes; `stated` reads them."""
         plain = {"drop": list(self.drop), "dilate": list(self.dilate), "dilate_m": self.dilate_m}
-        return plain if self.by == "scl" else plain | {"by": self.by}  # older cards and folders keep their hash
+        return plain if self.by == "scl" else plain | {"by": self.by}  # so that older cards and folders keep their hash
 
     @classmethod
     def stated(cls, stated: Mapping[str, Any], objects: Sequence[str] = ()) -> MaskRule:
-        """From JSON, such as the `mask` of a card: the rule that a model was trained with.
+        """Read a rule from JSON, such as the `mask` of a model's card.
 
         Parameters
         ----------
@@ -83,12 +82,13 @@ class MaskRule:
         if len(rules) > 1:
             groups = " and ".join(", ".join(names) for names in rules.values())
             raise InputError(
-                f"the model has different masks for {groups}: map each alone, with --object and its own --out"
+                f"the model has different cloud masks for {groups}: map each one in a run of its own, with --object "
+                "and --out"
             )
         return next(iter(rules))
 
     def margin(self, resolution: float) -> int:
-        """Pixels around a window that can change its mask."""
+        """Margin around a window that can change its mask, pixels."""
         return int(self.dilate_m / resolution + 1e-9) if self.dilate else 0
 
 

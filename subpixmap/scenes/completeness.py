@@ -1,4 +1,4 @@
-"""What a lock lacks: areas without items, months without an acquisition, tiles with gaps in their series."""
+"""Gaps in a lock: areas without items, months without an acquisition, tiles with incomplete series."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SQUARE = 100_000.0  # metres
 
 @dataclass(frozen=True)
 class Completeness:
-    """What a lock has and what it lacks."""
+    """Contents and gaps of a lock."""
 
     acquisitions: Counter[tuple[str, str]]
     """(tile, month such as 2021-03) -> acquisitions."""
@@ -41,7 +41,9 @@ class Completeness:
         baselines = [f"{year}: {', '.join(f'{n} of {b}' for b, n in c.items())}" for year, c in self.baselines.items()]
         lines = {"per tile": self._per_tile(), "baselines": "; ".join(baselines)}
         if self.squares_without:
-            lines["no items for"] = f"{_some(self.squares_without)}: MGRS squares of the region, or parts of them"
+            lines["no items for"] = (
+                f"{_some(self.squares_without)}: MGRS squares of the region have no item, or only in parts"
+            )
         if self.months_without:
             lines["no items in"] = _some(self.months_without)
         return lines
@@ -55,7 +57,7 @@ class Completeness:
         return lines
 
     def missing(self) -> dict[str, Any]:
-        """What was expected and is missing, as plain values."""
+        """Missing items as plain values."""
         return {
             "squares_without": self.squares_without,
             "months_without": self.months_without,
@@ -67,10 +69,10 @@ class Completeness:
         if not tiles:
             return "none"
         counts = sorted(self.acquisitions.values())
-        text = f"{len(tiles)} tiles, {counts[0]} to {counts[-1]} acquisitions per tile and month"
-        text += f" (median {counts[len(counts) // 2]}, months without any left out)"
+        text = f"tiles: {len(tiles)}; acquisitions per tile and month: {counts[0]} to {counts[-1]}"
+        text += f" (median {counts[len(counts) // 2]}, without empty months)"
         least = min(tiles, key=lambda tile: (tiles[tile], tile))
-        text += f"; fewest: {least} ({tiles[least]} in all)"
+        text += f"; fewest in all: {least} ({tiles[least]})"
         if self.gaps:
             without = Counter(tile for tile, _ in self.gaps)
             worst = _some([f"{tile} {n}" for tile, n in without.most_common()])
@@ -129,7 +131,7 @@ def _reach(items: Sequence[Item]) -> BaseGeometry:
 
 
 def squares_of(geometry: BaseGeometry) -> list[str]:
-    """Names of the MGRS squares of 100 km that hold a part of a geometry in EPSG:4326, by the zone that owns them."""
+    """Names of the 100 km MGRS squares that intersect a geometry in EPSG:4326, by their UTM zone."""
     names: set[str] = set()
     for strip in range(60):
         part = shapely.intersection(geometry, shapely.box(strip * 6 - 180, -80, strip * 6 - 174, 84))

@@ -1,4 +1,4 @@
-"""Locked items + lattice -> reflectance and valid pixels, of one window or as a lazy xarray cube.
+"""Reads reflectance and valid pixels of locked items, for one window or as a lazy xarray cube.
 
 The only module that calls stackstac. Assets are read at their native resolution and repeated to the lattice: a pixel of
 20 m becomes four of 10 m, in training and mapping alike.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 MAX_CHUNKS = 20_000
-"""Most chunks of a lazy cube; `subpixmap run` maps larger regions block by block."""
+"""Largest number of chunks of a lazy cube; `subpixmap run` maps larger regions block by block."""
 
 
 def read_reflectance(
@@ -43,13 +43,13 @@ def read_reflectance(
     Parameters
     ----------
     items
-        Tiles of one acquisition. Where they overlap, the first with data counts (see `mosaic_order`).
+        Tiles of one acquisition. Where tiles overlap, the first one with data is used (see `mosaic_order`).
     lattice, window
         Lattice of the items' UTM zone, and the window to read.
     bands
         Canonical band names.
     missing
-        Which digital numbers are missing (see `read_window`).
+        Rule for missing digital numbers (see `read_window`).
 
     Returns
     -------
@@ -73,14 +73,14 @@ def read_reflectance(
 def read_valid(
     items: Sequence[Item], lattice: Lattice, window: Window, rule: MaskRule, *, missing: Missing = "stated"
 ) -> NDArray[np.bool_]:
-    """Valid pixels of one acquisition in a window, from its scene classification; without one all that have data.
+    """Valid pixels of one acquisition in a window, by its scene classes; without classes, all pixels with data.
 
-    The classification is masked and dilated at its own resolution, with a margin: any window gives the same mask,
-    bool, (y, x); False where there is no data.
+    Scene classes are masked and dilated at their own resolution, with a margin, so the mask does not depend on the
+    window. Returns bool, (y, x); False where there is no data.
     """
     if rule.by != "scl":
-        raise InputError(f"a mask by {rule.by!r} is made block by block: use subpixmap run --mask, or by='scl' here")
-    if items and all(SCL not in item.assets for item in items):  # of Level-1C: its finest band shows where data is
+        raise InputError(f"a mask by {rule.by!r} works only block by block: use subpixmap run --mask, or by='scl' here")
+    if items and all(SCL not in item.assets for item in items):  # Level-1C: the finest band shows where there is data
         band = min(items[0].assets, key=lambda name: items[0].assets[name].resolution)
         return np.asarray(np.isfinite(read_reflectance(items, lattice, window, [band], missing=missing)[0]))
     groups: dict[float, list[Item]] = {}
@@ -109,10 +109,10 @@ def _mosaic(
     convert: Callable[[NDArray[Any], Item, NDArray[Any] | None], NDArray[Any]],
     missing: Missing,
 ) -> NDArray[Any]:
-    """Bands of one acquisition, (band, y, x); each pixel from the first tile with data, `empty` if there is none.
+    """Bands of one acquisition, (band, y, x): each pixel from the first tile with data, else `empty`.
 
-    Each tile fills what the tiles before it left empty. A band without holes is not read again: most blocks lie inside
-    one tile. `convert` turns digital numbers into values; it may write them into the array that it is given.
+    Each tile fills pixels that earlier tiles left empty. A complete band is not read again: most blocks lie inside one
+    tile. `convert` turns digital numbers into values; it may write into its argument.
     """
     _require_one_acquisition(items, lattice, bands)
     out = np.empty((len(bands), *window.shape), empty.dtype)
@@ -120,7 +120,7 @@ def _mosaic(
     tiles = [item for item in mosaic_order(items) if _overlap(item.assets.values(), lattice, window.padded(1))]
     for number, item in enumerate(tiles, 1):
         for native, around, indices, dn in _read_native(item, lattice, window, bands, list(holes), missing):
-            whole = native == lattice  # nothing to repeat: without holes the values go straight to their place
+            whole = native == lattice  # no pixels to repeat: without holes, values are copied directly
             for index, part in zip(indices, dn, strict=True):
                 hole, here = holes[index], out[index]
                 if whole and hole is None:
@@ -152,7 +152,7 @@ def _require_one_acquisition(items: Sequence[Item], lattice: Lattice, bands: Seq
 
 
 def _overlap(assets: Iterable[Asset], lattice: Lattice, window: Window) -> bool:
-    """Whether any of some assets reaches into a window."""
+    """Whether any of the assets intersects a window."""
     west, south, east, north = lattice.bounds(window)
     return any(w < east and e > west and s < north and n > south for w, s, e, n in (a.bounds for a in assets))
 
@@ -160,7 +160,7 @@ def _overlap(assets: Iterable[Asset], lattice: Lattice, window: Window) -> bool:
 def _read_native(
     item: Item, lattice: Lattice, window: Window, bands: Sequence[str], wanted: Sequence[int], missing: Missing
 ) -> Iterator[tuple[Lattice, Window, list[int], NDArray[Any]]]:
-    """Read an item's bands, once for each native grid: (native lattice, its window, band indices, DN (band, y, x))."""
+    """Read an item's bands per native grid: (native lattice, window, band indices, DN (band, y, x))."""
     grids: dict[Lattice, list[int]] = {}
     placed = {index: snap(item.assets[bands[index]], lattice) for index in wanted}
     for index, asset in placed.items():
@@ -174,7 +174,7 @@ def _read_native(
 def _stack(
     item: Item, rasters: Mapping[str, tuple[Asset, Asset]], lattice: Lattice, window: Window, missing: Missing
 ) -> NDArray[np.unsignedinteger]:
-    """The one call of stackstac: DN (band, y, x) of an item on a lattice on which its assets lie."""
+    """The only call of stackstac: DN (band, y, x) of an item on the lattice of its assets."""
     import stackstac
 
     assets = {
@@ -206,7 +206,7 @@ def _stack(
         reader=partial(AlignedReader, rasters=by_href, offset_dn=offset_dn, missing=missing),
     )
     dn: NDArray[np.unsignedinteger] = cube.data.compute(scheduler="synchronous", optimize_graph=False)[0]
-    return dn  # the graph has one or two tasks: there is nothing to optimise
+    return dn  # the graph has one or two tasks: nothing to optimise
 
 
 def _to_lattice(
@@ -237,7 +237,7 @@ def open_cube(
     level: Level = "L2A",
     chunk: int = 1024,
 ) -> xr.Dataset:
-    """A lazy cube of every acquisition over a region; pixels are read when they are computed.
+    """A lazy cube of all acquisitions over a region; pixels are read when computed.
 
     Parameters
     ----------
@@ -250,9 +250,9 @@ def open_cube(
     bands
         Canonical names; by default all bands that every item has.
     every
-        Step of the periods; it only sets their names. There is one time step for each acquisition.
+        Length of a period; only sets the period names. There is one time step per acquisition.
     months
-        Months of the year that count; by default all.
+        Months of the year to use; by default all.
     resolution
         Metres.
     mask
@@ -262,7 +262,7 @@ def open_cube(
     offset_rule
         See `decide_offset`.
     level
-        Of the items: "L2A", or "L1C", in which every pixel with data is valid.
+        Processing level: "L2A", or "L1C", in which every pixel with data is valid.
     chunk
         Side of a chunk, pixels.
 
@@ -324,7 +324,7 @@ def lazy_cube(
     if (n := len(groups) * len(sides[0]) * len(sides[1])) > MAX_CHUNKS:
         raise InputError(
             f"the cube has {len(groups)} acquisitions of {window.height} x {window.width} px, {n} chunks; "
-            f"more than {MAX_CHUNKS} are too many to explore: choose a smaller region, or use subpixmap run"
+            f"the limit is {MAX_CHUNKS:,}: choose a smaller region, or use subpixmap run"
         )
     steps = (1,) * len(groups)
     lazy = partial(_lazy_chunk, list(groups.values()), lattice, window)
@@ -389,7 +389,7 @@ def _geometry(region_or_bounds: Any) -> BaseGeometry:
 
 
 def _main_zone(geometry: BaseGeometry, items: Sequence[Item]) -> tuple[int, list[Item]]:
-    """Of the UTM zones with items the one that owns most of the region, and its items."""
+    """The UTM zone with items that owns most of the region, and its items."""
     west, south, east, north = geometry.bounds
     lon, lat = np.meshgrid(np.linspace(west, east, 101), np.linspace(south, north, 101))
     inside = shapely.intersects_xy(geometry, lon, lat)

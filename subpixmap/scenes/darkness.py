@@ -1,7 +1,8 @@
-"""Checks the offset decision on pixels: dark ground shows whether 1000 was taken away never, once or twice.
+"""Checks the offset on pixels: dark ground shows whether 1000 was subtracted never, once or twice.
 
 Over vegetation, water and shadow the darkest reflectance of the red and short-wave infrared bands lies near 0.00 to
-0.05. An offset that is still there lifts it above 0.10; one taken away twice puts it below -0.05. Overviews are enough.
+0.05. An offset that was not subtracted lifts it above 0.10; one subtracted twice puts it below -0.05. Overviews are
+enough.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from subpixmap.scenes.reader import ReadFailed, read_overview
 _BANDS = ("B12", "B04", "B11", "B02")  # the first two that an item has are used
 _DARK_CLASSES = (2, 4, 6)  # dark area, vegetation, water
 _OVERVIEW = 343  # pixels of a side: an overview of 320 m of a whole tile
-_LEAST = 300  # pixels of those classes; fewer cannot say
+_LEAST = 300  # pixels of those classes; fewer do not allow a decision
 _RANGE = (-0.03, 0.085)  # of the 5th percentile, reflectance
 
 
@@ -35,7 +36,7 @@ def check_darkness(items: Iterable[Item], *, threads: int = 8, refused: dict[str
     items
         Of a lock.
     threads
-        Items that are read at the same time.
+        Number of items read at the same time.
     refused
         If given, items are left out and written here, {id: reason}, if their pixels contradict the offset or their
         files cannot be read or contradict the item. By default they raise.
@@ -48,7 +49,7 @@ def check_darkness(items: Iterable[Item], *, threads: int = 8, refused: dict[str
     Raises
     ------
     InputError
-        Pixels contradict the decided offset, or files contradict their items; the items are named.
+        Pixels contradict the decided offset, or files contradict their items; the message names the items.
     ReadFailed
         An overview could not be read.
     """
@@ -65,8 +66,8 @@ def check_darkness(items: Iterable[Item], *, threads: int = 8, refused: dict[str
         if checked.dark_check != "contradicts":
             return checked
         return (
-            f"item {item.id}: dark ground has reflectance {checked.dark_reflectance:.3f}, which contradicts the offset "
-            "that its catalogue declares (see --offset-rule)"
+            f"item {item.id}: dark ground has reflectance {checked.dark_reflectance:.3f}, which contradicts the "
+            "offset that its catalogue declares; check the imagery, then give --offset-rule"
         )
 
     locked = list(items)
@@ -82,8 +83,8 @@ def check_darkness(items: Iterable[Item], *, threads: int = 8, refused: dict[str
 
 
 def darkness(item: Item) -> Item:
-    """Read the overviews of one item and judge its offset; under cloud, snow or desert it cannot be said."""
-    if SCL not in item.assets:  # of Level-1C: nothing says what the ground is
+    """Read the overviews of one item and check its offset; impossible under cloud, snow or in desert."""
+    if SCL not in item.assets:  # Level-1C has no scene classes to find dark ground
         return replace(item, dark_check="cannot say", dark_reflectance=None)
     dark = np.isin(_overview(item, SCL), _DARK_CLASSES)
     lowest: list[float] = []

@@ -1,8 +1,8 @@
-"""A STAC item of any catalogue -> the few facts that a count needs.
+"""Reads a STAC item of any catalogue: the few fields that a count needs.
 
-Catalogues name the same thing differently (STAC 1.0 and 1.1, `proj:epsg` and `proj:code`, `red` and `B04`), and some
-change the digital numbers. All that differs between catalogues is here. A fact that is missing or absurd raises
-`InputError` with the item's name.
+Catalogues use different names (STAC 1.0 and 1.1, `proj:epsg` and `proj:code`, `red` and `B04`), and some change the
+digital numbers. All differences between catalogues are handled here. A missing or invalid field raises `InputError`
+with the item's id.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ PIXEL_M = {band: 10.0 if band in ("B02", "B03", "B04", "B08") else 20.0 for band
 """Pixel size of each band as the sensor delivers it, metres."""
 
 SCALE = 1e-4
-"""Reflectance of one digital number."""
+"""Reflectance per digital number."""
 
 SCL = "SCL"
 
 SENSOR = "sentinel-2"
-"""What every item here is of, as cards name it."""
+"""Name of the sensor in cards."""
 
 Level = Literal["L1C", "L2A"]
-"""Reflectance at the top of the atmosphere, or at the ground with scene classes."""
+"""Processing levels: reflectance at the top of the atmosphere (L1C), or at the ground with scene classes (L2A)."""
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 
-# First match wins: the native resolution comes before a coarser copy, which some catalogues offer as well.
+# First match wins: the native resolution comes before a coarser copy.
 _ASSET_NAMES = {
     "B02": ("B02", "blue", "B02_10m"),
     "B03": ("B03", "green", "B03_10m"),
@@ -52,7 +52,7 @@ _ASSET_NAMES = {
 }
 
 ASSET_NAMES = tuple(name for names in _ASSET_NAMES.values() for name in names)
-"""Every name that a catalogue uses for a band or SCL."""
+"""All names that catalogues use for a band or SCL."""
 
 ASSET_FIELDS = (
     "href",
@@ -174,9 +174,9 @@ def scene_key_of(item: dict[str, Any]) -> SceneKey | None:
 def baseline(item: dict[str, Any]) -> str | None:
     """Processing baseline such as 05.09; None if the item does not name it.
 
-    The item's property counts first, then the product's name, then the datatake's name: the datatake may keep the
-    baseline of Level 1C, which can be a little older. It is a contradiction if property and product's name lie on
-    different sides of 04.00, where the offset begins.
+    The item's property has priority, then the product's name, then the datatake's name, which may hold the slightly
+    older baseline of Level 1C. Raises if property and product's name lie on different sides of 04.00, where the offset
+    begins.
     """
     props = properties(item)
     stated = props.get("s2:processing_baseline")
@@ -290,7 +290,7 @@ def stated_nodata(item: dict[str, Any], band: str, asset: dict[str, Any]) -> int
     Raises
     ------
     InputError
-        It is not a whole number of two bytes, or the asset declares a scale other than 0.0001.
+        The value is not a 16-bit integer, or the asset declares a scale other than 0.0001.
     """
     where = f"item {item_id(item)}, asset {band}"
     first = _first_band(asset)
@@ -307,20 +307,20 @@ def stated_nodata(item: dict[str, Any], band: str, asset: dict[str, Any]) -> int
 
 @dataclass(frozen=True)
 class OffsetEvidence:
-    """What an item says about the offset of its digital numbers."""
+    """The fields of an item about the offset of its digital numbers."""
 
     baseline: str | None
     """Processing baseline; ESA adds an offset from 04.00 on."""
     taken_away: bool | None
-    """Earth Search's flag: whether the catalogue has taken the offset away; None without the flag."""
+    """Flag of Earth Search: whether the catalogue has removed the offset; None without the flag."""
     flag_needed: bool
-    """Whether the item comes from the one catalogue that takes the offset away item by item."""
+    """Whether the item comes from Earth Search, which removes the offset from some items only."""
     declared: float | None
     """Reflectance offset that all bands declare; None if they declare none."""
 
 
 def offset_evidence(item: dict[str, Any]) -> OffsetEvidence:
-    """Collect what an item says about its offset.
+    """Collect the fields of an item about its offset.
 
     Raises
     ------
@@ -341,7 +341,7 @@ def undecided_offset(item: dict[str, Any], why: str) -> InputError:
 
 
 def _declared_offset(item: dict[str, Any]) -> float | None:
-    """The one reflectance offset that the item's bands declare."""
+    """The single reflectance offset that the item's bands declare."""
     assets = item.get("assets") or {}
     present = [band for band in BANDS if any(isinstance(assets.get(name), dict) for name in _ASSET_NAMES[band])]
     offsets = {_asset_offset(asset) for asset in band_assets(item, present).values()} - {None}
@@ -369,7 +369,7 @@ def _numbers(values: list[Any]) -> bool:
 
 
 class Product(NamedTuple):
-    """One product of a scene; where several have data, the greatest counts."""
+    """One product of a scene; where several have data, the greatest one is used."""
 
     baseline: str
     id: str
@@ -378,15 +378,14 @@ class Product(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The product's own name, which catalogues share, or the item's."""
+        """The product's own name, which is the same in all catalogues, or the item's id."""
         return str(properties(self.raw).get("s2:product_uri") or self.id).removesuffix(".SAFE")
 
 
 def newest(products: Sequence[Product]) -> list[Product]:
-    """The products of the newest baseline, each once: where a datastrip ends, a scene is cut into two products.
+    """The products of the newest baseline, each once; a scene at the end of a datastrip has two products.
 
-    They are read in this order, and a later one only where the earlier ones have no data: the same scene twice costs
-    nothing.
+    They are read in this order; later ones only where earlier ones have no data.
     """
     newest = max(product.baseline for product in products)
     by_name: dict[str, Product] = {}

@@ -1,4 +1,4 @@
-"""Several sources in order -> one lock: a scene that one source lacks or refuses comes from the next."""
+"""One lock from several sources: a scene missing or refused in one source comes from the next."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def lock_sources(
     refused: dict[str, str] | None = None,
     allow_partial: bool = False,
 ) -> list[Item]:
-    """Freeze the items of several sources: each scene from the first source whose item is accepted.
+    """Lock the items of several sources: each scene from the first source with an accepted item.
 
     Parameters
     ----------
     by_source
         Items by source, in order of preference (see `find_by_source`).
     periods, bands, offset_rule, level
-        As of `lock_items`.
+        See `lock_items`.
     look
-        Whether the offset is checked on dark ground (see `check_darkness`; not if the user has decided it), and
-        servers are asked for the versions of their files.
+        Whether to check the offset on dark ground (see `check_darkness`; not if the user has set it), and to request
+        the versions of files from servers.
     refused
-        If given, refused items are written here, {id: reason}; a reason ends with the item that stands in, if any.
+        If given, refused items are written here, {id: reason}; a reason ends with the item used instead, if any.
     allow_partial
-        Whether refused items for which nothing stands in are left out; by default they raise.
+        Whether refused items without a replacement are left out; by default they raise.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def lock_sources(
     Raises
     ------
     InputError
-        Some items are acceptable in no source; they are named.
+        Some items are refused in all sources; the message names them.
     ReadFailed
         An overview of the last source could not be read.
     """
@@ -61,7 +61,7 @@ def lock_sources(
         why: dict[str, str] = {}
         lacking = [raw for raw in raws if keys[str(raw.get("id"))] not in taken]
         items = lock_items(lacking, periods, bands, offset_rule=offset_rule, level=level, refused=why)
-        strict = number == len(by_source) and not allow_partial  # no later source can stand in
+        strict = number == len(by_source) and not allow_partial  # no later source has it
         if strict:
             have = {*taken, *(item.scene_key for item in items)}
             so_far = problems | {name: (keys[name], reason) for name, reason in why.items()}
@@ -69,7 +69,7 @@ def lock_sources(
                 raise several_problems(left, advice="--allow-partial continues without them" if have else "")
         if look and offset_rule == "auto":
             items = check_darkness(items, refused=None if strict else why)
-            contradicted = {keys[name] for name in why}  # a part of a scene must not pass for the whole
+            contradicted = {keys[name] for name in why}  # a part of a scene must not count as the whole scene
             items = [item for item in items if item.scene_key not in contradicted]
         for item in items:
             taken.setdefault(item.scene_key, (source, []))[1].append(item)
@@ -78,6 +78,6 @@ def lock_sources(
         raise several_problems([reason for _, reason in problems.values()])
     if refused is not None:
         for name, (key, reason) in problems.items():
-            stands_in = f"; {taken[key][1][0].id} of {redact(taken[key][0])} stands in for it" if key in taken else ""
+            stands_in = f"; {taken[key][1][0].id} of {redact(taken[key][0])} is used instead" if key in taken else ""
             refused[name] = reason + stands_in
     return sort_items(pin((item for _, items in taken.values() for item in items), ask=look))

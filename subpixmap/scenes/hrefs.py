@@ -1,7 +1,7 @@
-"""Which hrefs may be opened: a catalogue is written by somebody else.
+"""Decides which hrefs may be opened, because catalogues are untrusted input.
 
-GDAL opens far more than files: an inline VRT can read any file of this machine, and a URL can be that of an internal
-service. As far as possible this is decided from the text of the href, before any input or output.
+GDAL opens far more than files: an inline VRT can read any local file, and a URL can address an internal service. Where
+possible, the decision uses only the text of the href, before any input or output.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
 """GDAL driver by extension; no other file is opened."""
 
 VERSIONS = ("versionid", "generation")
-"""What a query may say that is no secret: the version of an object in a store."""
+"""Query parameters that are not secret: the version of an object in a store."""
 
 RENEWED = ".blob.core.windows.net"
-"""Ending of the hosts whose files are signed anew whenever they are opened (see `access.SIGNERS`)."""
+"""Host name endings of files that are signed each time they are opened (see `access.SIGNERS`)."""
 
 REMOTE = ("https", "http", "s3")
 """Schemes of URLs that may be opened."""
@@ -35,7 +35,7 @@ def is_remote(href: str) -> bool:
 
 
 def parts_of(url: str) -> SplitResult:
-    """The parts of a URL; `InputError` if no server can have it: an open bracket, a port of letters, an empty label."""
+    """The parts of a URL; `InputError` if it is not valid (open bracket, port of letters, empty label)."""
     try:
         parts = urlsplit(url)
         (parts.hostname or "").encode("idna")
@@ -43,12 +43,12 @@ def parts_of(url: str) -> SplitResult:
         if parts.port == 0:
             raise ValueError("port 0")
     except ValueError as error:
-        raise InputError(f"{without_secrets(url)[:200]!a} is no URL ({in_one_line(error)})") from None
+        raise InputError(f"{without_secrets(url)[:200]!a} is not a valid URL ({in_one_line(error)})") from None
     return parts
 
 
 def redact(href: str) -> str:
-    """The href without user, password, query and fragment: this may be shown and stored."""
+    """The href without user, password, query and fragment: safe to show and store."""
     if not is_remote(href):
         return href
     try:
@@ -59,9 +59,9 @@ def redact(href: str) -> str:
 
 
 def unsigned(href: str) -> str:
-    """The href as a lock keeps it: without user, password and signature, which end and which others must not get.
+    """The href as stored in a lock: without user, password and signature.
 
-    Nobody knows which part of a query is secret, so only what names a version of the file is kept of it.
+    Any part of a query may be secret, so only the version of the file is kept.
     """
     parts = urlsplit(href) if is_remote(href) else None
     if parts is None or not (parts.query or parts.fragment or "@" in parts.netloc):
@@ -71,19 +71,19 @@ def unsigned(href: str) -> str:
 
 
 def redact_urls(text: str) -> str:
-    """A message of anybody without the queries and passwords of what is certainly a URL in it."""
+    """A message without queries and passwords of URLs; only texts that are certainly URLs are changed."""
     return re.sub(r"(\b[A-Za-z][\w+.-]*:/{1,2})(?:[^\s'\"/@]*@)?([^\s'\"?]*)(\?[^\s'\"]*)?", r"\1\2", text)
 
 
 def without_secrets(text: str) -> str:
-    """A message without the queries and passwords of the URLs in it."""
+    """A message without queries and passwords of the URLs in it."""
     return re.sub(r"\?[^\s'\"]+|(?<=//)[^/@\s]*@", "", text)
 
 
 def for_readers(source: str) -> str:
-    """A source as pages and exports name it: no secret, and of a path on this machine only the file's own name.
+    """The name of a source for reports and exports: without secrets; of a local path only the file name.
 
-    The folders above a file are nobody's business: they hold user names. A `file://` URL is such a path, too.
+    Local folders are not published, because they contain user names. The same holds for `file://` URLs.
     """
     local = source.removeprefix("file://")
     if local == source and is_remote(source):
@@ -98,14 +98,17 @@ def driver(href: str) -> str:
     path = urlsplit(href).path if is_remote(href) else href
     name = DRIVERS.get(os.path.splitext(path)[1].lower())
     if name is None or "<" in href or path.startswith("/vsi") or "\0" in href:
-        raise InputError(f"{redact(href)[:200]!r} is not opened: it is not a {', '.join(DRIVERS)} file")
+        raise InputError(f"{redact(href)[:200]!r} is refused: only {', '.join(DRIVERS)} files are opened")
     return name
 
 
 def require_own_overviews(dataset: Any, where: str) -> None:
-    """Refuse an open raster whose tags name its overviews: GDAL would open any file or server as such."""
+    """Refuse an open raster whose tags refer to overview files: GDAL would open any file or server."""
     if dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"):
-        raise InputError(f"{where} names another file as its overviews; it is not opened")
+        raise InputError(
+            f"{where} refers to another file for its overviews, which is refused for security; remove "
+            "that tag from the file"
+        )
 
 
 def resolve(href: str, base: str) -> str:
@@ -121,11 +124,11 @@ def resolve(href: str, base: str) -> str:
     Raises
     ------
     InputError
-        The scheme is not allowed, a remote catalogue names a local file, or a public one names a private address.
+        The scheme is not allowed, a remote catalogue refers to a local file, or a public one to a private address.
     """
     if re.match(r"/?vsi\w*/|<|[A-Za-z]{2,}:(?!//)", href.strip()):
         raise InputError(
-            f"href {without_secrets(href)[:200]!r} is not opened: it is neither a path nor a URL of {', '.join(REMOTE)}"
+            f"href {without_secrets(href)[:200]!r} is refused: give a path or a URL with {', '.join(REMOTE)}"
         )
     parts_of(href)
     if is_remote(base):
@@ -138,21 +141,21 @@ def resolve(href: str, base: str) -> str:
         url = href
     scheme, host = parts_of(url).scheme, host_of(url)
     if scheme not in REMOTE:
-        raise InputError(f"href {redact(url)[:200]!r} is not opened: only {', '.join(REMOTE)} are")
+        raise InputError(f"href {redact(url)[:200]!r} is refused: only {', '.join(REMOTE)} URLs are allowed")
     if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9][\w.-]{1,62}", urlsplit(url).netloc):
-        raise InputError(f"href {redact(url)[:200]!r} is not opened: it names no bucket")
+        raise InputError(f"href {redact(url)[:200]!r} is refused: it has no bucket name")
     if scheme != "s3" and is_private(host) and not _may_be_private(host, base):
-        raise InputError(f"href {redact(url)[:200]!r} is not opened: {host} is a private address")
+        raise InputError(f"href {redact(url)[:200]!r} is refused: {host} is a private address")
     return url
 
 
 def _local(path: str) -> str:
-    """A path as it is written if there is such a file, else decoded: an href is a URI, but many write plain paths."""
+    """The path as written if that file exists, else decoded: hrefs are URIs, but many are plain paths."""
     return path if "%" not in path or os.path.exists(path) else os.path.abspath(unquote(path))
 
 
 def is_private(host: str) -> bool:
-    """Whether a host is on this machine or network, judged by its text alone (no name is looked up)."""
+    """Whether a host is on this machine or network, by its text only (without DNS)."""
     host = host.strip("[]").rstrip(".").lower()
     if not host or host == "localhost" or not ("." in host or ":" in host or host.isdigit()):
         return True
@@ -161,34 +164,34 @@ def is_private(host: str) -> bool:
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
-        # 2130706433, 0x7f.1 and so on: other ways to write an address.
+        # 2130706433, 0x7f.1 and so on: are other ways to write an address.
         return re.fullmatch(r"[0-9a-fx.]*", host) is not None and host[-1].isdigit()
 
 
 def require_public(url: str, base: str) -> None:
-    """Refuse a URL that a public catalogue must not name, by its text or by the addresses of its host.
+    """Refuse a URL that a public catalogue must not use, by its text or the addresses of its host.
 
-    Each name is looked up once. A private or local catalogue is the user's own: for it `resolve` alone decides.
+    Each name is looked up once. For a private or local catalogue, which is the user's own, only `resolve` decides.
 
     Raises
     ------
     InputError
-        The URL is not on a server, or on a private one.
+        The URL is not on a public server.
     """
     host, own = host_of(url), host_of(base)
     if not is_remote(base) or is_private(own) or leads_to_private(own):
         return
     if urlsplit(url).scheme not in ("http", "https"):
-        raise InputError(f"{redact(url)[:200]!r} is not opened: it is not an http or https URL")
+        raise InputError(f"{redact(url)[:200]!r} is refused: it is not an http or https URL")
     if is_private(host) or leads_to_private(host):
-        raise InputError(f"{redact(url)[:200]!r} is not opened: {host} leads to a private address")
+        raise InputError(f"{redact(url)[:200]!r} is refused: {host} resolves to a private address")
 
 
 def require_public_address(address: str, host: str, base: str) -> None:
-    """Refuse a connection that stands, by the address at its other end; rules as of `require_public`."""
+    """Refuse an open connection by its remote address; same rules as `require_public`."""
     own = host_of(base)
     if is_remote(base) and not (is_private(own) or leads_to_private(own)) and is_private(address):
-        raise InputError(f"{host} is not asked: it leads to {address}, a private address")
+        raise InputError(f"{host} is refused: it resolves to {address}, a private address")
 
 
 def leads_to_private(host: str) -> bool:
@@ -206,7 +209,7 @@ def addresses(host: str) -> tuple[str, ...]:
 
 
 def _may_be_private(host: str, base: str) -> bool:
-    """A private catalogue may name private hosts; a file of this machine may name this machine."""
+    """A private catalogue may use private hosts; a local file may use this machine."""
     if is_remote(base):
         return is_private(host_of(base))
     return host in ("localhost", "127.0.0.1", "::1")

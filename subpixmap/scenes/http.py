@@ -1,7 +1,7 @@
-"""HTTP to strangers: retries with back-off, limits of time and size, and no way from a public server to a private one.
+"""HTTP to untrusted servers: retries with back-off, limits of time and size, no access to private hosts.
 
-An answer is read by us, piece by piece: libraries unpack whatever comes, and wait for ever as long as a byte comes now
-and then. Every connection is looked at when it stands, as a name may lead elsewhere than a moment ago.
+Responses are read here in pieces, because libraries unpack any amount and wait forever while single bytes arrive. Every
+open connection is checked, because a host name may resolve to another address than a moment before.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 RETRIES = 8
 """Retries of a request."""
 CONNECT_RETRIES = 4
-"""Retries if no server can be reached: most often the URL is wrong, and a person is waiting."""
+"""Retries if no server can be reached; few, because usually the URL is wrong and the user waits."""
 BACKOFF_S = 1.0
-"""Seconds before the first retry; doubled for each further one."""
+"""Seconds before the first retry; doubled for each further retry."""
 TIMEOUT_S = (10.0, 60.0)
-"""Seconds to connect, and to wait for an answer, or for more of it."""
+"""Timeouts to connect and to wait for the next bytes, seconds."""
 ANSWER_S = 300.0
-"""Seconds from a request to the last byte of its answer."""
+"""Timeout from a request to the last byte of its response, seconds."""
 MAX_BYTES = 2**26
-"""Largest size of an answer, unpacked."""
+"""Largest size of a response, uncompressed, bytes."""
 MAX_VALUES = 4_000_000
-"""Most brackets and commas of an answer: each can become an object of some hundred bytes."""
-_ERROR_BYTES = 2**14  # of a page that says what is wrong
+"""Largest number of brackets and commas in a response: each can become an object of some hundred bytes."""
+_ERROR_BYTES = 2**14  # of an error page
 _TRY_AGAIN = (429, 500, 502, 503, 504)
 _PIECE = 2**16
 
@@ -47,29 +47,29 @@ T = TypeVar("T")
 
 
 class SourceFailed(Incomplete):
-    """A catalogue did not answer; run the same command to try again."""
+    """A catalogue did not respond; rerun the same command to try again."""
 
 
 def guarded(session: Session, base: str, retries: int | None = None, most: int | None = None) -> Session:
-    """Add our retries and limits to a session, and a guard for every request, redirects and links included.
+    """Add retries, limits and checks of every request (also of redirects and links) to a session.
 
     Parameters
     ----------
     session
-        A session of requests; it is changed.
+        A session of requests; changed in place.
     base
         URL that the user gave; private hosts may only be requested if this one is private.
     retries
         Retries of a request that fails, with back-off; `RETRIES` by default.
     most
-        Largest size of an answer, unpacked; `MAX_BYTES` by default. Streamed answers are the caller's to limit.
+        Largest size of a response, uncompressed; `MAX_BYTES` by default. The caller limits streamed responses.
     """
     from requests.adapters import HTTPAdapter
     from urllib3 import Retry
 
     total = RETRIES if retries is None else retries
     connecting = Retry(total, connect=CONNECT_RETRIES, backoff_factor=BACKOFF_S, allowed_methods=None)
-    connecting.respect_retry_after_header = False  # answers are repeated here, because they are read here
+    connecting.respect_retry_after_header = False  # requests are retried here, because responses are read here
     asking = Retry(total, backoff_factor=BACKOFF_S, raise_on_status=False, retry_after_max=300)
 
     class Guarded(HTTPAdapter):
@@ -94,7 +94,7 @@ def guarded(session: Session, base: str, retries: int | None = None, most: int |
 
 
 def _pools(base: str) -> dict[str, Any]:
-    """Pools of connections that refuse a private address at its other end, if the user gave a public URL."""
+    """Connection pools that refuse private remote addresses, if the user gave a public URL."""
     from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
     from urllib3.connection import HTTPConnection, HTTPSConnection
 
@@ -118,7 +118,7 @@ def _pools(base: str) -> dict[str, Any]:
 
 
 def within(seconds: float, call: Callable[[], T], url: str) -> T:
-    """The result of a call; when it takes longer, its thread is left behind. Timeouts of sockets start at each byte."""
+    """The result of a call within a time limit; a late thread is abandoned. Socket timeouts restart at each byte."""
     outcome: Future[T] = Future()
 
     def work() -> None:
@@ -133,11 +133,13 @@ def within(seconds: float, call: Callable[[], T], url: str) -> T:
     except TimeoutError:
         if outcome.done():
             raise
-        raise SourceFailed(f"source {redact(url)[:200]} did not end its answer in {seconds:g} s") from None
+        raise SourceFailed(
+            f"source {redact(url)[:200]} did not finish its response within {seconds:g} s; try again later"
+        ) from None
 
 
 def _answered(ask: Callable[[], Any], stream: bool, most: int) -> tuple[Any, Any]:
-    """An answer with its content read, and what it was read from; a good one that is streamed is not read."""
+    """A response with its content read; a successful streamed response is not read."""
     answer = ask()
     raw, until = answer.raw, time.monotonic() + ANSWER_S
     where = f"source {redact(answer.url)[:200]}"
@@ -149,15 +151,15 @@ def _answered(ask: Callable[[], Any], stream: bool, most: int) -> tuple[Any, Any
         raw.close()
     answer.raw = io.BytesIO(content)
     if answer.status_code < 300 and (values := sum(map(content.count, (b"{", b"[", b",")))) > MAX_VALUES:
-        raise InputError(f"{where} is not STAC as it should be: its answer has {values} values, limit {MAX_VALUES}")
+        raise InputError(f"{where} did not return valid STAC: {values} values, the limit is {MAX_VALUES}")
     return answer, raw
 
 
 def _pieces(raw: Any, most: int, until: float, where: str) -> Any:
-    """The unpacked content of an answer, of which an error's is cut and other content is refused beyond `most`."""
+    """The uncompressed content of a response; beyond `most` an error page is cut, other content is refused."""
     encoding = raw.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip", "x-gzip"):
-        raise InputError(f"{where} answers in the encoding {encoding[:50]!r}, which it was not asked for")
+        raise InputError(f"{where} returned the unexpected content encoding {encoding[:50]!r}")
     unpack = zlib.decompressobj(zlib.MAX_WBITS | 16) if "gzip" in encoding else None
     got = 0
     while packed := raw.read1(_PIECE, decode_content=False):
@@ -165,7 +167,7 @@ def _pieces(raw: Any, most: int, until: float, where: str) -> Any:
             try:
                 piece = packed if unpack is None else unpack.decompress(packed, _PIECE)
             except zlib.error as error:
-                raise SourceFailed(f"{where} sends damaged gzip ({error})") from None
+                raise SourceFailed(f"{where} returned damaged gzip data ({error})") from None
             packed = b"" if unpack is None else unpack.unconsumed_tail
             got += len(piece)
             yield piece
@@ -173,14 +175,14 @@ def _pieces(raw: Any, most: int, until: float, where: str) -> Any:
                 if most == _ERROR_BYTES:
                     return
                 raise InputError(
-                    f"{where} is not STAC as it should be: an answer has more than {most} bytes; if it is yours, "
-                    "download it and give its path"
+                    f"{where} did not return valid STAC: a response has more than {most} bytes; if it is "
+                    "your own file, download it and give its path"
                 )
         if time.monotonic() > until:
-            raise SourceFailed(f"{where} did not end its answer in {ANSWER_S:g} s")
+            raise SourceFailed(f"{where} did not finish its response within {ANSWER_S:g} s")
     missing = getattr(raw, "length_remaining", None)
     if missing or (unpack is not None and got and not unpack.eof):
-        raise SourceFailed(f"{where} ended its answer before its end")
+        raise SourceFailed(f"{where} closed the connection before the end of its response")
 
 
 def get_json(session: Session, url: str) -> dict[str, Any]:
@@ -189,9 +191,9 @@ def get_json(session: Session, url: str) -> dict[str, Any]:
     Raises
     ------
     SourceFailed
-        No answer, or an error of the server, after all retries.
+        No response or a server error after all retries.
     InputError
-        The URL does not exist or is refused, or the answer is not a JSON object.
+        The URL does not exist or is refused, or the response is not a JSON object.
     """
     from requests import RequestException
     from urllib3.exceptions import HTTPError
@@ -201,46 +203,46 @@ def get_json(session: Session, url: str) -> dict[str, Any]:
         answer = session.get(url, timeout=TIMEOUT_S)
         if answer.status_code >= 400:
             wrong = InputError if answer.status_code < 500 and answer.status_code != 429 else SourceFailed
-            raise wrong(f"{where} answered with HTTP {answer.status_code}")
+            raise wrong(f"{where} returned HTTP {answer.status_code}")
         text = answer.content
     except (RequestException, HTTPError) as error:
         reason = without_secrets(" ".join(str(error).split()))[:300]
-        raise SourceFailed(f"{where} did not answer: {reason}") from None
+        raise SourceFailed(f"{where} did not respond: {reason}") from None
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
-        raise InputError(f"{where} is not STAC: it cannot be read as JSON") from None
+        raise InputError(f"{where} did not return valid STAC: it cannot be read as JSON") from None
     if not isinstance(content, dict):
-        raise InputError(f"{where} is not STAC: it is not a JSON object")
+        raise InputError(f"{where} did not return valid STAC: it is not a JSON object")
     return content
 
 
 def first_answer(url: str, *, trusted: bool = False) -> Pin:
-    """Request two bytes of a file: the version that its server states, and whether it sends what is asked for.
+    """Request two bytes of a file, to get its version and to check that the server supports ranges.
 
-    Parameters, errors: as of `get_bytes`.
+    Parameters and errors: see `get_bytes`.
     """
     return get_bytes(url, 1, 3, trusted=trusted)[1]
 
 
 def get_bytes(url: str, first: int, last: int, *, trusted: bool = False) -> tuple[bytes, Pin]:
-    """Bytes `first` to before `last` of a file, and the version that its server states.
+    """Bytes `first` to `last` - 1 of a file, and the version that its server returns.
 
     Parameters
     ----------
     url
-        The file, signed.
+        Signed URL of the file.
     first, last
-        From 0.
+        Start and end (exclusive), counted from 0.
     trusted
-        Whether redirects may lead to a private host; otherwise they are refused before they are followed.
+        Whether redirects may lead to a private host; otherwise such redirects are refused.
 
     Raises
     ------
     InputError
         A redirect leads to a private host.
     OSError
-        No answer, an error of the server, or other bytes than those that were asked for.
+        No response, a server error, or other bytes than requested.
     """
     import requests
 
@@ -266,7 +268,7 @@ def get_bytes(url: str, first: int, last: int, *, trusted: bool = False) -> tupl
     size = re.fullmatch(rf"bytes {span}/(\d+)", stated.strip())
     if answer.status_code != 206 or size is None or len(content) != last - first:
         raise OSError(
-            f"the server does not send the part that is asked for: for bytes {span} it answers HTTP "
-            f"{answer.status_code} with Content-Range {stated[:80]!r} and {len(content)} bytes"
+            f"the server did not return the requested bytes: for bytes {span} it returned HTTP {answer.status_code} "
+            f"with Content-Range {stated[:80]!r} and {len(content)} bytes"
         )
     return content, Pin(int(size[1]), answer.headers.get("ETag"), answer.headers.get("Last-Modified"))

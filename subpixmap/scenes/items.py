@@ -1,7 +1,7 @@
-"""STAC items of a catalogue -> the lock: a sorted list without duplicates, frozen in items.parquet (stac-geoparquet).
+"""Locks STAC items: a sorted list without duplicates, stored in items.parquet (stac-geoparquet).
 
-The catalogue is asked once for a period. `lock_items` turns its dicts into items, which all later stages use; the file
-is their only other form. The same answer in another order gives the same list and the same bytes.
+The catalogue is searched once per period. `lock_items` turns its dicts into items, which all later stages use. The same
+response in another order gives the same list and the same bytes.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from subpixmap.scenes.radiometry import OffsetRule, decide_offset, require_level
 
 DarkCheck = Literal["agrees", "contradicts", "cannot say", "not checked"]
 
-_NOT_READ = ("dark_check", "dark_reflectance")  # evidence that does not change what is read
+_NOT_READ = ("dark_check", "dark_reflectance")  # evidence that does not change the pixels read
 _COLLECTION = "subpixmap-lock"
 _PART = 500
 
 
-@dataclass(frozen=True, slots=True)  # a country has half a million
+@dataclass(frozen=True, slots=True)  # a country has half a million of them
 class Asset:
     """One raster of an item."""
 
@@ -46,15 +46,15 @@ class Asset:
     shape: tuple[int, int]
     """(rows, columns)."""
     own_network: bool = False
-    """Whether its host has a public name but a private address; only a catalogue of the user's own may name one."""
+    """Whether its host has a public name but a private address, which only the user's own catalogue may use."""
     nodata: int | None = None
-    """The digital number that its item declares as missing; None if it declares none."""
+    """Digital number of missing pixels, as declared by its item; None if it declares none."""
     pin: Pin | None = None
-    """The version that was seen when the lock was made; not part of `items_sha256`."""
+    """Version of the file when the lock was made; not part of `items_sha256`."""
     needs_signature: bool = False
     """Whether the catalogue signed its href, with a user, password or query."""
     signed: str = field(default="", repr=False, compare=False)
-    """The href with its signature: in memory alone, neither stored nor shown."""
+    """The href with its signature: only in memory, never stored or shown."""
 
     @property
     def resolution(self) -> float:
@@ -70,7 +70,7 @@ class Asset:
 
 @dataclass(frozen=True)
 class Item:
-    """One tile of one acquisition, with all that is needed to read it."""
+    """One tile of one acquisition, with everything needed to read it."""
 
     id: str
     """The catalogue's name."""
@@ -81,17 +81,17 @@ class Item:
     datetime: str
     """Sensing time, ISO 8601, UTC."""
     period: str
-    """Label of the period to which it belongs."""
+    """Label of its period."""
     epsg: int
     """UTM zone."""
     baseline: str
-    """Processing baseline such as 05.09; empty if unknown, which only the user's own offset rule allows."""
+    """Processing baseline such as 05.09; empty if unknown, which requires an offset rule of the user."""
     offset_dn: int
-    """Number that is added to the digital numbers: 0 or -1000."""
+    """Number to add to the digital numbers: 0 or -1000."""
     offset_reason: str
     """The evidence for the offset, in words."""
     cloud_cover: float | None
-    """Of the whole tile, percent."""
+    """Cloud cover of the whole tile, percent."""
     orbit: int | None
     """Relative orbit, 1-143."""
     assets: dict[str, Asset]
@@ -99,18 +99,18 @@ class Item:
     dark_check: DarkCheck = "not checked"
     """Whether dark ground agrees with the offset (see `check_darkness`)."""
     dark_reflectance: float | None = None
-    """Reflectance of that ground with the offset; None if it was not checked or there is too little of it."""
+    """Reflectance of dark ground with the offset; None if not checked or too little dark ground."""
     level: Level = "L2A"
-    """Only items of Level-2A have scene classes."""
+    """Processing level; only Level-2A has scene classes."""
 
     @property
     def offset_is_users(self) -> bool:
-        """Whether the user has decided the offset, against what item and file may say."""
+        """Whether the user has set the offset, whatever item and file declare."""
         return self.offset_reason.startswith("told by")
 
     @property
     def scene_key(self) -> dialect.SceneKey:
-        """The name of the scene that all catalogues share."""
+        """The name of the scene, the same in all catalogues."""
         return dialect.scene_key(self.acquisition, self.tile)
 
     @property
@@ -128,19 +128,19 @@ def lock_items(
     level: Level = "L2A",
     refused: dict[str, str] | None = None,
 ) -> list[Item]:
-    """Freeze the items of a catalogue.
+    """Lock the items of a catalogue.
 
-    1. Group them by scene, one (acquisition, tile): catalogues list a scene once more after each reprocessing.
-    2. Of each scene keep the newest baseline, with all parts it was cut into, and freeze what later stages need. One
-       refused part refuses the scene: no older version stands in for it.
-    3. Sort, so that the order of the answer does not change the lock.
+    1. Group them by scene, one (acquisition, tile): catalogues list a scene again after reprocessing.
+    2. Keep the newest baseline of each scene, with all its parts, and the fields that later stages need. One refused
+       part refuses the scene: no older version is used instead.
+    3. Sort, so that the order of the response does not change the lock.
 
     Parameters
     ----------
     raw_items
-        STAC items as dicts, in any order, repeated or not; items outside all periods are left out.
+        STAC items as dicts, in any order, also repeated; items outside all periods are left out.
     periods
-        Periods of the run; an item belongs to the first that holds its sensing time.
+        Periods of the run; an item belongs to the first one that contains its sensing time.
     bands
         Canonical names of the bands that each item must have; SCL is added to those of Level-2A.
     offset_rule, level
@@ -151,13 +151,13 @@ def lock_items(
     Returns
     -------
     list of Item
-        One for each acquisition and tile, or several of one baseline, which belong together (a scene that is cut where
-        its datastrip ends); sorted by period, time, acquisition and tile.
+        One for each acquisition and tile, or several of one baseline if a scene is split at the end of a datastrip;
+        sorted by period, time, acquisition and tile.
 
     Raises
     ------
     InputError
-        Items lack bands or contradict themselves; the first are named, with how many there are.
+        Items lack bands or contradict themselves; the message names the first ones and their number.
     """
     products: dict[dialect.SceneKey, list[Product]] = {}  # 1.
     problems: dict[str, str] = {}
@@ -182,7 +182,7 @@ def lock_items(
             except InputError as error:
                 problems[product.id] = str(error)
                 frozen = []
-                break  # a part of a scene must not pass for the whole
+                break  # a part of a scene must not count as the whole scene
         items += frozen
     if refused is not None:
         refused.update(problems)
@@ -197,7 +197,7 @@ def _freeze(raw: dict[str, Any], period: Period, bands: Sequence[str], rule: Off
     offset = decide_offset(raw, rule=rule, level=level)
     codes = {dialect.epsg(raw, asset) for asset in raw_assets.values()}
     if len(codes) > 1:
-        raise InputError(f"item {dialect.item_id(raw)}: its assets lie in several coordinate systems: {sorted(codes)}")
+        raise InputError(f"item {dialect.item_id(raw)}: its assets have several coordinate systems: {sorted(codes)}")
     code, tile = codes.pop(), dialect.tile(raw)
     if code != (32600 if tile[2] >= "N" else 32700) + int(tile[:2]):
         raise InputError(f"item {dialect.item_id(raw)} names EPSG:{code}, but its tile {tile} lies in another zone")
@@ -250,17 +250,17 @@ def by_acquisition(items: Iterable[Item]) -> dict[str, list[Item]]:
 
 
 def mosaic_order(items: Iterable[Item]) -> list[Item]:
-    """Items of one acquisition: where several have data, the first counts. By tile; of one tile the newest first."""
+    """Sort items of one acquisition by tile, newest first; where several have data, the first is used."""
     return sorted(sorted(items, key=lambda item: (item.baseline, *_name(item)), reverse=True), key=lambda i: i.tile)
 
 
 def _name(item: Item) -> tuple[str, str]:
-    """Its id and a file: the parts of a scene that was cut may share one id."""
+    """Its id and a file, because the parts of a split scene may share one id."""
     return item.id, next(iter(item.assets.values())).href
 
 
 def items_sha256(items: Iterable[Item]) -> str:
-    """Hash of what is read of items, usually of one period: not the local folder, nor the checks on dark ground."""
+    """Hash of the data read by items, usually of one period; without the local folder and the dark checks."""
     digest = hashlib.sha256()
     for item in sort_items(items):
         hrefs = {
@@ -287,7 +287,7 @@ def write_lock(path: str | os.PathLike[str], items: Iterable[Item], notes: Mappi
     items
         At least one, in any order.
     notes
-        What was expected but is missing, as plain values; kept in the collection of the file (see `read_notes`).
+        Missing items as plain values; stored in the collection of the file (see `read_notes`).
     """
     import pyarrow as pa
     import stac_geoparquet.arrow as stac_arrow
@@ -312,7 +312,7 @@ def read_lock(path: str | os.PathLike[str]) -> list[Item]:
     Raises
     ------
     VerificationFailed
-        The file is missing, damaged, or not a lock of this package.
+        The file is missing, damaged, or was not written by this package.
     """
     import pyarrow.parquet
     import stac_geoparquet.arrow as stac_arrow
@@ -322,23 +322,23 @@ def read_lock(path: str | os.PathLike[str]) -> list[Item]:
         table = pyarrow.parquet.read_table(io.BytesIO(path_of(path).read_bytes()))
         return [_from_stac(raw) for raw in stac_arrow.stac_table_to_items(table)]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ShapelyError) as error:
-        raise VerificationFailed(f"{path} cannot be read as a lock of items ({in_one_line(error)})") from error
+        raise VerificationFailed(f"{path} is not a readable list of locked items ({in_one_line(error)})") from error
 
 
 def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The notes that `write_lock` kept besides the items; {} if there are none."""
+    """The notes stored by `write_lock`; {} if there are none."""
     import pyarrow.parquet
 
     try:
         metadata = pyarrow.parquet.read_metadata(io.BytesIO(path_of(path).read_bytes())).metadata or {}
         collection = json.loads(metadata.get(b"stac-geoparquet", b"{}")).get("collections", {}).get(_COLLECTION, {})
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise VerificationFailed(f"{path} cannot be read as a lock of items ({in_one_line(error)})") from error
+        raise VerificationFailed(f"{path} is not a readable list of locked items ({in_one_line(error)})") from error
     return {key: value for key, value in collection.items() if key not in ("type", "stac_version", "id", "links")}
 
 
 def _to_stac(item: Item) -> dict[str, Any]:
-    """A STAC 1.0 item with the extent of the rasters; our own fields have the prefix `subpixmap:`."""
+    """A STAC 1.0 item with the extent of the rasters; own fields have the prefix `subpixmap:`."""
     west, south, east, north = item.bounds
     move = transformer(item.epsg, 4326).transform
     ring = [list(move(x, y)) for x, y in ((west, south), (east, south), (east, north), (west, north), (west, south))]
@@ -366,7 +366,7 @@ def _to_stac(item: Item) -> dict[str, Any]:
 
 
 def _stated(item: Item) -> dict[str, Any]:
-    """Its fields; Level-2A goes without saying, so that the hashes of older locks stay."""
+    """Its fields; without the level if it is Level-2A, so that older locks keep their hashes."""
     return {key: value for key, value in vars(item).items() if (key, value) != ("level", "L2A")}
 
 

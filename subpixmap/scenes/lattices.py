@@ -1,4 +1,4 @@
-"""Locked items -> the pixel lattice of each UTM zone, and the place of each raster on it."""
+"""The pixel lattice of each UTM zone from locked items, and the position of each raster on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from subpixmap.grid import Lattice
 from subpixmap.scenes.dialect import PIXEL_M
 from subpixmap.scenes.items import Asset, Item
 
-_TILE_STEP = 60.0  # metres: corners of Sentinel-2 tiles are multiples of it
+_TILE_STEP = 60.0  # metres; corners of Sentinel-2 tiles are multiples of this
 
 
 def lattices(items: Iterable[Item], resolution: float = 10.0) -> dict[int, Lattice]:
@@ -27,18 +27,18 @@ def lattices(items: Iterable[Item], resolution: float = 10.0) -> dict[int, Latti
     ------
     InputError
         Pixels of some items do not fit the lattice that most items of the zone share, or `resolution` is not a whole
-        fraction of theirs; the items are named.
+        fraction of theirs; the message names the items.
     """
     zones: dict[int, dict[Lattice, set[str]]] = {}
-    by_transform: dict[tuple[Any, ...], Lattice] = {}  # few: the items of a tile share them
+    by_transform: dict[tuple[Any, ...], Lattice] = {}  # only a few: the items of a tile share them
     problems = []
     for item in items:
         for band, asset in item.assets.items():
             ratio = asset.resolution / resolution
             if ratio < 1 or abs(ratio - round(ratio)) > 1e-9:
                 problems.append(
-                    f"item {item.id}, asset {band}: pixels of {asset.resolution:g} m cannot fill a lattice of "
-                    f"{resolution:g} m; choose a resolution that divides it"
+                    f"item {item.id}, asset {band}: pixels of {asset.resolution:g} m do not fit a grid of "
+                    f"{resolution:g} m; choose a --resolution that divides it"
                 )
             grid = item.epsg, asset.transform
             if (lattice := by_transform.get(grid)) is None:
@@ -54,14 +54,17 @@ def lattices(items: Iterable[Item], resolution: float = 10.0) -> dict[int, Latti
         if apart:
             phase = f"(phase {common.x_phase:g}, {common.y_phase:g} m at {resolution:g} m)"
             raise several_problems(
-                [f"item {n} is off the pixel lattice of EPSG:{epsg} that most items share {phase}" for n in apart]
+                [
+                    f"item {n} is not aligned with the pixel grid of EPSG:{epsg} that most items share {phase}"
+                    for n in apart
+                ]
             )
         chosen[epsg] = min(alike, key=lambda one: (one.x_phase, one.y_phase))
     return chosen
 
 
 def largest_pixels(items: Iterable[Item], bands: Sequence[str]) -> dict[str, float]:
-    """The largest pixel that any item has of each band, metres."""
+    """The largest pixel size of each band in any item, metres."""
     sizes: dict[str, float] = {}
     for item in items:
         for band in bands:
@@ -73,7 +76,7 @@ def largest_pixels(items: Iterable[Item], bands: Sequence[str]) -> dict[str, flo
 def coarse_bands(largest: Mapping[str, float], resolution: float) -> dict[str, float]:
     """Bands whose pixels are larger than the sensor's own and than `resolution`, such as overviews; metres by band.
 
-    They are repeated to fill the lattice: a count would see texture that is not there.
+    They are repeated to fill the lattice, so the network would see texture that does not exist.
     """
     return {b: size for b, size in largest.items() if size > max(PIXEL_M[b], resolution) * (1 + 1e-9)}
 

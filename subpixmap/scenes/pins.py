@@ -1,4 +1,4 @@
-"""What a file was when it was first seen: size, ETag and time of change. Imagery that changed is refused by name."""
+"""Versions of files: size, ETag and time of change. Imagery that has changed is refused by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from subpixmap.scenes.hrefs import redact
 
 
 class Changed(Refused):
-    """A file is not the one that was seen before: numbers of both do not belong together."""
+    """A file has changed since it was recorded; results of both versions must not mix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,12 @@ class Pin:
     size: int | None = None
     """Bytes."""
     etag: str | None = None
-    """As its server states it."""
+    """Size or ETag as stated by its server."""
     modified: str | None = None
-    """Time of change: as its server states it, or ISO 8601 with nanoseconds for a file of this machine."""
+    """Time of change as stated by its server, or ISO 8601 with nanoseconds for a local file."""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that are known, as plain values; `from_json` reads them back."""
+        """The known fields as plain values; `from_json` reads them."""
         return {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
 
     @classmethod
@@ -34,7 +34,7 @@ class Pin:
         return cls(**{name: raw.get(name) for name in _FIELDS})
 
     def difference(self, now: Pin) -> str:
-        """What differs between two versions, in words; empty if nothing that both know does."""
+        """The difference between two versions in words; empty if all fields known in both agree."""
         for name, words in (("size", "size"), ("etag", "ETag"), ("modified", "time of change")):
             before, after = getattr(self, name), getattr(now, name)
             if None not in (before, after) and before != after:
@@ -46,7 +46,7 @@ _FIELDS = tuple(field.name for field in fields(Pin))
 
 
 def require_unchanged(href: str, before: Pin | None, now: Pin | None) -> None:
-    """Refuse a file that differs from its pin; without a pin there is nothing to compare.
+    """Refuse a file that differs from its recorded version (pin); without a pin, accept it.
 
     Raises
     ------
@@ -55,6 +55,6 @@ def require_unchanged(href: str, before: Pin | None, now: Pin | None) -> None:
     """
     if before is not None and now is not None and (why := before.difference(now)):
         raise Changed(
-            f"{redact(href)} has changed since it was pinned: {why}; restore the file, or map its period again with "
-            "--refresh"
+            f"{redact(href)} has changed since its version was recorded: {why}; restore the file, or map its period "
+            "again with --refresh"
         )

@@ -1,8 +1,8 @@
 """Digital numbers -> reflectance.
 
-Since processing baseline 04.00 ESA adds 1000 to every digital number. Some catalogues take it away again, and some say
-so but have not done it. So the offset is decided for each item from its baseline and flags, never from its date; an
-item that contradicts itself is refused.
+Since processing baseline 04.00 ESA adds 1000 to every digital number. Some catalogues subtract it again, and some claim
+so without doing it. So the offset is decided for each item from its baseline and flags, never from its date; an item
+that contradicts itself is refused.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _COMMON = {"blue": "B02", "green": "B03", "red": "B04", "nir": "B08", "nir08": "
 
 OffsetRule = Literal["auto", "subtract", "none"]
 Missing = Literal["stated", "zero"]
-"""Which digital numbers are missing: all that file, item and standard say, or 0 alone (older run folders)."""
+"""Rule for missing digital numbers: as stated by file, item and standard, or only 0 (older run folders)."""
 _OFFSET_DN = -1000  # BOA_ADD_OFFSET of every band since baseline 04.00
 
 MOST_DN = 32_766
-"""Largest digital number of a measurement: a reflectance over 3, of which the sensor's full scale falls short wherever
-the sun stands high enough for Level-2A. Above lie ESA's mark of saturation and the fill values of other software."""
+"""Largest digital number of a measurement: a reflectance above 3, which the sensor cannot reach at the sun heights of
+Level-2A. Larger numbers are ESA's saturation value or fill values of other software."""
 
 
 @dataclass(frozen=True)
 class Offset:
-    """Number that is added to the digital numbers of an item before they are divided by 10,000."""
+    """Number to add to the digital numbers of an item before dividing by 10,000."""
 
     dn: int
     """0 or -1000."""
@@ -40,7 +40,7 @@ class Offset:
 
 
 def known_level(text: str) -> dialect.Level:
-    """The level of this name; `InputError` names those that there are."""
+    """The level with this name; `InputError` lists the known ones."""
     for level in dialect.LEVELS:
         if level == text:
             return level
@@ -48,7 +48,7 @@ def known_level(text: str) -> dialect.Level:
 
 
 def require_level(item: dict[str, Any], level: dialect.Level) -> None:
-    """Refuse an item that is not of a level. One that does not name its level is Level-2A."""
+    """Refuse an item of another level. An item without a level counts as Level-2A."""
     kind = dialect.properties(item).get("s2:product_type")
     collection = str(item.get("collection") or "").lower()
     stated = str(dialect.properties(item).get("processing:level"))
@@ -60,8 +60,8 @@ def require_level(item: dict[str, Any], level: dialect.Level) -> None:
         )
     if level == "L1C" and not (is_1c or kind == "S2MSI1C"):
         raise InputError(
-            f"item {dialect.item_id(item)} does not say that it is Sentinel-2 L1C; choose an L1C collection "
-            "(--collection), or leave --level L1C out"
+            f"item {dialect.item_id(item)} is not marked as Sentinel-2 L1C; choose an L1C collection (--collection), "
+            "or leave out --level L1C"
         )
 
 
@@ -71,11 +71,11 @@ def decide_offset(item: dict[str, Any], *, rule: OffsetRule = "auto", level: dia
     Parameters
     ----------
     item
-        A STAC item of any dialect.
+        A STAC item of any catalogue.
     rule
         `auto` decides from baseline and flags; `subtract` and `none` are the user's own decision for all items.
     level
-        That the item has to be of; both have the same offset.
+        Required level of the item; both levels have the same offset.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def decide_offset(item: dict[str, Any], *, rule: OffsetRule = "auto", level: dia
         The item is of another level, does not name its baseline, or contradicts itself.
     """
     require_level(item, level)
-    # The reasons are part of the lock's hash: reword none of them.
+    # The reasons are part of the lock's hash: do not change their wording.
     if rule == "subtract":
         return Offset(_OFFSET_DN, "told by --offset-rule subtract")
     if rule == "none":
@@ -121,7 +121,7 @@ def to_reflectance(
 
 
 def require_bands(names: Sequence[str]) -> None:
-    """Refuse names that are no band of Sentinel-2; who writes `red` is told B04."""
+    """Refuse names that are not Sentinel-2 bands; suggest B04 for `red`."""
     if isinstance(names, str):
         raise InputError(f"bands={names!r} is one text; give a list, such as bands=[{names!r}]")
     if unknown := [str(name) for name in names if name not in dialect.BANDS]:

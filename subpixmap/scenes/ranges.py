@@ -1,7 +1,7 @@
-"""A file on a server as a Python file: every answer is checked, which GDAL does not do.
+"""A remote file as a Python file with checked responses, because GDAL does not check them.
 
-GDAL takes a whole file, or another part of it, for the part that it asked for. Where pixels are compressed with a check
-sum it notices that when it unpacks them. The other files, which are rare, are read through here.
+GDAL accepts a whole file, or another part of it, in place of the requested part. If pixels are compressed with a
+checksum, it notices this when unpacking. Other files, which are rare, are read through this module.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from subpixmap.scenes.http import get_bytes
 from subpixmap.scenes.pins import Pin, require_unchanged
 
 PART = 2**17
-"""Bytes that are requested at least."""
+"""Smallest request, bytes."""
 MOST_PARTS = 64
-"""Parts that are kept for each file."""
+"""Number of parts kept in memory per file."""
 
 _CHECKED = (Compression.deflate, Compression.zstd, Compression.lzma, Compression.lerc_deflate, Compression.lerc_zstd)
 _numbers = itertools.count()
 
 
 def needs_checks(dataset: rasterio.DatasetReader) -> bool:
-    """Whether wrong bytes of this file would pass for pixels."""
+    """Whether GDAL could take wrong bytes of this file for pixels."""
     return dataset.compression not in _CHECKED
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A raster on a server whose answers are each checked against its version. One thread uses it."""
+    """A remote raster; each response is checked against its version. For use by one thread."""
 
     href: str
-    """Of the asset; its extension says the driver."""
+    """Href of the asset; its extension decides the driver."""
     url: str
     """The same, signed."""
     version: Pin
@@ -49,29 +49,29 @@ class Checked:
     trusted: bool
     """See `get_bytes`."""
     parts: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
-    """The bytes that were read last, kept from one opening to the next."""
+    """The bytes read last, kept between openings."""
 
     @contextlib.contextmanager
     def open(self) -> Iterator[rasterio.DatasetReader]:
         """Open the raster for the block, in this thread, and close it.
 
         It must not stay open: rasterio keeps the Python file of a dataset in a context variable of the thread that
-        opened it. Once that thread has ended, GDAL's pointer leads nowhere, and closing or freeing the dataset ends
-        the process.
+        opened it. Once that thread has ended, GDAL's pointer is invalid, and closing or freeing the dataset crashes the
+        process.
 
         Raises
         ------
         Changed
             The file is not the version that was read before.
         OSError
-            No answer, another one than was asked for, or not a raster.
+            No response, a wrong response, or not a raster.
         """
-        problems: list[BaseException] = []  # GDAL cannot pass on what goes wrong, not even Ctrl-C
+        problems: list[BaseException] = []  # GDAL cannot pass on exceptions, not even Ctrl-C
 
         def opener(path: str, mode: str = "rb", **_: Any) -> RemoteFile:
             return RemoteFile(self, problems)
 
-        name = f"{next(_numbers)}/{driver(self.href)}"  # rasterio allows one opener of a name at a time
+        name = f"{next(_numbers)}/{driver(self.href)}"  # rasterio allows one opener per name at a time
         try:
             with rasterio.open(name, driver=driver(self.href), sharing=False, opener=opener) as dataset:
                 yield dataset
@@ -124,7 +124,7 @@ class RemoteFile(io.RawIOBase):
         return content[first - numbers[0] * PART : last - numbers[0] * PART]
 
     def _request(self, wanted: range) -> None:
-        """Fetch the parts that are not there, neighbours with one request."""
+        """Fetch missing parts; neighbouring parts with one request."""
         absent = [number for number in wanted if number not in self.parts]
         for number in set(wanted) - set(absent):
             self.parts.move_to_end(number)

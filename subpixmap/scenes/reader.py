@@ -1,7 +1,7 @@
-"""A Reader for stackstac: aligned window reads from files that stay open; errors stay errors.
+"""A Reader for stackstac: aligned window reads from files that stay open; failed reads raise.
 
-stackstac's own warps unless the grid is exactly that of one file, and turns a missing file into no data. Here a window
-of the lattice is a window of the file: it is read unchanged and padded outside; a failed read raises.
+stackstac's own reader warps unless the grid is exactly that of one file, and turns a missing file into no data. Here a
+window of the lattice is a window of the file: read unchanged and padded outside; a failed read raises.
 """
 
 from __future__ import annotations
@@ -34,39 +34,39 @@ from subpixmap.scenes.ranges import Checked, needs_checks
 from subpixmap.scenes.tunnel import refused_since
 
 OPEN_FILES = 256
-"""Files kept open by one thread."""
+"""Number of files that a thread keeps open."""
 PIN_THREADS = 32
-"""Files whose servers are asked for their version at the same time."""
+"""Number of files whose versions are requested at the same time."""
 SEEN_FILES = 100_000
-"""Files whose version a process remembers."""
+"""Number of file versions that a process remembers."""
 ATTEMPTS = 3
-"""Attempts to read a remote window, each from a newly opened file with a new signature."""
+"""Attempts to read a remote window; each opens the file again with a new signature."""
 BACKOFF_S = 0.5
-"""Seconds before the second attempt; doubled for each further one."""
+"""Seconds before the second attempt; doubled for each further attempt."""
 MAX_SIDE = 11_000
-"""Most pixels of a raster's side: a tile of 10 m has 10980. A small file can declare far more in its header."""
+"""Largest side of a raster, pixels (a tile of 10 m has 10980); a header can claim far more."""
 MAX_BLOCK = 4096**2
-"""Most pixels of a block, which is decoded as a whole."""
+"""Largest size of a block, which is decoded as a whole, pixels."""
 
 _threads = threading.local()
-_seen: dict[str, Pin | None] = {}  # href -> the version of the first pixels of it that this process has read
-_exchanged: set[str] = set()  # hrefs of which GDAL may have parts of another version in its cache
+_seen: dict[str, Pin | None] = {}  # href -> version of the first pixels that this process has read
+_exchanged: set[str] = set()  # hrefs that may have parts of another version in GDAL's cache
 
 
 class ReadFailed(Incomplete):
-    """A raster could not be read; it is never treated as no data."""
+    """A raster could not be read; this never counts as no data."""
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A raster with all that is declared of it; its header must agree."""
+    """A raster with its declared properties; its header must agree."""
 
     asset: Asset
     epsg: int
     classes: bool
     """Whether it holds scene classes; otherwise digital numbers of reflectance."""
     offset_dn: int | None
-    """Number that is added to its digital numbers; None if its header has no say."""
+    """Number to add to its digital numbers; None if the header is ignored."""
     missing: Missing
 
 
@@ -77,11 +77,11 @@ class _Open(NamedTuple):
     version: Pin | None
     """When it was opened."""
     nodata: int | None
-    """The digital number that is missing besides 0."""
+    """Digital number that is missing, in addition to 0."""
     masked: bool
-    """Whether it has a mask of its own."""
+    """Whether the file contains a mask."""
     checked: Checked | None
-    """The same raster, if its bytes are checked here: `dataset` is closed, and it is opened for each window."""
+    """The same raster with checked bytes, opened for each window; `dataset` is closed then."""
 
 
 def read_window(
@@ -93,31 +93,31 @@ def read_window(
     offset_dn: int | None = None,
     missing: Missing = "stated",
 ) -> NDArray[Any]:
-    """Read a window inside a raster of one band; pixels that are missing become 0.
+    """Read a window inside a raster of one band; missing pixels become 0.
 
     Parameters
     ----------
     asset, window
-        The raster, and what to read of it, pixels.
+        The raster, and the window to read, pixels.
     epsg
-        UTM zone that its item declares.
+        UTM zone declared by its item.
     classes
         Whether it holds scene classes; otherwise digital numbers of reflectance.
     offset_dn
-        Offset that was decided for its item; if given, the header must not contradict it.
+        Offset decided for its item; if given, the header must not contradict it.
     missing
-        "stated": what the header or the item calls nodata, what a mask of the file hides, and digital numbers beyond
-        `MOST_DN`. "zero": 0 alone, and a file that says otherwise is refused.
+        "stated": nodata of the header or the item, pixels hidden by a mask of the file, and digital numbers above
+        `MOST_DN`. "zero": only 0; a file that declares anything else is refused.
 
     Raises
     ------
     ReadFailed
-        After all attempts; the message names the file.
+        All attempts failed; the message names the file.
     InputError
-        The header of the file contradicts its item, or its numbers are not digital numbers of Sentinel-2.
+        The file's header contradicts its item, or its values are not digital numbers of Sentinel-2.
     Changed, Refused
-        The file is not the one that was pinned, or was exchanged while it was read; it has other missing numbers
-        than 0, where only 0 is to be missing.
+        The file is not the pinned version or changed while it was read; it declares other missing values than 0, where
+        only 0 is allowed.
     """
     source = _Source(asset, epsg, classes, offset_dn, missing)
     return _attempt(source, window=window)
@@ -132,15 +132,15 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
     """Read from the open raster.
 
     1. Take the raster that this thread holds open, or open it.
-    2. Read, then ask for the version again: pixels of two versions of a file must never mix.
-    3. On an error close the file. A remote one is opened anew and requested again; the last error is raised, since a
-       failed read that passed for no data would be counted as zero objects.
+    2. Read, then request the version again: pixels of two versions of a file must never mix.
+    3. On an error close the file. Open and request a remote file again. Raise the last error: a failed read that
+    counted as no data would give zero objects.
     """
     asset = source.asset
     remote, started = is_remote(asset.href), time.monotonic()
     attempts = ATTEMPTS if remote else 1
     for attempt in range(attempts):
-        renew = attempt > 0  # GDAL remembers failures: otherwise nothing would be requested again
+        renew = attempt > 0  # GDAL caches failures: without this, nothing would be requested again
         try:
             with gdal_env(asset, renew=renew):
                 opened = _opened(source, renew)  # 1.
@@ -148,7 +148,7 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
                 require_unchanged(asset.href, opened.version, pin_of(asset, opened.path))
             _remember(asset, opened.version)
             return values
-        except Changed:  # the next run starts with the version that it finds
+        except Changed:  # the next attempt starts with the present version
             _forget(source)
             _seen.pop(asset.href, None)
             _exchanged.add(asset.href)
@@ -156,9 +156,9 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
         except (RasterioError, OSError) as error:  # 3.
             _forget(source)
             if remote:
-                _exchanged.add(asset.href)  # GDAL may hold parts of another version in its cache
+                _exchanged.add(asset.href)  # GDAL may have parts of another version in its cache
             if private := refused_since(started):
-                raise InputError(f"{redact(asset.href)} is not opened: it leads to {private}, a private host") from None
+                raise InputError(f"{redact(asset.href)} is refused: it leads to {private}, a private host") from None
             if attempt + 1 == attempts:
                 tried = f"{redact(asset.href)} could not be read in {attempts} attempts"
                 raise ReadFailed(f"{tried}: {without_secrets(str(error))}") from None
@@ -167,7 +167,7 @@ def _attempt(source: _Source, **where: Any) -> NDArray[Any]:
 
 
 def _read(opened: _Open, source: _Source, **where: Any) -> NDArray[Any]:
-    """The pixels, 0 where they are missing."""
+    """The pixels; 0 where missing."""
     if opened.checked is None:
         return _without_missing(opened.dataset, opened, source, **where)
     with opened.checked.open() as dataset:
@@ -188,7 +188,7 @@ def _without_missing(dataset: rasterio.DatasetReader, opened: _Open, source: _So
 
 
 def _opened(source: _Source, renew: bool) -> _Open:
-    """The raster, opened once by each thread; when there are too many, the least recently used one is closed."""
+    """The raster, opened once per thread; the least recently used one is closed if there are too many."""
     if not hasattr(_threads, "pool"):
         _threads.pool = OrderedDict()
     pool: OrderedDict[_Source, _Open] = _threads.pool
@@ -198,7 +198,7 @@ def _opened(source: _Source, renew: bool) -> _Open:
     while len(pool) >= OPEN_FILES:
         pool.popitem(last=False)[1].dataset.close()
     asset = source.asset
-    driver(asset.href)  # refuses what must not be opened, before any request
+    driver(asset.href)  # refuses forbidden hrefs before any request
     path = gdal_path(signed_href(asset), renew=renew)
     version = pin_of(asset, path)
     _require_known(asset, version)
@@ -219,17 +219,17 @@ def _opened(source: _Source, renew: bool) -> _Open:
 
 
 def _require_known(asset: Asset, version: Pin | None) -> None:
-    """Refuse a version that is neither the pinned one nor, without a pin, the first that this process has read."""
+    """Refuse a version other than the pinned one or, without a pin, the first one read by this process."""
     require_unchanged(asset.href, asset.pin, version)
     before = _seen.get(asset.href)
     if asset.pin is None:
         require_unchanged(asset.href, before, version)
     elif before is not None and version is not None and before.difference(version):
-        _exchanged.add(asset.href)  # the pin is of a later lock than what this process has read
+        _exchanged.add(asset.href)  # the pin is from a later lock than the version read before
 
 
 def _remember(asset: Asset, version: Pin | None) -> None:
-    """Keep the version of pixels that were read: one of which no pixel was read, as of half an upload, binds nobody."""
+    """Remember the version of the pixels read; versions without a successful read are not remembered."""
     if asset.pin is None:  # another thread may have read another version by now
         require_unchanged(asset.href, _seen.setdefault(asset.href, version), version)
     else:
@@ -244,15 +244,15 @@ def open_raster(href: str, path: str | None = None) -> rasterio.DatasetReader:
 
 
 def seen(asset: Asset) -> Pin | None:
-    """The version of a file that this process has read; None if it has not read it, or cannot know."""
+    """The version of a file read by this process; None if unread or unknown."""
     return _seen.get(asset.href)
 
 
 def pin(items: Iterable[Item], *, ask: bool = False, threads: int = PIN_THREADS) -> list[Item]:
-    """Items whose assets hold the versions of now.
+    """Items whose assets contain their present versions.
 
-    Files of this machine, and those of servers that this process has read, cost no request. With `ask` the servers of
-    the others are asked, two bytes of each; otherwise, and if they do not answer, these files stay without a pin.
+    Local files, and remote files that this process has read, need no request. With `ask`, the versions of other files
+    are requested (two bytes each); without it, or if servers do not respond, these files have no pin.
     """
     wanted = list(items)
     assets = [asset for item in wanted for asset in item.assets.values()]
@@ -270,7 +270,7 @@ def _version_of_now(asset: Asset, *, ask: bool) -> Pin | None:
     try:
         return pin_of(asset)
     except OSError:
-        return None  # a missing file is an error when it is read
+        return None  # a missing file raises when it is read
 
 
 def _forget(source: _Source) -> None:
@@ -282,7 +282,7 @@ def _forget(source: _Source) -> None:
 def check_header(
     dataset: rasterio.DatasetReader, asset: Asset, epsg: int, *, classes: bool = False, offset_dn: int | None = None
 ) -> None:
-    """Refuse an item that contradicts the file's own header, and an absurd header."""
+    """Refuse a file whose header is invalid or contradicts its item."""
     where = redact(asset.href)
     require_own_overviews(dataset, where)
     if max(dataset.shape) > MAX_SIDE or max(rows * cols for rows, cols in dataset.block_shapes) > MAX_BLOCK:
@@ -305,7 +305,7 @@ def check_header(
 
 
 def _check_scale(dataset: rasterio.DatasetReader, where: str, classes: bool, offset_dn: int | None) -> None:
-    """Refuse a scale or offset in the header that is not that of digital numbers, or not that of the item."""
+    """Refuse a scale or offset in the header that is invalid or contradicts the item."""
     scale, offset = dataset.scales[0], dataset.offsets[0]
     if abs(scale - 1) > 1e-9 and (classes or abs(scale - SCALE) > 1e-9):
         raise InputError(
@@ -314,7 +314,7 @@ def _check_scale(dataset: rasterio.DatasetReader, where: str, classes: bool, off
         )
     in_dn = offset / scale
     if offset and (classes or abs(in_dn - round(in_dn)) > 1e-3 or round(in_dn) not in (0, -1000)):
-        raise InputError(f"{where} has the offset {offset:g} in its header, which Sentinel-2 does not have")
+        raise InputError(f"{where} has the offset {offset:g} in its header, which is not an offset of Sentinel-2")
     if offset and offset_dn is not None and round(in_dn) != offset_dn:
         raise InputError(
             f"{where} has the offset {offset:g} in its header ({round(in_dn)} digital numbers), but {offset_dn} was "
@@ -323,7 +323,7 @@ def _check_scale(dataset: rasterio.DatasetReader, where: str, classes: bool, off
 
 
 def _missing_of(dataset: rasterio.DatasetReader, source: _Source) -> tuple[int | None, bool]:
-    """The digital number besides 0 that file and item call missing, and whether the file has a mask of its own."""
+    """The missing digital number (in addition to 0) of file and item, and whether the file has a mask."""
     where, stated, own = redact(source.asset.href), source.asset.nodata, dataset.nodata
     if own is not None and stated is not None and own != stated:
         raise InputError(f"{where} has nodata {own:g} in its header, but its item declares {stated}")
@@ -331,22 +331,22 @@ def _missing_of(dataset: rasterio.DatasetReader, source: _Source) -> tuple[int |
     masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0]
     if source.missing == "zero" and (nodata or masked):
         raise Refused(
-            f"{where} has {'a mask' if masked else f'nodata {nodata:g}'}, and in this run, begun with an earlier "
-            "version, only 0 is missing: map it into another --out"
+            f"{where} has {'a mask' if masked else f'nodata {nodata:g}'}, but this run was started with an earlier "
+            "version, where only 0 is missing: use another --out"
         )
-    # No pixel of two bytes holds a number such as -9999.
+    # A 16-bit pixel cannot hold a number such as -9999.
     return (int(nodata) if nodata is not None and nodata == nodata // 1 and 0 <= nodata <= 65535 else None), masked
 
 
 class Rasters(dict[str, tuple[Asset, Asset]]):
-    """href -> the file, and the same with its corner placed on the lattice (see `snap`)."""
+    """href -> the file, and the file with its corner aligned to the lattice (see `snap`)."""
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return tuple((href, placed.transform) for href, (_, placed) in self.items())  # ten times faster than dask's own
 
 
 class AlignedReader:
-    """Reads one asset for stackstac (see `stackstac.reader_protocol.Reader`)."""
+    """Read one asset for stackstac (see `stackstac.reader_protocol.Reader`)."""
 
     def __init__(
         self,
@@ -364,12 +364,12 @@ class AlignedReader:
         self.dtype, self.fill_value, self.epsg = dtype, fill_value, int(spec.epsg)
         self.classes, self.offset_dn, self.missing = dtype == np.uint8, offset_dn, missing
         step = placed.resolution
-        # Upper left corner of the raster in the grid that is assembled, pixels.
+        # Upper left corner of the raster in the assembled grid, pixels.
         self.col = round((placed.bounds[0] - spec.bounds[0]) / step)
         self.row = round((spec.bounds[3] - placed.bounds[3]) / step)
 
     def read(self, window: RasterWindow) -> NDArray[Any]:
-        """Read a window of the grid that is assembled; the fill value outside the raster."""
+        """Read a window of the assembled grid; the fill value outside the raster."""
         height, width = int(window.height), int(window.width)
         row, col = int(window.row_off) - self.row, int(window.col_off) - self.col
         top, left = max(row, 0), max(col, 0)
@@ -391,7 +391,7 @@ class AlignedReader:
         return values.astype(self.dtype, copy=False)
 
     def close(self) -> None:
-        """Files stay open for the thread's next window."""
+        """Does nothing: files stay open for the thread's next window."""
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self)

@@ -1,4 +1,4 @@
-"""An L2A product as ESA delivers it (a .SAFE folder) -> a STAC item, built by stactools-sentinel2."""
+"""Makes a STAC item from an L2A product of ESA (a .SAFE folder), with stactools-sentinel2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from subpixmap.errors import InputError
 from subpixmap.scenes import dialect
 from subpixmap.scenes.radiometry import require_level
 
-# Elements without which an item cannot be built.
+# Elements required to build an item.
 _NEEDED = {
     "MTD_MSIL2A.xml": "Product_Info PRODUCT_URI PRODUCT_START_TIME Datatake Granule Reflectance_Conversion "
     "Quality_Indicators_Info EXT_POS_LIST",
@@ -31,12 +31,12 @@ def read_safe(folder: Path) -> dict[str, Any]:
     """
     folder = Path(os.path.abspath(folder))
     item = _create_item(folder)
-    item["id"] = folder.stem  # the library's id has no baseline: two versions of a scene would share one name
-    del item["properties"]["created"]  # the time of reading; without it the same product gives the same item
+    item["id"] = folder.stem  # the library's id has no baseline: two versions of a scene would have the same id
+    del item["properties"]["created"]  # the time of reading; removed so that the same product gives the same item
     require_level(item, "L2A")
     assets = dialect.band_assets(item, [*dialect.BANDS, dialect.SCL])
     if "<BOA_ADD_OFFSET" not in Path(item["assets"]["product_metadata"]["href"]).read_text(errors="replace"):
-        # From baseline 04.00 on the library then assumes -0.1. The product states none, so the lock decides.
+        # From baseline 04.00 on the library then assumes -0.1. The product does not state it, so the lock decides.
         for band in dialect.BANDS:
             assets[band]["raster:bands"][0]["offset"] = 0
     for band, asset in assets.items():
@@ -55,8 +55,10 @@ def _create_item(folder: Path) -> dict[str, Any]:
         from stactools.sentinel2.safe_manifest import ManifestError
         from stactools.sentinel2.stac import create_item
     except ImportError as error:
-        raise InputError(f"{folder} needs stactools-sentinel2 to be read: pip install 'subpixmap[safe]'") from error
-    # What lxml, pystac, shapely and the library raise on metadata that is cut, or has other elements and values.
+        raise InputError(
+            f"{folder} cannot be read without stactools-sentinel2: pip install 'subpixmap[safe]'"
+        ) from error
+    # Exceptions of lxml, pystac, shapely and the library for incomplete or unexpected metadata.
     bad_product = (
         GranuleMetadataError, ProductMetadataError, ManifestError, STACError, ShapelyError, OSError, SyntaxError,
         ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, ArithmeticError,
@@ -76,7 +78,7 @@ def _create_item(folder: Path) -> dict[str, Any]:
 
 
 def _missing_elements(folder: Path) -> str:
-    """Elements that the metadata lacks, in words; empty if it has all."""
+    """Names of missing metadata elements; empty if complete."""
     for name, tags in _NEEDED.items():
         for path in sorted((*folder.glob(name), *folder.glob(f"GRANULE/*/{name}"))):
             text = path.read_text(errors="replace")
@@ -86,7 +88,7 @@ def _missing_elements(folder: Path) -> str:
 
 
 def _check_image(folder: Path, item: dict[str, Any], band: str, asset: dict[str, Any]) -> None:
-    """Check that the image lies in the product, and that its header agrees with the metadata."""
+    """Check that the image is in the product and its header agrees with the metadata."""
     from rasterio.errors import RasterioIOError
 
     from subpixmap.scenes.items import Asset
@@ -94,7 +96,7 @@ def _check_image(folder: Path, item: dict[str, Any], band: str, asset: dict[str,
 
     path = Path(os.path.normpath(asset["href"]))
     if not path.is_relative_to(folder):
-        raise InputError(f"{folder} names an image outside itself: {asset['href']}")
+        raise InputError(f"{folder} refers to an image outside of it: {asset['href']}")
     if not path.exists():
         raise InputError(f"{folder} has no image of {band}, {path.relative_to(folder)}: the product is not complete")
     declared = Asset(str(path), *dialect.raster(item, band, asset))

@@ -1,7 +1,7 @@
 """Searches a STAC API in small steps: one UTM zone and one month at a time.
 
-Large searches time out and large answers are cut off. Every error names the URL; a catalogue that repeats its pages is
-noticed. Only what a bad answer raises is called a bad answer: a bug of ours stays a bug.
+Large searches time out and large responses are cut off. Every error names the URL. Repeated pages are detected. Only
+errors from bad responses are reported as such: bugs in this package stay visible.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]
 
 PAGE_SIZES = (100, 20)
-"""Items per page; the second size is used when the first fails."""
+"""Items per page; the second size is used if the first fails."""
 MAX_PAGES = 500
-"""Most pages of one search: more means that the paging of the catalogue is broken."""
+"""Largest number of pages of a search; more means that the catalogue repeats pages."""
 MAX_TIMES = 10
-"""Times the items that were asked for that a page may have."""
+"""Largest number of items in a page, as a multiple of the requested number."""
 PAGE_BYTES = 2**25
-"""Largest size of a page, unpacked; an item has 10 to 60 kB."""
+"""Largest size of a page, uncompressed; an item has 10 to 60 kB."""
 SEARCH_S = 1800.0
-"""Seconds for all pages of one search, of one UTM zone and month."""
+"""Time limit of one search (one UTM zone and month), seconds."""
 
 
 def search(
     url: str, collection: str, geometry: BaseGeometry, periods: Sequence[Period], *, today: date | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Items of a collection, each id once, in the order of the answers, as they come.
+    """Yield items of a collection, each id once, in the order of the responses.
 
     Parameters
     ----------
@@ -56,14 +56,14 @@ def search(
     geometry
         Region in EPSG:4326; the search uses the bounding boxes of its parts in the UTM zones.
     periods
-        Months that do not count, or lie in the future, are left out.
+        Unused and future months are left out.
     today
-        The present day; for tests.
+        Present day; for tests.
 
     Raises
     ------
     SourceFailed
-        The catalogue cannot be reached, still answers with an error after all retries, or repeats its pages.
+        The catalogue cannot be reached, still returns an error after all retries, or repeats its pages.
     InputError
         The URL is not a STAC API, or the API refuses the search.
     """
@@ -80,7 +80,7 @@ def search(
 
 
 def month_spans(periods: Sequence[Period], today: date) -> list[tuple[date, date]]:
-    """First and last day of each month of the periods, in order, each month once."""
+    """First and last day of each month of the periods, in order, without duplicates."""
     spans = set()
     for period in periods:
         first = period.start
@@ -95,7 +95,7 @@ def month_spans(periods: Sequence[Period], today: date) -> list[tuple[date, date
 def zone_boxes(geometry: BaseGeometry) -> list[Box]:
     """Bounding boxes (west, south, east, north) of a geometry's parts in strips of 6 degrees, from west to east.
 
-    A geometry across the date line must come as parts on both sides; no box crosses it.
+    A geometry across the date line must be split into parts on both sides; no box crosses it.
     """
     if geometry.is_empty:
         return []
@@ -120,13 +120,14 @@ def _open(url: str) -> Client:
         client = Client.open(url, stac_io=stac_io, timeout=http.TIMEOUT_S)
     if client.get_search_link() is None:
         raise InputError(
-            f"source {redact(url)} is a STAC catalogue without search: give the URL of its catalog.json, or a path"
+            f"source {redact(url)} is a STAC catalogue without a search API: give the URL of its catalog.json, or a "
+            "path"
         )
     return client
 
 
 def _ask(client: Client, url: str, collection: str, bbox: Box, when: str) -> Iterator[dict[str, Any]]:
-    """All items of one search; begun again with smaller pages if it fails."""
+    """All items of one search; repeated with smaller pages if it fails."""
     for size in PAGE_SIZES:
         try:
             yield from _pages(client, url, collection, bbox, when, size)
@@ -151,9 +152,11 @@ def _pages(client: Client, url: str, collection: str, bbox: Box, when: str, size
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise SourceFailed(f"source {redact(url)} did not return valid STAC: there is no list of features")
         if len(items) > MAX_TIMES * size:
-            raise InputError(f"source {redact(url)} answers with {len(items)} items where {size} were asked for")
+            raise InputError(f"source {redact(url)} returned {len(items)} items but {size} were requested")
         if time.monotonic() > until:
-            raise SourceFailed(f"source {redact(url)} did not end a search in {SEARCH_S:g} s ({number} pages)")
+            raise SourceFailed(
+                f"source {redact(url)} did not finish a search within {SEARCH_S:g} s ({number} pages); try again later"
+            )
         new = [item for item in items if str(item.get("id")) not in seen]
         if (items and not new) or number > MAX_PAGES:
             raise SourceFailed(
@@ -166,10 +169,10 @@ def _pages(client: Client, url: str, collection: str, bbox: Box, when: str, size
 
 @contextmanager
 def _bad_answers_as(wrong: type[SubpixmapError], url: str) -> Iterator[None]:
-    """Around calls of pystac-client alone: one line with the URL for errors of the server, `wrong` for other content.
+    """Turn errors of pystac-client into one line with the URL; `wrong` is the message for invalid content.
 
-    Our guard of the requests runs inside these calls. The library turns its errors into an APIError; they come out as
-    they were raised.
+    The checks of `guarded` run inside these calls. The library wraps their errors in an APIError; here they are raised
+    again unchanged.
     """
     from pystac import STACError
     from pystac.errors import STACTypeError
@@ -178,7 +181,7 @@ def _bad_answers_as(wrong: type[SubpixmapError], url: str) -> Iterator[None]:
     from pystac_client.warnings import PystacClientWarning
     from urllib3.exceptions import HTTPError
 
-    # What the library raises on JSON that is cut, deep, or of other types and keys than STAC has.
+    # Exceptions of the library for incomplete, deep or invalid JSON.
     bad_content = (
         STACError, STACTypeError, ClientTypeError, PystacClientWarning, ValueError, KeyError, IndexError, TypeError,
         AttributeError, RecursionError,
@@ -186,7 +189,7 @@ def _bad_answers_as(wrong: type[SubpixmapError], url: str) -> Iterator[None]:
     where = f"source {redact(url)}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # catalogues that conform loosely; what matters is checked here
+            warnings.simplefilter("ignore")  # warnings about loose conformance; required fields are checked here
             yield
     except SubpixmapError:
         raise
@@ -197,7 +200,7 @@ def _bad_answers_as(wrong: type[SubpixmapError], url: str) -> Iterator[None]:
         status = getattr(error, "status_code", None)
         text = without_secrets(" ".join(str(error).split()))[:300]
         if status is not None and 400 <= status < 500 and status != 429:
-            raise InputError(f"{where} refuses the search with HTTP {status}: {text}") from error
-        raise SourceFailed(f"{where} did not answer{f' (HTTP {status})' if status else ''}: {text}") from error
+            raise InputError(f"{where} refused the search with HTTP {status}: {text}") from error
+        raise SourceFailed(f"{where} did not respond{f' (HTTP {status})' if status else ''}: {text}") from error
     except bad_content as error:
         raise wrong(f"{where} did not return valid STAC ({type(error).__name__})") from error

@@ -1,7 +1,7 @@
-"""A source of scenes -> STAC items as plain dicts, with absolute, unsigned hrefs.
+"""Reads STAC items of a source as plain dicts, with absolute, unsigned hrefs.
 
-A source is the name of a listed catalogue, the URL of a STAC API, or STAC on this machine. Several sources are a
-fallback in the given order.
+A source is the name of a listed catalogue, the URL of a STAC API, or local STAC files. Several sources are used as
+fallbacks in the given order.
 """
 
 from __future__ import annotations
@@ -41,28 +41,30 @@ from subpixmap.scenes.search import search
 from subpixmap.scenes.static import read_local, read_static
 
 MAX_ITEM_BYTES = 2**18
-"""Largest size of what is kept of an item, as JSON; 3 to 10 kB are usual."""
+"""Largest size of the kept part of an item, as JSON, bytes; 3 to 10 kB are usual."""
 TIMES_AS_OBJECTS = 12
-"""Memory of an item, of which the half may be used, over its size as JSON."""
+"""Memory of an item relative to its size as JSON; items may use half of the memory."""
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A STAC API that has a name here."""
+    """A STAC API with a short name."""
 
     url: str
     """Root of the API."""
     collection: str
     """Collection of Sentinel-2 L2A."""
     collection_l1c: str = ""
-    """Collection of Sentinel-2 L1C; empty if it has none."""
+    """Collection of Sentinel-2 L1C; empty if there is none."""
 
     def of(self, level: dialect.Level) -> str:
-        """Its collection of a level; `InputError` if it has none."""
+        """Its collection of a level; `InputError` if there is none."""
         name = self.collection if level == "L2A" else self.collection_l1c
         if not name:
             having = ", ".join(key for key, one in CATALOGUES.items() if one.collection_l1c)
-            raise InputError(f"--level {level}: {self.url} has no collection of it; {having} have one")
+            raise InputError(
+                f"--level {level}: {self.url} has no {level} collection; use --source with one of {having}"
+            )
         return name
 
 
@@ -82,35 +84,34 @@ def find_items(
     collection: str | None = None,
     level: dialect.Level = "L2A",
 ) -> list[dict[str, Any]]:
-    """Items of a source that touch a region in some periods.
+    """Items of a source that touch a region in the given periods.
 
     Parameters
     ----------
     source
         A name in `CATALOGUES`, the URL of a STAC API, the path or URL of an ItemCollection (JSON) or static catalogue
         (`catalog.json`; a path may be its folder), a stac-geoparquet, or a folder of .SAFE products. Of several
-        sources, a later one gives only the acquisitions and tiles that the earlier ones lack.
+        sources, later ones only add acquisitions and tiles missing in earlier ones.
     geometry
-        Region in EPSG:4326; parts on both sides of the date line, none across it.
+        Region in EPSG:4326; split at the date line.
     periods
-        Periods; months that do not count are left out.
+        Periods; unused months are left out.
     collection
         Collection of an API; the catalogues in `CATALOGUES` have a default.
     level
-        Of that default: "L2A" or "L1C".
+        Processing level of the default collection: "L2A" or "L1C".
 
     Returns
     -------
     list of dict
-        STAC items in the order of the source, with the assets that are used here. `lock_items` reports what is
-        wrong with one of them.
+        STAC items in the order of the source, with the assets used here. `lock_items` reports invalid items.
 
     Raises
     ------
     InputError
         The source is unknown, cannot be read, or is not STAC.
     SourceFailed
-        A catalogue does not answer.
+        A catalogue does not respond.
     """
     return preferred(find_by_source(source, geometry, periods, collection=collection, level=level))
 
@@ -129,8 +130,8 @@ def find_by_source(
         _require_source(name)
     if collection and not any(map(_is_api, sources)):
         raise InputError(
-            f"--collection {collection}: {', '.join(map(redact, sources))} is not an API, and all its items are taken: "
-            "leave the option out"
+            f"--collection {collection}: {', '.join(map(redact, sources))} is not a STAC API, so all its items are "
+            "used: leave out --collection"
         )
     shapely.prepare(geometry)
     return {
@@ -151,7 +152,7 @@ def with_signatures(
     *,
     collection: str | None = None,
 ) -> list[Item]:
-    """Items of a lock with the signatures of now, for which the source is asked again if they need some."""
+    """Items of a lock with new signatures; searches the source again if signatures are needed."""
     lost = {
         item.period for item in items if any(one.needs_signature and not one.signed for one in item.assets.values())
     }
@@ -170,7 +171,7 @@ def with_signatures(
 
 
 def preferred(by_source: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Items of the first source, and the scenes that it lacks from the later ones."""
+    """Items of the first source, and missing scenes from the later ones."""
     chosen: list[dict[str, Any]] = []
     have: set[dialect.SceneKey] = set()
     for items in by_source.values():
@@ -180,18 +181,18 @@ def preferred(by_source: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[st
 
 
 def common_bands(raw_items: Sequence[dict[str, Any]], *, least: float = 1.0) -> list[str]:
-    """Bands that all items of a catalogue have, or at least the share `least` of them."""
+    """Bands of all items of a catalogue, or of at least the share `least` of them."""
     have = Counter(
         b for item in raw_items for b in dialect.BANDS if any(n in item["assets"] for n in dialect.asset_names(b))
     )
     names = [b for b in dialect.BANDS if have[b] >= least * len(raw_items)]
     if not names:
-        raise InputError("the items have no common band")
+        raise InputError("the items have no band in common; use other items")
     return names
 
 
 def anchored(source: str) -> str:
-    """The source with an absolute path, if it is one: the same from every working directory."""
+    """The source, with an absolute path if it is a path."""
     path = Path(local_path(source))
     return str(path.resolve()) if source not in CATALOGUES and path.exists() else source
 
@@ -201,12 +202,12 @@ def _require_source(source: str) -> None:
         if source in CATALOGUES or Path(source).exists():
             return
     except (OSError, ValueError) as error:  # too long, a zero in it
-        raise InputError(f"source {source[:200]!r} is neither a path nor a URL ({in_one_line(error)})") from error
+        raise InputError(f"source {source[:200]!r} is not a path or a URL ({in_one_line(error)})") from error
     if re.match(r"https?://", source, re.IGNORECASE) and parts_of(source).hostname:
         return
     raise InputError(
-        f"source {redact(source)!r} is neither a file, a URL nor one of {', '.join(CATALOGUES)}; "
-        "give one of these, or the path of an ItemCollection or catalog.json"
+        f"source {redact(source)!r} is not a file, a URL or one of {', '.join(CATALOGUES)}; give one of these, or "
+        "the path of an ItemCollection or catalog.json"
     )
 
 
@@ -230,25 +231,25 @@ def _ask(
 
 
 def _bounded(items: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The items, until they would fill the memory of this machine."""
+    """Yield the items; raise if they would fill the memory of this machine."""
     most, kept = memory() // TIMES_AS_OBJECTS, 0
     for number, item in enumerate(items):
         size = len(json.dumps(item, default=str))
         kept += size
         if size > MAX_ITEM_BYTES:
             raise InputError(
-                f"item {str(item.get('id'))[:100]} has {size} bytes besides what is left out of it: no scene"
+                f"item {str(item.get('id'))[:100]} has {size} bytes, which is too large for a STAC item of a scene"
             )
         if kept > most:
             raise InputError(
-                f"the catalogue has more items than the memory of this machine can hold ({number} so far): ask for "
-                "fewer years at a time"
+                f"the catalogue returned more items than fit in the memory of this machine ({number} so far): "
+                "use fewer --years per run"
             )
         yield item
 
 
 def _wanted(item: dict[str, Any], geometry: BaseGeometry, periods: Sequence[Period]) -> bool:
-    """Whether an item lies in the region and periods; an unreadable one is kept, so that the lock can name it."""
+    """Whether an item lies in the region and periods; unreadable items are kept, so that the lock can report them."""
     try:
         when = dialect.observed_at(item)
     except InputError:
@@ -268,15 +269,15 @@ def _touches(item: dict[str, Any], geometry: BaseGeometry) -> bool:
         return True
     if east - west < 180:
         return bool(geometry.intersects(footprint))
-    # A tile on the date line is written as a shape around the globe: it lies on both sides.
+    # A tile on the date line has a shape around the globe: it lies on both sides.
     sides = shapely.union(shapely.box(-180, south, -174, north), shapely.box(174, south, 180, north))
     return bool(geometry.intersects(sides))
 
 
 def _absolute(item: dict[str, Any], base: str) -> dict[str, Any]:
-    """The item with absolute hrefs, and only the assets and fields that are used.
+    """The item with absolute hrefs, and only the assets and fields used here.
 
-    An href that must not be opened is replaced by the reason, so that the lock refuses the item by name.
+    A forbidden href is replaced by the reason, so that the lock refuses the item by name.
     """
     assets = item.get("assets")
     used: dict[str, Any] = {}

@@ -1,6 +1,6 @@
-"""STAC as files -> items: an ItemCollection, an item or a static catalogue, on this machine or on a server.
+"""Reads STAC files: an ItemCollection, an item or a static catalogue, local or on a server.
 
-On this machine also a stac-geoparquet or a folder of L2A products (.SAFE).
+Local sources can also be a stac-geoparquet or a folder of L2A products (.SAFE).
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 MAX_BYTES = 2**30
 """Largest size of a file."""
 MAX_DOCUMENTS = 200_000
-"""Most documents of one catalogue."""
+"""Largest number of documents of a catalogue."""
 MAX_DEPTH = 40
-"""Most levels of one catalogue."""
+"""Largest number of levels of a catalogue."""
 THREADS = 8
-"""Documents requested from a server at the same time."""
+"""Number of documents requested from a server at the same time."""
 AHEAD = 32
-"""Items requested from a server before the first of them is looked at."""
+"""Number of items requested from a server ahead of their use."""
 ITEM_BYTES = 2**20
 """Largest size of an item on a server; 10 to 60 kB are usual."""
 CATALOGUE_S = 4 * 3600.0
-"""Seconds for all documents of a catalogue on a server."""
+"""Time limit for all documents of a remote catalogue, seconds."""
 
 Read = Callable[[str], dict[str, Any]]
 
 
 def read_local(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """Items of a path, each with the file that it was read from: relative hrefs start there.
+    """Items of a path, each with its file, the base of relative hrefs.
 
     Raises
     ------
@@ -64,17 +64,17 @@ def read_local(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def read_static(where: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Items of a file or URL, each with the path or URL that it was read from: relative hrefs start there.
+    """Items of a file or URL, each with its own path or URL, the base of relative hrefs.
 
-    Links obey the rules of hrefs (see `resolve`): the catalogue of a server cannot name files of this machine, and a
-    public catalogue cannot name private hosts.
+    Links follow the rules of hrefs (see `resolve`): a remote catalogue cannot refer to local files, and a public
+    catalogue cannot refer to private hosts.
 
     Raises
     ------
     InputError
         It is not STAC, or a link must not be opened.
     SourceFailed
-        A server does not answer.
+        A server does not respond.
     """
     read = read_item = _read_file
     if is_remote(where):
@@ -96,13 +96,13 @@ def read_static(where: str) -> Iterator[tuple[dict[str, Any], str]]:
         return iter([(content, where)])
     if kind in ("Catalog", "Collection") or ("links" in content and "stac_version" in content):
         return _walk(where, content, read, read_item, {where}, MAX_DEPTH)
-    raise InputError(f"source {redact(where)} is not STAC: it is neither an ItemCollection, an item nor a catalogue")
+    raise InputError(f"source {redact(where)} is not STAC: it is not an ItemCollection, an item or a catalogue")
 
 
 def _walk(
     where: str, content: dict[str, Any], read: Read, read_item: Read, seen: set[str], depth: int
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """Items of a static catalogue, before those of its children; each document is read once."""
+    """Items of a static catalogue, then those of its children; each document is read once."""
     items, children = (_follow(where, content, rel, seen) for rel in ("item", "child"))
     if len(seen) > MAX_DOCUMENTS or (children and not depth):
         raise InputError(f"source {redact(where)} has more than {MAX_DOCUMENTS} documents or {MAX_DEPTH} levels")
@@ -118,7 +118,7 @@ def _walk(
 
 
 def _follow(where: str, content: dict[str, Any], rel: str, seen: set[str]) -> list[str]:
-    """Targets of the links of a kind that were not followed yet."""
+    """Targets of links of a kind that were not followed yet."""
     links = content.get("links")
     targets = []
     for link in links if isinstance(links, list) else []:
@@ -132,13 +132,18 @@ def _follow(where: str, content: dict[str, Any], rel: str, seen: set[str]) -> li
 
 def _read_remote(session: Session, catalogue: str, until: float, where: str) -> dict[str, Any]:
     if time.monotonic() > until:
-        raise SourceFailed(f"source {redact(catalogue)} was not read to its end in {CATALOGUE_S:g} s")
+        raise SourceFailed(
+            f"source {redact(catalogue)} was not completely read within {CATALOGUE_S:g} s; download "
+            "it, or try again later"
+        )
     return get_json(session, where)
 
 
 def _read_file(name: str) -> dict[str, Any]:
     if is_remote(name):
-        raise InputError(f"source {redact(name)} is named by a catalogue on this machine: give its URL as --source")
+        raise InputError(
+            f"source {redact(name)} is a server that a local catalogue refers to: give its URL as --source"
+        )
     path = Path(name)
     try:
         size = path.stat().st_size
@@ -148,7 +153,7 @@ def _read_file(name: str) -> dict[str, Any]:
     if size > MAX_BYTES:
         raise InputError(f"source {path} is not STAC: it has more than {MAX_BYTES} bytes")
     if not isinstance(content, dict):
-        raise InputError(f"source {path} is not STAC: it is not a JSON object")
+        raise InputError(f"source {path} did not return valid STAC: it is not a JSON object")
     return content
 
 
@@ -163,7 +168,7 @@ def _read_geoparquet(path: Path) -> list[dict[str, Any]]:
 
 
 def _without_none(value: Any) -> Any:
-    """Drop fields that are None: a table gives every item all fields, also those that the item lacks."""
+    """Drop fields that are None: a table has all fields for every item."""
     if isinstance(value, dict):
         return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):

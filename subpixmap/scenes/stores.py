@@ -1,7 +1,6 @@
-"""The version of a file in an object store (`/vsis3/...`), asked for by GDAL itself.
+"""Gets the version of a file in an object store (`/vsis3/...`) through GDAL.
 
-GDAL finds keys, endpoint, region and requester pays in many places. A request of its own is allowed what its reads are
-allowed, whatever library is installed beside it.
+GDAL finds keys, endpoint, region and requester-pays in many places. A request by GDAL has the same access as its reads.
 """
 
 from __future__ import annotations
@@ -19,22 +18,22 @@ from subpixmap.scenes.pins import Pin
 
 
 def can_ask() -> bool:
-    """Whether this build of GDAL can be asked."""
+    """Whether this build of GDAL has the needed functions."""
     return _gdal() is not None
 
 
 def version_of(path: str) -> Pin | None:
-    """Size, ETag and time of change as the store states them now; None if this build of GDAL cannot be asked.
+    """Present size, ETag and time of change from the store; None if this build of GDAL has no such function.
 
     Parameters
     ----------
     path
-        GDAL's path of the file. GDAL's options are those of the `rasterio.Env` around the call.
+        GDAL path of the file. GDAL options come from the surrounding `rasterio.Env`.
 
     Raises
     ------
     OSError
-        The file is not there, the store does not answer, or it wants other keys.
+        The file does not exist, the store does not respond, or refuses the keys.
     """
     if (gdal := _gdal()) is None:
         return None
@@ -43,13 +42,13 @@ def version_of(path: str) -> Pin | None:
     if not headers:
         told = (gdal.VSIGetLastErrorMsg() or b"").decode(errors="replace")
         reason = ": ".join(re.findall(r"<(?:Code|Message)>([^<]*)<", told)) or told[:200]  # not the keys in its answer
-        raise OSError(f"its store does not state its version ({without_secrets(reason) or 'no answer'})")
+        raise OSError(f"its store does not return its version ({without_secrets(reason) or 'no response'})")
     total = headers.get("content-range", "").rpartition("/")[2] or headers.get("content-length", "")
     return Pin(int(total) if total.isdigit() else None, headers.get("etag"), headers.get("last-modified"))
 
 
 def _headers(path: str) -> dict[str, str]:
-    """Lower-case names of the headers of the store's answer -> values; empty if it refuses."""
+    """Headers of the store's response by lower-case name; empty if refused."""
     gdal: Any = _gdal()
     gdal.VSIErrorReset()
     listed = gdal.VSIGetFileMetadata(path.encode(), b"HEADERS", None)
@@ -67,9 +66,9 @@ def _headers(path: str) -> dict[str, str]:
 
 @cache
 def _gdal() -> Any:
-    """The library that rasterio is linked to, as rasterio has no such call; None where it has no such functions."""
+    """The GDAL library that rasterio uses; None if it lacks the functions."""
     try:
-        library = ctypes.CDLL(rasterio._base.__file__)  # finds the functions of what it is linked to
+        library = ctypes.CDLL(rasterio._base.__file__)  # finds functions of the linked library
         ask, destroy = library.VSIGetFileMetadata, library.CSLDestroy
         reset, message = library.VSIErrorReset, library.VSIGetLastErrorMsg
     except (OSError, AttributeError):

@@ -1,8 +1,8 @@
-"""The way by which GDAL reaches servers of strangers: through this process, which connects to public addresses only.
+"""A SOCKS proxy through which GDAL reaches untrusted servers; it connects to public addresses only.
 
-GDAL follows a redirect to any host, has no option against it, and looks up names by itself, after we did. But it can be
-told of a SOCKS proxy. Ours runs in a thread of each process that reads, looks a name up once, and connects to the very
-address that it has looked at; what GDAL sends and gets passes unseen, encrypted as it is.
+GDAL follows redirects to any host, cannot be kept from it, and looks up names by itself. But it supports SOCKS proxies.
+This one runs in a thread of each reading process. It looks up a name once, checks the address, and connects to that
+address. It passes on encrypted bytes unseen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from subpixmap.scenes import hrefs
 CONNECT_S = 10.0
 """Seconds to connect to a server."""
 GREETING_S = 30.0
-"""Seconds in which GDAL says where it wants to go."""
+"""Timeout for the request of GDAL, seconds."""
 _PIECE = 2**18
 _OURS = "socks5h://127.0.0.1:"
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "gdal_http_proxy", "gdal_https_proxy")
@@ -34,7 +34,7 @@ _refused: tuple[float, str] = (0.0, "")
 
 
 def gdal_proxy() -> dict[str, str]:
-    """GDAL options for the tunnel of this process; none where the user has a proxy, which then decides."""
+    """GDAL options for the tunnel of this process; empty if the user has set a proxy."""
     stated = dict(os.environ) | (getenv() if hasenv() else {})
     proxies = {value for name, value in stated.items() if name.lower() in _PROXIES and value}
     if any(not str(proxy).startswith(_OURS) for proxy in proxies):
@@ -44,15 +44,15 @@ def gdal_proxy() -> dict[str, str]:
 
 
 def refused_since(moment: float) -> str | None:
-    """The host that was last refused, if that was after a moment of `time.monotonic`."""
+    """The host refused last, if after the given time of `time.monotonic`."""
     when, host = _refused
     return host if when >= moment else None
 
 
 @lru_cache(maxsize=1)
 def _tunnel(process: int) -> tuple[int, str]:
-    """Port and password of the tunnel of a process, which starts it; a forked process starts its own."""
-    for name in ("no_proxy", "NO_PROXY"):  # there is no other proxy: it would only lead past this one
+    """Port and password of the tunnel of a process; starts it if needed, also in a forked process."""
+    for name in ("no_proxy", "NO_PROXY"):  # there is no other proxy to bypass this one
         os.environ.pop(name, None)
     listening = socket.create_server(("127.0.0.1", 0), backlog=100)
     password = secrets.token_urlsafe(24)
@@ -67,7 +67,7 @@ def _tunnel(process: int) -> tuple[int, str]:
 
 
 def _serve(near: socket.socket, password: str) -> None:
-    """One connection of GDAL, from its greeting to its end."""
+    """Handle one connection of GDAL."""
     with near, suppress(OSError, ValueError):
         near.settimeout(GREETING_S)
         near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -82,7 +82,7 @@ def _serve(near: socket.socket, password: str) -> None:
 
 
 def _greet(near: socket.socket, password: str) -> tuple[str, int] | None:
-    """Host and port that GDAL wants, once it has said the password; other users of the machine do not know it."""
+    """Host and port requested by GDAL, after it sent the password, which other users of the machine do not know."""
     version, count = _take(near, 2)
     if version != 5 or 2 not in _take(near, count):
         near.sendall(b"\x05\xff")
@@ -107,13 +107,13 @@ def _take(near: socket.socket, count: int) -> bytes:
     taken = b""
     while len(taken) < count:
         if not (piece := near.recv(count - len(taken))):
-            raise ValueError("the other side is gone")
+            raise ValueError("the connection was closed")
         taken += piece
     return taken
 
 
 def _connect(host: str, port: int) -> socket.socket | int:
-    """A connection to a public address of a host, or why there is none."""
+    """A connection to a public address of a host, or the reason for none."""
     global _refused
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -130,7 +130,7 @@ def _connect(host: str, port: int) -> socket.socket | int:
 
 
 def _pass_on(near: socket.socket, far: socket.socket) -> None:
-    """Bytes in both directions, until one side ends."""
+    """Pass on bytes in both directions until one side closes."""
     far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     others: dict[Any, socket.socket] = {near: far, far: near}
     with selectors.DefaultSelector() as ready:

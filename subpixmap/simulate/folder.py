@@ -51,7 +51,7 @@ from subpixmap.simulate.zones import (
 
 _TREES_PER_KM2, _STALLS_PER_KM2 = 10_000, 500
 _BYTES_PER_TREE = 55
-"""On disk, in the scratch folder and in points.parquet."""
+"""Bytes per tree on disk, in the scratch folder and in points.parquet."""
 _BYTES_PER_STALL = 150
 """In memory, while the taken stalls are drawn."""
 
@@ -209,13 +209,13 @@ def _check(
     if unknown or not objects:
         raise InputError(f"object {', '.join(unknown) or '(none)'} is unknown; choose from {', '.join(OBJECTS)}")
     if not 0 <= seed < 2**32:
-        raise InputError(f"seed {seed} is outside 0 to 4294967295")
+        raise InputError(f"seed {seed} is not within 0 to 4294967295; give another one")
     if not 1 <= size_km <= 50:
-        raise InputError(f"size {size_km} km is outside 1 to 50 km")
+        raise InputError(f"size {size_km} km is not within 1 to 50 km; give another one")
     if not 2016 <= years[0] <= years[1] <= 2030:
         raise InputError(f"years {years[0]}-{years[1]} are not an ascending range within 2016-2030")
     if not 1 <= acquisitions <= 24:
-        raise InputError(f"{acquisitions} acquisitions a year is outside 1 to 24")
+        raise InputError(f"{acquisitions} acquisitions a year is not within 1 to 24; give another number")
     if not (-180 <= center[0] <= 180 and -70 <= center[1] <= 70):
         raise InputError(f"center {center[0]},{center[1]} is not a longitude and a latitude between 70 S and 70 N")
     if dialect not in DIALECTS:
@@ -251,13 +251,14 @@ def _check_room(out: Path, size_km: float, parts: list[Extent], dates: int) -> N
     free = shutil.disk_usage(there).free
     if disk > free:
         raise InputError(
-            f"a country of {size_km} km with {dates} acquisitions needs {disk / 1e9:.1f} GB of disk, "
-            f"{there} has {free / 1e9:.1f} GB; choose a smaller size or fewer acquisitions"
+            f"a country of {size_km} km with {dates} acquisitions needs {disk / 1e9:.1f} GB of disk, but {there} has "
+            f"{free / 1e9:.1f} GB; choose a smaller size or fewer acquisitions"
         )
     available = available_memory()
     if memory > available:
         raise InputError(
-            f"a country of {size_km} km needs {memory / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; "
+            f"a country of {size_km} km needs {memory / 1e9:.1f} GB of memory, but {available / 1e9:.1f} GB are "
+            "available; "
             "choose a smaller size or fewer acquisitions"
         )
 

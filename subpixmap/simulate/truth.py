@@ -62,7 +62,7 @@ def summarise(folder: str | Path) -> pd.DataFrame:
     """
     folder = Path(folder)
     if not (folder / "truth.csv").is_file():
-        raise InputError(f"{folder} is not a simulated country: it has no truth.csv")
+        raise InputError(f"{folder} is not a simulated country: truth.csv is missing")
     top = set(gpd.read_parquet(folder / "admin.parquet").query("parent_id.isna()")["unit_id"])
     trees = pd.read_csv(folder / "truth.csv", dtype={"unit_id": str, "period": str})
     scenes = pd.read_csv(folder / "truth_scene.csv", dtype={"unit_id": str, "datetime": str, "count": "int64"})

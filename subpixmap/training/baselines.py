@@ -1,7 +1,7 @@
-"""What a network must beat: the mean, ridge regression and a random forest on neighbourhoods, and the strided network.
+"""Baselines to compare with a network: the mean, ridge regression, a random forest, and the strided network.
 
-Each is fitted on the same patches and predicts the same windows. They hold no checkpoint: they are fitted where they
-are compared.
+Each is fitted on the same patches and predicts the same windows. Baselines have no checkpoint: they are fitted for each
+comparison.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FloatArray = NDArray[np.floating]
 
 
 class Baseline(Protocol):
-    """What `fit_baseline` returns."""
+    """A fitted baseline."""
 
     def predict(self, reflectance: FloatArray) -> FloatArray:
         """(n, band, y + 2 halo, x + 2 halo), with bands and halo of the training -> (n, object, y, x)."""
@@ -55,28 +55,28 @@ def fit_baseline(
     Parameters
     ----------
     name
-        mean: the mean count wherever one looks. ridge, random_forest: per pixel, from the values of its 3x3
+        mean: the mean count everywhere. ridge, random_forest: per pixel, from the values of its 3x3
         neighbourhood and from mean and standard deviation over 5x5 and 9x9. strided: `net.StridedNet`, trained with
         the loss and the loop of the network it is compared with.
     training
-        Its bands, objects and halo are those that `predict` wants and gives.
+        Training patches; `predict` uses their bands, objects and halo.
     config
         For `strided`; default `TrainConfig` with 2000 steps. Crops larger than the patches are cut to them.
     samples
         Labelled and valid pixels that ridge and forest are fitted on, drawn at random.
     trees
-        Of the forest.
+        Number of trees of the forest.
     seed
         Of the draw, the forest and the strided network.
     workers
         Threads of the forest; its result does not depend on them.
     progress
-        Where the strided network tells how far it is.
+        Stream for the progress of the strided network.
 
     Raises
     ------
     InputError
-        Another name; nothing labelled and valid; scikit-learn is missing.
+        The name is unknown, no pixel is labelled and valid, or scikit-learn is missing.
     """
     if name == "mean":
         labelled = (training.valid & training.labelled[:, None])[:, :, None]
@@ -86,7 +86,7 @@ def fit_baseline(
         return _fit_pixelwise(name, training, samples=samples, trees=trees, seed=seed, workers=workers)
     if name == "strided":
         return _fit_strided(training, config or TrainConfig(steps=2000, seed=seed), progress)
-    raise InputError(f"no baseline {name!r}: there are {', '.join(BASELINES)}")
+    raise InputError(f"unknown baseline {name!r}: choose from {', '.join(BASELINES)}")
 
 
 def fit_baselines(
@@ -126,7 +126,7 @@ class Pixelwise:
     estimator: Any
     """scikit-learn: predict (pixel, feature) -> (pixel, object)."""
     filling: NDArray[np.float32]
-    """(band,) what stands for missing values."""
+    """(band,) replacement of missing values."""
     n_objects: int
     halo: int
 
@@ -157,14 +157,14 @@ class Strided:
 
 
 def features(reflectance: FloatArray, filling: FloatArray, halo: int) -> NDArray[np.float32]:
-    """What ridge and forest know of a pixel.
+    """Features of a pixel for ridge and forest.
 
     Parameters
     ----------
     reflectance
         (n, band, y + 2 halo, x + 2 halo).
     filling
-        (band,) what stands for missing values.
+        (band,) replacement of missing values.
     halo
         Pixels of context; where it is narrower than a window, the image is continued by its edge.
 
@@ -233,7 +233,7 @@ def _sample(
     if not drawn:
         raise InputError(
             f"the {len(training)} training patches ({', '.join(training.names[:3]) or 'without names'}) have no "
-            "labelled and valid pixel: label more land there, or allow more --within-days"
+            "labelled and valid pixel: label more land there, or raise --within-days"
         )
     return np.concatenate(xs), np.concatenate(ys)
 

@@ -1,4 +1,4 @@
-"""What a training step sees: random crops of random acquisitions, turned, mirrored and jittered."""
+"""Batches of a training step: random crops of random acquisitions, rotated, mirrored and jittered."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from subpixmap.training.config import TrainConfig
 FloatArray = NDArray[np.floating]
 
 
-_SEEN = 0.7  # of a crop, or of a plot, that an acquisition must show
-_STEP = 8  # pixels between the crops whose odds are known
+_SEEN = 0.7  # smallest share of a crop or plot that must be clear in an acquisition
+_STEP = 8  # pixels between crops with known odds
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class CropOdds:
-    """How likely each crop is drawn: the more, the more objects it holds. Weights keep expected losses as they were.
+    """Sampling probability of each crop, higher for crops with more objects. Weights keep expected losses unchanged.
 
-    Few crops of a country hold dense stands, where most of the squared error is: drawn as often as others they make
-    gradients noisy (importance sampling, Katharopoulos and Fleuret 2018, arXiv 1803.00942).
+    Few crops of a country have dense stands, which dominate the squared error. Uniform sampling makes gradients noisy
+    (importance sampling, Katharopoulos and Fleuret 2018, arXiv 1803.00942).
     """
 
     cumulative: NDArray[np.float64]
@@ -89,7 +89,7 @@ class CropOdds:
 def draw_batch(patches: Patches, config: TrainConfig, rng: np.random.Generator, odds: CropOdds | None = None) -> Batch:
     """Random crops of random acquisitions, turned, mirrored and jittered; samples 2 k and 2 k + 1 may be a pair.
 
-    Without `odds` all crops are as likely.
+    Without `odds` all crops have equal probability.
     """
     n, crop, halo = config.batch, config.crop, patches.halo
     rows, cols = patches.count.shape[-2:]
@@ -100,7 +100,7 @@ def draw_batch(patches: Patches, config: TrainConfig, rng: np.random.Generator, 
     shares: list[FloatArray] = []
     importances: list[float] = []
     while len(images) < n:
-        for _ in range(5):  # a cloudy crop teaches little: draw again, a few times
+        for _ in range(5):  # draw a cloudy crop again, a few times
             if odds is None:
                 place, scene = int(rng.integers(len(patches))), rng.integers(acquisitions)
                 r, c, importance = int(rng.integers(rows - crop + 1)), int(rng.integers(cols - crop + 1)), 1.0

@@ -1,7 +1,7 @@
-"""Calibration: two numbers per object, from places of their own, that make empty land empty and the total right.
+"""Calibration: two numbers per object, from separate land, that correct the background and the total.
 
-A network trained on squared error shrinks towards the mean, and 0.01 false objects a pixel over a country are millions.
-Both are linear at first order, and a linear correction keeps sums of means equal to means of sums.
+A network trained on squared error shrinks towards the mean, and 0.01 false objects per pixel over a country are
+millions. Both errors are linear at first order, and a linear correction keeps sums of means equal to means of sums.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def fit_calibration(
     Returns
     -------
     tuple
-        `background` is the mean of raw over blocks where the reference holds nothing (0 if there are none); `slope`
-        makes the total over the other blocks right.
+        `background` is the mean of raw over blocks without reference objects (0 without such blocks); `slope` corrects
+        the total over the other blocks.
 
     Raises
     ------
     InputError
-        There are no objects to calibrate on, or raw does not rise with the reference.
+        There are no objects to calibrate on, or raw does not increase with the reference.
     """
     background, above, truth = _fit(raw, reference, reference, share, side)
     if not (truth > 0 and above > 0):
@@ -60,10 +60,10 @@ def fit_calibration(
 
 
 def fit_total(raw: FloatArray, reference: FloatArray, share: FloatArray | None = None) -> tuple[float, float]:
-    """As `fit_calibration`, without a background: the total over all places becomes right.
+    """Like `fit_calibration`, without a background: corrects the total over all places.
 
-    A network that learnt on little land spreads what it is unsure of over its neighbourhood. What it says of empty
-    hectares is then no background, and taking it away stretches all differences (measured in docs/real-sentinel-2.md).
+    A network trained on little land spreads uncertain objects over their neighbourhood. Its predictions on empty
+    hectares are then not a background, and subtracting them exaggerates all differences (see docs/real-sentinel-2.md).
     """
     compared = np.isfinite(raw) & np.isfinite(reference)
     predicted, truth = (float(values[compared].sum(dtype=float)) for values in (raw, reference))
@@ -80,10 +80,10 @@ def fit_trimmed(
     *,
     side: int = 10,
 ) -> tuple[float, float]:
-    """Background and slope that make means without extremes agree with means of all values, on average.
+    """Background and slope that fit means without extremes to means of all values.
 
-    What differs from date to date is skewed: a crown lies in a pixel on some dates and beside it on others, and the
-    highest values that are left out were as true as the others.
+    Differences between dates are skewed: a crown lies inside a pixel on some dates and outside on others, so the
+    omitted highest values were as true as the others.
 
     Parameters
     ----------
@@ -144,11 +144,10 @@ def _share_of(patches: Sequence[Patches]) -> FloatArray | None:
 
 
 def calibrate(model: Model, patches: Patches) -> Model:
-    """The same model with a calibration fitted on places that were in neither training nor test.
+    """Calibrate a model on places outside training and test.
 
-    Its card says what it rests on: hectares with and without objects, and a 95 % interval of the slope over places.
-    Where there are enough acquisitions, means without their extremes are calibrated, too. Objects of which the places
-    say nothing stay as they are.
+    Its card has the basis: hectares with and without objects, and a 95 % interval of the slope over places. With enough
+    acquisitions, means without extremes are calibrated as well. Unlabelled objects stay unchanged.
     """
     means = _both_means(_plain(model), _with_all_objects(patches, model.card.object_names))
     return _fitted(model, *means, patches.groups, share=_share_of([patches]), labelled=set(patches.objects))
@@ -162,7 +161,7 @@ def calibrate_across(model: Model, unseen: Sequence[tuple[Model, Patches]]) -> M
     model
         The mean of the parts.
     unseen
-        A part of the model, and the places that it did not learn on.
+        A part of the model, and the places not used in its training.
     """
     each = [_both_means(_plain(part), patches) for part, patches in unseen]
     names = [name for _, patches in unseen for name in patches.names]
@@ -272,7 +271,7 @@ def _basis(
     *,
     draws: int = 100,
 ) -> dict[str, Any]:
-    """Hectares that a calibration rests on, and how far its slope moves when places are drawn anew."""
+    """Hectares behind a calibration, and the range of its slope when places are resampled."""
     means, number = _means(reference, share, 10)
     known, empty = np.isfinite(means), means == 0
     hectares = known if share is None else number / 100  # those of plots are no whole ones

@@ -1,4 +1,4 @@
-"""The options of a training."""
+"""Options of training."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from subpixmap.errors import InputError
 
 BASELINES = ("mean", "ridge", "random_forest", "strided")
-"""What a network is compared with, see `baselines.fit_baseline`."""
+"""Baselines to compare with a network, see `baselines.fit_baseline`."""
 
 
 def require_baselines(names: Sequence[str]) -> None:
     """Refuse unknown names of baselines, before anything is read."""
     if unknown := set(names) - set(BASELINES):
-        raise InputError(f"--baselines: no {', '.join(sorted(unknown))}; there are {', '.join(BASELINES)}")
+        raise InputError(f"--baselines {', '.join(sorted(unknown))} is unknown; choose from {', '.join(BASELINES)}")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides the weights besides the patches."""
+    """All options that affect the weights, except the patches."""
 
     steps: int = 0
     """0 chooses them by the labelled land (see `steps_for`)."""
@@ -61,7 +61,7 @@ class TrainConfig:
     """Share of the steps before the first pairs. A batch of pairs shows half as many crops, which teaches more slowly;
     dates can wait until objects are known."""
     present_above: float = 0.25
-    """A reference pixel with more objects is a presence."""
+    """A reference pixel with more objects than this counts as a presence."""
     jitter_brightness: float = 0.1
     """Standard deviation of the logarithm of a gain per sample, the same in all bands. View and sun change a scene:
     its pixels hardly feel it, totals do (without this, a gain of 3 % moved the total of a scene by 17 %)."""
@@ -92,7 +92,7 @@ class TrainConfig:
     save_every: int = 100
 
     def for_land(self, labelled_px: int) -> TrainConfig:
-        """The same with its steps chosen, if they are not; a short training also warms up for a shorter time."""
+        """The config with its steps chosen, if not given; a shorter training has a shorter warm-up."""
         steps = self.steps or steps_for(labelled_px, batch=self.batch, crop=self.crop)
         return replace(self, steps=steps, warmup=min(self.warmup, max(1, steps // 5)))
 
@@ -109,7 +109,7 @@ class TrainConfig:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What a card keeps of it: all but how often progress is shown and saved."""
+        """The fields for a card: all except the intervals of progress and saving."""
         return {key: value for key, value in asdict(self).items() if key not in ("log_every", "save_every")}
 
     def at(self, step: int) -> TrainConfig:
@@ -120,23 +120,23 @@ class TrainConfig:
         if min(self.batch, self.crop, self.block, self.log_every, self.save_every) < 1:
             raise InputError("training: batch, crop, block, log_every and save_every must be at least 1")
         if not (0 <= self.mse_weight <= 1 and 0 <= self.average < 1 and self.rate > 0):
-            raise InputError("training: want mse_weight in 0-1, average in [0, 1) and a positive rate")
+            raise InputError("training: mse_weight must be in 0-1, average in [0, 1), and rate positive")
         if min(self.importance, self.frozen_steps, self.steps) < 0:
-            raise InputError("training: want importance, steps and frozen_steps of at least 0")
+            raise InputError("training: importance, steps and frozen_steps must be at least 0")
         if self.pair_weight < 0 or (self.pair_weight and self.batch % 2):
-            raise InputError("training: want a pair_weight of at least 0, and with pairs an even batch")
+            raise InputError("training: pair_weight must be at least 0, and with pairs the batch must be even")
         if not 0 <= self.pair_after < 1:
-            raise InputError("training: want pair_after in [0, 1)")
+            raise InputError("training: pair_after must be in [0, 1)")
         if self.members < 1 or self.patience < 0:
-            raise InputError("training: want members of at least 1 and patience of at least 0")
+            raise InputError("training: members must be at least 1 and patience at least 0")
 
 
 LEAST_PLOT_CROP, MOST_PLOTS = 24, 24
 """Side of the crops around small plots, pixels, and the most of them in a step."""
 SEEN = 1000
-"""How often a training sees a labelled pixel, in one acquisition or another, unless its steps are given."""
+"""How often a training uses each labelled pixel, over all acquisitions, unless its steps are given."""
 LEAST_STEPS, MOST_STEPS = 1500, 10500
-"""Between which the steps are chosen by the land."""
+"""Smallest and largest number of steps chosen from the amount of land."""
 
 
 def steps_for(labelled_px: int, *, batch: int, crop: int) -> int:

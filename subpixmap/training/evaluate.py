@@ -1,4 +1,4 @@
-"""How wrong a model is, by object and by support: pixel, 1 ha, 4 ha, 1 km2, unit.
+"""Evaluates a model by object and support: pixel, 1 ha, 4 ha, 1 km2, unit.
 
 A block's observed part is compared with the same part of the reference. The numbers themselves are made in `metrics`;
 baselines go through the same functions, in the same run.
@@ -70,7 +70,7 @@ def accumulate_model(model: Model, patches: Patches) -> Iterator[tuple[Accumulat
     patches = patches.select_bands(model.card.bands)
     cut = patches.halo - model.halo
     if cut < 0:
-        raise ValueError(f"patches have a halo of {patches.halo} px, the network needs {model.halo}")
+        raise ValueError(f"patches have a halo of {patches.halo} px, but the network needs {model.halo}")
     inner = slice(cut, -cut or None)
     return accumulate_dates(
         lambda scene: predict_patch(model, np.ascontiguousarray(scene[:, inner, inner])),
@@ -116,7 +116,7 @@ def evaluate(
     supports: Mapping[str, int] | None = None,
     baselines: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All errors of a model on places it has not seen.
+    """Evaluate a model on held-out places.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ def errors_by_object(
     cover: NDArray[np.integer] | None = None,
     covers: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
-    """The errors of `evaluate` from arrays, whatever method made them.
+    """The errors of `evaluate` from arrays of any method.
 
     Parameters
     ----------
@@ -263,7 +263,7 @@ def errors_by_object(
 
 
 def brief(errors: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the errors a card keeps, to 4 digits: totals, intervals, supports, empty land, presence, calibration."""
+    """The errors for a card, to 4 digits: totals, intervals, supports, empty land, presence, calibration."""
     kept = ("total", "intervals_95", "empty_land", "presence", "plot", "unit", "calibration", *SUPPORTS)
     return {
         name: rounded({key: value[key] for key in kept if key in value} if is_object(value) else value)
@@ -273,7 +273,7 @@ def brief(errors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rounded(errors: Any) -> Any:
-    """Nested numbers to 4 digits; what is not a number becomes None."""
+    """Nested numbers to 4 digits; NaN becomes None."""
     if isinstance(errors, Mapping):
         return {key: rounded(value) for key, value in errors.items()}
     if isinstance(errors, list | tuple):
@@ -284,7 +284,7 @@ def rounded(errors: Any) -> Any:
 
 
 def table(errors: Mapping[str, Any], support: str = "1 ha") -> str:
-    """A few lines for a person: the model's objects, and those of the baselines below."""
+    """A text table: the model's objects, then the baselines."""
     lines = [f"{'object':<22}  reference    total   MAE/ha     R2  slope  empty/ha   IoU"]
     rows = {name: e for name, e in errors.items() if is_object(e)}
     for baseline, by_object in errors.get("baselines", {}).items():

@@ -1,7 +1,7 @@
-"""Little land -> networks that take turns: each leaves a part of the land out, and calibrates there.
+"""Training on little land in folds: each network leaves out a part of the land and is calibrated there.
 
-Land that is set aside for calibration is lost to the training, and a calibration on few hectares is noise. Here every
-labelled pixel teaches most of the networks and calibrates the others; the model is the mean of all.
+Setting land aside for calibration costs training land, and a calibration on few hectares is noisy. In folds, every
+labelled pixel trains most networks and calibrates the others; the model is the mean of all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from subpixmap.model.checkpoint import Model
 from subpixmap.model.net import Averaged, DensityNet, combined
 from subpixmap.reference.patches import Patches
 from subpixmap.reference.samples import Sample
-from subpixmap.reference.splits import AreaTile, in_folds
+from subpixmap.reference.splits import in_folds
+from subpixmap.reference.tiles import AreaTile
 from subpixmap.training.calibrate import calibrate_across
 from subpixmap.training.config import TrainConfig
 from subpixmap.training.lines import say
@@ -51,7 +52,7 @@ def learn_in_folds(
     Returns
     -------
     Model
-        The mean of all networks, calibrated on what each says of the land that it did not learn on.
+        The mean of all networks, calibrated with predictions of each on land outside its training.
 
     Raises
     ------

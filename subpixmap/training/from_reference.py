@@ -1,7 +1,7 @@
-"""Reference data + Sentinel-2 -> a checkpoint that states its error: split, read, train, calibrate, evaluate, card.
+"""Makes a checkpoint from reference data and Sentinel-2: split, read, train, calibrate, evaluate, card.
 
-Training, calibration and test never share a pixel. The card says what a model was measured on, so that `evaluate_on`
-takes the same test land again, and warns when it is asked to test on land that the model was taught on.
+Training, calibration and test never share a pixel. The card lists the land of each split, so that `evaluate_on` uses
+the same test land again, and warns about tests on training land.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from subpixmap.reference.landcover import with_cover
 from subpixmap.reference.question import Locks
 from subpixmap.reference.reference import Reference
 from subpixmap.reference.samples import Sample, Scheme, read_sample
-from subpixmap.reference.splits import SPLITS, AreaTile, all_tiles, largest_plot, most_folds
+from subpixmap.reference.splits import SPLITS, all_tiles, largest_plot, most_folds
+from subpixmap.reference.tiles import AreaTile
 from subpixmap.scenes.clouds import MaskRule
 from subpixmap.scenes.dialect import LEVELS
 from subpixmap.training.baselines import fit_baselines
@@ -43,6 +44,7 @@ from subpixmap.training.process import reproducible
 from subpixmap.training.provenance import (
     card_with_errors,
     labelled_objects,
+    labelled_pixels,
     limits,
     source_name,
     tile_land,
@@ -80,12 +82,12 @@ def learn_from(
     curves: str | Path | None = None,
     progress: TextIO | None = sys.stderr,
 ) -> tuple[Model, dict[str, Any]]:
-    """Train a checkpoint on reference data, calibrate and evaluate it on land of their own, and write it.
+    """Train a checkpoint on reference data, calibrate and evaluate it on separate land, and write it.
 
     Parameters
     ----------
     reference, source, collection, locks
-        What stands where, and the imagery (see `find_imagery`).
+        Reference data and imagery (see `find_imagery`).
     path
         FILE.safetensors to write.
     reference_sha256
@@ -124,7 +126,7 @@ def learn_from(
     if (given := scheme.folds) is None:
         scheme = dataclasses.replace(scheme, folds=0 if scheme.calibration else recipe.folds)
     if reference.labelled_areas and reference.border < halo:
-        log.warning("the border strip is %d px, the receptive radius %d px", reference.border, halo)
+        log.warning("the border strip of the reference, %d px, is below the radius, %d px", reference.border, halo)
     tiles = scheme.tiles(reference, halo)
     if scheme.folds and given is None:
         scheme = dataclasses.replace(scheme, folds=most_folds(tiles, scheme.folds))
@@ -134,7 +136,7 @@ def learn_from(
     land = _Land(reference, imagery, scheme, halo, MaskRule(by=scheme.mask), progress)
     samples = {split: land.read(tiles, split) for split in SPLITS if not (scheme.folds and split == "calibration")}
     config = config.for_land(int(samples["training"].patches.labelled.sum()))
-    samples.setdefault("calibration", samples["training"])  # of folds: all that teaches calibrates, in turns
+    samples.setdefault("calibration", samples["training"])  # in folds, all training land also calibrates
     facts = training_facts(reference, tiles, samples, scheme, config, sha256=reference_sha256, command=command)
     training, test = samples["training"].patches, samples["test"].patches
     card = Card(
@@ -212,12 +214,12 @@ def evaluate_on(
     force: bool = False,
     progress: TextIO | None = sys.stderr,
 ) -> dict[str, Any]:
-    """Measure a model on reference data.
+    """Evaluate a model on reference data.
 
     Parameters
     ----------
     model, reference, source, collection, locks
-        What is measured, against what, on which imagery (see `find_imagery`).
+        Model, reference data and imagery (see `find_imagery`).
     reference_sha256
         Hash of the reference's folder; if the model was taught from it, its own test land is taken.
     split
@@ -244,8 +246,8 @@ def evaluate_on(
     _require_objects(reference, card)
     if not own and (baselines or split not in (None, "all")):
         raise Refused(
-            f"model {card.name!r} was not taught from this reference: it has no training or test land there "
-            "(leave --split and --baselines out)"
+            f"model {card.name!r} was not trained on this reference, so it has no training or test land there: leave "
+            "out --split and --baselines"
         )
     if own:
         tiles = scheme.tiles(reference, model.halo)
@@ -254,7 +256,9 @@ def evaluate_on(
         warn_of_training_land(card, reference)
     split = split or ("test" if own else "all")
     if own and scheme.folds and split == "calibration":
-        raise InputError("--split calibration: this model calibrated in turns on its training land; choose training")
+        raise InputError(
+            "--split calibration: this model was calibrated in folds on its training land: choose training"
+        )
     if split not in (*SPLITS, "all"):
         raise InputError(f"--split {split!r} is unknown; choose {', '.join(SPLITS)} or all")
     mask = MaskRule.stated(card.mask, card.object_names)
@@ -280,14 +284,14 @@ def calibrate_on(
     locks: Locks | None = None,
     progress: TextIO | None = sys.stderr,
 ) -> Model:
-    """The same network with background and slope from a user's own places, without training.
+    """Calibrate a model (background and slope) on a user's own data, without training.
 
     Objects that the reference does not hold stay as they are.
 
     Parameters
     ----------
     model, reference, source, collection, locks
-        What is calibrated, on which places, on which imagery (see `find_imagery`).
+        Model, reference data and imagery (see `find_imagery`).
     name
         Of the new card.
     scheme
@@ -314,8 +318,8 @@ def calibrate_on(
         hit = [land[at] for at in again]
         areas = sorted({area.name for area in reference.areas if np.any(shapely.intersects(area.outline, hit))})
         raise Refused(
-            f"areas {', '.join(areas[:5])} lie on land that model {card.name!r} was trained or calibrated on; "
-            "calibrate it on other places"
+            f"areas {', '.join(areas[:5])} lie on land that model {card.name!r} was trained or calibrated on; use "
+            "other areas to calibrate"
         )
     mask = MaskRule.stated(card.mask, card.object_names)
     require_network(card.bands, mask, scheme.level)
@@ -349,7 +353,9 @@ class _Land:
         )
         off = days_off(self.reference, sample.days)
         if off > FAR_DAYS:
-            log.warning("%s: acquisitions lie %.0f days from the image date (median)", split, off)
+            log.warning(
+                "%s: the acquisitions are %.0f days from the image date (median); objects may have changed", split, off
+            )
         say(self.progress, f"{split}: {self._in_words(sample)}")
         return sample
 
@@ -360,7 +366,7 @@ class _Land:
         objects = ", ".join(f"{number:,.0f} {name}" for name, number in counts)
         return (
             f"{len(patches)} places of {patches.size} px in {len(set(patches.names))} units, "
-            f"{patches.labelled.sum() * self.reference.resolution**2 / 1e6:.2f} km2, {objects}, {len(sample.days)} "
+            f"{labelled_pixels(patches) * self.reference.resolution**2 / 1e6:.2f} km2, {objects}, {len(sample.days)} "
             "acquisitions of areas"
         )
 
@@ -373,6 +379,6 @@ def _scheme_of(card: Card) -> Scheme:
 def _require_objects(reference: Reference, card: Card) -> None:
     if missing := [name for name in card.objects if name not in reference.objects]:
         raise InputError(
-            f"the reference holds no {', '.join(missing)}, which model {card.name!r} counts; it holds "
+            f"the reference has no {', '.join(missing)}, which model {card.name!r} counts; it has "
             f"{', '.join(reference.objects)}"
         )

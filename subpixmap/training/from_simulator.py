@@ -1,4 +1,4 @@
-"""Checkpoints trained on the simulator alone: one call renders, trains, calibrates, evaluates and writes one.
+"""Makes checkpoints from simulated data only: renders, trains, calibrates, evaluates and writes.
 
 They show that the code works. On real imagery their numbers are not estimates, and every row says so.
 """
@@ -160,9 +160,9 @@ def train_simulated(
     bands = tuple(bands or BANDS.get(name, ()))
     counted = tuple(objects or DEFINITIONS)
     if not bands:
-        raise InputError(f"{name!r} is not a shipped checkpoint ({', '.join(BANDS)}): say which bands it has")
+        raise InputError(f"{name!r} is not a shipped checkpoint ({', '.join(BANDS)}): give its bands")
     if unknown := set(counted) - set(DEFINITIONS):
-        raise InputError(f"the simulator has no {', '.join(sorted(unknown))}; it has {', '.join(DEFINITIONS)}")
+        raise InputError(f"the simulator has no {', '.join(sorted(unknown))}; choose from {', '.join(DEFINITIONS)}")
     numbers = {
         "training": places,
         "calibration": calibration_places,

@@ -1,4 +1,4 @@
-"""What the land of training patches is like: statistics of bands and of cells for the card, the scale of the counts.
+"""Statistics of training patches for the card: bands, cells, and the scale of counts.
 
 Of cells, the statistics are those of `model.likeness`. Their threshold is a quantile over land that they do not rest
 on: it decides how much of such land is called unlike the training data by mistake.
@@ -63,7 +63,7 @@ def density_scale(patches: Patches) -> Tensor:
     squares = [np.square(patches.count[:, 0, i][patches.labelled], dtype=float) for i in range(len(patches.objects))]
     for name, square in zip(patches.objects, squares, strict=True):
         if not square.any():
-            raise InputError(f"the training patches hold no {name}")
+            raise InputError(f"the training patches have no {name}; label some there")
     return torch.tensor([float(np.sqrt(square.mean())) for square in squares])
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a training: how long it will take, how far it is, and whether it ended too early."""
+"""Console lines of a training: time left, progress, and whether it ended too early."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Lines:
     Parameters
     ----------
     stream
-        Where they go.
+        Stream to write to.
     step, steps
         Steps that are done when it starts or goes on, and all of them.
     log_every
@@ -39,7 +39,7 @@ class Lines:
         self.stream, self.first, self.steps, self.log_every, self.title = stream, step, steps, log_every, title
         self.started = self.said = time.monotonic()
         if step:
-            self._print(f"resumes after step {step} of {steps}")
+            self._print(f"resuming after step {step} of {steps}")
 
     def after(self, step: int, rows: Sequence[Mapping[str, float]]) -> None:
         """Say how far it is, if it is time to; `rows` are the losses of the latest steps."""
@@ -99,7 +99,7 @@ def loss_facts(losses: Sequence[Sequence[float]]) -> dict[str, float]:
 
 
 def undertrained(facts: Mapping[str, Any], errors: Mapping[str, Any], steps: int) -> tuple[str, ...]:
-    """What shows that a training ended too early, for the card and the console; nothing if nothing does.
+    """Signs that a training ended too early, for the card and the console; empty if there are none.
 
     Parameters
     ----------
@@ -113,9 +113,11 @@ def undertrained(facts: Mapping[str, Any], errors: Mapping[str, Any], steps: int
     texts = []
     fell = 1 - facts["last_tenth"] / facts["tenth_before"] if facts.get("tenth_before") else 0.0
     if fell > _STILL_FALLING and facts["tenth_before"] - facts["last_tenth"] > 2 * facts["noise"]:
-        texts.append(f"the loss still fell by {100 * fell:.0f} % in the last tenth of {steps} steps")
+        texts.append(f"the loss was still falling by {100 * fell:.0f} % in the last tenth of {steps} steps")
     for name, error in errors.items():
         r2 = error.get("1 ha", {}).get("r2", float("nan")) if isinstance(error, Mapping) else float("nan")
         if r2 < _HARDLY_BETTER:
-            texts.append(f"{name}: hardly better than the same density everywhere (R2 at 1 ha {r2:.2f}, test places)")
+            texts.append(
+                f"{name}: hardly better than one constant density everywhere (R2 at 1 ha {r2:.2f}, test places)"
+            )
     return (f"Undertrained: {'; '.join(texts)}. Train longer (--steps), or label more land.",) if texts else ()

@@ -1,4 +1,4 @@
-"""What a training minimises: the loss of a batch and its parts. A new term goes here, its weight into `TrainConfig`."""
+"""The training loss and its parts. Add a new term here, and its weight to `TrainConfig`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def loss_terms(output: Tensor, batch: Batch, scale: Tensor, config: TrainConfig)
     output
         (n, 2, object, y, x) of the network.
     batch
-        What it should have been.
+        The targets.
     scale
-        (object,) objects per pixel by which errors are divided, so that dense olives do not drown rare cars.
+        (object,) objects per pixel to scale errors by, so that dense olives do not dominate rare cars.
     config
         Weights of the parts.
     """

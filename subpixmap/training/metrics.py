@@ -1,7 +1,7 @@
-"""Numbers that say how wrong a prediction is: errors of means, presence, density classes, background, leakage.
+"""Error metrics: means, presence, density classes, background, leakage.
 
-Arrays in, plain numbers out. Empty land stays in (leaving it out flatters), totals are signed (every published total is
-too low), and intervals come from resampling whole places, as pixels of a place are not independent.
+Arrays in, plain numbers out. Empty land is included (leaving it out hides errors), totals are signed, and intervals
+come from resampling whole places, because pixels of a place are not independent.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def background(
 
 
 def leakage(objects: Sequence[str], predicted: FloatArray, reference: FloatArray) -> dict[str, dict[str, Any]]:
-    """What of one object is counted as another.
+    """Objects of one kind counted as another.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def leakage(objects: Sequence[str], predicted: FloatArray, reference: FloatArray
 def mixes(predicted: FloatArray, reference: FloatArray) -> dict[str, float]:
     """Total error in percent on all hectares with objects, on the sparser and on the denser half of them, and on none.
 
-    A calibration that only fits the mix of densities of its own places fails on one of the halves.
+    A calibration that only fits the density mix of its own places has errors on one of the halves.
     """
     p, number = block_means(predicted, 10)
     r, _ = block_means(reference, 10)

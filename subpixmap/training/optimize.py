@@ -1,4 +1,4 @@
-"""What moves the weights: AdamW, and for the kernels of convolutions Muon if a recipe asks for it."""
+"""Optimizers: AdamW, and Muon for convolution kernels if the recipe has it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class KernelMuon(torch.optim.Muon):
         self.kernels = list(kernels)
         matrices = [nn.Parameter(_matrix(kernel.detach())) for kernel in self.kernels]
         if any(m.data_ptr() != k.data_ptr() for m, k in zip(matrices, self.kernels, strict=True)):
-            raise ValueError("kernels must lie in channels-last memory")
+            raise ValueError("kernels must be in channels-last memory")
         super().__init__(matrices, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]

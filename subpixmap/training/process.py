@@ -1,4 +1,4 @@
-"""What a training sets in this process and gives back, and what it needs of the machine."""
+"""Process settings of a training, and its requirements of the machine."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def is_fast() -> bool:
 def require_machine(config: TrainConfig) -> None:
     """Refuse a training for which this machine lacks a GPU or a compiler; the first compilation takes seconds."""
     if config.device not in ("cpu", "cuda"):
-        raise InputError(f"training: device {config.device!r} is neither cpu nor cuda")
+        raise InputError(f"training: device {config.device!r} is unknown; choose cpu or cuda")
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("training: no GPU is usable here; use --device cpu")
+        raise InputError("training: no usable GPU was found; use --device cpu")
     if config.compile:
         try:
             torch.compile(torch.sin)(torch.zeros(16, device=config.device))

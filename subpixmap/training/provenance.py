@@ -1,4 +1,4 @@
-"""What a card says of a training on reference data: which land, which acquisitions, and where the error holds."""
+"""Provenance of a training for the card: land, acquisitions, and limits of the error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from subpixmap.model.land import USES, land_json
 from subpixmap.reference.patches import Patches
 from subpixmap.reference.reference import Reference
 from subpixmap.reference.samples import Sample, Scheme
-from subpixmap.reference.splits import SPLITS, AreaTile
+from subpixmap.reference.splits import SPLITS
+from subpixmap.reference.tiles import AreaTile
 from subpixmap.training.config import TrainConfig
 from subpixmap.training.evaluate import brief
 from subpixmap.training.lines import undertrained
@@ -36,8 +37,8 @@ def labelled_objects(patches: Patches) -> NDArray[np.float64]:
     return np.asarray((patches.count[:, 0] * patches.labelled[:, None]).sum(axis=(0, 2, 3), dtype=float))
 
 
-def _pixels(patches: Patches) -> float:
-    """Labelled, of plots as far as they cover them."""
+def labelled_pixels(patches: Patches) -> float:
+    """Labelled pixels; pixels of plots count by the share that the plot covers."""
     if patches.share is None:
         return float(patches.labelled.sum())
     share = np.where(patches.is_plot[:, None, None], patches.share, 1)
@@ -54,24 +55,25 @@ def training_facts(
     sha256: str,
     command: str,
 ) -> dict[str, Any]:
-    """The card's account of its training."""
+    """The facts about training for the card."""
     km2 = reference.resolution**2 / 1e6
     tiles_of = {split: "training" if scheme.folds and split == "calibration" else split for split in SPLITS}
     objects = {split: [round(float(n), 1) for n in labelled_objects(samples[split].patches)] for split in SPLITS}
     splits: dict[str, dict[str, Any]] = {
         split: {
             "units": sorted({tile.unit for tile in tiles if tile.split == tiles_of[split]}),
-            "km2": round(_pixels(samples[split].patches) * km2, 4),
+            "km2": round(labelled_pixels(samples[split].patches) * km2, 4),
             "objects": dict(zip(reference.objects, objects[split], strict=True)),
             "acquisitions": {area: list(names) for area, names in samples[split].acquisitions.items()},
         }
         for split in SPLITS
     }
+    # With folds the same land trains and calibrates in turn: count it once.
+    used = sum(one["km2"] for split, one in splits.items() if tiles_of[split] == split)
     source = dict(reference.source or {})
     first, last = reference.image_date
     return {
-        "data": f"{source_name(reference)}, {_areas(reference)}, "
-        f"{sum(one['km2'] for one in splits.values()):.2f} km2 used, imagery of {first} to {last}",
+        "data": f"{source_name(reference)}, {_areas(reference)}, {used:.2f} km2 used, imagery of {first} to {last}",
         "command": command,
         "reference": source,
         "reference_sha256": sha256,
@@ -111,28 +113,28 @@ def tile_land(tiles: Sequence[AreaTile], split: str) -> list[BaseGeometry]:
 def limits(
     tiles: Sequence[AreaTile], evidence: str, *, level: str = "L2A", days: Sequence[date] = ()
 ) -> tuple[str, ...]:
-    """What a card must say about where its error holds."""
+    """Limits of the measured error, for the card."""
     areas = {split: {tile.area.name for tile in tiles if tile.split == split} for split in SPLITS}
     texts = []
     if evidence != "sentinel-2":
-        texts.append(f"Taught and measured on {evidence} imagery: on real Sentinel-2 its numbers are not estimates.")
+        texts.append(f"Trained and evaluated on {evidence} imagery: on real Sentinel-2 its numbers are not estimates.")
     if len(set(days)) == 1:
-        texts.append(f"Taught on one acquisition ({days[0]}): other days, seasons and skies are untested.")
+        texts.append(f"Trained on one acquisition ({days[0]}): other days, seasons and atmospheres are untested.")
     west, south, east, north = shapely.total_bounds([tile.area.outline for tile in tiles])
     if (km := Geod(ellps="WGS84").line_length([west, east], [south, north]) / 1000) <= ONE_PLACE_KM:
         texts.append(f"All labelled land lies within {km:.0f} km: one place, others are untested.")
     if level == "L1C":
-        texts.append("Level-1C: clouds are not masked, and reflectance holds the day's atmosphere.")
+        texts.append("Level-1C: clouds are not masked, and reflectance includes the atmosphere of the day.")
     if areas["test"] & areas["training"]:
-        texts.append("Tested beside its training land, in the same areas: expect larger errors in other regions.")
+        texts.append("Tested next to its training land, in the same areas: expect larger errors in other regions.")
     else:
-        texts.append(f"Tested in {len(areas['test'])} areas it was not taught in; other regions are untested.")
-    texts.append(f"Taught in {len(areas['training'])} areas; other planting systems, seasons and soils are untested.")
+        texts.append(f"Tested in {len(areas['test'])} areas that it was not trained in; other regions are untested.")
+    texts.append(f"Trained in {len(areas['training'])} areas; other planting systems, seasons and soils are untested.")
     return tuple(texts)
 
 
 def card_with_errors(card: Card, errors: Mapping[str, Any], steps: int) -> Card:
-    """The card with its measured errors; it warns if they, or the losses, show that the training was too short."""
+    """The card with its errors; warns if they or the losses show that the training was too short."""
     remarks = undertrained(card.training["loss"], errors, steps)
     for text in remarks:
         log.warning(text)
@@ -140,11 +142,12 @@ def card_with_errors(card: Card, errors: Mapping[str, Any], steps: int) -> Card:
 
 
 def warn_of_training_land(card: Card, reference: Reference) -> None:
-    """Warn if a model is measured on land that it was taught on."""
+    """Warn if a model is evaluated on its training land."""
     taught = [shapely.box(*bounds) for bounds in dict(card.training.get("areas", {})).values()]
     again = [area.name for area in reference.areas if np.any(shapely.intersects(area.outline, taught))]
     if again:
         log.warning(
-            "%d areas (%s) touch land that model %s was taught on: these errors are no test of it",
+            "%d areas (%s) touch training land of model %s, so these errors are not an independent test; use other "
+            "areas",
             len(again), ", ".join(again[:5]), card.name,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Simulated beside real Sentinel-2: band means, spreads, correlations and texture, and where they differ.
+"""Compares simulated with real Sentinel-2: band means, spreads, correlations and texture.
 
 In: the folder of real 10 m chips (two dates of wooded farmland in Austria, four bands; a year of monthly composites in
 Belgium, nine bands), or the statistics of them that are kept here, and a seed. Out: a table, and composites to look at.
@@ -52,7 +52,7 @@ def real_chips(folder: str | Path) -> list[Chip]:
     folder = Path(folder)
     for name in (_AUSTRIA, _BELGIUM):
         if not (folder / name).is_file():
-            raise InputError(f"{folder / name} is missing; give the folder of real 10 m chips")
+            raise InputError(f"{folder / name} is missing; give the folder with real 10 m chips")
     with rasterio.open(folder / _AUSTRIA, driver="GTiff") as source:
         austria = source.read().astype(np.float32) / 10000
     chips = [

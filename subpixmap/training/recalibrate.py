@@ -1,7 +1,7 @@
-"""A calibrated model of a user's own places, without training: from reference data, or from labelled cells of a map.
+"""Calibrates a model without training, from reference data or labelled cells of a map.
 
-In: a model and what is known on the ground. Out: another model; its card says what its calibration rests on, how far it
-moves when places are drawn anew, what it was before, and which land it may no longer be certified on.
+In: a model and ground data. Out: a new model. Its card has the basis of the calibration, its range when places are
+resampled, the former values, and the land that can no longer validate the model.
 """
 
 from __future__ import annotations
@@ -43,35 +43,35 @@ class CalibrationCells:
 
 
 def require_places(n: int, what: str) -> None:
-    """Refuse a calibration that rests on too little."""
+    """Refuse a calibration with too few places."""
     if n < MIN_PLACES:
-        raise InputError(f"{what}: a calibration needs {MIN_PLACES} places or more, there are {n}; label more")
+        raise InputError(f"{what}: a calibration needs at least {MIN_PLACES} places, but there are {n}; label more")
 
 
 def fit_cells(cells: CalibrationCells) -> tuple[float, float]:
-    """Background (objects per pixel) and slope that make the map of labelled cells right.
+    """Background (objects per pixel) and slope that fit the map to labelled cells.
 
-    As in `fit_calibration`: the background is what the map says where nothing stands, the slope makes the total of the
-    other cells right. Cells count by their weights.
+    As in `fit_calibration`: the background is the mean of the map in empty cells, the slope corrects the total
+    of the other cells. Cells are weighted.
 
     Raises
     ------
     InputError
-        Nothing was counted, or the map does not rise with the counts.
+        No objects were counted, or the map does not increase with the counts.
     """
     empty, full = cells.count == 0, cells.count > 0
     background = float(np.average(cells.mapped[empty], weights=cells.weight[empty])) if empty.any() else 0.0
     above = float((cells.weight * (cells.mapped - background))[full].sum())
     truth = float((cells.weight * cells.count)[full].sum())
     if not (above > 0 and truth > 0):
-        raise InputError(f"cannot calibrate: {truth:.0f} objects stand in the labelled cells, the map says {above:.0f}")
+        raise InputError(f"cannot calibrate: {truth:.0f} objects in labelled cells, {above:.0f} in the map: label more")
     return background / cells.pixels, truth / above
 
 
 def recalibrate(
     model: Model, cells: Mapping[str, CalibrationCells], land: Sequence[BaseGeometry], *, name: str, source: str
 ) -> Model:
-    """The model with background and slope on top of what it has.
+    """Apply background and slope on top of the model's calibration.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def accounted(model: Model, before: Model, land: Sequence[BaseGeometry], *, name
 
 def limit(source: str) -> str:
     """What a card says of its error after a calibration."""
-    return f"Calibrated on {source}: its error has not been measured since. Map anew; a map of before does not change."
+    return f"Calibrated on {source}: its error has not been evaluated since. Map again with it."
 
 
 def _account(model: Model, facts: Mapping[str, Any], land: Sequence[BaseGeometry], source: str) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _account(model: Model, facts: Mapping[str, Any], land: Sequence[BaseGeometry
 
 
 def _basis(cells: CalibrationCells) -> dict[str, Any]:
-    """Hectares that a calibration rests on, and how far it moves when cells are drawn anew."""
+    """Hectares behind a calibration, and its range when cells are resampled."""
     rng, n = np.random.default_rng(0), len(cells.count)
     moved = []
     for _ in range(_DRAWS):

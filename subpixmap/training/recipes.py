@@ -1,6 +1,6 @@
-"""How much land is labelled -> how a network is trained on it: the defaults of `learn` and `train`, in one place.
+"""Training recipes by the amount of labelled land: the defaults of `learn` and `train`.
 
-What the recipe for little land is made of, and what each part is worth, is measured in docs/real-sentinel-2.md.
+docs/real-sentinel-2.md has the parts of the recipe for little land and the gain of each.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ LITTLE = Recipe(
 
 
 def recipe_for(hectares: float, asked: Mapping[str, Any]) -> Recipe:
-    """The recipe for so much labelled land.
+    """The recipe for an amount of labelled land.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What changes while a network trains, and how it is kept on disk: an interrupted training goes on, bit by bit."""
+"""The state of a training and its file: an interrupted training resumes with identical results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_RECIPE = ("threads", "device", "compile", "members", "turns")
 
 @dataclass
 class TrainingState(Generic[N]):
-    """A network on its way: its weights, their average, its optimizers and its best so far."""
+    """The state of a training: weights, their average, optimizers and the best weights so far."""
 
     net: N
     averaged: N
@@ -75,7 +75,7 @@ class TrainingState(Generic[N]):
         partial.replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on from a saved state.
+        """Load a saved state.
 
         Raises
         ------
@@ -88,9 +88,9 @@ class TrainingState(Generic[N]):
             recipe, step = saved["recipe"], int(saved["step"])
         except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
             why = type(error).__name__
-            raise InputError(f"{path}: not a training state of this program ({why}); delete it") from error
+            raise InputError(f"{path}: is not a training state of this program ({why}); delete it") from error
         if recipe != self.recipe:
-            raise InputError(f"{path}: belongs to another training recipe; delete it, or name another file")
+            raise InputError(f"{path}: belongs to another training recipe; delete it, or use another --output")
         self.net.load_state_dict(saved["net"])
         self.averaged.load_state_dict(saved["averaged"])
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):

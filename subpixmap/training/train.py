@@ -1,9 +1,9 @@
-"""The training loop: patches in, a network out. A seed decides every bit, and an interrupted training goes on.
+"""The training loop: patches in, a network out. Deterministic by seed; an interrupted training resumes.
 
-A step draws crops and acquisitions (crops with many objects more often, if asked), turns and jitters them, and moves
-the weights by AdamW and Muon down the loss (see `losses`); the rate follows a cosine, and the weights are averaged. The
-last steps may go on from the average with frozen statistics. As many networks are trained as asked for; each stops
-early if the validation places say so. Curves go to a CSV.
+A step draws crops and acquisitions (crops with many objects more often, if configured), rotates and jitters them, and
+updates the weights with AdamW and Muon (see `losses`). The rate follows a cosine, and weights are averaged. The last
+steps may continue from the average with frozen statistics. Each network may stop early by its validation loss. Curves
+are written to a CSV.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def train(
     curves
         CSV of step, rate and losses; likewise.
     progress
-        Where lines of progress go; None for silence.
+        Stream for lines of progress; None for none.
     check
         Called with the averaged model each time the state is saved; its text goes to `progress`.
 
@@ -124,10 +124,10 @@ def fit(
     """Train one network of any kind that has `heads`; the rest is as in `train`.
 
     1. Start anew, or from the state of an interrupted training.
-    2. Draw the batch of a step from (seed, step) alone: a training that goes on draws what it would have drawn.
+    2. Draw the batch of a step from (seed, step) only, so that a resumed training draws the same batches.
     3. Take the step.
-    4. Now and then write a row of curves, look at the validation places, save the state.
-    5. Return the averaged network, at its best if validation places tell.
+    4. At intervals write a row of curves, evaluate the validation places, save the state.
+    5. Return the averaged network, at its best validation loss if known.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def fit(
         Filled with the loss of every step.
     """
     if config.patience and validation is None:
-        raise InputError("training: stopping early (patience) needs places for validation")
+        raise InputError("training: early stopping (patience) needs validation data; set patience to 0")
     require_machine(config)
     scale = density_scale(patches).to(config.device)
     odds = CropOdds.of(patches, scale.numpy(force=True), config) if config.importance else None
@@ -229,13 +229,20 @@ def validation_loss(net: nn.Module, places: Patches, scale: Tensor, config: Trai
 def _matching(patches: Patches, card: Card, config: TrainConfig) -> Patches:
     patches = patches.select_objects(card.object_names).select_bands(card.bands)
     if patches.halo != card.halo:
-        raise InputError(f"patches have a halo of {patches.halo} px, the network needs {card.halo}")
+        raise InputError(f"patches have a halo of {patches.halo} px, but the network needs {card.halo}")
     if config.pair_weight and patches.valid.shape[1] < 2:
-        raise InputError("training: pairs (pair_weight) need patches of two acquisitions or more")
+        raise InputError(
+            "training: pairs (pair_weight) need patches with two acquisitions or more; set pair_weight to 0"
+        )
     if min(patches.count.shape[-2:]) < config.crop:
-        raise InputError(f"patches of {patches.size} useful px are smaller than a crop of {config.crop}")
+        raise InputError(
+            f"patches of {patches.size} useful px are smaller than a crop of {config.crop}; use a smaller crop"
+        )
     if patches.share is not None and (widest := _widest(patches.share > 0)) > config.crop:
-        raise InputError(f"plots of up to {widest} px are larger than a crop of {config.crop}: their sums are not seen")
+        raise InputError(
+            f"plots of up to {widest} px are larger than a crop of {config.crop}, so their sums cannot "
+            "be used; use a larger crop"
+        )
     return patches
 
 

@@ -1,4 +1,4 @@
-"""Totals of periods -> the one step that explains them best: between which periods, how sure that is, how large."""
+"""Finds the single step that best explains the totals of periods: its place, certainty and size."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ class Step:
     """A single step of a series."""
 
     before: int
-    """Position of the last period before the step; it lies between this one and the next."""
+    """Position of the last period before the step."""
     earliest: int
     latest: int
     """Ends of the interval of `before`."""
     change: float
-    """Mean after the step less the mean before it, weighted by what is known of each period."""
+    """Mean after the step minus mean before it, weighted by the precision of each period."""
     se: float
     p_there: float
-    """That there is no step at this place, if no other place had been looked at."""
+    """p-value of no step at this place, without correction for other places."""
     p_value: float
-    """That there is no step at all, corrected for all the places where it could be."""
+    """p-value of no step at all, corrected for all possible places."""
     misfit: float
     """Chi square of the totals around the two means."""
 
 
 def find_step(series: Totals, *, level: float = 0.95) -> Step | None:
-    """The step that explains the totals best, out of all places where it can be; None where the noise is not known.
+    """The step that best explains the totals, among all places; None if the noise is unknown.
 
-    1. At every place, take the mean after less the mean before, with weights 1 / se^2, and the chi square around both.
+    1. At every place, compute mean after minus mean before, with weights 1 / se^2, and the chi square around both.
     2. The best place has the smallest chi square.
-    3. A place is likely as exp(-chi square / 2), all being alike before. The interval holds the likeliest places that
-       add up to `level`.
-    4. The p of the best of n - 1 places is n - 1 times as large (Bonferroni).
+    3. A place has the likelihood exp(-chi square / 2), with a flat prior. The interval contains the most likely places
+    that add up to `level`. 4. The p of the best of n - 1 places is n - 1 times as large (Bonferroni).
     """
     n, se = len(series.totals), series.se
     if n < 2 or not (np.isfinite(se).all() and (se > 0).all()):
@@ -60,7 +59,7 @@ def find_step(series: Totals, *, level: float = 0.95) -> Step | None:
 
 
 def _step_weights(se: Array, before: int) -> Array:
-    """(period,) weights of the mean after a step less the mean before it."""
+    """(period,) weights of the mean after a step minus the mean before it."""
     precision = 1 / se**2
     late = np.arange(len(se)) > before
     weights: Array = np.where(late, precision / precision[late].sum(), -precision / precision[~late].sum())

@@ -1,8 +1,8 @@
-"""Totals of periods and their noise -> the change between two of them, its test, and what could be detected.
+"""Tests the change between two periods, and computes the minimum detectable change.
 
-The noise of a period comes from a few acquisitions, so it is known poorly. All periods of a unit share what they know:
-the variance of a single acquisition is drawn towards that of all periods, the more the less they differ (Smyth 2004,
-doi:10.2202/1544-6115.1027). That gives the tests more degrees of freedom and keeps their rate of false alarms.
+The noise of a period comes from a few acquisitions, so it is poorly known. The variance of a single acquisition is
+therefore shrunk towards the mean of all periods of the unit, more strongly if the periods are similar (Smyth 2004,
+doi:10.2202/1544-6115.1027). This gives more degrees of freedom at the same rate of false alarms.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from subpixmap.tables import CHANGES, types_of
 Array = NDArray[np.float64]
 
 POWER = 0.8
-"""Share of cases in which the test finds the minimum detectable change."""
+"""Power of the test at the minimum detectable change."""
 SEASONAL = 0.75
-"""Most that the deviations of acquisitions repeat themselves from year to year, as a share of their variance: simulated
-countries with the seeds 203 to 216 (see docs/trends.md)."""
-_MOST = 1e4  # degrees of freedom that mean "as many as there are"
-_ENOUGH = 20  # steps of units from which their usual size is known
-_MEDIAN = 0.6745  # of the size of a standard normal number
+"""Largest share of the variance between acquisitions that repeats every year, from simulated countries with the seeds
+203 to 216 (see docs/trends.md)."""
+_MOST = 1e4  # degrees of freedom that stand for infinity
+_ENOUGH = 20  # minimum number of unit steps to know their usual size
+_MEDIAN = 0.6745  # median of the absolute value of a standard normal number
 
 
 @dataclass(frozen=True)
 class Totals:
-    """The totals of one unit and object that may be compared, in order of time."""
+    """The comparable totals of one unit and object, in order of time."""
 
     periods: tuple[str, ...]
     years: Array
-    """(period,) decimal years of the middles of the periods."""
+    """(period,) decimal years of the middle of the periods."""
     totals: Array
     """(period,) objects."""
     se: Array
@@ -54,7 +54,7 @@ class Totals:
         return value, se, p_of(value, se, self._freedom(variance[used], self.freedom[used]))
 
     def detectable(self, weights: Array, level: float) -> float:
-        """The weighted sum that its test finds, at this level, in 80 % of cases."""
+        """The weighted sum that its test detects at this level in 80 % of cases."""
         from scipy.stats import t
 
         used = weights != 0
@@ -83,7 +83,7 @@ class Totals:
 
 
 def p_of(value: float, se: float, freedom: float) -> float:
-    """p of the two-sided t test that a value is zero; NaN where its standard error is not known."""
+    """p of the two-sided t test that a value is zero; NaN if its standard error is unknown."""
     from scipy.special import stdtr
 
     return 2 * float(stdtr(freedom, -abs(value) / se)) if se > 0 and freedom >= 1 else math.nan
@@ -97,18 +97,18 @@ def between(n: int, first: int, last: int) -> Array:
 
 
 def shared_noise(noise: Array, acquisitions: Array) -> tuple[Array, Array]:
-    """Standard errors of totals that share what they know about the variance of an acquisition.
+    """Standard errors of totals with shrunk variances of an acquisition.
 
-    1. Turn each standard error into the variance of a single acquisition: only these are alike between periods.
-    2. Draw each towards their mean, (d0 mean + d variance) / (d0 + d); d0 says how alike they are (Smyth 2004).
+    1. Turn each standard error into the variance of a single acquisition, which is similar in all periods.
+    2. Shrink each towards their mean, (d0 mean + d variance) / (d0 + d); d0 grows with their similarity (Smyth 2004).
     3. Turn it back into the standard error of the period's mean.
 
     Parameters
     ----------
     noise
-        (unit, period) standard errors, each from the acquisitions of its period alone; NaN where not known.
+        (unit, period) standard errors, each from the acquisitions of its own period; NaN where unknown.
     acquisitions
-        (unit, period) how many acquisitions each comes from.
+        (unit, period) number of acquisitions of each.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def shared_noise(noise: Array, acquisitions: Array) -> tuple[Array, Array]:
     variance = np.where(own > 0, np.asarray(noise, float) ** 2 * n, 0)  # 1.
     most = own.sum(axis=1, keepdims=True)
     mean = np.divide((own * variance).sum(axis=1, keepdims=True), most, out=np.full(most.shape, np.nan), where=most > 0)
-    borrowed = np.minimum(_prior_freedom(variance, own), most - own)  # 2. No more than the other periods have.
+    borrowed = np.minimum(_prior_freedom(variance, own), most - own)  # 2. Not more than those of the other periods.
     freedom = np.where(most > 0, borrowed + own, 0)
     usable = np.broadcast_to(freedom > 0, own.shape)
     shared = np.divide(borrowed * mean + own * variance, freedom, out=np.full(own.shape, np.nan), where=usable)
@@ -128,7 +128,7 @@ def shared_noise(noise: Array, acquisitions: Array) -> tuple[Array, Array]:
 
 
 def even_noise(noise: Array, acquisitions: Array) -> tuple[Array, Array]:
-    """Standard errors of a unit whose noise is the same in all periods but for the number of acquisitions.
+    """Standard errors of a unit, assuming equal noise per acquisition in all periods.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def even_noise(noise: Array, acquisitions: Array) -> tuple[Array, Array]:
 
 
 def relative_steps(totals: Array, se: Array) -> Array:
-    """(step,) how large the steps of units are, in standard errors: a total against the mean of its neighbours.
+    """(step,) size of unit steps in standard errors: a total minus the mean of its neighbours.
 
     b - (a + c) / 2, with variance se_b^2 + (se_a^2 + se_c^2) / 4. A steady trend cancels.
     """
@@ -161,19 +161,19 @@ def relative_steps(totals: Array, se: Array) -> Array:
 
 
 def noise_between_periods(steps: Array, *, divided: bool = False) -> float:
-    """Share of the noise within a period that shows between periods.
+    """Share of the noise within a period that appears between periods.
 
-    Acquisitions of a period differ by season and sun, which come back every year: their noise overstates how much years
-    differ. Or something differs between years that acquisitions of one year share: then it understates it. The median
-    step tells, because most steps of most units are no change. The share is never below that of acquisitions of which
-    `SEASONAL` of the variance is the same every year.
+    Acquisitions of a period differ by season and sun, which repeat every year, so their noise overstates the difference
+    between years. Or years differ in ways common to acquisitions of one year, so it understates it. The median step
+    decides, because most steps of most units are not real changes. The smallest share is that for a repeated part of
+    the variance of `SEASONAL`.
 
     Parameters
     ----------
     steps
-        From `relative_steps`, of all objects and of units that are no sums of others.
+        From `relative_steps`, for all objects and units that are not sums of others.
     divided
-        Periods are parts of a year: their acquisitions are of one season, so that nothing of their noise is taken off.
+        Whether periods are parts of a year: their acquisitions are of one season, so the noise is not reduced.
     """
     if len(steps) < _ENOUGH:
         return 1.0
@@ -181,10 +181,10 @@ def noise_between_periods(steps: Array, *, divided: bool = False) -> float:
 
 
 def _prior_freedom(variance: Array, freedom: Array) -> float:
-    """How many degrees of freedom the periods of a unit can lend each other: few where their noise really differs.
+    """Prior degrees of freedom from the other periods of a unit: few if their noise really differs.
 
-    Smyth 2004, section 6.2: the logarithms of variances with d degrees of freedom scatter by trigamma(d / 2) by chance.
-    What they scatter beyond that is trigamma(d0 / 2), which is solved for d0.
+    Smyth 2004, section 6.2: logarithms of variances with d degrees of freedom have the variance trigamma(d / 2) by
+    chance. The excess variance is trigamma(d0 / 2), which is solved for d0.
     """
     from scipy.optimize import brentq
     from scipy.special import digamma, polygamma
@@ -229,7 +229,7 @@ def changes_table(rows: Sequence[dict[str, object]], *, level: float) -> pd.Data
 
 
 def false_discovery_rates(p: pd.Series) -> pd.Series:
-    """Benjamini-Hochberg over the tests that were made."""
+    """False discovery rates (Benjamini-Hochberg) over all tests made."""
     from scipy.stats import false_discovery_control
 
     rates = p.copy()

@@ -1,4 +1,4 @@
-"""The locked items of a run -> what the imagery of each period was made of: evidence for steps that units share."""
+"""Describes the imagery of each period from the locked items, as evidence about steps that units share."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from subpixmap.scenes.items import Item
 
 COLUMNS = ("period", "baselines", "satellites", "catalogues", "offsets", "dark_reflectance")
 _KINDS = {"baselines": "processing baseline", "satellites": "satellites", "catalogues": "catalogue"}
-"""Columns whose change is a join, and what they are called."""
+"""Columns whose change is a join, with their names in texts."""
 _MIX = 0.25
-"""Change of a share of the items from which a mix has changed."""
+"""Smallest change of an item share that counts as a changed mix."""
 _DARK = 0.002
-"""Change of the reflectance of dark ground from which it has changed."""
+"""Smallest change of dark-ground reflectance that counts as changed."""
 
 
 def inputs_by_period(items_by_period: Mapping[str, Sequence[Item]]) -> pd.DataFrame:
-    """What the items of each period were, a row per period.
+    """Properties of the items, a row per period.
 
     Returns
     -------
@@ -48,17 +48,18 @@ def inputs_by_period(items_by_period: Mapping[str, Sequence[Item]]) -> pd.DataFr
 
 @dataclass(frozen=True)
 class InputChange:
-    """What became of the imagery between two periods, in words."""
+    """Changes of the imagery between two periods, in words."""
 
     joins: tuple[str, ...] = ()
-    """Another processing baseline, satellites or catalogue: totals before and after are not of one kind."""
+    """Another processing baseline, other satellites or another catalogue: totals before and after may not be
+    comparable."""
     changed: tuple[str, ...] = ()
     """What else is different."""
     unchanged: tuple[str, ...] = ()
 
 
 def changed_inputs(inputs: pd.DataFrame, before: str, after: str) -> InputChange | None:
-    """What changed between two periods; None where the imagery of one of them is not known."""
+    """Changes between two periods; None if the imagery of one of them is unknown."""
     by_period = inputs.set_index("period")
     if not {before, after} <= set(by_period.index):
         return None
@@ -85,7 +86,7 @@ def _shares(values: Iterable[str]) -> dict[str, float]:
 
 
 def _generation(baseline: str) -> str:
-    """Baselines from 04.00 on have an offset and another radiometry; within a generation they differ little."""
+    """Generation of baselines: from 04.00 on with an offset and another radiometry; within one they differ little."""
     if not baseline:
         return "unknown"
     return "before 04.00" if baseline < "04.00" else "04.00 or later"
@@ -97,7 +98,7 @@ def _host(item: Item) -> str:
 
 
 def _moved(first: Mapping[str, float], second: Mapping[str, float]) -> float:
-    """Share of the items that are of another kind: total variation."""
+    """Share of items of another kind (total variation distance)."""
     return sum(abs(first.get(key, 0) - second.get(key, 0)) for key in {*first, *second}) / 2
 
 

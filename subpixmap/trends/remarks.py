@@ -1,4 +1,4 @@
-"""Trends -> sentences about them: how many units change, how sure that is, and what all units share."""
+"""Sentences about trends: how many units change, how certain this is, and effects common to all units."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from subpixmap.trends.shared_effects import background_effect
 from subpixmap.trends.slopes import smallest_p
 
 _LEAST_EFFECT = 0.01
-"""Share of the mean density from which a shared effect of a period gets a remark."""
+"""Smallest shared effect that gets a note, as a share of the mean density."""
 
 
 def trend_remarks(table: pd.DataFrame, counts: pd.DataFrame, series: pd.DataFrame, *, level: float) -> list[str]:
@@ -22,13 +22,13 @@ def trend_remarks(table: pd.DataFrame, counts: pd.DataFrame, series: pd.DataFram
     table
         From `trend`.
     counts, series
-        The counts that it follows.
+        The counts of the trends.
     level
         Confidence of the intervals.
     """
     with_trend = set(table.loc[table["measure"] == "count", "object"])
     remarks = [
-        f"{name}: no trend, because an occupancy is not a stock"
+        f"{name}: no trend, because an occupancy is a mean over dates, not a stock"
         for name in dict.fromkeys(table["object"])
         if name not in with_trend
     ]
@@ -40,14 +40,14 @@ def trend_remarks(table: pd.DataFrame, counts: pd.DataFrame, series: pd.DataFram
 
 
 def _of_object(name: str, rows: pd.DataFrame, level: float) -> list[str]:
-    """The verdict on the region, how many units go which way, and what the rank test cannot show."""
+    """The verdict on the region, numbers of units per direction, and limits of the rank test."""
     if not rows["change"].notna().any():
         return [f"{name}: no trend, because no unit was observed in two or more periods"]
     whole, units = rows[rows["unit_id"] == REGION], rows[rows["unit_id"] != REGION]
     remarks = [f"{name}, all units together: {_verdict(row)}" for row in whole.itertuples()]
     n = units["direction"].value_counts()
     up, down = n.get("rise", 0), n.get("fall", 0)
-    chance = f" ({1 - level:.0%} of these by chance)" if up + down else ""
+    chance = f" (about {1 - level:.0%} of these by chance)" if up + down else ""
     steady = f"{n.get('steady', 0)} are steady, {n.get('unclear', 0)} unclear"
     remarks.append(f"{name}: of {len(units)} units {up} rise and {down} fall{chance}, {steady}")
     ranked = units[units["slope_per_year"].notna() & (units["p_method"] != "seasonal")]
@@ -61,7 +61,7 @@ def _verdict(row: Any) -> str:
 
 
 def _limits(name: str, exact: pd.DataFrame, level: float) -> list[str]:
-    """What the rank test of so few periods cannot show."""
+    """The limit of the rank test with few periods."""
     if not len(exact):
         return []
     n = int(exact["n_periods"].max())
@@ -69,14 +69,14 @@ def _limits(name: str, exact: pd.DataFrame, level: float) -> list[str]:
     if least > 1 - level:
         enough = next(k for k in range(n, 20) if smallest_p(k) <= 1 - level)
         return [
-            f"{name}: {n} periods cannot show a significant trend by rank (smallest possible p: {least:.2g}; "
-            f"{enough} are needed)"
+            f"{name}: {n} periods are too few for the rank test (smallest possible p: {least:.2g}; it needs "
+            f"{enough} periods)"
         ]
     return []
 
 
 def _shared_effects(counts: pd.DataFrame, series: pd.DataFrame, with_trend: set[str]) -> list[str]:
-    """How much the background moves, against the density that is counted."""
+    """The largest change of the background relative to the mean density."""
     remarks = []
     effect = background_effect(series)
     for name, rows in effect[effect["object"].isin(with_trend)].groupby("object", sort=False):
@@ -85,8 +85,8 @@ def _shared_effects(counts: pd.DataFrame, series: pd.DataFrame, with_trend: set[
         if usual > 0 and moved > _LEAST_EFFECT * usual:
             worst = rows.loc[rows["offset_per_ha"].abs().idxmax()]
             remarks.append(
-                f"{name}: on ground where it is never present, {worst['period']} counts "
-                f"{worst['offset_per_ha']:+.2g} per ha against the mean of all periods ({moved / usual:.1%} of the "
-                "mean density): all units share this effect (--background removes it)"
+                f"{name}: on ground without it, {worst['period']} has a count of "
+                f"{worst['offset_per_ha']:+.2g} per ha relative to the mean of all periods ({moved / usual:.1%} of "
+                "the mean density): all units share this effect (remove it with --background)"
             )
     return remarks

@@ -1,4 +1,4 @@
-"""A run folder with counts -> its trends, with an effect that all units share removed where that is asked for."""
+"""Computes the trends of a run folder; removes an effect common to all units if requested."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def trend_of_run(
     unchanged: Sequence[str] = (),
     background: bool = False,
 ) -> Followed:
-    """Trends and changes of the counts of a run, on the pixels that were observed in every period.
+    """Trends and changes of the counts of a run, on pixels observed in every period.
 
     Parameters
     ----------
@@ -31,21 +31,21 @@ def trend_of_run(
     level
         Confidence of the intervals.
     steady_within
-        Share of the first total within which a unit counts as steady.
+        A unit is steady if its change is within this share of the first total.
     unchanged
-        Ids of units that did not change, as the user knows; what their totals share in a period is removed from all
-        units.
+        Ids of units known not to change; their common deviations in a period are removed from all units.
     background
-        Remove instead what the map counts where the object is never present.
+        Instead subtract the count where the object is never present.
 
     Raises
     ------
     InputError
-        The run has no counts, an unchanged unit is not among them, or both effects are asked for.
+        The run has no counts, an unchanged unit is not among them, or both effects are requested.
     """
     if unchanged and background:
         raise InputError(
-            f"--unchanged {','.join(unchanged)} and --background: a shared effect comes from one of them; give one"
+            f"--unchanged {','.join(unchanged)} and --background: the shared effect is taken from one of them; give "
+            "only one"
         )
     effect = None
     if unchanged:

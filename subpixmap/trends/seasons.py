@@ -1,4 +1,4 @@
-"""Totals of months or quarters -> totals of years, each of the same seasons, so that only change is left."""
+"""Averages months or quarters to years with the same seasons in each, so that only change remains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from subpixmap.trends.changes import Totals
 
 MOST_SEASONS = 12
-"""Of a year: acquisitions of one month are of one season."""
+"""Share of a year: acquisitions of one month belong to one season."""
 
 
 def is_seasonal(years: NDArray[np.floating]) -> bool:
@@ -18,14 +18,14 @@ def is_seasonal(years: NDArray[np.floating]) -> bool:
 
 
 def seasons_a_year(years: NDArray[np.floating]) -> int:
-    """How many seasons the closest values need, at most twelve."""
+    """Number of seasons per year, from the shortest interval of values, at most twelve."""
     return round(1 / max(float(np.min(np.diff(np.unique(years)))), 1 / MOST_SEASONS))
 
 
 def by_year(series: Totals) -> Totals | None:
-    """Mean of each year over the seasons that all its years share; None where no two years share one.
+    """Mean of each year over common seasons; None if no two years have a common season.
 
-    Years at the ends that share no season with the others (a run that begins in autumn) are left out.
+    Years at the ends without a common season (a run that begins in autumn) are left out.
     """
     seasons = seasons_a_year(series.years)
     year = np.floor(series.years).astype(int)

@@ -1,6 +1,6 @@
-"""Counts -> what all units share in a period, which is a trend of none of them: effects of single years, and steps.
+"""Effects common to all units in a period: effects of single years, and steps.
 
-In: counts and their comparable series. Out: small tables: effects that `trend` can remove, steps that are shared.
+In: counts and their comparable series. Out: small tables of effects that `trend` can remove, and of shared steps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ JOINS: dict[str, date] = {
     "processing baseline 04.00": date(2022, 1, 25),
     "Sentinel-2C replaces Sentinel-2A": date(2025, 1, 21),
 }
-"""Days on which the input changed everywhere at once: joins where the items of a series are not known."""
+"""Days on which the input changed everywhere: the joins if the items of a series are unknown."""
 
 _STANDS_OUT = 3.0  # times the median size of the other steps
 _LEAST_STEP = 1.0  # percent
@@ -31,19 +31,19 @@ _BACKGROUND = 0.1  # of the background itself
 
 
 def unchanged_effect(series: pd.DataFrame, unchanged: Sequence[str]) -> pd.DataFrame:
-    """Shared effect of each period, from units that did not change, as the user knows.
+    """Shared effect of each period, from units known not to change.
 
     Parameters
     ----------
     series
         `series` of a count.
     unchanged
-        Ids of the units; enough of them that their own small changes cancel.
+        Ids of the units; use enough units so that their own small changes cancel.
 
     Returns
     -------
     pandas.DataFrame
-        `object, period, factor, offset_per_ha, source`: their total in the period over its mean over the periods.
+        `object, period, factor, offset_per_ha, source`: their total in the period divided by its mean over the periods.
     """
     missing = sorted(set(unchanged) - set(series["unit_id"]))
     if missing or not unchanged:
@@ -51,18 +51,18 @@ def unchanged_effect(series: pd.DataFrame, unchanged: Sequence[str]) -> pd.DataF
     rows = _compared(series[series["unit_id"].isin(unchanged)])
     totals = rows.groupby(["object", "period"], sort=False)["common_total"].sum(min_count=len(set(unchanged)))
     if totals.isna().any():
-        raise InputError("the unchanged units share no pixel that was observed in all periods")
+        raise InputError("the unchanged units have no pixel observed in all periods; choose other units")
     factor = totals / totals.groupby(level="object").transform("mean")
     effect = factor.rename("factor").reset_index()
     return effect.assign(offset_per_ha=0.0, source=f"{len(set(unchanged))} unchanged units")
 
 
 def background_effect(series: pd.DataFrame) -> pd.DataFrame:
-    """Shared effect of each period, from places where the map never sees the object.
+    """Shared effect of each period, from places where the map never shows the object.
 
-    The map should count nothing there. What it counts in one period above the average of all periods is subtracted
-    from every hectare of that period. Young objects below the threshold look like background too, so a real increase
-    that begins everywhere at once is also subtracted: look at the effect before you use it.
+    The count there should be zero. Its deviation from the mean of all periods is subtracted from every hectare of the
+    period. Young objects below the threshold look like background, so a real increase that begins everywhere at once is
+    also subtracted: check the effect before using it.
 
     Returns
     -------
@@ -84,13 +84,13 @@ def shared_steps(
 ) -> pd.DataFrame:
     """Steps that most units make together between two neighbouring periods.
 
-    A step that most units share can be a real event (a storm, a drought) or come from the sensor, the processor or the
-    season: it is a question, and the columns `join`, `changed` and `unchanged` hold what helps to answer it.
+    A step common to most units can be a real event (a storm, a drought) or come from the sensor, the processor or the
+    season. The columns `join`, `changed` and `unchanged` help to decide.
 
     1. Keep units without children, since a parent is the sum of its children and would count them twice.
-    2. For each object and pair of neighbouring periods, find out what the input did.
-    3. Measure the step that units share, and test whether it is zero.
-    4. Mark the steps that are large beside the others of the object.
+    2. For each object and pair of neighbouring periods, find the changes of the input.
+    3. Measure the common step of units, and test whether it is zero.
+    4. Mark steps that are large relative to the other steps of the object.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def shared_steps(
         units), `p_value` (signed-rank test over units that it is zero), `changed` and `unchanged` (what the input did,
         in words) and `stands_out`: more than 1 % and three times the median of the other steps, with p below 0.01.
     """
-    # 1. Totals of the pixels that every period observed: clouds make no step in them.
+    # 1. Use totals of pixels observed in every period, in which clouds make no steps.
     rows = pd.DataFrame(counts).drop(columns="geometry", errors="ignore")
     rows = _leaves(rows[rows["measure"] == "count"])
     rows = _compared(rows.merge(series, on=["unit_id", "object", "period"], validate="one_to_one"))
@@ -117,12 +117,12 @@ def shared_steps(
         spans = mine.drop_duplicates("period").sort_values("period_start", kind="stable").to_dict("records")
         wide = mine.pivot(index="unit_id", columns="period", values="common_total")[[span["period"] for span in spans]]
         for i, (before, after) in enumerate(pairwise(spans)):
-            # 2. The items tell most. Without them, the days on which the input changed everywhere must do.
+            # 2. Items have the best evidence. Without them, use the days on which the input changed everywhere.
             change = None if inputs is None else changed_inputs(inputs, before["period"], after["period"])
             if change is None:
                 change = InputChange(tuple(k for k, day in joins.items() if _middle(before) < day <= _middle(after)))
             changed, unchanged = _evidence(before, after, change)
-            # 3. Unit by unit: a few large units would decide the step of a sum.
+            # 3. By unit, because a few large units would dominate the step of a sum.
             steps.append(
                 {
                     "object": name,
@@ -134,13 +134,13 @@ def shared_steps(
                     "unchanged": ", ".join(unchanged) or None,
                 }
             )
-    # 4. Only now, since "large" means beside all other steps.
+    # 4. Last, since "large" means relative to all other steps.
     table = pd.DataFrame(steps, columns=_STEP_COLUMNS)
     return table.assign(stands_out=_stand_out(table))
 
 
 def join_factors(rows: pd.DataFrame, steps: pd.DataFrame) -> NDArray[np.float64]:
-    """(row,) by what the shared steps at joins have multiplied each total; 1 without a join that stands out.
+    """(row,) factor of each total from shared steps at joins; 1 without an outstanding join.
 
     Parameters
     ----------
@@ -160,10 +160,10 @@ def join_factors(rows: pd.DataFrame, steps: pd.DataFrame) -> NDArray[np.float64]
 
 
 def step_text(step: Any) -> str:
-    """A row of `shared_steps` in words: a question, with the evidence for an answer."""
+    """A row of `shared_steps` in words, with the evidence about its cause."""
     text = (
         f"{step.n_alike} of {step.n_units} units step by about {step.shared_step_percent:+.0f} % from {step.before} to "
-        f"{step.after}: a real event (storm, drought, felling) or the sensor?"
+        f"{step.after}: check whether this is a real event (storm, drought, felling) or an effect of the sensor"
     )
     facts = [f"input changed ({step.join})"] if step.join else []
     facts += [f"{step.changed}"] if step.changed else []
@@ -182,17 +182,17 @@ def _leaves(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compared(series: pd.DataFrame) -> pd.DataFrame:
-    """Without periods in which nothing was observed anywhere, where other periods can be compared."""
+    """Without periods that have no observation, if other periods can be compared."""
     known = series.groupby("period")["common_total"].transform("count") > 0
     return series[known] if known.any() else series
 
 
 def _step(first: NDArray[np.floating], second: NDArray[np.floating]) -> dict[str, Any]:
-    """The step that units share, of those that hold something.
+    """The common step of units with objects.
 
-    Of a unit it is 2 (b - a) / (a + b), from a to b: alike in both directions, and between -2 and 2 also where a is 0.
-    The median ignores the few units that really changed; Wilcoxon's signed-rank test (1945, doi:10.2307/3001968) needs
-    no normal steps.
+    The step of a unit from a to b is 2 (b - a) / (a + b): symmetric, and between -2 and 2 even if a is 0. The median
+    ignores the few units that really changed; Wilcoxon's signed-rank test (1945, doi:10.2307/3001968) does not assume
+    normal steps.
     """
     from scipy.stats import wilcoxon
 
@@ -209,23 +209,23 @@ def _step(first: NDArray[np.floating], second: NDArray[np.floating]) -> dict[str
 
 
 def _evidence(before: Mapping[Any, Any], after: Mapping[Any, Any], change: InputChange) -> tuple[list[str], list[str]]:
-    """(what changed from one period to the next besides totals and joins, what did not), in words.
+    """Other changes of the input from one period to the next, and unchanged properties, in words.
 
-    Where the object never is, the map should always count the same: a move of that background points at the input.
+    Without the object, the count should be constant: a change of the background indicates a change of the input.
     """
     changed, unchanged = list(change.changed), list(change.unchanged)
     first, second = before["background_per_ha"], after["background_per_ha"]
     if first == first and second == second:  # known in both
         moved = second - first
         if abs(moved) > _BACKGROUND * max(abs(first), abs(second)):
-            changed.append(f"background (where the object never is) {moved:+.2g} per ha")
+            changed.append(f"background (where the object is never present) {moved:+.2g} per ha")
         else:
             unchanged.append("background")
     return changed, unchanged
 
 
 def _stand_out(table: pd.DataFrame) -> list[bool]:
-    # Against the median of the other steps, not of all: a single large step must not raise its own bar.
+    # Relative to the median of the other steps, so that a single large step does not raise its own threshold.
     stand_out = []
     for i, row in table.iterrows():
         others = table[(table["object"] == row["object"]) & (table.index != i)]["shared_step_percent"].abs().dropna()

@@ -1,4 +1,4 @@
-"""A series of one unit -> its slope and its test, by scipy and pymannkendall. Numbers in, numbers out."""
+"""Slope and trend test of a series, by scipy and pymannkendall."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Slope:
     high: float
     """Ends of its interval; NaN where it has none."""
     level: float
-    """Confidence of the interval: as asked for, or the highest that so few values allow."""
+    """Confidence of the interval: as requested, or the highest possible with so few values."""
     tau: float
     """Kendall's tau."""
     p_value: float
-    """Of the two-sided Mann-Kendall test; NaN, like slope and tau, where no two values can be compared."""
+    """p-value of the two-sided Mann-Kendall test; NaN, like slope and tau, if no two values can be compared."""
     p_method: str
     """`exact`; `asymptotic` where values are equal; `seasonal` for the seasonal test."""
 
@@ -43,7 +43,7 @@ def theil_sen(years: Array, values: Array, *, level: float = 0.95) -> Slope:
     values
         (n,) finite.
     level
-        Confidence of the interval. It rests on the Mann-Kendall test, so n values allow no more than `1 - 2 / n!`.
+        Confidence of the interval; by the Mann-Kendall test it is at most `1 - 2 / n!` for n values.
 
     Returns
     -------
@@ -69,10 +69,10 @@ def theil_sen(years: Array, values: Array, *, level: float = 0.95) -> Slope:
 
 
 def seasonal_slope(years: Array, values: Array, *, level: float = 0.95) -> Slope:
-    """Seasonal Mann-Kendall test and slope of a series with several values a year; it has no interval.
+    """Seasonal Mann-Kendall test and slope of a series with several values per year; without an interval.
 
     Values are compared with those of the same season only: as many seasons a year as the closest values need, at most
-    twelve. Several values of one season and year (acquisitions) count as their mean.
+    twelve. Several values of one season and year (acquisitions) are averaged.
 
     References
     ----------
@@ -94,18 +94,18 @@ def seasonal_slope(years: Array, values: Array, *, level: float = 0.95) -> Slope
 
 @dataclass(frozen=True)
 class Line:
-    """A straight line through totals whose errors are known."""
+    """A straight line through totals with known errors."""
 
     per_year: float
     se: float
     p_value: float
     """That it is level."""
     misfit: float
-    """Chi square of the totals around it."""
+    """Chi square of the totals around the line."""
 
 
 def weighted_line(series: Totals) -> Line | None:
-    """Weighted least squares with the known, independent errors of the periods; None where they are not known.
+    """Weighted least squares with independent errors of the periods; None if errors are unknown.
 
     With w = 1 / se^2 the slope is sum of w (x - mean) y / sum of w (x - mean)^2. It is a weighted sum of the totals, so
     `Totals.contrast` tests it.

@@ -1,8 +1,8 @@
-"""Counts over periods -> the change of every unit, its verdict, its slope, and how sure each is.
+"""Computes the change, verdict and slope of every unit from counts over periods, with errors.
 
 In: the rows of counts and the comparable series. Out: one row per unit and object, and their changes from period to
-period. This module decides which numbers can be compared and when there are too few; the statistics are those of
-`changes`, `change_points` and `slopes`, the words those of `verdict`.
+period. This module decides which numbers are comparable and when there are too few; statistics are in `changes`,
+`change_points` and `slopes`, texts in `verdict`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _STRAY = 0.0005  # of the pixels of a unit
 
 @dataclass(frozen=True)
 class Followed:
-    """What became of the counts over the periods."""
+    """Trends and changes of counts."""
 
     trend: pd.DataFrame
     """The columns of `tables.TREND`, a row per unit and object in the order of the counts."""
@@ -81,9 +81,9 @@ def follow(
     """Change, verdict and slope of every unit and object, and its changes from period to period.
 
     1. Refuse rows that cannot be compared.
-    2. Take the totals of pixels that all periods observed, without what all units share.
-    3. Learn their noise from all periods of a unit and the steps of all units: one period has few acquisitions.
-    4. Test each unit and object by itself; judge them together, because many tests find something by chance.
+    2. Take the totals of pixels observed in all periods, without common effects of all units.
+    3. Estimate their noise from all periods of a unit and the steps of all units: one period has few acquisitions.
+    4. Test each unit and object; then correct for multiple tests, because many tests find something by chance.
 
     Parameters
     ----------
@@ -91,20 +91,20 @@ def follow(
         Rows as `count_by_unit` returns them, or counts.parquet.
     series
         `series` of the same count (series.parquet): totals on the pixels observed in every period, and their noise.
-        The rows of `count_by_unit` hold it.
+        The rows of `count_by_unit` contain it.
     level
-        Confidence of the intervals; 1 - level is the false discovery rate of what is called significant.
+        Confidence of the intervals; 1 - level is the false discovery rate of significant results.
     steady_within
-        Share of the first total within which a unit counts as steady.
+        A unit is steady if its change is within this share of the first total.
     year_effect
         Shared effects of single periods to remove, from `unchanged_effect` or `background_effect`.
     inputs
-        From `inputs_by_period`: what the imagery of each period was made of, as evidence for shared steps.
+        From `inputs_by_period`: properties of the imagery of each period, as evidence for shared steps.
 
     Raises
     ------
     InputError
-        Columns are missing, or the comparable series is.
+        Columns or the comparable series are missing.
     Refused
         Rows of one object come from different models, recipes, boundaries or definitions.
     """
@@ -117,7 +117,7 @@ def follow(
     if year_effect is not None:
         totals = _remove_effect(totals, year_effect)
     steps = shared_steps(counts, series, inputs=inputs)
-    # A shared effect that the user removes takes the steps at joins along.
+    # Removing a shared effect also removes the steps at joins.
     totals = totals.assign(join_factor=1.0 if year_effect is not None else join_factors(totals, steps))
     rows, weighed, cautions, changes = [], [], [], []
     by_unit = _with_noise(totals).groupby(["unit_id", "object"], sort=False)  # 3.
@@ -138,7 +138,7 @@ def follow(
 def _judged(
     table: pd.DataFrame, weighed: list[Evidence | None], cautions: list[str | None], alpha: float
 ) -> pd.DataFrame:
-    """The rows with false discovery rates, what is significant, and verdicts with what is to be said beside them."""
+    """The rows with false discovery rates, significance, verdicts and notes."""
     for p, q, significant in (
         ("p_value", "q_value", "trend_significant"),
         ("change_p", "change_q", "change_significant"),
@@ -184,15 +184,15 @@ def _refuse_unlike(counts: pd.DataFrame) -> None:
 
 
 def _counts_and_series(counts: pd.DataFrame, series: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Counts and series apart; `count_by_unit` puts the columns of the series beside those of the counts."""
+    """Split counts and series, which `count_by_unit` returns in one table."""
     keys = {"unit_id", "object", "period"}
     beside = [name for name in SERIES if name not in keys]
     if series is None and set(beside) <= set(counts.columns):
         series = counts[list(SERIES)]
     if series is None:
         raise InputError(
-            "the counts hold no totals on common pixels, and what single periods saw cannot be compared; give the rows "
-            "of count_by_unit, or series.parquet of the same folder as `series`"
+            "the counts have no totals on common pixels, and totals of single periods cannot be compared; give the "
+            "rows of count_by_unit, or series.parquet of the same folder as `series`"
         )
     return counts.drop(columns=beside, errors="ignore"), series
 
@@ -204,7 +204,7 @@ def _totals(counts: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     if (both["_merge"] != "both").any():
         row = both[both["_merge"] != "both"].iloc[0]
         raise Refused(
-            f"series.parquet does not belong to these counts: unit {row['unit_id']!r}, {row['object']}, period "
+            f"series.parquet does not match these counts: unit {row['unit_id']!r}, {row['object']}, period "
             f"{row['period']} is missing there; count again (subpixmap count)"
         )
     return both.assign(total=both["common_total"], basis="common_pixels").drop(columns="_merge")
@@ -247,7 +247,7 @@ def _remove_effect(rows: pd.DataFrame, effect: pd.DataFrame) -> pd.DataFrame:
 
 
 def _unit_trend(group: pd.DataFrame, level: float, within: float) -> tuple[dict[str, Any], Evidence | None]:
-    """The row of a unit and object, and what its tests found; None where nothing can be compared."""
+    """The row of a unit and object, and its test results; None if nothing can be compared."""
     observed = group[group["total"].notna()]
     first = group.iloc[0]
     names = ("unit_id", "unit_name", "parent_id", "object", "measure", "basis", "common_frac", "year_effect")
@@ -267,13 +267,13 @@ def _unit_trend(group: pd.DataFrame, level: float, within: float) -> tuple[dict[
     row["background_slope_per_year"] = _background_slope(observed, series.years)
     evidence = _weighed(observed, level, within)
     if evidence is None:
-        return row | {"note": "no season was observed in two years: no slope"}, None
+        return row | {"note": "no slope, because no season was observed in two years"}, None
     row |= _evidence_columns(evidence)
     return row | {"note": _note(row, n, len(group), 1 - level)}, evidence
 
 
 def _weighed(observed: pd.DataFrame, level: float, within: float) -> Evidence | None:
-    """What the tests find, by year; None where no two years share a season."""
+    """Test results by year; None if no two years have a common season."""
     series, even = _series(observed), _series(observed, "even_")
     if is_seasonal(series.years):
         yearly, even_yearly = by_year(series), by_year(even)
@@ -301,7 +301,7 @@ def _series(observed: pd.DataFrame, errors: str = "") -> Totals:
 
 
 def _evidence_columns(evidence: Evidence) -> dict[str, Any]:
-    """The columns that say what the tests found."""
+    """The columns with test results."""
     series, totals = evidence.series, evidence.series.totals
     row: dict[str, Any] = {
         "first_period": series.periods[0],
@@ -346,7 +346,7 @@ def _slope(middles: NDArray[np.floating], totals: NDArray[np.floating], level: f
 
 
 def _background_slope(observed: pd.DataFrame, middles: NDArray[np.floating]) -> float:
-    """The slope that the unit would show without any object in it."""
+    """The slope of the unit's background, as if it had no object."""
     from scipy.stats import theilslopes
 
     background = observed["background_per_ha"].to_numpy(float) * observed["area_ha"].to_numpy(float)
@@ -357,7 +357,7 @@ def _background_slope(observed: pd.DataFrame, middles: NDArray[np.floating]) -> 
 
 
 def _holds(observed: pd.DataFrame) -> bool:
-    """Whether the map sees the object on more than a few stray pixels, in some period; where it says nothing: True."""
+    """Whether the map shows the object on more than a few stray pixels in any period; True if unknown."""
     if "object_area_ha" not in observed:
         return True
     area = observed["object_area_ha"].to_numpy(float)
@@ -367,7 +367,7 @@ def _holds(observed: pd.DataFrame) -> bool:
 def _by_day(
     middles: NDArray[np.floating], values: NDArray[np.floating]
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Different times in order, with their values; acquisitions of one day count as their mean."""
+    """Distinct times in order, with their values; acquisitions of one day are averaged."""
     middles, at = np.unique(middles, return_inverse=True)
     return middles, np.bincount(at, values) / np.bincount(at)
 
@@ -379,10 +379,11 @@ def _note(row: Mapping[str, Any], n: int, periods: int, alpha: float) -> str | N
     if row["common_frac"] < LEAST_COMMON:
         notes.append(f"only {row['common_frac']:.0%} of the unit was observed in all periods")
     if math.isnan(row["slope_per_year"]):
-        notes.append("no season was observed in two years: no slope")
+        notes.append("no slope, because no season was observed in two years")
     if row["p_method"] != "seasonal" and smallest_p(n) > alpha:
         notes.append(
-            f"{n} periods cannot show a significant trend (smallest possible p: {smallest_p(n):.2g}; 5 are needed)"
+            f"{n} periods are too few for a significant trend (smallest possible p: {smallest_p(n):.2g}; 5 periods "
+            "are needed)"
         )
     return "; ".join(notes) or None
 

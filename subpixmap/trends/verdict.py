@@ -1,10 +1,9 @@
-"""What the tests of a unit found -> one verdict in a word, and why in a sentence.
+"""Turns the test results of a unit into one verdict with a reason.
 
-Three tests look at the totals on common pixels: the last period against the first, a straight line with the known
-errors of the periods, and one step. The verdict takes the strongest and corrects for having had three. It is `steady`
-only where a change beyond the margin would have been seen. The errors of these tests, and of the reason in words, are
-those of `even_noise`, scaled to what shows between periods; the columns of the change hold the error that its two
-periods tell of themselves.
+Three tests use the totals on common pixels: last period against first, a straight line with the known errors of the
+periods, and one step. The verdict uses the strongest test, corrected for three tests. It is `steady` only if a change
+beyond the margin would have been detected. These tests, and the reason in words, use the errors of `even_noise`, scaled
+to the noise between periods; the columns of the change use the errors of its two periods.
 """
 
 from __future__ import annotations
@@ -23,54 +22,54 @@ from subpixmap.trends.slopes import Line, weighted_line
 RISE, FALL, STEADY, UNCLEAR = "rise", "fall", "steady", "unclear"
 
 LEAST_COMMON = 0.5
-"""Share of a unit that must be observed in all periods before a direction is given."""
+"""Smallest share of a unit observed in all periods for a direction."""
 
 
-_DRAWS, _ENOUGH = 100_000, 200  # of the simulation; so many draws must lie beyond a value for its share to be known
+_DRAWS, _ENOUGH = 100_000, 200  # of the simulation; minimum number of draws beyond a value to know its probability
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the tests found of one unit and object."""
+    """Test results of one unit and object."""
 
     series: Totals
     change: float
-    """Last total less the first one, objects; `se` is its standard error."""
+    """Last total minus the first one, objects; `se` is its standard error."""
     se: float
     change_p: float
     detectable: float
-    """Change that the test finds in 4 of 5 cases."""
+    """Change that the test detects in 4 of 5 cases."""
     half_width: float
-    """Of the interval that decides on `steady`: both its ends must lie within the margin."""
+    """Half-width of the interval that decides on `steady`: both ends must be within the margin."""
     margin: float
-    """Change that still counts as none, objects."""
+    """Margin: largest change that counts as steady, objects."""
     holds: bool
-    """The map sees the object somewhere in the unit, in some period."""
+    """Whether the map shows the object in the unit in any period."""
     step: Step | None
     line: Line | None
     p_value: float
-    """Of the strongest of the three tests, corrected for their number."""
+    """p-value of the strongest of the three tests, corrected for their number."""
     test_se: float
-    """Standard error of the change, with the errors of the tests: what the reason in words shows."""
+    """Standard error of the change from the errors of the tests, shown in the reason."""
     ends_p: float
-    """Of the last period against the first alone, with the same errors as the other two tests."""
+    """p-value of last against first period only, with the same errors as the other two tests."""
     agrees: bool
-    """The strongest test has the sign of the change."""
+    """Whether the strongest test has the sign of the change."""
     persistent: bool | None
-    """The last two periods lie on one side of the first two."""
+    """Whether the last two periods are both above or both below the first two."""
     without_joins: Evidence | None = None
-    """The same after the steps are removed that units share where the input changed; None without such a step."""
+    """The same without the steps that units share at joins; None without such a step."""
 
     @property
     def direction_p(self) -> float:
-        """p of the strongest test; of the weaker evidence where a shared step at a join may be the sensor's."""
+        """p of the strongest test; the weaker evidence if a shared step at a join may come from the sensor."""
         if self.without_joins is None:
             return self.p_value
         return max(self.p_value, self.without_joins.p_value)  # NaN only together
 
     @property
     def is_steady(self) -> bool:
-        """The interval of the change lies within the margin, and a change of that size would be seen."""
+        """Whether the interval of the change is within the margin, and a change of that size would be detected."""
         alone = abs(self.change) + self.half_width <= self.margin and self.detectable <= self.margin
         return alone and (self.without_joins is None or self.without_joins.is_steady)
 
@@ -78,22 +77,22 @@ class Evidence:
 def weigh(series: Totals, even: Totals, *, level: float, within: float, holds: bool = True) -> Evidence:
     """Test the totals of a unit.
 
-    1. Test the last period against the first, a straight line, and one step: each finds what the others overlook.
-    2. Take the strongest, and correct its p for having had three.
-    3. Note what a test of this unit could find at all, which `steady` needs.
+    1. Test last against first period, a straight line, and one step: each detects changes that the others miss.
+    2. Take the strongest, and correct its p for three tests.
+    3. Compute the minimum detectable change, which `steady` needs.
 
     Parameters
     ----------
     series
-        At least two periods, with the errors that the periods tell of themselves.
+        At least two periods, with their own errors.
     even
         The same with the errors of `even_noise`.
     level
         Confidence of the tests.
     within
-        Share of the first total within which a unit counts as steady.
+        A unit is steady if its change is within this share of the first total.
     holds
-        Whether the map sees the object in the unit at all.
+        Whether the map shows the object in the unit at all.
     """
     n, totals = len(series.totals), series.totals
     last_first = between(n, 0, n - 1)  # 1.
@@ -103,10 +102,10 @@ def weigh(series: Totals, even: Totals, *, level: float, within: float, holds: b
     tests = [(ends_p, change)]
     if n > 2 and step is not None and line is not None:
         tests += [(line.p_value, line.per_year), (step.p_there, step.change)]
-    # 2. The tests lean on the same totals; `_of_strongest` knows that, and is milder than Bonferroni.
+    # 2. The tests use the same totals; `_of_strongest` accounts for that and is less strict than Bonferroni.
     usable = [test for test in tests if math.isfinite(test[0])]
     strongest, value = min(usable, key=lambda test: test[0]) if usable else (math.nan, math.nan)
-    # 3. A unit that begins at zero has no share to measure by: take its last total.
+    # 3. A unit that starts at zero has no relative change: use its last total.
     base = totals[0] if totals[0] > 0 else max(totals[-1], 0.0)
     return Evidence(
         series=series,
@@ -128,9 +127,9 @@ def weigh(series: Totals, even: Totals, *, level: float, within: float, holds: b
 
 
 def _of_strongest(p: float, n: int) -> float:
-    """p of the strongest of all tests, from its own p: what chance makes of the largest, with n even periods.
+    """p of the strongest of all tests, from its own p and the distribution of the largest of n even periods.
 
-    Beyond what the draws can tell, Bonferroni: p times the n + 1 tests (one pair, one line, n - 1 steps).
+    For smaller p than the draws allow, Bonferroni: p times the n + 1 tests (one pair, one line, n - 1 steps).
     """
     from scipy.stats import norm
 
@@ -143,7 +142,7 @@ def _of_strongest(p: float, n: int) -> float:
 
 @lru_cache(maxsize=64)
 def _largest_by_chance(n: int) -> NDArray[np.float64]:
-    """Sizes, in order, of the largest of the tests of n even periods without any change."""
+    """Sorted sizes of the largest test statistic of n even periods without change."""
     steps = [np.where(np.arange(n) > k, 1 / (n - 1 - k), -1 / (k + 1)) for k in range(n - 1)]
     contrasts = np.array([between(n, 0, n - 1), np.arange(n) - (n - 1) / 2, *steps])
     contrasts /= np.linalg.norm(contrasts, axis=1, keepdims=True)
@@ -156,24 +155,25 @@ def verdict(evidence: Evidence, q: float, *, alpha: float) -> tuple[str, str]:
     if not evidence.holds:
         return (
             UNCLEAR,
-            f"the map sees none there: its total of {evidence.series.totals[-1]:,.0f} is noise around nothing",
+            f"the map shows none here: its total of {evidence.series.totals[-1]:,.0f} is noise around zero",
         )
     if not math.isfinite(evidence.p_value):
-        return UNCLEAR, f"changed by {_signed(evidence)}, but too few acquisitions tell how noisy that is"
+        return UNCLEAR, f"changed by {_signed(evidence)}, but there are too few acquisitions to know its noise"
     if evidence.is_steady:
         return (
             STEADY,
-            f"changed by {_signed(evidence)}{_share(evidence)}; a change of {evidence.detectable:,.0f} would be seen",
+            f"changed by {_signed(evidence)}{_share(evidence)}; a change of {evidence.detectable:,.0f} would be "
+            "detected",
         )
     if q > alpha:
         return UNCLEAR, (
             f"changed by {_signed(evidence)}{_share(evidence)}; "
             + (_at_joins(evidence) or f"a change of less than {evidence.detectable:,.0f} cannot be told from noise")
         )
-    if not evidence.agrees or evidence.ends_p > 2 * alpha:  # a storm from which a unit has come back
-        return UNCLEAR, f"went up and down: from first to last it changed by {_signed(evidence)}{_share(evidence)}"
+    if not evidence.agrees or evidence.ends_p > 2 * alpha:  # for example a storm followed by recovery
+        return UNCLEAR, f"rose and fell: the total change from first to last is {_signed(evidence)}{_share(evidence)}"
     if abs(evidence.change) <= evidence.margin:
-        return UNCLEAR, f"changed by {_signed(evidence)}{_share(evidence)}: too little to be called a rise or a fall"
+        return UNCLEAR, f"changed by {_signed(evidence)}{_share(evidence)}: too small to be called a rise or a fall"
     cleaned = evidence.without_joins
     if cleaned is not None and (cleaned.change * evidence.change <= 0 or abs(cleaned.change) <= cleaned.margin):
         return UNCLEAR, f"changed by {_signed(evidence)}{_share(evidence)}; {_at_joins(evidence)}"
@@ -185,7 +185,7 @@ def verdict(evidence: Evidence, q: float, *, alpha: float) -> tuple[str, str]:
 
 
 def _when(evidence: Evidence, alpha: float) -> str:
-    """Between which periods most of the change happened, where that can be said."""
+    """The periods between which most of the change happened, if known."""
     step, line, series = evidence.step, evidence.line, evidence.series
     if len(series.periods) == 2:
         return f", from {series.periods[0]} to {series.periods[1]}"
@@ -199,10 +199,10 @@ def _when(evidence: Evidence, alpha: float) -> str:
 
 
 def _at_joins(evidence: Evidence) -> str:
-    """What is left of the change without the steps that may be the sensor's; empty where there is none."""
+    """The change without steps that may come from the sensor; empty if there are none."""
     if evidence.without_joins is None:
         return ""
-    return f"without the step that units share where the input changed: {evidence.without_joins.change:+,.0f}"
+    return f"without the common step at a change of the input: {evidence.without_joins.change:+,.0f}"
 
 
 def _flickers(evidence: Evidence) -> bool:

@@ -1,1 +1,1 @@
-"""Every verb as a function; the only place where engine and school meet."""
+"""All verbs as functions; the only room that imports both engine and school."""

@@ -1,4 +1,4 @@
-"""A calibrated model from a user's own places, without training. It is another model: its map is made anew."""
+"""Calibrates a model on a user's own data, without training. The result is a new model and needs a new map."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ def calibrate(
 ) -> Model:
     """Fit background and slope on reference data (with imagery), or on the labelled sample of a run folder.
 
-    Places that calibrate never certify: their outlines go into the card, and a sample that touches them is refused.
+    Land used for calibration cannot validate the model: its outlines go into the card, and a sample that touches them
+    is refused.
     """
     from subpixmap.model.checkpoint import load_model, save_model
 
     if output.suffix != ".safetensors":
-        raise InputError(f"--output {output}: a checkpoint's name ends in .safetensors")
+        raise InputError(f"--output {output}: the name of a checkpoint must end in .safetensors")
     if (reference is None) == (sample is None):
         raise InputError("give either --reference with --source, or --sample OUT")
     model = load_model(model_name)
@@ -81,7 +82,7 @@ def _on_reference(
 
 
 def _on_sample(model: Model, out: Path, *, name: str) -> Model:
-    """From the labelled cells of a run that this model mapped."""
+    """The model calibrated on the labelled cells of a run that it mapped."""
     from subpixmap import runpaths
     from subpixmap.estimation.frame import parse_cell_id
     from subpixmap.estimation.sheets import cell_outlines, lattices_of, read_labelled, read_sample
@@ -91,8 +92,8 @@ def _on_sample(model: Model, out: Path, *, name: str) -> Model:
     plan = RunFolder.open(out).plan
     if plan.model.sha256 != model.sha256:
         raise Refused(
-            f"the map of {out} was made with model {plan.model.name}, sha256 {plan.model.sha256[:12]}, and not with "
-            f"{model.card.name}, {model.sha256[:12]}: its labelled cells say nothing of this one"
+            f"the map of {out} was made with model {plan.model.name}, sha256 {plan.model.sha256[:12]}, not with "
+            f"{model.card.name}, sha256 {model.sha256[:12]}: give the model of that map, or map again with this one"
         )
     drawn = read_sample(out)
     cells = drawn.cells.merge(read_labelled(out), on=["cell_id", "period", "object"])
@@ -107,24 +108,27 @@ def _on_sample(model: Model, out: Path, *, name: str) -> Model:
         ha = pixels * plan.recipe.resolution**2 / 1e4
         labelled[str(one)] = CalibrationCells(mapped, count, 1 / probability, pixels, ha)
     if not labelled:
-        raise InputError(f"{out}: no labelled cell was observed well; a calibration needs 10 places or more")
+        raise InputError(
+            f"{out}: no labelled cell has enough clear observations; calibration needs at least 10 "
+            "cells: label more cells"
+        )
     digest = file_sha256(out / runpaths.SAMPLE_LABELLED)[:12]
     source = f"{len(ids)} labelled cells of {plan.region_name} (labels {digest})"
     return recalibrate(model, labelled, list(cell_outlines(ids, lattices)), name=name, source=source)
 
 
 def _show(before: Model, after: Model) -> None:
-    """Old and new background and slope, what they rest on, and how far they move when places are drawn anew."""
+    """Print old and new background and slope, the data behind them, and their range when places are resampled."""
     facts = after.card.training.get("calibrated_on", {})
     for name in after.card.objects:
         old, new = (one.card.calibration.get(name, (0.0, 1.0)) for one in (before, after))
         basis = facts.get(name)
         if basis is None:
-            print(f"{name}: unchanged, nothing of it was labelled")
+            print(f"{name}: unchanged, because none was labelled")
             continue
         low, high = basis.get("slope_95", (float("nan"), float("nan")))
         print(
             f"{name}: background {old[0]:.4f} -> {new[0]:.4f}, slope {old[1]:.3f} -> {new[1]:.3f}; rests on "
-            f"{basis['ha']:g} ha ({basis['empty_ha']:g} ha empty), {basis['objects']:g} objects; drawn anew, "
-            f"the factor lies in {low:.3f} to {high:.3f}"
+            f"{basis['ha']:g} ha ({basis['empty_ha']:g} ha empty), {basis['objects']:g} objects; the slope "
+            f"factor varies from {low:.3f} to {high:.3f} when places are resampled"
         )

@@ -1,4 +1,4 @@
-"""What a run says to the person who started it: its plan, a summary, the names of its files, a log in the folder."""
+"""What a run prints for its user: its plan, a summary, the names of its files; and its log in the run folder."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from subpixmap.verbs.job import Job
 
 HOURS, GIGABYTES = 24.0, 200.0
-"""A run that is expected to need more of either wants --yes."""
+"""A run that is expected to need more of either requires --yes."""
 _RECORD = set(vars(logging.makeLogRecord({})))
 
 
 def plan_table(
     job: Job, needed: Needs, *, seconds: float, measured: Probe | None = None, money: str = "", verbose: bool = False
 ) -> str:
-    """The plan as a short table; `seconds` on all workers, `verbose` for every tile and refused item."""
+    """The plan as a short table; `seconds` is for all workers together; `verbose` lists every tile and refused item."""
     from subpixmap.model.clouds import TILE_SECONDS
 
     plan, items = job.plan, job.items
@@ -61,7 +61,7 @@ def plan_table(
     if job.refused:
         shown = list(job.refused.values())[: None if verbose else 3]
         more = [f"and {len(job.refused) - len(shown)} more (--verbose)"] if len(shown) < len(job.refused) else []
-        rows["refused"] = "\n".join([f"{len(job.refused)} items are left out", *shown, *more])
+        rows["refused"] = "\n".join([f"{len(job.refused)} items are refused and left out", *shown, *more])
     rows |= {
         "work": f"{needed.blocks:,} blocks x {len(plan.periods)} periods = {needed.tasks:,} tasks with up to "
         f"{needed.acquisitions:.3g} acquisitions each, at most {needed.predicted_px / 1e6:,.0f} million pixels",
@@ -69,18 +69,18 @@ def plan_table(
         "reading": f"up to {_bytes(needed.bytes_to_read)}",
         "memory": f"up to {_bytes(needed.worker_memory)} for each worker",
         "map": f"about {_bytes(needed.map_bytes)} on disk",
-        "time": f"at most {duration(seconds)} for the network; reading comes on top (--probe measures both)",
+        "time": f"at most {duration(seconds)} for the network, plus the time to read (--probe measures both)",
         "run": plan.run_id,
     }
     if needed.mask_tiles:
         rows["mask"] = (
-            f"{plan.recipe.mask.by}: a cloud network sees {needed.mask_tiles:,} tiles, more where it finds clouds that "
-            f"the scene classes miss; memory and time hold it, {duration(needed.mask_tiles * TILE_SECONDS)} of one core"
+            f"{plan.recipe.mask.by}: a cloud network runs on {needed.mask_tiles:,} tiles or more; memory and time "
+            f"include it ({duration(needed.mask_tiles * TILE_SECONDS)} on one core)"
         )
     rows["map"] += _spread(plan, needed)
     if measured is not None:
-        probed = f"block {measured.block_id}, period {measured.period}, took {duration(measured.seconds)}"
-        rows["time"] = f"about {duration(seconds)} by a probe ({probed})"
+        took = f"block {measured.block_id}, period {measured.period}: {duration(measured.seconds)}"
+        rows["time"] = f"about {duration(seconds)}, estimated by a probe ({took})"
         rows["map"] += " by the probe"
     if money:
         rows["money"] = money
@@ -92,20 +92,20 @@ def plan_table(
 
 
 def _spread(plan: Plan, needed: Needs) -> str:
-    """What the spread over networks costs; empty without one."""
+    """The disk space of the counts per network; empty without --spread."""
     from subpixmap.mapping.needs import spread_bytes
 
     n = plan.recipe.spread
     if not n:
         return ""
     return (
-        f"; of this {_bytes(spread_bytes(plan, needed))} for the spread over {n} networks ({n + 1} more layers of each "
-        "object; the networks compute no more than without it)"
+        f"; including {_bytes(spread_bytes(plan, needed))} for the counts of {n} networks and their standard "
+        f"deviation ({n + 1} more layers per object, no more computing)"
     )
 
 
 def folded(text: str, *, beside: int = 14, to: TextIO | None = None) -> list[str]:
-    """The text in lines that fit `beside` so many columns, on a terminal (stderr by default); elsewhere as it is."""
+    """The text wrapped to a terminal (stderr by default), less `beside` columns; unchanged if not a terminal."""
     if not (to or sys.stderr).isatty() or text.startswith("tile "):
         return [text]
     width = max(40, shutil.get_terminal_size().columns - beside - 1)
@@ -118,7 +118,7 @@ def _zone(epsg: int) -> str:
 
 
 def _cloudy(job: Job) -> dict[str, str]:
-    """A line on what --max-cloud leaves out, and on items that do not state their clouds."""
+    """A line about items left out by --max-cloud and items without a stated cloud cover."""
     from subpixmap.mapping.footprints import is_usable
     from subpixmap.mapping.plan import items_by_period
 
@@ -131,26 +131,26 @@ def _cloudy(job: Job) -> dict[str, str]:
     text = f"--max-cloud {limit:g} leaves out {sum(out.values())} of {len(job.items)} items"
     text += f", all of {', '.join(empty)}" if empty else ""
     if unknown := sum(item.cloud_cover is None for item in job.items):
-        text += f"; {unknown} do not state their clouds and stay"
+        text += f"; {unknown} do not state their cloud cover and are kept"
     return {"clouds": text}
 
 
 def require_consent(needed: Needs, *, seconds: float, yes: bool) -> None:
-    """Refuse a very large run that was not asked for by --yes."""
+    """Refuse a very large run without --yes."""
     if not yes and (seconds > HOURS * 3600 or needed.bytes_to_read > GIGABYTES * 1e9):
         raise InputError(
             f"this run would read up to {_bytes(needed.bytes_to_read)} and compute for up to {duration(seconds)}: "
-            "add --yes to start it, or look at it with `subpixmap plan`"
+            "add --yes to start it, or run `subpixmap plan` to see its plan"
         )
 
 
 def show_where(address: str) -> None:
-    """What runs the blocks, with the address of the dashboard, on stderr."""
+    """Print where the blocks run, with the address of the dashboard, to stderr."""
     print(f"map: on {without_secrets(address)}", file=sys.stderr, flush=True)
 
 
 def show_map_summary(summary: Summary, *, quiet: bool) -> None:
-    """What mapping did, how long each stage took, and what held it back."""
+    """Print what mapping did, the time of each stage, and the slowest stage."""
     if quiet or not summary.done:
         return
     stages = ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in summary.stages.items())
@@ -165,7 +165,7 @@ def show_map_summary(summary: Summary, *, quiet: bool) -> None:
 
 
 def show_results(out: Path, *, quiet: bool) -> None:
-    """The country's totals, what became of them, and the names of the files, on stdout."""
+    """Print the region's totals, trends and the names of the files to stdout."""
     if quiet:
         return
     from subpixmap.runfolder import RunFolder
@@ -175,20 +175,20 @@ def show_results(out: Path, *, quiet: bool) -> None:
     region = run.counts[run.counts["unit_id"] == REGION]
     named_objects = region["object"] + " (" + region["measure"] + ")"
     table = region.groupby(["period", named_objects], sort=False)["map_total_full"].first().unstack()
-    print("\nmap_total_full of all units together (what single periods saw: no change is read from it)")
+    print("\nmap_total_full of the whole region (every period by itself: do not compare periods; see the trends)")
     print(table.rename_axis(columns=None).to_string(float_format=lambda value: f"{value:,.0f}"))
     if run.trend is not None:
         rows = run.trend[(run.trend["unit_id"] == REGION) & (run.trend["measure"] == "count")]
         for row in rows.itertuples():
             print(f"{row.object}: {row.direction}; {row.because}")
     if (run.counts["evidence"] == "simulated").all():
-        print("The model has only seen simulated data: these numbers are not estimates of real objects.")
+        print("The model was trained on simulated data only: these numbers are not estimates of real objects.")
     if (out / runpaths.ESTIMATES_CSV).is_file():
         from subpixmap.tables import ESTIMATES, read_table
 
         estimates = read_table(out / runpaths.ESTIMATES_CSV, ESTIMATES)
         simulated = estimates["note"].str.startswith("simulated").fillna(False).all()
-        print(f"\nestimates of the region, with their intervals{', from a simulated sample' if simulated else ''}")
+        print(f"\nestimates of the region with intervals{', from a simulated sample' if simulated else ''}")
         show_estimates(estimates, quiet=quiet)
     print()
     for name in (runpaths.REPORT, runpaths.COUNTS_CSV, runpaths.TREND_CSV, runpaths.CHANGES_CSV, runpaths.MAP):
@@ -196,21 +196,21 @@ def show_results(out: Path, *, quiet: bool) -> None:
 
 
 def show_remarks(remarks: Sequence[str], *, quiet: bool) -> None:
-    """What a reader should know before using the numbers, on stderr."""
+    """Print notes about the numbers to stderr."""
     if not quiet:
         for remark in remarks:
             print("note:", "\n      ".join(folded(remark, beside=6)), file=sys.stderr)
 
 
 def say_files(paths: Sequence[Path], *, quiet: bool) -> None:
-    """Name the files that were written, on stdout."""
+    """Print the names of written files to stdout."""
     if not quiet:
         for path in paths:
             print(path)
 
 
 def show_design(made: SampleDesign, wish: Wish, *, quiet: bool) -> None:
-    """Strata of a sample, what it is expected to reach, and what a target needs, on stdout."""
+    """Print strata, expected errors and the cells needed for a target to stdout."""
     if quiet:
         return
     total = made.strata.groupby("stratum", sort=False)[["cells", "drawn"]].sum()
@@ -219,14 +219,16 @@ def show_design(made: SampleDesign, wish: Wish, *, quiet: bool) -> None:
         print(f"{row.Index:<34}{row.cells:>10,}{row.drawn:>8,}")
     print(f"{'all':<34}{total.cells.sum():>10,}{total.drawn.sum():>8,}")
     expected = ", ".join(f"{name} {cv:.1f} %" for name, cv in made.expected_cv.items() if cv == cv)
-    print(f"expected standard error of the region's total: {expected or 'not known, nothing is predicted'}")
+    print(
+        f"expected standard error of the region's total: {expected or 'unknown, because the map predicts no objects'}"
+    )
     print(f"cells needed for {wish.target_cv or made.usual_cv:g} %:")
     for level, n in made.needed.items():
         print(f"  {level:<12}{'not reached' if n is None else format(n, ',')}")
 
 
 def show_estimates(table: pd.DataFrame, *, quiet: bool) -> None:
-    """The published estimates of the region, on stdout."""
+    """Print the chosen estimates of the region to stdout."""
     if quiet:
         return
     from subpixmap.tables import REGION
@@ -248,12 +250,12 @@ def _is_blank(value: Any) -> bool:
 
 
 def _share(used: float) -> str:
-    """How much of the network's work went into the map; the rest lies under clouds, in tiles that are partly clear."""
-    return f"{100 * used:.0f} % of the predicted pixels entered a mean"
+    """The share of predicted pixels used in the map; the rest are clouds in partly clear tiles."""
+    return f"{100 * used:.0f} % of the predicted pixels were clear and used"
 
 
 def show_status(status: Status) -> None:
-    """How far a run is, on stdout."""
+    """Print the progress of a run to stdout."""
     print(f"{status.done} of {status.total} blocks x periods are done")
     for label, (done, total) in status.by_period.items():
         print(f"  {label:<12}{done}/{total}")
@@ -264,13 +266,13 @@ def show_status(status: Status) -> None:
     for failure in status.failed:
         print(f"failed: block {failure.block_id}, period {failure.period}: {failure.reason}")
     for path in status.damaged:
-        print(f"damaged: {path}; `subpixmap verify --repair` makes its block again")
+        print(f"damaged: {path}; run `subpixmap verify --repair` to map its block again")
     for remark in status.stale:
         print(f"stale: {remark}")
 
 
 def show_checkpoint(name: str, stored: Stored) -> None:
-    """A checkpoint in words from its card, on stdout."""
+    """Print the card of a checkpoint to stdout."""
     card = stored.card
     rows = {
         "bands": f"{' '.join(card.bands)}, {card.resolution:g} m, {card.sensor} {card.level}",
@@ -288,7 +290,7 @@ def show_checkpoint(name: str, stored: Stored) -> None:
 
 
 def _errors(measured: Mapping[str, Any]) -> str:
-    """Total error with its interval, and errors at 1 ha, of each object, as far as the card has them."""
+    """Total error with interval, and errors at 1 ha, of each object, if the card has them."""
     texts = []
     for name, values in measured.items():
         if isinstance(values, dict) and "total" in values:
@@ -304,17 +306,17 @@ def _errors(measured: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def run_log(out: Path) -> Iterator[None]:
-    """Write what happens to OUT/run.log, one JSON object a line."""
+    """Write log records to OUT/run.log, one JSON object per line."""
     log = logging.getLogger("subpixmap")
     path = out / runpaths.LOG
     handler = _Uploaded(path) if is_remote(path) else logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_JsonLines())
-    on_screen = logging.StreamHandler()  # only what the user must act on
+    on_screen = logging.StreamHandler()  # only warnings and errors go to the console
     on_screen.addFilter(lambda record: getattr(record, "tell", False))
     log.addHandler(handler)
     log.addHandler(on_screen)
     level = log.level
-    log.setLevel(logging.INFO)  # the call also clears the answers that loggers cache
+    log.setLevel(logging.INFO)  # the call also clears the level cache of loggers
     try:
         yield
     except BaseException as error:
@@ -328,7 +330,10 @@ def run_log(out: Path) -> Iterator[None]:
 
 
 class _Uploaded(logging.StreamHandler[io.StringIO]):
-    """A log in an object store, where nothing can be appended: uploaded whole twice a minute, and at the end."""
+    """A log in an object store.
+
+    Files there cannot be appended to, so it is uploaded whole twice a minute and at the end.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.StringIO())
@@ -364,7 +369,7 @@ class _JsonLines(logging.Formatter):
 
 
 def _redacted(text: str) -> str:
-    """Without queries and passwords of URLs, and without the secrets of the environment."""
+    """The text without queries and passwords of URLs and without secrets of the environment."""
     for name, value in os.environ.items():
         if len(value) >= 8 and re.search(r"KEY|TOKEN|SECRET|PASSWORD", name) and not os.path.exists(value):
             text = text.replace(value, "***")

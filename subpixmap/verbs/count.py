@@ -1,4 +1,4 @@
-"""A map -> its numbers: `count` sums it, `trend` follows the sums, `report` and `export` show them."""
+"""From a map to numbers: `count` sums it, `trend` compares periods, `report` and `export` show the results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from subpixmap.runfolder import RunFolder
 
 WORTH_WORKERS = 500
-"""Blocks x periods from which counting starts worker processes: below, starting them takes longer."""
+"""Counting starts worker processes from this number of blocks x periods on; for fewer, starting them takes longer."""
 
 log = logging.getLogger("subpixmap")
 
@@ -46,8 +46,8 @@ def count(
 ) -> gpd.GeoDataFrame:
     """Sum the map per unit, object and period into counts.csv and counts.parquet.
 
-    Units that are given replace those of the run for this and later counts. So does `assign_nearest` (count what lies
-    outside all units, within 1 km of one, in the nearest); None is what was chosen before, at first False.
+    Given units replace those of the run for this and later counts. So does `assign_nearest` (count objects up to 1 km
+    outside all units in the nearest unit); None means the previous choice, at first False.
     """
     from subpixmap import runpaths
     from subpixmap.counts.count import count_run, write_counts
@@ -74,7 +74,7 @@ def count(
                 client=client,
             )
         notes = [] if assign_nearest is not None else choices.notes("assign_nearest")
-        # Only now: a count that fails leaves the folder as it was.
+        # Only now, so that a failed count leaves the folder unchanged.
         written = (*runpaths.COUNTED, *(() if admin is None else (runpaths.UNITS,)))
         announce(folder.path, written)
         if admin is not None:
@@ -105,9 +105,9 @@ def trend(
     """Follow the counts over the periods into trend.csv, trend.parquet and changes.csv.
 
     `level` is the confidence of the intervals, at first 0.95; `steady_within` the share of the first total within which
-    a unit counts as steady, at first 0.05. What all units share in a period is noted; it is removed with `unchanged`
-    (ids of units that have not changed) or `background` (what the map counts where the object is never present). None
-    is what was chosen before; what is given also holds for later recounts.
+    a unit counts as steady, at first 0.05. Deviations that all units share in a period are noted. They are removed with
+    `unchanged` (ids of units known not to change) or `background` (the count where the object is never present). None
+    means the previous choice; given values also apply to later recounts.
     """
     from subpixmap import runpaths
     from subpixmap.export.dictionary import write_dictionary
@@ -134,7 +134,7 @@ def trend(
         write_choices(out, choices)
         paths = [*write_trend(folder.path, followed), write_dictionary(folder.path)]
         manifest = write_manifest(folder.path, runpaths.TRENDED)
-    if not quiet:  # `run` shows them at its end, with those of the counts
+    if not quiet:  # `run` shows them at its end, together with the notes of the counts
         given = any(one is not None for one in (level, steady_within, unchanged, background))
         notes = [] if given else choices.notes(*TREND_CHOICES)
         remarks = trend_remarks(followed.trend, folder.counts, folder.series, level=choices.level)
@@ -176,7 +176,7 @@ def export(out: Path, format: str, *, to: Path | None = None, quiet: bool = Fals
 
 
 def remarks_on(out: Path) -> list[str]:
-    """What a reader should know of the units and trends of a finished run."""
+    """Notes about the units and trends of a finished run."""
     from subpixmap import runpaths
     from subpixmap.counts.accounts import read_accounts
     from subpixmap.runfolder import RunFolder
@@ -194,7 +194,7 @@ def remarks_on(out: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _counting(planned: Plan, scheduler: str | None, workers: int | None) -> Iterator[Client | None]:
-    """Dask workers for a large map, or if asked for; a small map is summed in this process."""
+    """Dask workers for a large map or if requested; None for a small map, which is summed in this process."""
     from subpixmap.mapping.cluster import connect
 
     if scheduler is None and (workers == 0 or (workers is None and planned.n_tasks < WORTH_WORKERS)):
@@ -205,10 +205,10 @@ def _counting(planned: Plan, scheduler: str | None, workers: int | None) -> Iter
 
 
 def _require_complete(folder: RunFolder, allow_partial: bool) -> None:
-    """Refuse to count a map with holes, unless that is allowed."""
+    """Refuse to count an incomplete map, unless allowed."""
     out, done, total = folder.path, len(folder.done), folder.plan.n_tasks
     if done < total and not allow_partial:
         raise Incomplete(
             f"{total - done} of {total} blocks x periods of {out} are not mapped: run `subpixmap map {out}` first, "
-            "or use --allow-partial to count what is there"
+            "or add --allow-partial to count the mapped ones"
         )

@@ -1,4 +1,4 @@
-"""The verbs of high-resolution imagery: train a detector, detect, evaluate, and have people review what was found."""
+"""The verbs of high-resolution imagery: train a detector, detect, evaluate, and review by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from subpixmap.detection.images import Image
 
 WORTH_WORKERS = 32
-"""Windows from which worker processes are started: below, starting them takes longer."""
+"""Worker processes are started from this number of windows on; for fewer, starting them takes longer."""
 
 log = logging.getLogger("subpixmap")
 
@@ -32,13 +32,13 @@ class BoxLabels:
     labelled: Path | None = None
     """Polygons in which every object is labelled."""
     objects: tuple[str, ...] = ()
-    """Names to keep; others are background."""
+    """Object names to keep; all others are background."""
     same_object: str | None = None
     """One name for all objects."""
     object_column: str | None = None
     layer: str | None = None
     size: float | None = None
-    """Of the box around a point, metres."""
+    """Side of the box around a point, metres."""
     resolution: float | None = None
     """Side of a pixel of images without a georeference, metres."""
     image_date: str | None = None
@@ -59,7 +59,7 @@ def train_detector(
     evidence: str | None = None,
     quiet: bool = False,
 ) -> Detector:
-    """Train a detector on labelled images; leaves the detector, its card, its metrics and its curves."""
+    """Train a detector on labelled images; write it with its card, metrics and curves."""
     from subpixmap.detection.detector import require_device, require_name, save_detector
     from subpixmap.detection.images import find_images
     from subpixmap.detection.labels import read_labels
@@ -74,7 +74,7 @@ def train_detector(
     options = {name: getattr(reading, name) for name in ("objects", "same_object", "object_column", "layer", "size")}
     labelled = read_labels(labels, opened, areas=reading.labelled, **options)
     if left := [one.path.name for one in opened if one.id not in {used.image.id for used in labelled}]:
-        log.warning("%d of %d images are not labelled and not used (such as %s)", len(left), len(opened), left[0])
+        log.warning("%d of %d images have no labels and are not used (such as %s)", len(left), len(opened), left[0])
     card, tiles = prepare(
         labelled,
         name=output.stem,
@@ -113,7 +113,7 @@ def detect(
     device: str = "cpu",
     quiet: bool = False,
 ) -> Found:
-    """Run a detector over images: points.parquet, and beside it the land that was looked at."""
+    """Detect objects in images; write points.parquet and, next to it, the searched area."""
     from subpixmap.detection.detect import detect_images
     from subpixmap.detection.detector import load_detector
     from subpixmap.detection.images import find_images
@@ -136,7 +136,10 @@ def detect(
     ):
         found = detect_images(opened, detector, output, pool=pool, window=side, score=score, told=progress.update)
     if found.left_out:
-        log.warning("%d detections stand in two images: each object counts once, in the first", found.left_out)
+        log.warning(
+            "%d objects were detected in two overlapping images; each is counted once, in the first image",
+            found.left_out,
+        )
     if not quiet:
         print("  ".join(f"{name} {number:,}" for name, number in found.by_object.items()))
         print(output)
@@ -153,14 +156,14 @@ def evaluate_detections(
     output: Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Measure detections against a hand-checked sample; the result is kept with the points, and written as JSON."""
+    """Evaluate detections against a hand-checked sample; store the result with the points, and as JSON if wanted."""
     from subpixmap.detection.detections import read_detections, write_points
     from subpixmap.detection.evaluate import evaluate_points, read_checked
 
     table, about = read_detections(points)
     for option, value in {"--distance": distance, "--cell": cell}.items():
         if value is not None and value <= 0:
-            raise InputError(f"{option} {value:g}: want a positive number of metres")
+            raise InputError(f"{option} {value:g}: give a positive number of metres")
     ids = [one["image_id"] for one in about["images"]]
     seen = read_checked(checked, labelled, names=about["objects"], images=ids)
     options = {name: value for name, value in {"distance": distance, "cell": cell}.items() if value is not None}
@@ -185,7 +188,7 @@ def review_detections(
     seed: int = 0,
     quiet: bool = False,
 ) -> list[Path]:
-    """Draw cells of the detections for people to accept, correct or reject: a GeoPackage with imagery and styles."""
+    """Draw cells to review by hand; write them as a GeoPackage with imagery and styles."""
     from subpixmap.detection.detections import areas_path, read_detections
     from subpixmap.detection.images import find_images, open_image
     from subpixmap.detection.review import draw_cells, write_review
@@ -194,12 +197,14 @@ def review_detections(
     if output.suffix != ".gpkg":
         raise InputError(f"--output {output}: a review is a GeoPackage; give a name that ends in .gpkg")
     if n < 1 or cell <= 0:
-        raise InputError(f"--n {n}, --cell {cell:g}: want at least one cell, of positive size")
+        raise InputError(f"--n {n}, --cell {cell:g}: give at least 1 cell and a positive size in metres")
     table, about = read_detections(points)
     dates = {one["image_id"]: one["image_date"] for one in about["images"]}
     paths = [path for path in find_images(images) if path.stem in dates]
     if lost := set(dates) - {path.stem for path in paths}:
-        raise InputError(f"the points come from images that are not given, such as {sorted(lost)[0]}")
+        raise InputError(
+            f"the points come from images that --images does not contain, such as {sorted(lost)[0]}; add them"
+        )
     opened = [open_image(path, image_date=dates) for path in paths]
     cells = draw_cells(table, opened, read_polygons(areas_path(points)), n=n, side=cell, seed=seed)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -211,20 +216,20 @@ def review_detections(
 
 
 def finish_review(review: Path, output: Path, *, quiet: bool = False) -> list[Path]:
-    """Accepted and corrected cells of a review -> points and labelled areas as `subpixmap reference` takes them."""
+    """Turn a finished review into points and labelled areas, the input of `subpixmap reference`."""
     from subpixmap.detection.review import read_review, write_reference_input
 
     reviewed = read_review(review)
     written = write_reference_input(output, reviewed)
     if not quiet:
         kept, true = len(reviewed.cells), int(reviewed.cells["n_true"].sum())
-        print(f"{kept} cells with {true:,} objects; {reviewed.rejected} rejected, {reviewed.blank} not looked at")
+        print(f"{kept} cells with {true:,} objects; {reviewed.rejected} rejected, {reviewed.blank} not reviewed")
         print(*written, sep="\n")
     return written
 
 
 def _open(paths: Sequence[Path], image_date: str | None, **needs: Any) -> list[Image]:
-    """Headers of images; dates of a file of dates, of one for all, or of the images' own tags."""
+    """Headers of images, with dates from a file, one date for all, or the tags of the images."""
     from subpixmap.detection.images import open_image, read_dates
 
     dates = read_dates(image_date)
@@ -278,7 +283,7 @@ def _show_evaluation(facts: Mapping[str, Any]) -> None:
         print(f"{name:<28}{row['n']:>7}  {shown[0]:<24}{shown[1]:<24}{shown[2]}".rstrip())
     if facts["correction"]["factor"] is not None:
         factor = _with_interval(facts["correction"], "factor")
-        print(f"factor that would correct the number: {factor}; it is not applied")
+        print(f"factor to correct the count: {factor}(not applied)")
 
 
 def _with_interval(row: Mapping[str, Any], name: str) -> str:

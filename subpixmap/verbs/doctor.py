@@ -1,6 +1,6 @@
-"""Is this machine ready? Every part that a run needs is tried, each within a bounded time, and says what to do.
+"""Check whether this machine is ready: test each part that a run needs, within a bounded time, and say what to fix.
 
-In: where runs will be written, the catalogue that will be asked, the device. Out: findings. Nothing is left behind.
+In: folder for runs, catalogue, device. Out: findings. No file is left behind.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ PACKAGES = ("torch", "numpy", "zarr", "xarray", "dask", "stackstac", "rasterio",
 RASTERS = {"GTiff": "imagery", "COG": "exports", "JP2OpenJPEG": ".SAFE products"}
 VECTORS = {"GPKG": "units", "GeoJSON": "units", "PMTiles": "exports"}
 WORKER_BYTES = 1.6e9
-"""What a worker needs with the shipped models, blocks of 1024 px and ten acquisitions; a plan tells it exactly."""
+"""Memory of a worker with the shipped models, blocks of 1024 px and ten acquisitions; a plan gives the exact value."""
 DISK_BYTES = 10e9
 CLOCK_S = 300.0
-"""By which the clock may differ from the catalogue's: signatures of links hold for so long."""
+"""Largest difference from the clock of the catalogue, seconds: signed links are valid about this long."""
 CATALOGUE_WAIT_S = 8.0
 RUN_WAIT_S = 240.0
 _SHOWN = {"ok": "ok", "warning": "warning", "to do": "TO DO"}
@@ -41,13 +41,13 @@ _SHOWN = {"ok": "ok", "warning": "warning", "to do": "TO DO"}
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one part."""
+    """The result of one check."""
 
     name: str
     state: State
     text: str
     remedy: str = ""
-    """What to do; empty if all is well."""
+    """What the user should do; empty if the check passed."""
 
 
 def doctor(
@@ -57,18 +57,18 @@ def doctor(
     device: str = "auto",
     as_json: bool = False,
 ) -> list[Finding]:
-    """Try all that a run needs, and print a line on each; raises Incomplete where something has to be done.
+    """Check each part that a run needs, and print a line for each; raise Incomplete if something must be fixed.
 
     Parameters
     ----------
     out
         Folder where runs will be written, or `s3://bucket/folder`.
     source
-        Catalogues that will be asked; the default one if empty.
+        Catalogues to check; the default one if empty.
     device
         "cpu", "cuda" or "auto".
     as_json
-        Print one JSON array instead of lines.
+        Print print one JSON array instead of lines.
     """
     parts: list[tuple[str, Callable[[], Finding]]] = [
         ("versions", _versions),
@@ -83,19 +83,23 @@ def doctor(
     findings = []
     for name, look in parts:
         if name == "a run" and not as_json:
-            print("a run: one simulated block from imagery to report, half a minute ...", file=sys.stderr, flush=True)
+            print(
+                "running one simulated block from imagery to report (about half a minute) ...",
+                file=sys.stderr,
+                flush=True,
+            )
         findings.append(_look(name, look))
         if not as_json:
             _show(findings[-1])
     if as_json:
         print(json.dumps([asdict(one) for one in findings], indent=1, ensure_ascii=False))
     if wanting := [one.name for one in findings if one.state == "to do"]:
-        raise Incomplete(f"something is to do: {', '.join(wanting)}; then run `subpixmap doctor` again")
+        raise Incomplete(f"fix {', '.join(wanting)} as described above, then run `subpixmap doctor` again")
     return findings
 
 
 def _look(name: str, look: Callable[[], Finding]) -> Finding:
-    """A finding, also of a part that fails in a way that nobody foresaw."""
+    """The result of a check; an unexpected error becomes a failed check."""
     try:
         return look()
     except Exception as error:
@@ -110,7 +114,7 @@ def _show(finding: Finding) -> None:
 
 
 def _versions() -> Finding:
-    """Python and packages against what the project asks for."""
+    """Check the versions of Python and packages against the project's requirements."""
     from importlib.metadata import PackageNotFoundError, requires, version
 
     from packaging.requirements import Requirement
@@ -133,7 +137,7 @@ def _versions() -> Finding:
 
 
 def _drivers() -> Finding:
-    """Formats that GDAL was built with; rasterio and pyogrio each bring a GDAL of their own."""
+    """Check the formats of GDAL; rasterio and pyogrio each contain their own GDAL."""
     import pyogrio
     import rasterio
     from rasterio.env import Env
@@ -152,7 +156,7 @@ def _drivers() -> Finding:
 
 
 def _network(device: str) -> Finding:
-    """The shipped model on the device that a run would use: does it predict, and how fast?"""
+    """Check whether the shipped model predicts on the device of a run, and how fast."""
     import numpy as np
     import torch
 
@@ -173,7 +177,9 @@ def _network(device: str) -> Finding:
     count = predict_block(model, scene, arithmetic=arithmetic)[0]
     seconds = time.perf_counter() - began
     if not np.isfinite(count).all():
-        return Finding("network", "to do", f"predictions on {chosen} are not numbers", "install another torch build")
+        return Finding(
+            "network", "to do", f"predictions on {chosen} contain NaN or infinity", "install another torch build"
+        )
     name = torch.cuda.get_device_name() if chosen == "cuda" else "CPU"
     speed = f"{256 * 256 / 1e6 / seconds:.2g} million pixels a second in one process"
     text = f"torch {torch.__version__} on {name}; {arithmetic.backend} computes {speed}"
@@ -181,7 +187,7 @@ def _network(device: str) -> Finding:
 
 
 def _memory() -> Finding:
-    """Cores and memory within the limits of a container, and how many workers they are enough for."""
+    """Check cores and memory, within container limits, and how many workers they allow."""
     from subpixmap.machine import available_memory, cores, memory
 
     text = f"{cores()} cores, {memory() / 1e9:.1f} GB, {available_memory() / 1e9:.1f} GB of it free"
@@ -194,22 +200,24 @@ def _memory() -> Finding:
 
 
 def _disk(out: Path) -> Finding:
-    """Room where runs are written and where scratch files go."""
+    """Check the free disk space for runs and for temporary files."""
     import shutil
 
     if is_remote(out):
-        return Finding("disk", "ok", f"{out} is an object store, whose room cannot be asked for")
+        return Finding("disk", "ok", f"{out} is an object store; its free space is not checked")
     there = next(folder for folder in [out.absolute(), *out.absolute().parents] if folder.exists())
     free = {str(folder): shutil.disk_usage(folder).free for folder in (there, Path(tempfile.gettempdir()))}
     text = ", ".join(f"{size / 1e9:,.1f} GB free in {folder}" for folder, size in free.items())
     if min(free.values()) < DISK_BYTES:
-        remedy = "a plan says what a run needs; give --out on a larger disk, or set TMPDIR"
+        remedy = (
+            "free some space, give --out on a larger disk, or set TMPDIR; `subpixmap plan` shows how much a run needs"
+        )
         return Finding("disk", "warning", text, remedy)
     return Finding("disk", "ok", text)
 
 
 def _store(out: Path) -> Finding:
-    """Whether the folder of runs takes files whole: write, read, compare, remove."""
+    """Check the folder for runs: write, read, compare and remove a file."""
     from subpixmap.files import make_folder, write_atomic
 
     made = not out.exists()
@@ -222,15 +230,15 @@ def _store(out: Path) -> Finding:
         if made and not is_remote(out):
             out.rmdir()
     except (OSError, InputError) as error:
-        remedy = "give --out where you may write; for s3:// set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret"
+        remedy = "give an --out that you may write to; for s3:// set AWS_PROFILE, or the keys of AWS"
         return Finding("store", "to do", f"{out} cannot be written ({error})", remedy)
     if not same:
-        return Finding("store", "to do", f"{out} gives back other bytes than were written", "use another disk")
-    return Finding("store", "ok", f"{out} was written, read and cleared")
+        return Finding("store", "to do", f"{out} returns other bytes than were written", "use another disk")
+    return Finding("store", "ok", f"a test file in {out} was written, read and removed")
 
 
 def _catalogue(source: str) -> Finding:
-    """Whether the catalogue answers, and whether both clocks agree."""
+    """Check whether the catalogue responds, and whether its clock agrees with the local one."""
     from subpixmap.scenes.hrefs import redact
     from subpixmap.scenes.source import CATALOGUES
 
@@ -245,21 +253,21 @@ def _catalogue(source: str) -> Finding:
     except queue.Empty:
         answer = TimeoutError()
     if isinstance(answer, OSError):
-        remedy = (
-            "is there a network? behind a proxy set HTTPS_PROXY; without one give --source PATH of a local catalogue"
-        )
+        remedy = "check the network; behind a proxy set HTTPS_PROXY; offline give --source PATH of a local catalogue"
         return Finding(name, "to do", f"{shown} cannot be reached ({type(answer).__name__})", remedy)
     status, ahead = answer
     if status >= 400:
-        return Finding(name, "to do", f"{shown} answers with HTTP {status}", "check --source, or wait and try again")
+        return Finding(name, "to do", f"{shown} returned HTTP status {status}", "check --source, or try again later")
     if ahead is not None and abs(ahead) > CLOCK_S:
-        remedy = "set the clock (NTP): signed links would be refused"
-        return Finding(name, "to do", f"the clock here is {ahead:+.0f} s off that of {shown}", remedy)
-    return Finding(name, "ok", f"{shown} answers after {time.perf_counter() - began:.1f} s; the clocks agree")
+        remedy = "set the clock (NTP): with a wrong clock, servers refuse signed links"
+        return Finding(
+            name, "to do", f"the clock of this machine differs by {ahead:+.0f} s from that of {shown}", remedy
+        )
+    return Finding(name, "ok", f"{shown} answered in {time.perf_counter() - began:.1f} s; the clocks agree")
 
 
 def _ask(url: str, answers: queue.Queue[tuple[int, float | None] | OSError]) -> None:
-    """HTTP status of a URL, and seconds by which the clock here is ahead of its server's; or why there is no answer."""
+    """HTTP status of a URL and seconds by which the local clock is ahead of the server's; or the error."""
     from email.utils import parsedate_to_datetime
 
     import requests
@@ -274,7 +282,7 @@ def _ask(url: str, answers: queue.Queue[tuple[int, float | None] | OSError]) -> 
 
 
 def _run(device: str) -> Finding:
-    """A simulated country of 1 km, mapped, counted and reported in a process of its own."""
+    """Map, count and report a simulated country of 1 km in a separate process."""
     own = [sys.executable, "-m", "subpixmap"]
     simulate = ["simulate", "country", "--size-km", "1", "--years", "2020", "--acquisitions", "1", "--quiet"]
     run = ["run", "--region", "country/region.geojson", "--source", "country/catalog.json", "--years", "2020"]
@@ -288,7 +296,12 @@ def _run(device: str) -> Finding:
                 )
             except subprocess.TimeoutExpired:
                 text = f"{command[0]} of one block was not finished after {RUN_WAIT_S:.0f} s"
-                return Finding("a run", "to do", text, "is the machine busy? otherwise run `make demo` and look")
+                return Finding(
+                    "a run",
+                    "to do",
+                    text,
+                    "if the machine is busy, try again later; otherwise run `make demo` to see the error",
+                )
             if done.returncode:
                 said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
                 return Finding(
@@ -296,6 +309,6 @@ def _run(device: str) -> Finding:
                 )
         page = Path(scratch, "out", "report.html").is_file()
     if not page:
-        return Finding("a run", "to do", "it left no report.html", "report this, with the lines above")
+        return Finding("a run", "to do", "it left no report.html", "report this as an issue, with the lines above")
     seconds = time.perf_counter() - began
     return Finding("a run", "ok", f"one block, from imagery to report, in {seconds:.0f} s")

@@ -1,4 +1,4 @@
-"""A job: what a run settled before it maps anything, and its files in the run folder."""
+"""A job: everything a run decides before it maps, and its files in the run folder."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ log = logging.getLogger("subpixmap")
 
 @dataclass(frozen=True, repr=False)
 class Job:
-    """A settled run: everything is decided and checked, nothing is mapped yet."""
+    """A run whose items, model and plan are decided and checked, before mapping."""
 
     out: Path
     plan: Plan
     items: list[Item]
-    """The lock of all periods of the folder."""
+    """The locked items of all periods of the folder."""
     model: Model
     region: Region | None = None
-    """The place and its units; None for a run that is only continued."""
+    """The region and its units; None if a run is only continued."""
     new_units: bool = True
-    """Whether its units replace those of the folder, which may have been given to `count`."""
+    """Whether its units replace those of the folder."""
     asked: tuple[str, ...] = ()
-    """Labels of periods that the catalogue was asked for."""
+    """Labels of the periods that were searched in the catalogue."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Items that are left out of the lock, and why."""
+    """Items that were refused, with the reason."""
     lacks: Completeness | None = None
     """What the lock lacks."""
     notes: tuple[str, ...] = ()
-    """What the user should know of options that change nothing here."""
+    """Notes to the user, such as options without effect."""
 
     def __repr__(self) -> str:
         plan = self.plan
@@ -74,7 +74,7 @@ def _span(plan: Plan) -> str:
 
 @contextlib.contextmanager
 def hold(out: Path) -> Iterator[RunFolder]:
-    """Hold a run folder while a verb writes into it; another folder is refused before it is touched."""
+    """Lock a run folder while a verb writes into it; refuse a folder that is not a run."""
     from subpixmap.mapping.owner import run_lock
     from subpixmap.mapping.plan import read_plan
     from subpixmap.runfolder import RunFolder
@@ -85,9 +85,9 @@ def hold(out: Path) -> Iterator[RunFolder]:
 
 
 def freeze(job: Job, *, map_again: bool = False) -> Job:
-    """Write items, units and plan into the run folder; another recipe there is refused before anything is written.
+    """Write items, units and plan into the run folder; refuse a folder with another recipe before writing.
 
-    Blocks of a refreshed period that were made from other items are taken back with `map_again`, and refused without.
+    Blocks of a refreshed period mapped from other items are marked as missing with `map_again`, and refused without it.
     """
     from subpixmap.mapping.manifest import announce, write_manifest
     from subpixmap.mapping.plan import read_plan, write_plan
@@ -101,8 +101,8 @@ def freeze(job: Job, *, map_again: bool = False) -> Job:
     stale = made_from_other_items(job.out, job.items, job.asked)
     if stale and not map_again:
         raise Refused(
-            f"{len(stale)} blocks of {', '.join(job.asked)} in {job.out} were mapped from an earlier item list: "
-            f"`subpixmap run --refresh {job.asked[0]}` maps them again"
+            f"{len(stale)} blocks of {', '.join(job.asked)} in {job.out} were mapped from an earlier item list: use "
+            f"`subpixmap run --refresh {job.asked[0]}` to map them again"
         )
     there = [name for name in (runpaths.ITEMS, runpaths.UNITS) if (job.out / name).is_file()]
     writes = {
@@ -113,7 +113,7 @@ def freeze(job: Job, *, map_again: bool = False) -> Job:
     }
     written = [name for name, does in writes.items() if does]
     announce(job.out, written)
-    for record in stale:  # first: if this is interrupted, no block is left of another item list
+    for record in stale:  # first, so that an interruption leaves no block of another item list
         record.unlink(missing_ok=True)
     if writes[runpaths.ITEMS]:
         notes = {"refused": dict(job.refused)} | (job.lacks.missing() if job.lacks else {})
@@ -122,13 +122,13 @@ def freeze(job: Job, *, map_again: bool = False) -> Job:
         region = job.region
         write_units(job.out, RunUnits(region.units, region.boundary_source, region.boundary_version))
     job = replace(job, plan=write_plan(job.out, job.plan))
-    if (job.out / runpaths.MANIFEST).is_file():  # before the first map there is no manifest
+    if (job.out / runpaths.MANIFEST).is_file():  # there is no manifest before the first map
         write_manifest(job.out, written)
     return job
 
 
 def made_from_other_items(out: Path, items: Sequence[Item], labels: Sequence[str]) -> list[Path]:
-    """Ledger records of blocks of these periods that were made from other items."""
+    """Ledger records of blocks of these periods that were mapped from other items."""
     from subpixmap.mapping.ledger import read_records, record_path
     from subpixmap.scenes.items import items_sha256
 
@@ -141,7 +141,7 @@ def made_from_other_items(out: Path, items: Sequence[Item], labels: Sequence[str
 
 
 def log_lock(job: Job) -> None:
-    """What was asked for, refused and not found, into the log."""
+    """Log which periods were searched, and which items were refused or not found."""
     if job.asked:
         lacks = job.lacks.lines() if job.lacks else {}
         log.info("locked", extra={"periods": list(job.asked), "refused": len(job.refused)} | lacks)

@@ -23,7 +23,7 @@ _OPTIONS = (*_OF_TOTALS, "border", "box")
 
 @dataclass(frozen=True)
 class Labels:
-    """What was read of the files."""
+    """The labels read from the files."""
 
     points: gpd.GeoDataFrame | None
     areas: gpd.GeoDataFrame | None
@@ -32,12 +32,12 @@ class Labels:
     """Of `make_reference`."""
 
     def reference(self, image_date: str, *, shifts: Mapping[str, tuple[float, float]] | None = None) -> Reference:
-        """Reference data; `shifts` move points, as in `make_reference`."""
+        """Make reference data; `shifts` move points, as in `make_reference`."""
         from subpixmap.reference.reference import make_reference
         from subpixmap.reference.totals import reference_of_totals, with_totals
 
         if self.points is None or self.areas is None:
-            assert self.totals is not None  # one of the two was read
+            assert self.totals is not None  # read_labels sets one of the two
             return reference_of_totals(
                 self.totals, image_date, **{name: self.options[name] for name in (*_OF_TOTALS, "source")}
             )
@@ -46,21 +46,21 @@ class Labels:
 
     @property
     def n_points(self) -> int:
-        """Points that were read."""
+        """Number of points read."""
         return 0 if self.points is None else len(self.points)
 
     def outside(self, made: Reference) -> int:
-        """Points that lie in no labelled area."""
+        """Number of points outside all labelled areas."""
         return self.n_points - sum(int(area.points.sum()) for area in made.labelled_areas)
 
 
 def read_labels(points: Path, labelled: Path | None, labelling: Labelling) -> Labels:
-    """Read the files; the first one holds points if there are labelled areas, else plots with totals.
+    """Read the files. The first one holds points if labelled areas are given, else plots with totals.
 
     Raises
     ------
     InputError
-        The files and columns that were named do not belong together, or what the readers refuse.
+        Files and columns do not fit together, or a reader refuses a file.
     """
     _require_pair(labelled, labelling)
     totals, of_totals = _read_totals(points, labelling)
@@ -72,23 +72,24 @@ def read_labels(points: Path, labelled: Path | None, labelling: Labelling) -> La
 
 
 def _require_pair(labelled: Path | None, labelling: Labelling) -> None:
-    """Refuse files and columns that do not belong together."""
+    """Refuse files and columns that do not fit together."""
     totals, columns = labelling.totals is not None, bool(labelling.total_columns)
     problems = {
-        "--labelled is missing: polygons in which every object is labelled; or --total-column, if the file holds "
-        "polygons with a number each": labelled is None and not columns,
-        "--totals needs --total-column: the column with the totals": totals and not columns,
-        "--total-column beside --labelled: name the file of plots with --totals": columns
+        "give --labelled (polygons in which every object is labelled), or --total-column if the file holds polygons "
+        "with a number each": labelled is None and not columns,
+        "--totals needs --total-column: give the name of the column with the totals": totals and not columns,
+        "--total-column together with --labelled needs --totals: give the file of plots": columns
         and bool(labelled)
         and not totals,
-        "--totals without --labelled: give the file of plots first, instead of points": totals and labelled is None,
+        "--totals needs --labelled; without points, give the file of plots as the first argument": totals
+        and labelled is None,
     }
     if wrong := [text for text, is_so in problems.items() if is_so]:
         raise InputError(wrong[0])
 
 
 def _read_totals(first: Path, labelling: Labelling) -> tuple[Totals | None, dict[str, Any]]:
-    """Totals of the first file, or of that beside the points, and what is recorded of it."""
+    """Totals from the first file, or from --totals, and the record of that file."""
     from subpixmap.reference.totals import read_totals
     from subpixmap.region.layers import fixes_encoding
 
@@ -109,7 +110,7 @@ def _read_totals(first: Path, labelling: Labelling) -> tuple[Totals | None, dict
 def _read_points(
     points: Path, labelled: Path, labelling: Labelling
 ) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame, dict[str, Any]]:
-    """Points, labelled areas, and what is recorded of both."""
+    """Points, labelled areas, and the records of both files."""
     from subpixmap.detection.detections import known_of_detections
     from subpixmap.reference.points import read_points
     from subpixmap.region.layers import fixes_encoding, require_encoding

@@ -1,6 +1,6 @@
-"""Look at a run folder, at checkpoints and at regions: status, verify (and repair), models, regions.
+"""Inspect run folders, checkpoints and regions: status, verify (and repair), models, regions.
 
-They answer within a second, so each imports what it needs when it is called.
+They run within a second, so each imports what it needs when called.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger("subpixmap")
 
 
 def status(out: Path) -> None:
-    """Show how far a run is: blocks done by period, what failed and why, rate and time left."""
+    """Show the progress of a run: blocks done per period, failures with reasons, rate and time left."""
     from subpixmap.mapping.verify import status as status_of
     from subpixmap.verbs import console
 
@@ -30,32 +30,32 @@ def status(out: Path) -> None:
 def verify(
     out: Path, *, repair: bool = False, model: str | None = None, workers: int | None = None, quiet: bool = False
 ) -> None:
-    """Hash everything again and raise what is damaged; with `repair`, first make it again."""
+    """Check all files against their hashes and raise if any is damaged; `repair` restores them first."""
     from subpixmap.mapping import verify as checks
     from subpixmap.verbs.job import hold
 
     result = checks.verify(out)
     if result.damaged and repair:
         with hold(out):
-            result = checks.verify(out)  # again: somebody else may have repaired it before we held the folder
+            result = checks.verify(out)  # check again: another process may have repaired it before we locked the folder
             _repair(out, result.damaged, model=model, workers=workers, quiet=quiet)
             result = checks.verify(out)
     result.require_sound()
     if not quiet:
         missing = f"; {result.missing} are not mapped yet" if result.missing else ""
-        print(f"sound: {result.blocks} blocks x periods and {result.files} files are unchanged{missing}")
+        print(f"all checks passed: {result.blocks} blocks x periods and {result.files} files are unchanged{missing}")
 
 
 def _repair(out: Path, damaged: Sequence[Damage], *, model: str | None, workers: int | None, quiet: bool) -> None:
-    """Make damaged blocks, tables and the page again."""
+    """Map damaged blocks again, and rewrite the tables and the report."""
     from subpixmap.mapping.verify import take_back
     from subpixmap.verbs.count import count, report, trend
     from subpixmap.verbs.run import map_planned
 
     if any(one.what == runpaths.CHOICES for one in damaged):
         raise VerificationFailed(
-            f"{out / runpaths.CHOICES} is damaged or lost, and nothing else says which options it held: remove it, "
-            "then run `subpixmap count` and `subpixmap trend` with their options again"
+            f"{out / runpaths.CHOICES} is damaged or lost and cannot be restored: remove it, then run `subpixmap "
+            "count` and `subpixmap trend` with your options again"
         )
     for one in damaged:
         log.warning("repairing %s", one)
@@ -77,7 +77,7 @@ def models(names: Sequence[str] = ()) -> None:
 
 
 def regions(country: str | None = None) -> None:
-    """Show the countries that `--region` knows, or the first-level units of one, with their codes."""
+    """Show the countries that `--region` accepts, or the first-level units of one, with their codes."""
     from subpixmap.region.names import region_codes
 
     found = region_codes(country)

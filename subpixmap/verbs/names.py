@@ -1,4 +1,4 @@
-"""What the verbs that teach refuse by its name alone, before PyTorch is loaded or anything is simulated or asked."""
+"""Checks of names for train, evaluate, learn and calibrate, before PyTorch is loaded or any work starts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def require_output(
     bands: Sequence[str] = (),
     baselines: Sequence[str] = (),
 ) -> None:
-    """Refuse at once what would fail only after long work, or after torch is loaded."""
+    """Refuse an output early that would fail only after long work."""
     if output.suffix != ".safetensors":
-        raise InputError(f"--output {output}: a checkpoint's name ends in .safetensors")
+        raise InputError(f"--output {output}: the name of a checkpoint must end in .safetensors")
     require_place(output.parent)
     require_bands(bands)
     require_baselines(baselines)
@@ -34,9 +34,9 @@ def require_output(
 
 
 def require_model(name: str, *, world: str | None, places: int, objects: Sequence[str]) -> str:
-    """Refuse an unknown model; in a world of the simulator, also what the simulator does not have.
+    """Refuse an unknown model; for simulated data, also objects that the simulator does not have.
 
-    Returns its name or path; what lies at an address is in the cache then.
+    Returns the name or path of the model; a model at a URL is downloaded into the cache.
     """
     from subpixmap.model.card import read_stored
     from subpixmap.model.travel import local_copy
@@ -51,9 +51,11 @@ def require_model(name: str, *, world: str | None, places: int, objects: Sequenc
     if places < 1:
         raise InputError(f"--places {places}: give 1 or more")
     if unknown := (set(objects or card.objects) | set(card.objects)) - set(OBJECTS):
-        raise InputError(f"the simulator has no {', '.join(sorted(unknown))}; it has {', '.join(OBJECTS)}")
+        raise InputError(f"the simulator has no {', '.join(sorted(unknown))}; choose from {', '.join(OBJECTS)}")
     if missing := set(card.objects) - set(objects or card.objects):
-        raise InputError(f"--objects leaves out {', '.join(sorted(missing))}, which model {card.name!r} counts")
+        raise InputError(
+            f"--objects leaves out {', '.join(sorted(missing))}, but model {card.name!r} counts it; add it"
+        )
     return local
 
 
@@ -63,4 +65,4 @@ def require_simulated(name: str) -> None:
 
     simulated = [one for one in shipped_models() if read_stored(one).card.evidence == "simulated"]
     if name not in simulated:
-        raise InputError(f"--simulated {name}: it is none of the shipped checkpoints {', '.join(simulated)}")
+        raise InputError(f"--simulated {name}: give the name of a shipped checkpoint: {', '.join(simulated)}")

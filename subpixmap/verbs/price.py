@@ -1,4 +1,4 @@
-"""Prices of a machine -> the money that a plan takes. For the record and the eye only: nothing else depends on it."""
+"""The cost of a plan from prices of a machine. For information only: nothing else depends on it."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ KEYS = {
     "core-hour": "an hour of one processor core",
     "gpu-hour": "an hour of one GPU",
     "gb-month": "a month of one GB of the map on disk",
-    "gb-read": "one GB that is read from the catalogue's store",
+    "gb-read": "one GB read from the store of the catalogue",
 }
 
 
 @dataclass(frozen=True)
 class Money:
-    """What a plan costs, in the currency of the prices; a part without a price is None."""
+    """The cost of a plan, in the currency of the prices; a part without a price is None."""
 
     device: str
-    """What computes the network: cpu or cuda."""
+    """Device of the network: cpu or cuda."""
     core_hours: float | None
-    """Of all workers together; None on a GPU."""
+    """Core-hours of all workers together; None on a GPU."""
     gpu_hours: float | None
-    """None on a processor, and on a GPU without a probe: its rate is not known."""
+    """GPU-hours; None on a processor, and on a GPU without a probe because its speed is unknown."""
     compute: float | None
     read: float | None
     keep: float | None
-    """A month of the map on disk."""
+    """Cost of the map on disk per month."""
 
     @property
     def once(self) -> float | None:
-        """Computing and reading together; None when neither has a price."""
+        """Cost of computing and reading together; None if neither has a price."""
         parts = [part for part in (self.compute, self.read) if part is not None]
         return sum(parts) if parts else None
 
 
 def parse_prices(texts: Iterable[str]) -> dict[str, float]:
-    """Prices by key, of texts such as `core-hour=0.04`.
+    """Parse prices such as `core-hour=0.04` into a dict by key.
 
     Raises
     ------
@@ -56,19 +56,19 @@ def parse_prices(texts: Iterable[str]) -> dict[str, float]:
         if key not in KEYS:
             raise InputError(f"--price {text!r}: write KEY=NUMBER; the keys are {', '.join(KEYS)}")
         if key in prices:
-            raise InputError(f"--price {text!r}: {key} is given twice")
+            raise InputError(f"--price {text!r}: {key} is given twice; give it once")
         try:
             value = float(number)
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and value >= 0):
-            raise InputError(f"--price {text!r}: {number!r} is not a number of 0 or more, such as {key}=0.04")
+            raise InputError(f"--price {text!r}: {number!r} is not a number >= 0; write for example {key}=0.04")
         prices[key] = value
     return prices
 
 
 def money(prices: dict[str, float], needed: Needs, *, device: str, seconds: float, measured: bool) -> Money:
-    """What a plan costs at these prices.
+    """The cost of a plan at these prices.
 
     Parameters
     ----------
@@ -77,11 +77,11 @@ def money(prices: dict[str, float], needed: Needs, *, device: str, seconds: floa
     needed
         Of the whole plan.
     device
-        What computes the network: cpu or cuda.
+        Device of the network: cpu or cuda.
     seconds
-        Of all worker processes together: one core, or one GPU, each.
+        Of all worker processes together: each uses one core or one GPU.
     measured
-        Whether they are those of a probe. The time of a GPU is known in no other way.
+        Whether the seconds come from a probe; only a probe gives the time of a GPU.
     """
     hours = seconds / 3600
     on_gpu = device != "cpu"
@@ -102,15 +102,15 @@ def _times(price: float | None, amount: float | None) -> float | None:
 
 
 def money_line(prices: dict[str, float], found: Money, *, measured: bool) -> str:
-    """The row of the plan's table: once, a month, and which prices are of no use here."""
+    """The row of the plan's table: one-time cost, monthly cost, and unused prices."""
     parts = []
     if found.compute is not None:
         hours, unit = (found.core_hours, "core") if found.device == "cpu" else (found.gpu_hours, "GPU")
         most = "about" if measured else "at most"
         parts.append(f"{most} {_sum(found.compute)} for {hours:,.3g} {unit}-hours")
-        parts[0] += "" if measured else " of the network (reading comes on top)"
+        parts[0] += "" if measured else " of the network, plus the time to read"
     if found.read is not None:
-        parts.append(f"up to {_sum(found.read)} for what is read")
+        parts.append(f"up to {_sum(found.read)} for reading")
     if found.once is not None and len(parts) > 1:
         parts.append(f"together {_sum(found.once)}")
     if found.keep is not None:
@@ -121,17 +121,17 @@ def money_line(prices: dict[str, float], found: Money, *, measured: bool) -> str
         if "core-hour" in prices:
             parts.append("core-hour is not used: this plan computes on a GPU")
         if "gpu-hour" in prices and found.gpu_hours is None:
-            parts.append("the hours of a GPU are known by --probe only")
+            parts.append("add --probe to estimate the hours of a GPU")
     return "; ".join(parts)
 
 
 def _sum(value: float) -> str:
-    """Money in digits that can be read: 12,300, 45.60, 0.0012."""
+    """Format a cost with readable digits: 12,300, 45.60, 0.0012."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:,.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
 
 
 def told(prices: dict[str, float], found: Money) -> dict[str, Any]:
-    """What plan.json keeps of it."""
+    """The cost as stored in plan.json."""
     return {
         "prices": prices,
         "core_hours": found.core_hours,

@@ -1,6 +1,6 @@
-"""What a user asks for: a run, a reference, a network. What can be judged without opening a file is judged here.
+"""What a user requests: a run, a reference, a network. Checks everything that needs no file.
 
-The command line reads its defaults from these nouns, so nothing heavy is imported at the top.
+The command line takes its defaults from these classes, so heavy packages are not imported at the top.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ DEFAULT_SOURCE = ("earth-search",)
 
 
 def require_list(name: str, values: object) -> None:
-    """Refuse one text where several are asked for: its letters would be taken for them."""
+    """Refuse one text where a list is needed: its letters would be taken as the elements."""
     if isinstance(values, (str, bytes)):
-        raise InputError(f"{name}={values!r} is one text; give several, such as {name}=({values!r},)")
+        raise InputError(f"{name}={values!r} is one text; give a list, such as {name}=({values!r},)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a user asks of a run; checked when it is built."""
+    """What a user requests from a run; checked when built."""
 
     region: str
     """`demo`, a country, country/unit, west,south,east,north in degrees, or a polygon file."""
@@ -46,14 +46,17 @@ class Request:
     objects: tuple[str, ...] = ()
     """Objects to count; empty means all of the checkpoint."""
     source: tuple[str, ...] = ()
-    """Catalogues in order of preference; empty means `DEFAULT_SOURCE`, or the demo's own."""
+    """Catalogues in order of preference; empty means `DEFAULT_SOURCE` (for the demo: its own catalogue)."""
     collection: str | None = None
     level: Level = "L2A"
-    """Of the items: surface reflectance with scene classes, or L1C, in which every pixel with data is valid."""
+    """Processing level:
+
+    L2A (surface reflectance with scene classes), or L1C, in which every pixel with data is valid.
+    """
     offset_rule: OffsetRule = "auto"
-    """Whether 1000 is subtracted from the digital numbers: decided for each item, or always, or never."""
+    """Offset of 1000 in the digital numbers: "auto" (decide for each item), "subtract" or "none"."""
     refresh: tuple[str, ...] = ()
-    """Labels of periods that the catalogue is asked for again."""
+    """Labels of periods to search in the catalogue again."""
     model: str | None = None
     """Shipped checkpoint or path; by default the first of `DEFAULT_MODELS` whose bands the items have."""
     admin: Path | None = None
@@ -61,7 +64,7 @@ class Request:
     name_column: str | None = None
     parent_column: str | None = None
     layer: str | None = None
-    """Of the file of units (or of the region's file)."""
+    """Layer of the file of units, or of the region's file."""
     encoding: str | None = None
     """Of its texts."""
     resolution: float = 10.0
@@ -71,22 +74,22 @@ class Request:
     max_scenes: int = 10
     min_obs: int = 1
     max_cloud: float | None = None
-    """Percent of the whole tile."""
+    """Largest cloud cover of an item, percent of its tile."""
     mask: MaskBy | None = None
-    """Who says which pixels are clear: scene classes, a cloud network, or both; by default as the model's card says."""
+    """Cloud mask: "scl" (scene classes), "learned" (a network) or "both"; by default from the model's card."""
     spread: bool = False
-    """Keep the counts of the model's networks apart, and say how far they spread."""
+    """Also store the count of each network of the model, and their standard deviation."""
     scheduler: str | None = None
     workers: int | None = None
     probe: bool = False
     """Map one block before the run, and predict time and disk space from it."""
     price: tuple[str, ...] = ()
-    """`core-hour=0.04`, `gpu-hour=...`, `gb-month=...`, `gb-read=...`: the plan tells the money."""
+    """`core-hour=0.04`, `gpu-hour=...`, `gb-month=...`, `gb-read=...`: prices to estimate the cost."""
     device: str = "auto"
     backend: str | None = None
-    """What computes the network, torch or openvino; by default the folder's, or the fastest exact one installed."""
+    """Library that runs the network: torch or openvino; default: as in the folder, else the fastest exact one."""
     precision: str | None = None
-    """float32 or bfloat16; by default the folder's, or float32."""
+    """float32 or bfloat16; by default as in the folder, else float32."""
     allow_partial: bool = False
     force: bool = False
     yes: bool = False
@@ -101,7 +104,7 @@ class Request:
         checks = {
             f"--resolution {self.resolution:g}: give a positive number of metres": 0 < self.resolution < 1e6,
             f"--block {self.block}: give a positive multiple of {CHUNK}": self.block > 0 and self.block % CHUNK == 0,
-            f"--max-scenes {self.max_scenes}: at least 1 is needed": self.max_scenes >= 1,
+            f"--max-scenes {self.max_scenes}: give 1 or more": self.max_scenes >= 1,
             f"--min-obs {self.min_obs}: must lie between 1 and --max-scenes ({self.max_scenes})": (
                 1 <= self.min_obs <= self.max_scenes
             ),
@@ -112,9 +115,8 @@ class Request:
                 self.mask in (None, "scl", "learned", "both")
             ),
             f"--workers {self.workers}: give 0 or more": self.workers is None or self.workers >= 0,
-            "--workers are processes of this machine; a --scheduler has its own, give one of the two": (
-                self.workers is None or self.scheduler is None
-            ),
+            "--workers and --scheduler cannot be combined: the cluster of --scheduler has its own workers; leave out "
+            "one of the two": (self.workers is None or self.scheduler is None),
             f"--device {self.device!r} is unknown; choose cpu, cuda or auto": self.device in ("cpu", "cuda", "auto"),
             f"--offset-rule {self.offset_rule!r} is unknown; choose auto, subtract or none": (
                 self.offset_rule in ("auto", "subtract", "none")
@@ -123,27 +125,27 @@ class Request:
             f"--refresh {' '.join(self.refresh)}: the periods of this run are {', '.join(labels)}": (
                 set(self.refresh) <= set(labels)
             ),
-            "--region demo is a simulated country with imagery of its own: leave out --source and --collection": (
+            "--region demo is a simulated country with its own imagery: leave out --source and --collection": (
                 not self.is_demo or not (self.source or self.collection)
             ),
-            "--refresh: with --every scene every acquisition is a period; use another --out": (
+            "--refresh does not work with --every scene, where every acquisition is a period; use another --out": (
                 not self.refresh or self.every != "scene"
             ),
-            f"{self.region!r} has no file of units, so --id-column, --name-column, --parent-column, --layer and "
-            "--encoding are of no use: give --admin": not self._reads_units or self._has_file_of_units(),
+            f"{self.region!r} has no file of units, but --id-column, --name-column, --parent-column, --layer and "
+            f"--encoding need one: give --admin": not self._reads_units or self._has_file_of_units(),
         }
         checks |= self._of_what_computes()
         if wrong := [text for text, fine in checks.items() if not fine]:
             raise InputError("; ".join(wrong))
 
     def _of_what_computes(self) -> dict[str, bool]:
-        """Checks of the options of the network."""
+        """Check device, backend and precision."""
         return {
             f"--backend {self.backend!r} is unknown; choose torch or openvino": self.backend
             in (None, "torch", "openvino"),
             f"--precision {self.precision!r} is unknown; choose float32 or bfloat16": self.precision
             in (None, "float32", "bfloat16"),
-            "--backend openvino computes on the processor: leave out --device cuda": self.backend != "openvino"
+            "--backend openvino runs on the processor only: leave out --device cuda": self.backend != "openvino"
             or self.device != "cuda",
         }
 
@@ -154,21 +156,21 @@ class Request:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Catalogues that are asked."""
+        """Catalogues to search."""
         return self.source or DEFAULT_SOURCE
 
     def periods(self) -> list[Period]:
-        """Periods that are mapped."""
+        """Periods to map."""
         return make_periods(self.years, self.every, parse_months(self.months))
 
     @property
     def names_units(self) -> bool:
-        """Whether it says which units to count in; otherwise those of the run folder stay, or the region's own."""
+        """Whether the request names units; otherwise those of the run folder or of the region are used."""
         return bool(self.admin or self._reads_units)
 
     @property
     def _reads_units(self) -> bool:
-        """Whether it says how a file of units is read."""
+        """Whether the request has options for reading a file of units."""
         return bool(self.id_column or self.name_column or self.parent_column or self.layer or self.encoding)
 
     def _has_file_of_units(self) -> bool:
@@ -176,7 +178,7 @@ class Request:
 
     @property
     def folder(self) -> Path:
-        """Where the run leaves its files."""
+        """The run folder."""
         if self.out is not None:
             return path_of(self.out)
         name = Path(self.region).stem if Path(self.region).is_file() else self.region
@@ -185,7 +187,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Labelling:
-    """How points in labelled areas become a reference."""
+    """Options that turn points in labelled areas into a reference."""
 
     crs: str | None = None
     """Of files without one."""
@@ -193,19 +195,19 @@ class Labelling:
     """Objects to take; empty means all."""
     object_column: str = "object"
     layer: str | None = None
-    """Of the file of points."""
+    """Layer of the file of points."""
     labelled_layer: str | None = None
-    """Of the file of labelled areas."""
+    """Layer of the file of labelled areas."""
     totals: Path | None = None
-    """Plots with totals beside points; without labelled areas, the file of points holds them."""
+    """File of plots with totals, in addition to points; without labelled areas, the file of points holds the plots."""
     total_columns: Mapping[str, str] = field(default_factory=dict)
-    """Object -> the column with its totals."""
+    """Object -> name of the column with its totals."""
     totals_layer: str | None = None
-    """Of the file of plots beside points."""
+    """Layer of the file of plots given in addition to points."""
     encoding: str | None = None
-    """Of the texts of both files."""
+    """Text encoding of both files."""
     where: str | None = None
-    """Points to keep: an expression of the file's columns."""
+    """Points to keep: an expression of columns of the file."""
     definitions: Mapping[str, str] = field(default_factory=dict)
     """Object -> what exactly was labelled, in words."""
     measure: str = "count"
@@ -215,9 +217,9 @@ class Labelling:
     box: float | None = None
     """Side of the box that a point is spread over, metres; None spreads it by a Gaussian."""
     present_above: float = 0.25
-    """A reference pixel with more objects is a presence."""
+    """A reference pixel with more objects than this counts as a presence."""
     max_per_pixel: float = 20.0
-    """More points in a pixel are refused."""
+    """Largest number of points in a pixel; more are refused."""
     resolution: float = 10.0
     """Metres."""
 

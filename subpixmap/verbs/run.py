@@ -1,7 +1,6 @@
-"""Plan and map: `run` is every stage in one go, `plan` maps nothing, `map_planned` goes on with what is planned.
+"""Plan and map: `run` does all stages, `plan` does not map, `map_planned` maps a planned folder.
 
-A run is asked for by a `Request`; what it settles is a `Job`. Everything a user can get wrong is refused while the job
-is made, before a pixel is read.
+A `Request` becomes a `Job`. Wrong input is refused while the job is made, before any pixel is read.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ if TYPE_CHECKING:
     from subpixmap.mapping.run import Summary
 
 DEMO = "demo"
-"""The region whose truth is known: its run ends with estimates from a simulated sample."""
+"""Name of the demo region: its truth is known, so its run ends with estimates from a simulated sample."""
 CPU_FLOPS = 35e9
-"""Of one core in the network, floating point operations a second; 35-52 were measured on an AMD Milan core."""
+"""Speed of one core in the network, floating point operations per second (35-52e9 measured on an AMD Milan core)."""
 
 log = logging.getLogger("subpixmap")
 
 
 def run(request: Request) -> Job:
-    """Plan, map, count, trend and report into one folder; resumes where it stopped, extends with more years."""
+    """Plan, map, count, compute trends and report into one folder; rerun to resume, or with more years to extend."""
     from subpixmap.mapping.owner import run_lock
 
     job, needed, seconds = _settle_and_show(request)
@@ -70,7 +69,7 @@ def run(request: Request) -> Job:
 
 
 def _estimate_demo(job: Job) -> None:
-    """Estimates of the demo country, from a sample that is labelled with its truth: simulated, and called so."""
+    """Estimates of the demo country from a sample labelled with its truth; marked as simulated."""
     from subpixmap.simulate.recognise import countries_of
 
     for country in countries_of(job.plan.sources)[:1]:
@@ -78,14 +77,14 @@ def _estimate_demo(job: Job) -> None:
 
 
 def plan(request: Request) -> Job:
-    """What a run would read, compute and need. Freezes its items and its plan; maps nothing."""
+    """Show what a run would read, compute and need. Saves its items and plan, without mapping."""
     from subpixmap.mapping.owner import run_lock
 
     job, needed, _ = _settle_and_show(request, to_stdout=True)
     try:
         _require_fit(job, needed, scheduler=request.scheduler, workers=request.workers)
-    except Refused as error:  # the plan may be for another machine
-        console.show_remarks([f"a run would be refused on this machine: {error}"], quiet=request.quiet)
+    except Refused as error:  # not an error here: the plan may be for another machine
+        console.show_remarks([f"this machine cannot run this plan: {error}"], quiet=request.quiet)
     with run_lock(job.out):
         return freeze(job)
 
@@ -99,7 +98,7 @@ def map_planned(
     allow_partial: bool = False,
     quiet: bool = False,
 ) -> Summary:
-    """Do the planned blocks of a run folder that are not done yet."""
+    """Map the planned blocks of a run folder that are still missing."""
     from subpixmap.mapping.needs import needs
     from subpixmap.model.checkpoint import load_model
     from subpixmap.model.clouds import require_network
@@ -110,7 +109,7 @@ def map_planned(
         require_network(planned.recipe.bands, planned.recipe.mask, planned.recipe.level)
         job = Job(out, planned, folder.items, load_model(model or planned.model.name, known=planned.model.sha256))
         for asset in (asset for item in job.items for asset in item.assets.values()):
-            signed_href(asset)  # refuses those that only the catalogue can sign
+            signed_href(asset)  # raises for assets that only the catalogue can sign
         _require_fit(job, needs(job.plan, job.items), scheduler=scheduler, workers=workers)
         with console.run_log(out):
             return map_job(job, scheduler=scheduler, workers=workers, allow_partial=allow_partial, quiet=quiet)
@@ -119,7 +118,7 @@ def map_planned(
 def map_job(
     job: Job, *, scheduler: str | None = None, workers: int | None = None, allow_partial: bool, quiet: bool
 ) -> Summary:
-    """Map what is settled, with a progress bar, and vouch for it in the manifest."""
+    """Map a job with a progress bar, and record the map in the manifest."""
     from subpixmap.mapping.manifest import MAPPING, announce, write_manifest
     from subpixmap.mapping.run import RunProgress, map_region
 
@@ -150,7 +149,7 @@ def map_job(
 
 
 def _settle_and_show(request: Request, *, to_stdout: bool = False) -> tuple[Job, Needs, float]:
-    """The settled job, what it needs, and its seconds of arithmetic; shown before anything is written."""
+    """The job, its needs, and its seconds of computing; printed before anything is written."""
     from subpixmap.mapping.needs import needs
     from subpixmap.mapping.probe import Probe, probe
 
@@ -169,7 +168,7 @@ def _settle_and_show(request: Request, *, to_stdout: bool = False) -> tuple[Job,
         all_seconds, probed = seconds * _processes(request.workers), measured is not None
         cost = money(prices, needed, device=job.plan.recipe.arithmetic.device, seconds=all_seconds, measured=probed)
         line, expected["money"] = money_line(prices, cost, measured=probed), told(prices, cost)
-    if to_stdout or not request.quiet:
+    if not request.quiet:
         shown = console.plan_table(job, needed, seconds=seconds, measured=measured, money=line, verbose=request.verbose)
         print(shown, file=sys.stdout if to_stdout else sys.stderr, flush=True)
     if measured is not None:
@@ -178,7 +177,7 @@ def _settle_and_show(request: Request, *, to_stdout: bool = False) -> tuple[Job,
 
 
 def _require_fit(job: Job, needed: Needs, *, scheduler: str | None, workers: int | None) -> None:
-    """Refuse what does not fit on this machine; what the workers of a scheduler have is not known here."""
+    """Refuse a job that does not fit on this machine; the workers of a scheduler are not checked."""
     from subpixmap.mapping.needs import require_fit
 
     if scheduler is None:
@@ -186,7 +185,7 @@ def _require_fit(job: Job, needed: Needs, *, scheduler: str | None, workers: int
 
 
 def _arithmetic(job: Job, needed: Needs, workers: int | None) -> float:
-    """Seconds that the network needs on local cores, and that of the clouds with it."""
+    """Seconds of the network, and of the cloud network, on local cores."""
     from subpixmap.model.clouds import TILE_SECONDS
 
     counting = needed.predicted_px * job.model.card.flops_per_pixel / CPU_FLOPS
@@ -194,5 +193,5 @@ def _arithmetic(job: Job, needed: Needs, workers: int | None) -> float:
 
 
 def _processes(workers: int | None) -> int:
-    """Local worker processes: as many as asked for, one a core when not said; 0 is this process."""
+    """Number of local processes: as requested, else one per core; 0 means this process, counted as 1."""
     return cores() if workers is None else max(1, workers)

@@ -1,6 +1,6 @@
 """From a map to numbers that can be published: design a sample, import its labels, estimate.
 
-The probability sample and what the model was taught on never share a cell; a sample of another map is refused.
+The probability sample and the training areas of the model never share a cell; a sample of another map is refused.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("subpixmap")
 _DESIGN_VERSION = 1
-TWO_PHASES = "two phases: a detector in all cells, people in some"
+TWO_PHASES = "two phases: a detector counts all cells, people count some"
 SIMULATED = "simulated labels"
-"""Note of every estimate that rests on them."""
+"""Note of every estimate that uses them."""
 
 
 def design_sample(
@@ -47,8 +47,8 @@ def design_sample(
 ) -> SampleDesign:
     """Draw a probability sample of cells, and write its sheets into OUT/sample.
 
-    With `pilot`, the labelled sample that the folder holds says how the new one is shared out; it is replaced. Land
-    that the model was taught on (where its card says which) is left out.
+    With `pilot`, the labelled sample of the folder decides the allocation of the new one, which replaces it. Training
+    areas of the model (if its card lists them) are left out.
     """
     from subpixmap.estimation.sheets import read_labelled, read_sample, write_sample
     from subpixmap.mapping.manifest import announce, write_manifest
@@ -57,11 +57,11 @@ def design_sample(
         labelled = (out / runpaths.SAMPLE_LABELLED).is_file()
         if labelled and not pilot:
             raise Refused(
-                f"{out / runpaths.SAMPLE} holds a labelled sample; --pilot replaces it and lets it say how the new one "
-                "is shared out, or remove the folder"
+                f"{out / runpaths.SAMPLE} already holds a labelled sample; add --pilot to allocate a new sample by "
+                "it and replace it, or remove the folder"
             )
         if pilot and not labelled:
-            raise InputError(f"--pilot: {out} holds no labelled sample")
+            raise InputError(f"--pilot: {out} holds no labelled sample; leave it out")
         before = read_sample(out).cells.merge(read_labelled(out)) if pilot else None
         made, record = _draw(folder, wish, model, before)
         announce(out, [runpaths.SAMPLE])
@@ -132,10 +132,10 @@ def import_labels(
     simulated: bool = False,
     quiet: bool = False,
 ) -> Labels:
-    """Check a labelled sheet against the design, and keep its counts in the run folder.
+    """Check the labelled cells against the design, and store their counts in the run folder.
 
-    `assume_disjoint` accepts a model whose card does not say which land it was taught on; the record keeps that.
-    `simulated` labels are called so wherever estimates are shown.
+    `assume_disjoint` accepts a model whose card does not list its training areas; the record notes it. `simulated`
+    labels are marked as such wherever estimates are shown.
     """
     from subpixmap.estimation.labels import check_labels, read_sheet
     from subpixmap.estimation.sheets import read_sample
@@ -207,7 +207,7 @@ def estimate(
 def _write_estimates(
     folder: RunFolder, counts: pd.DataFrame, table: pd.DataFrame | None, options: dict[str, Any] | None
 ) -> tuple[list[Path], list[str]]:
-    """Write counts with new columns of estimates, and the table of all (None removes it); files, and what is stale."""
+    """Write counts with new estimates, and the table of all estimates (None removes it); returns files, stale ones."""
     from subpixmap.export.dictionary import write_dictionary
     from subpixmap.mapping.manifest import announce, read_manifest, write_manifest
     from subpixmap.tables import COUNTS, ESTIMATES, write_csv, write_table
@@ -216,7 +216,9 @@ def _write_estimates(
     before = read_manifest(out)
     stale = before.stale() if before is not None else {}
     if runpaths.COUNTS_PARQUET in stale:
-        raise InputError(f"{out / runpaths.COUNTS_PARQUET} {stale[runpaths.COUNTS_PARQUET]}; then estimate")
+        raise InputError(
+            f"{out / runpaths.COUNTS_PARQUET} {stale[runpaths.COUNTS_PARQUET]}; then rerun `subpixmap estimate`"
+        )
     written = [runpaths.COUNTS_CSV, runpaths.COUNTS_PARQUET, runpaths.ESTIMATES_CSV, runpaths.TABLES, runpaths.SAMPLE]
     announce(out, written)
     paths = list(write_table(counts, out / runpaths.COUNTS_PARQUET, COUNTS))
@@ -227,36 +229,37 @@ def _write_estimates(
         paths.insert(0, write_csv(table, out / runpaths.ESTIMATES_CSV, ESTIMATES))
         write_json(out / runpaths.SAMPLE_RULES, options)
     write_dictionary(out)
-    # Trends do not look at estimates: those that belonged to the counts still do.
+    # Trends do not depend on estimates, so trends that fit the counts still do.
     fresh = [] if runpaths.TREND_PARQUET in stale else [runpaths.TREND_PARQUET]
     return paths, write_manifest(out, written, still_fit=fresh).stale_remarks()
 
 
 def import_record(out: Path) -> dict[str, Any]:
-    """What is known of the labels of a run folder; empty without any."""
+    """The record of the imported labels of a run folder; empty if there are none."""
     path = out / runpaths.SAMPLE_IMPORT
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return record
 
 
 def remarks_on_sample(out: Path) -> list[str]:
-    """What a reader of the estimates should know of the sample."""
+    """Notes about the sample for readers of the estimates."""
     record = import_record(out)
     remarks = []
     if record.get("simulated"):
         remarks.append(
-            "the estimates rest on a simulated sample: its labels are the truth of the simulated country, and nobody "
-            "counted; they show the method"
+            "the estimates come from a simulated sample: its labels are the true counts of the simulated country. "
+            "They only show how the method works"
         )
     elif record.get("assume_disjoint"):
-        remarks.append("it is assumed, not known, that no cell of the sample lies on land that the model was taught on")
+        remarks.append("it is assumed (--assume-disjoint) that no sample cell lies in the training areas of the model")
     return remarks
 
 
 def simulate_sample(out: Path, country: Path, *, n: int = 300, quiet: bool = False) -> pd.DataFrame | None:
-    """Estimates of a simulated country from a sample that is labelled with the truth, so that a newcomer sees them.
+    """Estimates of a simulated country from a sample labelled with its truth, as an example.
 
-    The first and the last year are labelled. None where nothing can be: periods that are not years, objects that move.
+    Labels the first and the last year. Returns None if that is impossible: periods that are not years, or objects that
+    move.
     """
     import geopandas as gpd
 
@@ -295,23 +298,23 @@ def simulate_sample(out: Path, country: Path, *, n: int = 300, quiet: bool = Fal
 
 
 def estimate_again(out: Path) -> list[str]:
-    """After a new count: the estimates that the folder held, made anew from its sample; what does not hold any more."""
+    """Redo the estimates of the folder after a new count; returns notes about estimates that were removed."""
     from subpixmap.runfolder import RunFolder
 
     try:
         options = json.loads((out / runpaths.SAMPLE_RULES).read_text(encoding="utf-8"))
         changes = options.pop("changes")
-        options.setdefault("unseen", 0.0)  # absent in older files: their intervals did not allow for unseen objects
+        options.setdefault("unseen", 0.0)  # absent in older files, whose intervals did not include unseen objects
         pairs = None if changes is None else [(str(first), str(last)) for first, last in changes]
         estimate(out, Rules(**options), changes=pairs, quiet=True)
     except (InputError, Refused, ValueError, TypeError, KeyError) as error:
         forget_estimates(RunFolder.open(out))
-        return [f"the estimates of the former counts no longer hold and were removed: {error}"]
+        return [f"the old estimates do not fit the new counts and were removed: {error}"]
     return []
 
 
 def forget_estimates(folder: RunFolder) -> None:
-    """Blank the columns of estimates, and remove their table."""
+    """Blank the columns of estimates, and remove the table of estimates."""
     from subpixmap.estimation.results import fill_counts
 
     if any((folder.path / name).is_file() for name in (runpaths.ESTIMATES_CSV, runpaths.SAMPLE_RULES)):
@@ -319,7 +322,7 @@ def forget_estimates(folder: RunFolder) -> None:
 
 
 def map_sha256(folder: RunFolder, period: str) -> str:
-    """Hash of what the map of a period holds, from its ledger."""
+    """Hash of the content of the map of a period, from its ledger."""
     from subpixmap.mapping.ledger import Record, record_path
 
     digest = hashlib.sha256()
@@ -337,16 +340,18 @@ def _require_same_map(folder: RunFolder, sample: DrawnSample) -> None:
     record = sample.record
     if record["run_id"] != folder.plan.run_id:
         raise Refused(
-            f"the sample of {folder.path} was drawn from another map (run {record['run_id'][:12]}, this is "
-            f"{folder.plan.run_id[:12]}); design a sample of this one"
+            f"the sample of {folder.path} was drawn from another map (run {record['run_id'][:12]}, this map is run "
+            f"{folder.plan.run_id[:12]}); run `subpixmap sample design` for this map"
         )
     for label, digest in record["map_sha256"].items():
         if map_sha256(folder, label) != digest:
-            raise Refused(f"the map of {label} has changed since the sample was drawn; design a sample anew")
+            raise Refused(
+                f"the map of {label} has changed since the sample was drawn; run `subpixmap sample design` again"
+            )
 
 
 def _land(folder: RunFolder, model: str | None, *, needed: bool) -> TaughtLand:
-    """Land that the model was taught on; where its card does not say all of it, that is refused if `needed`."""
+    """Training and calibration areas of the model; if its card does not list them all, raise if `needed`."""
     from subpixmap.model.checkpoint import load_model
     from subpixmap.model.land import TaughtLand, taught_land
 
@@ -354,18 +359,18 @@ def _land(folder: RunFolder, model: str | None, *, needed: bool) -> TaughtLand:
     try:
         chosen = load_model(model or info.name, known=info.sha256)
         if model is None and chosen.sha256 != info.sha256:
-            raise InputError(f"no file of model {info.name}, sha256 {info.sha256[:12]}, is known")
+            raise InputError(f"the file of model {info.name} (sha256 {info.sha256[:12]}) was not found")
     except InputError as error:
         if not needed and model is None:
             return TaughtLand((), complete=False)
-        raise InputError(f"{error}; give --model FILE, whose card says which land it was taught on") from error
+        raise InputError(f"{error}; give it with --model FILE: its card lists its training areas") from error
     if chosen.sha256 != info.sha256:
-        raise Refused(f"--model {model}: this map was made with another model, sha256 {info.sha256[:12]}")
+        raise Refused(f"--model {model}: the map needs model {info.name}, sha256 {info.sha256[:12]}")
     land = taught_land(chosen.card)
     if needed and not land.complete:
         raise Refused(
-            f"the card of model {info.name} does not say which land it was trained and calibrated on: a sample cell "
-            "there would certify the model with its own teaching; --assume-disjoint takes it that none is"
+            f"the card of model {info.name} does not list the areas it was trained and calibrated on, so sample "
+            "cells may lie there and make the model look too good; if you know that none does, add --assume-disjoint"
         )
     return land
 
@@ -384,8 +389,8 @@ def _objects(folder: RunFolder, wish: Wish) -> list[str]:
         if name not in plan.objects:
             raise InputError(f"--object {name}: the run has {', '.join(plan.objects)}")
         if name not in countable:
-            raise InputError(f"--object {name}: a mean over dates of things that move cannot be labelled on one image")
+            raise InputError(f"--object {name}: it moves, so one image cannot show its mean over dates; leave it out")
     chosen = [name for name in countable if not wish.objects or name in wish.objects]
     if not chosen:
-        raise InputError("the run has no object that can be labelled: all of them move")
+        raise InputError("this run has no object that can be labelled on an image: all its objects move")
     return chosen

@@ -1,4 +1,4 @@
-"""A request -> a settled job: region, items frozen once per period, model, plan, and what is refused or missing."""
+"""From a request to a job: region, locked items per period, model, plan, and refused or missing items."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from subpixmap.scenes.radiometry import Missing
 
 DEFAULT_MODELS = ("demo-s2-v2", "demo-rgbn-v2", "demo-s2", "demo-rgbn")
-"""The first whose bands the items have is used; a folder that one of the last two began goes on with it."""
+"""The first one whose bands the items have is used; a folder started with one of the last two keeps it."""
 
 
 def settle(request: Request) -> Job:
-    """Settle region, model, items and plan; writes nothing."""
+    """Decide region, model, items and plan; does not write files."""
     from subpixmap.mapping.plan import make_plan
     from subpixmap.scenes.completeness import completeness
     from subpixmap.scenes.hrefs import redact
@@ -41,7 +41,7 @@ def settle(request: Request) -> Job:
     if request.scheduler is not None:
         require_scheduler(request.scheduler)
     request = _with_model(request)
-    _require_names(request)  # before torch is loaded and a country is simulated
+    _require_names(request)  # before torch is loaded or a country is simulated
     if request.is_demo:
         request = _demo(request)
     region = _region(request)
@@ -93,9 +93,9 @@ def _region(request: Request) -> Region:
 def ask_items(
     request: Request, region: Region, models: Sequence[Model]
 ) -> tuple[Model, list[Item], tuple[str, ...], dict[str, str]]:
-    """The model that the items fit, the frozen items of all periods, periods that were asked for, refused items.
+    """The model that fits the items, the locked items of all periods, the searched periods, and the refused items.
 
-    Only periods that the folder does not have, or that are refreshed, ask the catalogue.
+    Only new and refreshed periods are searched in the catalogue.
     """
     from subpixmap.mapping.plan import read_plan
     from subpixmap.scenes.fallback import lock_sources
@@ -126,7 +126,7 @@ def ask_items(
         )
     model = models[0]
     if len(models) > 1 and candidates:
-        offered = set(common_bands(candidates, least=0.5))  # one item that lacks a band must not decide
+        offered = set(common_bands(candidates, least=0.5))  # one item without a band must not decide
         model = next((one for one in models if offered >= set(one.card.bands)), model)
     refused: dict[str, str] = {}
     locked = lock_sources(
@@ -144,7 +144,7 @@ def ask_items(
 
 
 def _other_source(request: Request, asked: Sequence[str]) -> tuple[str, ...]:
-    """A note on a source that was given and is not asked, because the folder has the items of all or some periods."""
+    """A note about a given source that is not searched, because the folder already has the items of some periods."""
     from subpixmap.mapping.plan import read_plan
     from subpixmap.scenes.hrefs import redact
     from subpixmap.scenes.source import anchored
@@ -157,15 +157,15 @@ def _other_source(request: Request, asked: Sequence[str]) -> tuple[str, ...]:
     if not other or not kept:
         return ()
     again = " ".join(f"--refresh {label}" for label in kept[:3]) + (" ..." if len(kept) > 3 else "")
-    told = "" if request.every == "scene" else f"; add {again} to ask again"
+    told = "" if request.every == "scene" else f"; add {again} to search again"
     return (
-        f"--source {' '.join(map(redact, other))} is not asked for {', '.join(kept[:3])}"
-        f"{' ...' if len(kept) > 3 else ''}: their items are locked from {', '.join(planned.sources)}{told}",
+        f"--source {' '.join(map(redact, other))} is not searched for {', '.join(kept[:3])}"
+        f"{' ...' if len(kept) > 3 else ''}: their items are already locked from {', '.join(planned.sources)}{told}",
     )
 
 
 def _without_version(items: Sequence[Item]) -> tuple[str, ...]:
-    """A note on locked files whose servers state no version, or did not answer, or which an earlier version locked."""
+    """A note about locked files without a recorded version."""
     from subpixmap.scenes.hrefs import redact
 
     assets = [asset for item in items for asset in item.assets.values()]
@@ -173,13 +173,13 @@ def _without_version(items: Sequence[Item]) -> tuple[str, ...]:
     if not unknown:
         return ()
     return (
-        f"{len(unknown):,} of {len(assets):,} files have no version in the lock, such as {redact(unknown[0])}: if they "
-        "are exchanged between two runs, nobody notices; --refresh asks their servers again",
+        f"{len(unknown):,} of {len(assets):,} files have no recorded version, such as {redact(unknown[0])}: a change "
+        "of these files between two runs cannot be detected; use --refresh to get the versions from the servers",
     )
 
 
 def _missing(request: Request) -> Missing:
-    """Which pixels of the files are missing: as in the folder, if there is one."""
+    """The rule for missing pixels: as in the folder, if there is one."""
     from subpixmap.mapping.plan import read_plan
 
     there = (request.folder / runpaths.PLAN).is_file()
@@ -187,7 +187,7 @@ def _missing(request: Request) -> Missing:
 
 
 def _require_like_card(request: Request, model: Model, items: Sequence[Item] = ()) -> None:
-    """Refuse a level, a resolution, and pixels of the items' files, that are not those of the model's card."""
+    """Refuse a level, resolution or pixel size that does not match the model's card."""
     from subpixmap.model.predict import check_input
     from subpixmap.scenes.lattices import largest_pixels
 
@@ -204,42 +204,43 @@ def _require_like_card(request: Request, model: Model, items: Sequence[Item] = (
 
 
 def _require_season(request: Request, planned: Plan) -> None:
-    """Refuse `--months 11-2` in a folder of earlier versions, which took both ends of a calendar year for a season."""
+    """Refuse `--months 11-2` in a folder of an earlier version, which used both ends of a calendar year."""
     old, new = planned.recipe.months, parse_months(request.months)
     if over_new_year(new) and old == tuple(sorted(new)):
         months = ",".join(map(str, old))
         raise Refused(
             f"{request.folder} holds calendar years with the months {months}, but --months {request.months} is a "
-            f"season that crosses the year. Write --months {months} to continue the folder, or use another --out"
+            f"season across the turn of the year. Write --months {months} to continue the folder, or use another --out"
         )
 
 
 def _require_offsets(request: Request, kept: Sequence[Item]) -> None:
-    """Refuse an offset rule that the locked items contradict: it is for items that the catalogue is asked for."""
+    """Refuse an offset rule that the locked items contradict; it applies to newly searched items only."""
     wanted = {"subtract": -1000, "none": 0}.get(request.offset_rule)
     if other := [item for item in kept if wanted is not None and item.offset_dn != wanted]:
         first = other[0]
         raise Refused(
             f"--offset-rule {request.offset_rule}: {len(other)} items of {request.folder} are locked with another "
-            f"offset ({first.id}: {first.offset_dn}, {first.offset_reason}); leave the option out, or decide anew by "
-            f"--refresh {first.period}"
+            f"offset ({first.id}: {first.offset_dn}, {first.offset_reason}); leave the option out, or add --refresh "
+            f"{first.period} to decide again"
         )
 
 
 def _require_clear(request: Request, items: Sequence[Item]) -> None:
-    """Refuse a limit of clouds that leaves no item at all; periods that it empties are shown with the plan."""
+    """Refuse a cloud limit that leaves no item at all; periods that it empties are shown with the plan."""
     from subpixmap.mapping.footprints import is_usable
 
     if items and not any(is_usable(item, request.max_cloud) for item in items):
         least = min(items, key=lambda item: item.cloud_cover or 0)
         raise InputError(
             f"--max-cloud {request.max_cloud:g} leaves none of {len(items)} items: the clearest, {least.id}, has "
-            f"{least.cloud_cover:g} % of clouds; raise it, or leave it out (clouds are masked pixel by pixel)"
+            f"{least.cloud_cover:g} % clouds; raise the limit, or leave the option out (clouds are masked pixel by "
+            "pixel anyway)"
         )
 
 
 def periods_of(request: Request) -> list[Period]:
-    """Periods of the request; in a folder whose seasons last their whole year, they do so again."""
+    """Periods of the request; seasons that last the whole year in the folder still do."""
     from subpixmap.mapping.plan import read_plan
 
     there = read_plan(request.folder).periods if (request.folder / runpaths.PLAN).is_file() else ()
@@ -247,7 +248,7 @@ def periods_of(request: Request) -> list[Period]:
 
 
 def known_periods(request: Request) -> list[Period]:
-    """Periods of the request, and those that its folder has."""
+    """Periods of the request and of its folder."""
     from subpixmap.mapping.plan import read_plan
 
     by_label = {period.label: period for period in periods_of(request)}
@@ -257,7 +258,7 @@ def known_periods(request: Request) -> list[Period]:
 
 
 def _demo(request: Request) -> Request:
-    """The demo country in place of the word `demo`."""
+    """The request with the demo country in place of the word `demo`."""
     country = demo.demo_country(parse_years(request.years), quiet=request.quiet)
     return replace(
         request,
@@ -269,7 +270,7 @@ def _demo(request: Request) -> Request:
 
 
 def _with_model(request: Request) -> Request:
-    """A model at an address becomes a file of the cache; the one that the folder was made with, if there is one."""
+    """The request with a model at a URL replaced by its cached file; a folder keeps its own model."""
     from subpixmap.mapping.plan import read_plan
     from subpixmap.model.travel import local_copy
 
@@ -301,12 +302,12 @@ def _require_names(request: Request) -> None:
 
 
 def _model_names(request: Request) -> Sequence[str]:
-    """The model that was asked for, or the defaults in order of preference."""
+    """The requested model, or the default models in order of preference."""
     return DEFAULT_MODELS if request.model is None else (request.model,)
 
 
 def _mask(request: Request, card: Card) -> MaskRule:
-    """Which pixels are valid: as the model was trained, or by whom the user says; refused if it cannot be made."""
+    """The cloud mask: as in the model's card or as requested; refused if it cannot be made."""
     from subpixmap.mapping.plan import chosen_objects
     from subpixmap.model.clouds import require_network
     from subpixmap.scenes.clouds import MaskRule
@@ -324,7 +325,7 @@ def _load_models(request: Request) -> list[Model]:
 
 
 def _arithmetic(request: Request) -> Arithmetic:
-    """What computes the network: as in the folder, if there is one, where nothing else is asked for."""
+    """Device, backend and precision: as requested, else as in the folder."""
     import torch
 
     from subpixmap.mapping.plan import read_plan

@@ -1,4 +1,4 @@
-"""Simulate a country with known truth, from the words of a command line."""
+"""Simulate a country with known truth, from the options of the command line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def simulate(
     try:
         longitude, latitude = (float(part) for part in center.split(","))
     except ValueError:
-        raise InputError(f"--center {center!r} is not longitude,latitude in degrees") from None
+        raise InputError(f"--center {center!r} is not center of the country: longitude,latitude in degrees") from None
     with Progress("simulate", 1, "pictures", quiet=quiet) as bar:
         simulate_country(
             folder,

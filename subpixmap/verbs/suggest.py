@@ -1,4 +1,4 @@
-"""A run folder -> areas that would teach its model most if they were labelled, as a file and a picture."""
+"""Suggest areas to label next to improve the model of a run, as a file and a picture."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from subpixmap.runfolder import RunFolder
 
 OBSERVED = 0.75
-"""Share of an area that the period must have observed."""
-_KNOWN = 200  # labelled areas that are looked at, at most
+"""Smallest observed share of a suggested area."""
+_KNOWN = 200  # largest number of labelled areas to compare with
 LAYER = "areas"
 
 
@@ -45,7 +45,7 @@ def suggest(
     model: str | None = None,
     quiet: bool = False,
 ) -> gpd.GeoDataFrame:
-    """Suggest areas to label next, and say why each.
+    """Suggest areas to label next, each with its reason.
 
     Parameters
     ----------
@@ -64,26 +64,26 @@ def suggest(
     objects
         All that the run counts when not given.
     labelled
-        Polygons that are labelled already, beside the land in the model's card: nothing is suggested there, and what
-        looks like it counts as known.
+        Polygons already labelled, in addition to the areas in the model's card: nothing is suggested there, and similar
+        land counts as known.
     looks
-        Areas that are looked at, drawn at random from the map; each is read once more.
+        Number of candidate areas, drawn at random from the map; the imagery of each is read again.
     seed
         Of that draw.
     model
-        Name or path of the run's model, if it is not a shipped one.
+        Name or path of model file of the run, if it is not a shipped model.
 
     Returns
     -------
     geopandas.GeoDataFrame
-        A row for each area, first to last, as in the file.
+        One row per area, best first, as in the file.
 
     Raises
     ------
     InputError
-        More areas are asked for than the map holds; an unknown object or period.
+        More areas are requested than the map holds; unknown object or period.
     Refused
-        Another model than the run's.
+        The model is not the model of the run.
     """
     import pandas as pd
 
@@ -91,7 +91,7 @@ def suggest(
     from subpixmap.estimation.suggest import require_reason, suggest_areas
     from subpixmap.runfolder import RunFolder
 
-    # 1. Find the areas of the map that could be labelled, and those that are labelled.
+    # 1. Find areas of the map that could be labelled, and areas that are labelled.
     _require_options(output, n=n, looks=looks)
     require_reason(by)
     folder = RunFolder.open(out)
@@ -100,17 +100,17 @@ def suggest(
     free, known = _areas(folder, _taught(loaded, labelled), side=side, period=label, objects=names)
     if n > len(free):
         raise InputError(
-            f"--n {n}: the map of {label} holds {len(free):,} areas of {side:g} m that are observed and not labelled; "
-            "ask for fewer, or for smaller ones (--side)"
+            f"--n {n}: the map of {label} has only {len(free):,} areas of {side:g} m that are observed and not "
+            "labelled; reduce --n or --side"
         )
-    # 2. Look at a random part of both: reading imagery of all would take as long as mapping.
+    # 2. Read a random part of both: reading all imagery would take as long as mapping.
     rng = np.random.default_rng(seed)
     some = free.take(_drawn(len(free), max(looks, 2 * n), rng))
     order = [loaded.card.object_names.index(name) for name in names]
     seen = Looks.of(folder, loaded, some, period=label, objects=order)
     some = _seen(some, seen, n, label)
     taught = Looks.of(folder, loaded, known.take(_drawn(len(known), _KNOWN, rng)), period=label, objects=order)
-    # 3. Choose by doubt, by novelty and by share of the total, and say why.
+    # 3. Choose by disagreement, novelty and share of the total, with the reason.
     whole = np.maximum(free.mapped[:, 0].sum(axis=0), 1.0)
     mapped = some.mapped[:, 0]
     chosen = suggest_areas(
@@ -132,20 +132,20 @@ def suggest(
 
 def _require_options(output: Path, *, n: int, looks: int) -> None:
     if output.suffix != ".gpkg":
-        raise InputError(f"{output}: the name of the file of areas ends in .gpkg")
+        raise InputError(f"{output}: the name of the file must end in .gpkg")
     if n < 1 or looks < 2:
-        raise InputError(f"--n {n} and --looks {looks}: give at least 1 area, and 2 to look at")
+        raise InputError(f"--n {n} and --looks {looks}: give --n 1 or more, and --looks 2 or more")
     require_place(output.parent)
 
 
 def _period(folder: RunFolder, period: str | None) -> str:
-    """The label that was asked for, or the last that is mapped."""
+    """The requested period, or the last mapped one."""
     labels = [one.label for one in folder.plan.periods]
     if period is not None and period not in labels:
         raise InputError(f"--period {period}: the run has {', '.join(labels)}")
     mapped = {label for _, label in folder.done}
     if period is None and not mapped:
-        raise InputError(f"{folder.path}: nothing is mapped yet; `subpixmap map {folder.path}` first")
+        raise InputError(f"{folder.path}: nothing is mapped yet; run `subpixmap map {folder.path}` first")
     return period or [label for label in labels if label in mapped][-1]
 
 
@@ -163,17 +163,17 @@ def _model(folder: RunFolder, name: str | None) -> Model:
     try:
         loaded = load_model(name or info.name, known=info.sha256)
     except InputError as error:
-        raise InputError(f"{error}; give --model FILE, the model of this run") from error
+        raise InputError(f"{error}; give the model of this run with --model FILE") from error
     if loaded.sha256 != info.sha256:
         raise Refused(
-            f"model {loaded.card.name!r}, sha256 {loaded.sha256[:12]}, is not the run's ({info.sha256[:12]}); give "
-            "--model FILE"
+            f"model {loaded.card.name!r}, sha256 {loaded.sha256[:12]}, is not the model of this run "
+            f"({info.sha256[:12]}); give that one with --model FILE"
         )
     return loaded
 
 
 def _taught(model: Model, labelled: Path | None) -> list[BaseGeometry]:
-    """Polygons (EPSG:4326) that are labelled: those of the model's card, and of a file."""
+    """Labelled polygons (EPSG:4326) from the model's card and from a file."""
     from subpixmap.model.land import taught_land
     from subpixmap.region.vector import read_polygons
 
@@ -184,7 +184,7 @@ def _taught(model: Model, labelled: Path | None) -> list[BaseGeometry]:
 def _areas(
     folder: RunFolder, taught: Sequence[BaseGeometry], *, side: float, period: str, objects: Sequence[str]
 ) -> tuple[FrameCells, FrameCells]:
-    """Cells of the map that the period observed: those outside the labelled land, and those that touch it."""
+    """Observed cells of the map: those outside labelled land, and those that touch it."""
     from subpixmap.counts.blocks import read_blocks
     from subpixmap.counts.units import prepare_units
     from subpixmap.estimation.frame import cell_pixels, frame_cells, outside_of
@@ -209,11 +209,11 @@ def _drawn(size: int, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def _seen(cells: FrameCells, seen: Looks, n: int, period: str) -> FrameCells:
-    """The cells that an acquisition saw clearly; fewer than are asked for are refused."""
+    """The cells that are clear in one acquisition; raise if fewer than requested."""
     if n > len(seen.at):
         raise InputError(
-            f"--n {n}: of the areas that were looked at, a single acquisition of {period} saw {len(seen.at)} clearly; "
-            "ask for fewer, or let more be looked at (--looks)"
+            f"--n {n}: only {len(seen.at)} candidate areas are clear in one acquisition of {period}; reduce --n, or "
+            "raise --looks"
         )
     return cells.take(seen.at)
 
@@ -225,7 +225,7 @@ def _table(
     objects: Sequence[str],
     share: NDArray[np.float64],
 ) -> gpd.GeoDataFrame:
-    """A row for each area: its order, reason in a word and in a sentence, what it rests on, and its outline."""
+    """One row per area: rank, reason (a word and a sentence), the values behind it, and the outline."""
     import geopandas as gpd
 
     from subpixmap.estimation.sheets import cell_outlines
@@ -255,22 +255,22 @@ def _table(
 
 def _why(reason: str, ranks: dict[str, float], name: str, mapped: float, deviation: float, share: float) -> str:
     """The strongest reason as a sentence."""
-    more = f"more than {100 * ranks[reason]:.0f} % of the areas that were looked at"
+    more = f"more than {100 * ranks[reason]:.0f} % of the candidate areas"
     return {
-        "disagreement": f"the opinions of the model differ, {more}: {name} {mapped:,.0f}, deviation {deviation:,.0f}",
-        "distance": f"to the network it is unlike what is labelled or chosen, {more}",
+        "disagreement": f"the networks disagree, {more}: {name} {mapped:,.0f}, standard deviation {deviation:,.0f}",
+        "distance": f"it is unlike the labelled and already chosen areas, {more}",
         "share": f"it holds {100 * share:.2g} % of the total, {more}: {name} {mapped:,.0f}",
     }[reason]
 
 
 def _write(table: gpd.GeoDataFrame, output: Path, cells: FrameCells, folder: RunFolder, period: str) -> None:
-    """The file of areas, and the picture beside it; each whole or not at all."""
+    """Write the file of areas and the picture next to it, both atomically."""
     from subpixmap.estimation.sheets import write_gpkg
     from subpixmap.report.plots import plot_areas
 
     write_gpkg(table, output, layer=LAYER)
     per_ha = cells.mapped[:, 0].sum(axis=1) / (cells.px * folder.plan.recipe.resolution / 100) ** 2
-    title = f"{len(table)} areas to label next, on what the map of {period} says"
+    title = f"{len(table)} areas to label next, from the map of {period}"
     picture = io.BytesIO()
     plot_areas(table, *cells.centres(), per_ha, folder.units.table, title=title).savefig(picture, dpi=150)
     write_atomic(output.with_suffix(".png"), picture.getvalue())

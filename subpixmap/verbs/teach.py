@@ -1,6 +1,6 @@
 """The verbs that make a model: reference -> train -> evaluate, and learn, which is all of them.
 
-Each verb of the command line is one function here; what they compose lies in `reference`, `model` and `report`.
+Each command is one function here; the steps are in `reference`, `training` and `report`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("subpixmap")
 
 ITEMS = "items.parquet"
-"""What a catalogue answered, in the folder of a reference; beside a checkpoint it has the checkpoint's name before."""
+"""Items that a catalogue returned, in a reference folder; next to a checkpoint, the file name starts with its name."""
 
 
 def reference(
@@ -44,7 +44,7 @@ def reference(
     correct_shift: bool = False,
     quiet: bool = False,
 ) -> Reference:
-    """Points in labelled areas, or totals, -> a folder; with a source, the shift of points against Sentinel-2."""
+    """Make a reference folder from points or totals; with a source, also measure the shift against Sentinel-2."""
     from subpixmap.reference.align import shift_facts
     from subpixmap.reference.folder import summary, write_reference
     from subpixmap.reference.imagery import find_imagery
@@ -53,7 +53,7 @@ def reference(
     from subpixmap.verbs.labels import read_labels
 
     if correct_shift and not source:
-        raise InputError("--correct-shift needs imagery to compare with: give --source")
+        raise InputError("--correct-shift needs imagery: give --source")
     require_place(out)
     labels = read_labels(points, labelled, labelling)
     made = labels.reference(image_date)
@@ -74,7 +74,7 @@ def reference(
     for text in made.warnings():
         log.warning(text)
     if outside := labels.outside(made):
-        log.warning("%d of %d points lie outside the labelled areas and are left out", outside, labels.n_points)
+        log.warning("%d of %d points lie outside the labelled areas and are ignored", outside, labels.n_points)
     write_reference(out, made)
     if not quiet:
         _show_table(summary(made))
@@ -98,9 +98,9 @@ def train(
     shape: Shape = Shape(),  # noqa: B008 (frozen)
     quiet: bool = False,
 ) -> Model:
-    """Train, calibrate and evaluate a checkpoint on reference data; leaves the checkpoint, its card and its metrics.
+    """Train, calibrate and evaluate a checkpoint on reference data; write it with its card and metrics.
 
-    Without a `config` the recipe for so much land is taken, with what was `asked` for (fields of `TrainConfig`).
+    Without a `config`, the recipe for this amount of land is used, with the fields of `TrainConfig` in `asked`.
     """
     require_output(output, config, asked=asked, bands=bands, baselines=baselines)
     from subpixmap.reference.folder import read_reference, reference_sha256
@@ -146,7 +146,7 @@ def train(
 def train_simulated(
     name: str, output: Path, *, config: TrainConfig, cache: Path | None, workers: int, quiet: bool
 ) -> None:
-    """Make a shipped checkpoint again from simulated places."""
+    """Reproduce a shipped checkpoint from simulated data."""
     require_simulated(name)
     from subpixmap.training.from_simulator import train_simulated as make
     from subpixmap.training.state import remove_states
@@ -177,10 +177,10 @@ def learn(
     quiet: bool = False,
     **checkpoint: Any,
 ) -> Model:
-    """Points and areas, or totals, and a date -> a checkpoint with its card: reference, train, calibrate, evaluate.
+    """Make a checkpoint from labels and a date: reference, train, calibrate, evaluate, card.
 
-    `checkpoint` are further keywords of `train`. The reference is left in a folder beside the checkpoint, so that
-    `evaluate` finds the same test land again.
+    `checkpoint` holds further keywords of `train`. The reference is written to a folder next to the checkpoint, so that
+    `evaluate` can use the same test land.
     """
     from subpixmap.reference.samples import Scheme
 
@@ -225,10 +225,10 @@ def evaluate(
     output: Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Measure a checkpoint on reference data or on simulated places; a table, and metrics.json with figures."""
+    """Evaluate a checkpoint on reference data or simulated data; prints a table, writes metrics.json with figures."""
     if (folder is None) == (simulated is None):
         raise InputError("give either --reference with --source, or --simulated SEED")
-    require_baselines(baselines)  # names first: torch takes seconds
+    require_baselines(baselines)  # names first, because importing torch takes seconds
     if folder is not None and not source:
         raise InputError("--reference needs imagery: give --source")
     model_name = require_model(model_name, world=None if simulated is None else world, places=places, objects=objects)
@@ -274,7 +274,7 @@ def evaluate(
 
 
 def write_metrics(path: Path, errors: Mapping[str, Any]) -> list[Path]:
-    """metrics.json, and beside it a figure of each object."""
+    """Write metrics.json, and next to it a figure of each object."""
     from subpixmap.report.agreement import plot_agreement
     from subpixmap.training.evaluate import is_object
 
@@ -314,12 +314,12 @@ def _evaluate_simulated(
 
     taught = [part for part, used in SEEDS.items() if used == seed and world == "base"]
     if taught:
-        log.warning("seed %d is that of the %s places of the shipped models", seed, taught[0])
+        log.warning("the %s data of the shipped models were simulated with seed %d", seed, taught[0])
     options: dict[str, Any] = {"objects": objects, "halo": model.halo, "cache": cache, "workers": workers}
     size = SUPPORTS["1 km2"] + 2 * model.halo
     patches = simulated_patches(seed, places, world=world, size=size, **options)
     fitted: dict[str, Any] = {}
-    if baselines:  # on places of the world that the model was taught in, as many as it is measured on
+    if baselines:  # on as many places of the training world as the model is evaluated on
         training = simulated_patches(SEEDS["training"], places, **options)
         fitted = fit_baselines(baselines, training, model, progress=progress)
     errors = evaluate_patches(model, patches, baselines=fitted)
@@ -334,7 +334,7 @@ def _show_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """For JSON: a value that is not a number becomes null."""
+    """Values for JSON: NaN becomes null."""
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -343,7 +343,7 @@ def _plain(value: Any) -> Any:
 
 
 def _short(source: str) -> str:
-    """A source as a card names it: of a path, its last two parts."""
+    """The name of a source for a card: of a path, its last two parts."""
     from subpixmap.scenes.hrefs import redact
 
     return redact(source) if "://" in source or not Path(source).exists() else "/".join(Path(source).parts[-2:])

@@ -137,7 +137,7 @@ def test_an_open_scheduler_is_told(caplog: pytest.LogCaptureFixture) -> None:
         LocalCluster(n_workers=1, processes=False, protocol="tcp://", dashboard_address=":0", silence_logs=50) as open_,
         connect(scheduler=open_.scheduler_address),
     ):
-        assert f"{open_.scheduler_address} asks for no certificate" in caplog.text
+        assert f"{open_.scheduler_address} does not require a certificate" in caplog.text
 
 
 def test_assertions_of_dask_while_it_connects_and_closes_take_no_result(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ def test_the_schema_of_a_geopackage_does_not_reach_outside(tmp_path: Path, state
     with zipfile.ZipFile(tmp_path / "u.zip", "w") as archive:
         archive.write(path, "u.gpkg")
     for one in (path, tmp_path / "u.zip"):
-        with pytest.raises(InputError, match=r"its table t reaches for what is outside|damaged"):
+        with pytest.raises(InputError, match=r"its table t refers to data outside|damaged"):
             read_units(one)
 
 
@@ -166,11 +166,11 @@ def test_archives_say_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     inner = pack("inner.zip", a__geojson=geojson().encode()).read_bytes()
     expected = {
-        pack("nested.zip", inner__zip=inner): r"holds another archive, inner\.zip: unpack it",
+        pack("nested.zip", inner__zip=inner): r"contains another archive, inner\.zip: unpack it",
         pack("gdb.zip", **{"a__gdb/a00000001__gdbtable": b"x"}): r"file geodatabase: export its layer as GeoPackage",
         pack("two.zip", a__geojson=geojson().encode(), b__geojson=geojson().encode()): r"several files \(a\.geojson",
-        pack("none.zip", a__txt=b"x"): r"holds no file of polygons or points: a\.txt",
-        pack("empty.zip"): "holds no file",
+        pack("none.zip", a__txt=b"x"): r"contains no file with polygons or points: a\.txt",
+        pack("empty.zip"): "contains no file",
         pack("bomb.zip", a__geojson=b"\0" * 2**22): r"unpacks to 0\.0 GB",
         pack("torn.zip", a__geojson=geojson().encode()): "cannot be unpacked",
     }

@@ -173,7 +173,7 @@ def test_a_worker_that_is_killed_while_it_starts(tmp_path: Path, deaths: int, co
                 client.wait_for_workers(1, timeout=60)
                 assert client.submit(int, "7").result(timeout=60) == 7
         else:
-            with pytest.raises(Incomplete, match="worker processes of this machine do not start") as caught:
+            with pytest.raises(Incomplete, match="worker processes do not start on this machine") as caught:
                 with connect(workers=1):
                     pass
             assert "\n" not in str(caught.value)
@@ -426,7 +426,7 @@ def test_messages_name_what_they_are_about(whole_run: Path) -> None:
     from subpixmap.runfolder import RunFolder
     from subpixmap.trends.run_trend import trend_of_run
 
-    with pytest.raises(InputError, match="join: ask for at least one place"):
+    with pytest.raises(InputError, match="join: give at least one place"):
         join([])
     with pytest.raises(InputError, match="patches of palm"):
         make_patches([], bands=("B02",), objects=("palm",), halo=1)

@@ -162,7 +162,7 @@ def test_imagery_that_changes_between_interruption_and_resume_is_refused_and_not
         forget()
         assert subpixmap(*verb) == 4
         error = capsys.readouterr().err
-        assert "has changed since it was pinned" in error
+        assert "has changed since its version was recorded" in error
         assert ".tif" in error
         assert "--refresh" in error
         assert "something" not in error

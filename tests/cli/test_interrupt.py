@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command with exit code 3 within seconds, whatever still reads."""
+"""Ctrl-C and SIGTERM end a command with exit code 3 within seconds, even during a read."""
 
 import subprocess
 import sys
@@ -52,7 +52,7 @@ def test_a_command_ends_whatever_still_reads(code: str, in_order_s: float, signa
             process.terminate()
         _, told = process.communicate(timeout=60)  # the reading takes ten minutes
     assert process.returncode == 3, told
-    assert told == "subpixmap: interrupted by SIGTERM; run the same command again to resume\n"
+    assert told == "subpixmap: interrupted by SIGTERM; rerun the same command to resume\n"
 
 
 def test_a_pool_of_threads_begins_nothing_after_an_interrupt() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from subpixmap.cli import options
+from subpixmap.cli import options, reference_options
 from subpixmap.cli.main import EXAMPLES
 from subpixmap.cli.training_options import CheckpointOptions, TrainingOptions
 from subpixmap.reference.points import read_points
@@ -43,8 +43,8 @@ def test_a_group_hands_on_every_option_and_has_the_defaults_of_its_noun() -> Non
     run = options.RunOptions(region="demo", years="2020")
     assert [field.name for field in fields(run)] == [field.name for field in fields(Request)]
     assert run.request() == Request(region="demo", years="2020")
-    assert options.SamplingOptions().scheme() == Scheme()
-    assert options.LabellingOptions().labelling() == Labelling()
+    assert reference_options.SamplingOptions().scheme() == Scheme()
+    assert reference_options.LabellingOptions().labelling() == Labelling()
     for recipe in (TrainConfig(), SIMULATED):
         assert TrainingOptions().config(recipe, seed=0) == recipe
     checkpoint = CheckpointOptions().checkpoint()
@@ -52,12 +52,16 @@ def test_a_group_hands_on_every_option_and_has_the_defaults_of_its_noun() -> Non
 
 
 def test_a_group_hands_on_what_is_typed() -> None:
-    sampling = options.SamplingOptions(months="3-5", test=["a"], calibrate=["b", "c"], test_years="2022", seed=3)
+    sampling = reference_options.SamplingOptions(
+        months="3-5", test=["a"], calibrate=["b", "c"], test_years="2022", seed=3
+    )
     scheme = Scheme(months=(3, 4, 5), test=("a",), calibration=("b", "c"), test_years="2022", seed=3)
     assert sampling.scheme() == scheme
     training = TrainingOptions(steps=50, mixed=True, members=2).config(TrainConfig(), seed=4)
     assert (training.steps, training.mixed, training.members, training.seed, training.warmup) == (50, True, 2, 4, 10)
-    labelling = options.LabellingOptions(definition=["palm = a crown"], objects=["palm,car"], border=3).labelling(20.0)
+    labelling = reference_options.LabellingOptions(
+        definition=["palm = a crown"], objects=["palm,car"], border=3
+    ).labelling(20.0)
     assert labelling == Labelling(definitions={"palm": "a crown"}, objects=("palm", "car"), border=3, resolution=20.0)
 
 

@@ -98,7 +98,7 @@ def test_acquisitions_of_a_single_day_have_no_trend() -> None:
 def test_seasons_that_never_come_back_have_no_slope() -> None:
     table = scenes([date(2020, 1, 15), date(2020, 5, 1), date(2021, 8, 20)])
     row = trend(table, comparable(table)).iloc[0]
-    assert row["note"] == "no season was observed in two years: no slope"
+    assert row["note"] == "no slope, because no season was observed in two years"
     assert row[["slope_per_year", "tau", "p_value", "q_value"]].isna().all()
     assert pd.isna(row["change"])  # from January to August it is the season
     assert row["direction"] == "unclear"

@@ -260,7 +260,7 @@ def test_out_of_domain_share_comes_from_the_ledgers_cells() -> None:
     (remark,) = unlike_remarks(table)
     assert remark.startswith("the land of 2 of 2 units is unlike the training data in 2018 (up to 82% of the pixels)")
     (remark,) = unlike_remarks(table.assign(ood_frac=1.0))
-    assert remark.startswith("every observed pixel is unlike the training data: these totals are no estimates")
+    assert remark.startswith("every observed pixel is unlike the training data: do not use these totals")
     assert unlike_remarks(table.assign(flag="tiny_unit")) == []
 
 

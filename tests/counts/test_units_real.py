@@ -53,7 +53,7 @@ def test_the_municipalities_of_2023_do_not_cover_their_provinces_and_it_is_said(
     cover = (found["children_ha"] / found["parent_ha"]).to_dict()
     expected = dict(zip(upper["unit_id"], share, strict=True))
     assert [cover[one] for one in chosen] == pytest.approx([expected[one] for one in chosen], rel=2e-3)
-    (told,) = [remark for remark in counted.accounts.remarks if "do not cover" in remark]
+    (told,) = [remark for remark in counted.accounts.remarks if "do not completely cover" in remark]
     names = upper.set_index("unit_id")["unit_name"]
     assert all(names[one] in told for one in lacking[:2])
     assert names[chosen[2]] not in told

@@ -115,7 +115,7 @@ def test_an_interrupted_detection_goes_on_and_ends_alike(
         with pytest.raises(Incomplete, match=r"2 of 4 windows failed.*the disk is gone"):
             detect([scene], detector_file, again, **options)
     assert not again.exists()
-    with pytest.raises(Refused, match="half-done detection of other images"):
+    with pytest.raises(Refused, match="unfinished detection of other images"):
         detect([scene], detector_file, again, **options | {"window": 64})
     before = len(done)
     detect([scene], detector_file, again, **options)
@@ -182,10 +182,10 @@ def test_images_that_do_not_fit_are_refused_by_name(
     out = ("--model", detector_file, "-o", tmp_path / "p.parquet", "--workers", 0)
     dated = ("--image-date", "2021-03")
     assert "nowhere.tif has no georeference" in refused("detect", tmp_path / "nowhere.tif", *out, *dated)
-    assert "has 4 bands, the detector wants 3" in refused("detect", tmp_path / "four.tif", *out, *dated)
-    assert "of type uint16, the detector wants uint8" in refused("detect", tmp_path / "wide.tif", *out, *dated)
-    assert "0.5 m, the detector was trained on 1 m" in refused("detect", tmp_path / "fine.tif", *out, *dated)
-    assert "does not say when it was taken" in refused("detect", painted / "a.tif", *out)
+    assert "has 4 bands, but the detector needs 3" in refused("detect", tmp_path / "four.tif", *out, *dated)
+    assert "of type uint16, but the detector needs uint8" in refused("detect", tmp_path / "wide.tif", *out, *dated)
+    assert "0.5 m, but the detector was trained on 1 m" in refused("detect", tmp_path / "fine.tif", *out, *dated)
+    assert "has no date: give --image-date" in refused("detect", painted / "a.tif", *out)
     assert "'yesterday' is not a date" in refused("detect", painted / "a.tif", *out, "--image-date", "yesterday")
     assert "multiple of 16" in refused("detect", painted / "a.tif", *out, *dated, "--window", 100)
     assert "ends in .parquet" in refused(
@@ -206,9 +206,9 @@ def test_detectors_of_another_kind_are_refused(
     for path, message in {
         tmp_path / "d.pt": "this is a pickle",
         stand_in: "without a subpixmap-detector card",
-        tmp_path / "cut.safetensors": "not a whole safetensors file",
+        tmp_path / "cut.safetensors": "not a complete safetensors file",
         tmp_path / "flipped.safetensors": "sha256 differs",
-        tmp_path / "none.safetensors": "there is no detector",
+        tmp_path / "none.safetensors": "none.safetensors does not exist",
     }.items():
         told = refused("detect", painted / "a.tif", "--model", path, "-o", tmp_path / "p.parquet", "--image-date", 2021)
         assert message in told

@@ -129,12 +129,12 @@ def test_what_was_measured_stays_with_the_points(
     area((0, 0, 100, 100)).assign(name="one").to_file(tmp_path / "areas.gpkg")
     evaluate = ("detect-evaluate", path, true, "--labelled", tmp_path / "areas.gpkg", "-o", tmp_path / "m.json")
     assert subpixmap(*evaluate) == 0
-    assert "it is not applied" in capsys.readouterr().out
+    assert "(not applied)" in capsys.readouterr().out
     facts = detection_facts(path)
     assert facts is not None
     assert facts["evaluation"]["all"]["matched"] == 2
     assert gpd.read_parquet(path).equals(table)  # no number was corrected
     assert (tmp_path / "m.json").is_file()
-    assert "say with --labelled" in refused("detect-evaluate", path, true)
-    assert "not a file of subpixmap detect" in refused("detect-evaluate", true, true)
-    assert "--distance -1: want a positive" in refused(*evaluate, "--distance", -1)
+    assert "give with --labelled" in refused("detect-evaluate", path, true)
+    assert "not a points.parquet written by subpixmap detect" in refused("detect-evaluate", true, true)
+    assert "--distance -1: give a positive" in refused(*evaluate, "--distance", -1)

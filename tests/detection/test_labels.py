@@ -107,16 +107,16 @@ def test_names_are_chosen_or_made_one(tmp_path: Path, images: list[Image]) -> No
 def bad_labels() -> Iterator[tuple[str, str, str]]:
     head = "image_path,xmin,ymin,xmax,ymax,label\n"
     yield "l.csv", head + "one.tif,500,10,520,30,palm\n", "1 of 1 labels lie outside one.tif"
-    yield "l.csv", head + "nobody.tif,5,10,20,30,palm\n", "labels none of the 3 images"
+    yield "l.csv", head + "nobody.tif,5,10,20,30,palm\n", "has no label of the 3 images"
     yield "l.csv", head + "one.tif,,,,,\n", "holds no object"
-    yield "l.csv", head + "one.tif,5,,20,30,palm\n", "row 2 has some coordinates"
+    yield "l.csv", head + "one.tif,5,,20,30,palm\n", "row 2 lacks some of its coordinates"
     yield "l.csv", head + "one.tif,20,10,5,30,palm\n", "has no area"
-    yield "l.csv", "image_path,left,label\none.tif,5,palm\n", "neither columns xmin"
+    yield "l.csv", "image_path,left,label\none.tif,5,palm\n", "needs the columns xmin"
     yield "l.csv", "xmin,ymin,xmax,ymax,label\n5,5,9,9,palm\n", "no column image_path"
-    yield "l.xml", "<html></html>", "XML of another kind"
+    yield "l.xml", "<html></html>", "is not a VOC file"
     yield "l.xml", "<annotation><object>", "cannot be read as labels"
     yield "l.json", '{"images": [{"id": 1}], "annotations": []}', "cannot be read as labels"
-    yield "l.txt", "1 2 3", "want labels as CSV"
+    yield "l.txt", "1 2 3", "give labels as CSV"
 
 
 @pytest.mark.parametrize(("name", "text", "message"), list(bad_labels()))
@@ -158,9 +158,9 @@ def test_bad_images_are_refused_by_name(tmp_path: Path, painted: Path, refused: 
         rows = [f"{one},20,20,38,38,disc" for one in ("a.tif", f"{name}.tif")]
         labels.write_text("\n".join(["image_path,xmin,ymin,xmax,ymax,label", *rows]))
         assert message in refused("detect-train", painted / "a.tif", tmp_path / f"{name}.tif", labels, *out)
-    assert "there is no image" in refused("detect-train", tmp_path / "none.tif", painted / "labels.csv", *out)
-    assert "there is no file of labels" in refused("detect-train", painted / "a.tif", tmp_path / "none.csv", *out)
-    assert "ends in .safetensors" in refused("detect-train", painted, painted / "labels.csv", "-o", tmp_path / "d.pt")
+    assert "none.tif does not exist" in refused("detect-train", tmp_path / "none.tif", painted / "labels.csv", *out)
+    assert "none.csv does not exist" in refused("detect-train", painted / "a.tif", tmp_path / "none.csv", *out)
+    assert "end in .safetensors" in refused("detect-train", painted, painted / "labels.csv", "-o", tmp_path / "d.pt")
 
 
 def test_weights_that_are_a_pickle_or_do_not_fit_are_refused(

@@ -114,15 +114,15 @@ def test_bad_reviews_are_refused_by_name(
     review = tmp_path / "r.gpkg"
     draw = ("detect-review", detected, "--images", tmp_path / "scene.tif", "-o")
     finish = ("detect-review", review, "--finish", "-o", tmp_path / "input")
-    assert "give --images" in refused("detect-review", detected, "-o", review)
+    assert "needs --images" in refused("detect-review", detected, "-o", review)
     assert "no cell of 900 m" in refused(*draw, review, "--cell", 900)
     assert "ends in .gpkg" in refused(*draw, tmp_path / "r.shp")
     paint(tmp_path / "other.tif", n=0)
-    assert "images that are not given, such as scene" in refused(
+    assert "images that --images does not contain, such as scene" in refused(
         "detect-review", detected, "--images", tmp_path / "other.tif", "-o", review
     )
     assert subpixmap(*draw, review, "--n", 6, "-q") == 0
-    assert "may hold somebody's work" in refused(*draw, review)
+    assert "may contain review work" in refused(*draw, review)
     assert "no cell is accepted or corrected (6 are blank)" in refused(*finish)
     cells = gpd.read_file(review, layer="cells")
     cells.assign(status="maybe").to_file(review, layer="cells")

@@ -57,12 +57,12 @@ def test_target() -> None:
     n = needed(SIZE, SPREAD, ZERO, targets=[(SPREAD, 400.0)])
     assert expected_error(SIZE, SPREAD, allocate(SIZE, SPREAD, ZERO, n)) <= 400
     assert expected_error(SIZE, SPREAD, allocate(SIZE, SPREAD, ZERO, n - 1)) > 400
-    with pytest.raises(InputError, match="no sample of the frame"):
+    with pytest.raises(InputError, match="no sample of this frame"):
         needed(SIZE, SPREAD, ZERO, targets=[(SPREAD, 0.0)])
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
-    with pytest.raises(InputError, match="the frame holds 10000 cells"):
+    with pytest.raises(InputError, match="the frame has only 10000 cells"):
         allocate(SIZE, SPREAD, ZERO, 10_001)
     with pytest.raises(InputError, match="4 strata need 16"):
         allocate(SIZE, SPREAD, ZERO, 15)

@@ -51,7 +51,9 @@ def test_the_share_of_the_total_leads_where_it_is_asked_for() -> None:
     assert suggest_areas(np.eye(4), np.zeros(4), share, 3, by="share").index.tolist() == [1, 3, 2]
 
 
-@pytest.mark.parametrize(("n", "by", "told"), [(5, "all", "--n 5.* 4 areas"), (0, "all", "--n 0"), (1, "luck", "--by")])
+@pytest.mark.parametrize(
+    ("n", "by", "told"), [(5, "all", "--n 5: give 1 to 4"), (0, "all", "--n 0"), (1, "luck", "--by")]
+)
 def test_what_cannot_be_chosen_is_refused(n: int, by: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         suggest_areas(np.eye(4), np.zeros(4), np.zeros(4), n, by=by)
@@ -105,15 +107,15 @@ def test_areas_are_suggested_with_their_reasons(mapped: Path, country: Tiny, tmp
 def test_more_areas_than_the_map_holds_are_refused(mapped: Path, country: Tiny, tmp_path: Path) -> None:
     model = str(tmp_path / "tiny.safetensors")
     save_model(model, country.model.net, country.model.card)
-    with pytest.raises(InputError, match=r"--n 4000: the map of 2021 holds \d+ areas of 160 m"):
+    with pytest.raises(InputError, match=r"--n 4000: the map of 2021 has only \d+ areas of 160 m"):
         suggest(mapped, n=4000, model=model, **options(tmp_path))
-    with pytest.raises(InputError, match=r"--side 163: a cell is a whole number of pixels"):
+    with pytest.raises(InputError, match=r"--side 163: the side of a cell must be a whole number of pixels"):
         suggest(mapped, model=model, **options(tmp_path, side=163))
     with pytest.raises(InputError, match="--period 2020: the run has 2021"):
         suggest(mapped, model=model, period="2020", **options(tmp_path))
-    with pytest.raises(InputError, match=r"ends in \.gpkg"):
+    with pytest.raises(InputError, match=r"end in \.gpkg"):
         suggest(mapped, model=model, **options(tmp_path, output=tmp_path / "areas.shp"))
-    with pytest.raises(Refused, match="is not the run's"):
+    with pytest.raises(Refused, match="is not the model of this run"):
         suggest(mapped, model="demo-s2", **options(tmp_path))
     assert not (tmp_path / "areas.gpkg").exists()
 

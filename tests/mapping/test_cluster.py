@@ -194,7 +194,7 @@ def test_a_scheduler_started_elsewhere_by_file_and_by_address_and_its_loss(tmp_p
                 assert results(pool, ["c"])["c"][0] == "c"
                 scheduler.kill()
                 pool.submit("d")
-                with pytest.raises(Incomplete, match=rf"{address} is lost; run the same command again to resume"):
+                with pytest.raises(Incomplete, match=rf"{address} is lost; rerun the same command to resume"):
                     results(pool, ["e"])
     assert said == []  # we say it in one line
 
@@ -420,7 +420,7 @@ def test_workers_that_cannot_be_brought_the_model_are_told(monkeypatch: pytest.M
         _bring(cast("Any", bare), SimpleNamespace(name="model"))
     assert bare.asked == 1
     gone = Unreachable(TimeoutError("nobody"))
-    with pytest.raises(Incomplete, match=r"the model could not be brought to the workers of tls://there:1: .*nobody"):
+    with pytest.raises(Incomplete, match=r"the model could not be sent to the workers of tls://there:1: .*nobody"):
         _bring(cast("Any", gone), SimpleNamespace(name="model"))
     assert gone.asked > 1
     with pytest.raises(RuntimeError, match="no model abc: it started without the plugin"):

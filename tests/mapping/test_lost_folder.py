@@ -76,7 +76,7 @@ def test_what_was_interrupted_is_unfinished_and_not_damaged(country: Tiny, tmp_p
 
     map_region(tmp_path, country.plan(block=512), country.items, country.model, workers=0)
     assert state(tmp_path) == ([], True)  # mapped, and nothing vouches for the metadata: ended before its end
-    with pytest.raises(Incomplete, match="finishes it"):
+    with pytest.raises(Incomplete, match="to finish it"):
         verify(tmp_path).require_sound()
     (tmp_path / "counts.csv").write_text("unit_id\n")
     assert state(tmp_path) == (["manifest.json"], False)

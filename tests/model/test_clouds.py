@@ -266,7 +266,7 @@ def test_a_mask_that_cannot_be_made_is_refused_in_one_line(monkeypatch: pytest.M
     require_network(FOUR, RULE, "L1C")
     with pytest.raises(InputError, match="no scene classes"):
         require_network(FOUR, MaskRule(by="both"), "L1C")
-    with pytest.raises(InputError, match="looks only 320 m"):
+    with pytest.raises(InputError, match="allows 320 m at most"):
         require_network(FOUR, replace(RULE, dilate_m=400.0), "L2A")
     assert (network_bands(FOUR), network_bands((*SIX, "B05"))) == (FOUR, SIX)
 

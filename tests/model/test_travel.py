@@ -92,7 +92,7 @@ def test_an_exchanged_model_is_refused(server: Any, two_models: tuple[bytes, byt
         ((404, {}, b""), InputError, "HTTP 404"),
         ((403, {}, b""), InputError, "HTTP 403"),
         ((200, {}, b"\x80\x02 a pickle"), InputError, r"small\.safetensors: this is a pickle"),
-        ((200, {}, b"<html>"), InputError, r"http://\S+/small\.safetensors: not a whole safetensors file"),
+        ((200, {}, b"<html>"), InputError, r"http://\S+/small\.safetensors: not a complete safetensors file"),
         ((200, {"Content-Encoding": "gzip"}, b"x"), InputError, "encoding 'gzip'"),
         ((200, {}, b"x" * 3001), InputError, "more than 0 MB"),
     ],
@@ -124,12 +124,12 @@ def test_endless_and_truncated(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelUnreachable, match="3 of 4 bytes"):
         travel._read(lambda n: next(pieces), 4, address)
     monkeypatch.setattr(travel, "ANSWER_S", -1)
-    with pytest.raises(ModelUnreachable, match="did not end"):
+    with pytest.raises(ModelUnreachable, match="did not finish"):
         travel._read(lambda n: b"x", None, address)
 
 
 def test_nobody_answers(server: Any) -> None:
-    with pytest.raises(ModelUnreachable, match="did not arrive") as caught:
+    with pytest.raises(ModelUnreachable, match="could not be downloaded") as caught:
         load_model(f"https://localhost:{server.url.rpartition(':')[2]}/a.safetensors?token=SECRET")  # speaks no TLS
     assert "SECRET" not in str(caught.value)
     assert caught.value.exit_code == 3

@@ -312,7 +312,7 @@ def test_a_large_shift_that_is_uncertain_is_told_as_such(tmp_path: Path, caplog:
     told = [text for text in caplog.messages if "uncertain" in text]
     assert len(told) == 3
     assert re.search(r"area area 3: .* north .*uncertain \(the area holds 453 points, fewer than 500\)", told[1])
-    assert re.search(r"area area 5: .* north .*uncertain \(there is one acquisition only\)", told[2])
+    assert re.search(r"area area 5: .* north .*uncertain \(there is only one acquisition\)", told[2])
 
 
 def test_areas_agree_if_four_lie_close_together() -> None:

@@ -12,7 +12,8 @@ from subpixmap.reference.patches import Patches
 from subpixmap.reference.points import read_points
 from subpixmap.reference.reference import Reference, make_reference
 from subpixmap.reference.samples import read_sample
-from subpixmap.reference.splits import SPLITS, AreaTile, require_apart, split_tiles
+from subpixmap.reference.splits import SPLITS, split_tiles
+from subpixmap.reference.tiles import AreaTile, require_apart
 from subpixmap.region.units import read_area
 from tests.helpers.reference_data import Painted, paint
 
@@ -133,5 +134,7 @@ def test_dates_can_be_held_out(noise: Painted, made: Reference) -> None:
 def test_areas_that_the_border_strip_takes_whole_are_named(made: Reference) -> None:
     areas = tuple(dataclasses.replace(area, labelled=np.minimum(area.labelled, 1)) for area in made.areas)
     names = ", ".join(made.names[:3])
-    with pytest.raises(InputError, match=f"no labelled pixel of {names} is left inside the border strip of {HALO} px"):
+    with pytest.raises(
+        InputError, match=f"no labelled pixel of {names} is left after removing the border strip of {HALO} px"
+    ):
         split_tiles(dataclasses.replace(made, areas=areas), halo=HALO)

@@ -14,7 +14,8 @@ from subpixmap.errors import InputError
 from subpixmap.grid import project
 from subpixmap.reference.folder import read_reference, write_reference
 from subpixmap.reference.reference import Reference, make_reference
-from subpixmap.reference.splits import all_tiles, require_apart, split_tiles
+from subpixmap.reference.splits import all_tiles, split_tiles
+from subpixmap.reference.tiles import require_apart
 from subpixmap.reference.totals import Totals, read_totals, reference_of_totals, with_totals
 
 EPSG = 32651
@@ -153,9 +154,9 @@ def test_files_that_do_not_belong_together_are_refused(
         assert subpixmap("reference", *arguments, "--image-date", "2021", "-o", tmp_path / "ref") == 2
         return capsys.readouterr().err
 
-    assert "--labelled is missing" in refused(path)
-    assert "name the file of plots with --totals" in refused(path, "--labelled", path, "--total-column", "palms")
+    assert "give --labelled" in refused(path)
+    assert "--labelled needs --totals" in refused(path, "--labelled", path, "--total-column", "palms")
     assert "--totals needs --total-column" in refused(path, "--labelled", path, "--totals", path)
-    assert "give the file of plots first" in refused(path, "--totals", path, "--total-column", "palms")
+    assert "give the file of plots as the first argument" in refused(path, "--totals", path, "--total-column", "palms")
     assert "1 of 2 totals have no polygon (first: 1)" in refused(bare, "--total-column", "palms")
     assert "write COLUMN or OBJECT=COLUMN" in refused(path, "--total-column", "=palms")

@@ -161,7 +161,7 @@ def test_names_without_a_declared_encoding_are_guessed_and_the_guess_is_told(
     path = shapefile(encoding, NAMES, suffix)
     with caplog.at_level(logging.WARNING):
         assert read_units(path).unit_name.tolist() == NAMES
-    assert f"{path.name} does not say its encoding" in caplog.text
+    assert f"{path.name} does not state its encoding" in caplog.text
     assert told in caplog.text
     assert "--encoding" in caplog.text
 

@@ -305,7 +305,7 @@ def test_unobserved_is_blank_and_never_zero(small: Contents) -> None:
     assert "not observed</span>" in row[0]  # type: ignore[index]
     nothing = counts.assign(map_total=np.nan, map_total_full=np.nan, density_per_ha=np.nan, observed_ha=0.0)
     page = render(replace(run, counts=nothing.astype(types_of(COUNTS)), truth=None, trend=None))
-    assert "nothing was observed" in page
+    assert "no pixel was observed" in page
 
 
 def test_truth_is_compared_over_the_top_units(run: Contents, small: Contents, page: str) -> None:

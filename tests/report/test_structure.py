@@ -116,7 +116,7 @@ def test_maps_are_there_without_a_script(page: str, tags: list[tuple[str, dict[s
 def test_a_sentence_says_how_many_where_and_what_confirms_it(small: Contents, page: str) -> None:
     coconut, car = re.findall(r'<section class="findings".*?</section>', page, re.DOTALL)[0].split("<p>")[1:]
     assert re.match(r"In a simulated country, in 2021 the map shows [\d\u202f]+ coconut palms; ", coconut)
-    assert "no field sample confirms this yet" in coconut
+    assert "no reference sample confirms this yet" in coconut
     assert "parked cars on an average date" in car
     real = replace(small, simulated=False, truth=None)
     assert "<p>Not an estimate: in 2021 the map shows" in render(real)

@@ -39,8 +39,8 @@ def test_what_is_missing_is_named() -> None:
     assert told["no items in"] == "4 (2020-01, 2020-02, 2020-03, 2021-02)"
     assert told["baselines"] == "2020: 1 of 02.14; 2021: 4 of 05.00"
     assert told["per tile"] == (
-        "2 tiles, 1 to 2 acquisitions per tile and month (median 1, months without any left out); fewest: 51PXM (1 in "
-        "all); tiles with empty months: 1 (51PXM 2)"
+        "tiles: 2; acquisitions per tile and month: 1 to 2 (median 1, without empty months); fewest in all: 51PXM (1)"
+        "; tiles with empty months: 1 (51PXM 2)"
     )
     assert found.missing()["tile_months_without"] == [["51PXM", "2020-11"], ["51PXM", "2021-03"]]
 

@@ -208,7 +208,7 @@ def another_part(server: Any, method: str, path: str, body: Any) -> Any:
 def test_a_server_that_sends_other_bytes_than_were_asked_for_is_an_error(remote: Any, fault: Any) -> None:
     server, asset = remote
     server.fault = fault
-    with pytest.raises(reader.ReadFailed, match=r"B04\.tif.*part that is asked for"):
+    with pytest.raises(reader.ReadFailed, match=r"B04\.tif.*did not return the requested bytes"):
         reader.read_window(asset, WHOLE, 32651)
 
 

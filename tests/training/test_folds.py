@@ -13,7 +13,8 @@ from subpixmap.model.land import taught_land
 from subpixmap.reference.points import read_points
 from subpixmap.reference.reference import Reference, make_reference
 from subpixmap.reference.samples import Scheme
-from subpixmap.reference.splits import in_folds, most_folds, require_apart, split_tiles
+from subpixmap.reference.splits import in_folds, most_folds, split_tiles
+from subpixmap.reference.tiles import require_apart
 from subpixmap.region.units import read_area
 from subpixmap.training import process, recipes
 from subpixmap.training.config import TrainConfig
@@ -58,7 +59,7 @@ def test_every_unit_calibrates_once_and_no_pixel_serves_both(made: Reference) ->
 
 def test_too_little_land_for_so_many_folds_is_refused(made: Reference) -> None:
     areas = [tile for tile in split_tiles(made, halo=HALO, test=("area 0",), folds=9) if tile.split == "training"]
-    with pytest.raises(InputError, match=r"9 parts .* beside the test lie 5 tiles with objects.*--folds 0"):
+    with pytest.raises(InputError, match=r"9 folds.* only 5 tiles with objects.*--folds 0"):
         in_folds(areas, 9, halo=HALO)
 
 
@@ -109,7 +110,7 @@ def test_it_learns_in_turns_and_calibrates_on_all_that_taught_it(
     assert abs(errors["coconut"]["total"]["error_pct"]) < 25
     again = evaluate_on(model, made, str(painted.source), reference_sha256="abc", progress=None)
     assert again["coconut"]["total"] == errors["coconut"]["total"]
-    with pytest.raises(InputError, match="calibrated in turns"):
+    with pytest.raises(InputError, match="calibrated in folds"):
         evaluate_on(model, made, str(painted.source), reference_sha256="abc", split="calibration", progress=None)
     assert [numbered(state, k, 3).is_file() for k in range(3)] == [True] * 3  # type: ignore[union-attr]
     remove_states(state, 3, folds=3)

@@ -67,9 +67,9 @@ def test_the_card_keeps_what_it_rests_on() -> None:
 def test_too_little_is_refused() -> None:
     model = tiny_model(objects=("coconut",))
     few = CalibrationCells(CELLS.mapped[:9], CELLS.count[:9], CELLS.weight[:9], 100, 1.0)
-    with pytest.raises(InputError, match="needs 10 places or more, there are 9"):
+    with pytest.raises(InputError, match="needs at least 10 places, but there are 9"):
         recalibrate(model, {"coconut": few}, LAND, name="mine", source="my cells")
-    with pytest.raises(InputError, match="0 objects stand"):
+    with pytest.raises(InputError, match="0 objects in labelled cells"):
         fit_cells(dataclasses.replace(CELLS, count=np.zeros(60)))
     with pytest.raises(InputError, match="cannot be read"):
         taught_land(dataclasses.replace(model.card, training={"land": {"training": ["POLYGON nonsense"]}}))

@@ -152,7 +152,7 @@ def test_a_training_that_is_ended_at_any_step_goes_on_there(
             train(patches, card, config, state=state, curves=tmp_path / "c.csv", progress=None)
     log = io.StringIO()
     resumed = train(patches, card, config, state=state, curves=tmp_path / "c.csv", progress=log)
-    assert log.getvalue().startswith(f"resumes after step {last} of 6\nstep {last + 1}/6")
+    assert log.getvalue().startswith(f"resuming after step {last} of 6\nstep {last + 1}/6")
     assert resumed.sha256 == whole.sha256  # weights and card, with the losses of all steps
     assert (tmp_path / "c.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 

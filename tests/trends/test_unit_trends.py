@@ -87,7 +87,7 @@ def test_exact_p_is_the_share_of_orders_at_least_as_monotonic(n: int) -> None:
 
 def test_few_periods_say_that_nothing_can_be_significant() -> None:
     note = followed(counts({"a": [1.0, 2, 3, 4]}))["note"].iloc[0]
-    assert "4 periods cannot show a significant trend" in note
+    assert "4 periods are too few for a significant trend" in note
     assert "0.083" in note
     assert pd.isna(followed(counts({"a": [1.0, 2, 3, 4, 5]}))["note"].iloc[0])
 

@@ -143,7 +143,7 @@ def test_a_step_that_units_share_where_the_catalogue_changes_is_no_rise() -> Non
     same = known[known.index.str.startswith("same")]
     assert not same["direction"].isin(["rise", "fall"]).any()
     assert (same["direction"] == "unclear").all()
-    assert same["because"].str.contains("without the step that units share where the input changed").all()
+    assert same["because"].str.contains("without the common step at a change of the input").all()
     assert same["shared_step"].str.contains(r"input changed \(catalogue old -> new\)").all()
     assert (known[known.index.str.startswith("felled")]["direction"] == "fall").all()
     assert (known[known.index.str.startswith("hidden")]["direction"] != "steady").all()  # the join hides a loss of 10 %
@@ -162,7 +162,7 @@ def test_nothing_cannot_rise_or_fall() -> None:
     assert follow(counts, series).trend.iloc[0]["direction"] == "fall"
     row = follow(counts.assign(object_area_ha=area), series).trend.iloc[0]
     assert (row["direction"], row["because"]) == (
-        "unclear", "the map sees none there: its total of 1 is noise around nothing")  # fmt: skip
+        "unclear", "the map shows none here: its total of 1 is noise around zero")  # fmt: skip
 
 
 def test_years_are_compared_in_the_seasons_that_all_have() -> None:

@@ -215,7 +215,7 @@ def test_months_without_an_acquisition_are_refused_by_name(
         assert error.count("\n") == 1
         for verb in ("map", "count", "trend", "report", "status", "verify"):
             assert subpixmap(verb, out) == 2
-            assert re.search("holds no run|make it first", capsys.readouterr().err)
+            assert re.search("holds no run|run subpixmap count or trend first", capsys.readouterr().err)
 
 
 def test_what_is_only_planned_is_told_and_not_taken_for_damage(

@@ -132,18 +132,18 @@ def test_a_page_of_former_tables_is_named_until_it_is_made_again(
     look.verify(out, quiet=True)
     verbs.count(out, admin=other_units(out, tmp_path / "new.parquet"))
     said = capsys.readouterr().err
-    assert "note: trend.parquet was made from other counts.parquet" in said
-    assert "report.html was made from" in said
+    assert "note: trend.parquet is out of date, because counts.parquet has changed" in said
+    assert "report.html is out of date" in said
     look.status(out)
     assert "stale: report.html" in capsys.readouterr().out
     with pytest.raises(VerificationFailed, match=r"trend\.parquet.*subpixmap trend.*report\.html.*subpixmap report"):
         look.verify(out, quiet=True)
     verbs.trend(out)
-    assert "note: report.html was made from other" in capsys.readouterr().err
+    assert "note: report.html is out of date" in capsys.readouterr().err
     verbs.report(out, quiet=True)
     look.verify(out, quiet=True)
     verbs.trend(out, background=True)
-    assert "note: report.html was made from other trend.parquet" in capsys.readouterr().err
+    assert "note: report.html is out of date, because trend.parquet has changed" in capsys.readouterr().err
     with pytest.raises(VerificationFailed, match=r"report\.html"):
         look.verify(out, quiet=True)
 
@@ -226,12 +226,12 @@ def test_a_catalogue_that_moved_is_told_and_the_advice_helps(
     with pytest.raises(InputError, match=r"does not exist.*was moved.*--source NEW --refresh 2020"):
         run(Request(**moved))
     said = capsys.readouterr().err
-    assert f"note: --source {new} is not asked for 2020, 2021" in said
+    assert f"note: --source {new} is not searched for 2020, 2021" in said
     assert "--refresh 2020 --refresh 2021" in said
     run(Request(**moved, refresh=("2020", "2021"), quiet=True))
     look.verify(imagery["out"], quiet=True)
     run(Request(**moved))
-    assert "is not asked for" not in capsys.readouterr().err
+    assert "is not searched for" not in capsys.readouterr().err
 
 
 def test_the_holder_may_verify_its_own_folder(out: Path) -> None:

@@ -26,9 +26,9 @@ PRICES = {"core-hour": 0.05, "gpu-hour": 3.0, "gb-month": 0.02, "gb-read": 0.01}
         ("0.04", "write KEY=NUMBER"),
         ("core-hour", "is not a number"),
         ("core-hour=x", "is not a number"),
-        ("core-hour=-1", "is not a number of 0 or more"),
-        ("gb-month=nan", "is not a number of 0 or more"),
-        ("gb-month=inf", "is not a number of 0 or more"),
+        ("core-hour=-1", "is not a number >= 0"),
+        ("gb-month=nan", "is not a number >= 0"),
+        ("gb-month=inf", "is not a number >= 0"),
     ],
 )
 def test_a_price_that_is_none_is_refused_in_one_line(wrong: str, because: str) -> None:

@@ -114,7 +114,7 @@ def test_a_detector_in_all_cells_and_people_in_some(run: Path, labelled: Path, t
     assert (region.estimate - region.estimate_all).abs().max() < 3 * region.se.max()
     assert (region.se > region.se_all).all()
     sheet.assign(n_detected=-1).to_file(path, layer="cells")
-    with pytest.raises(InputError, match=r"n_detected of cell .* want a number, 0 or more"):
+    with pytest.raises(InputError, match=r"n_detected of cell .* give a number of 0 or more"):
         import_labels(run, path, assume_disjoint=True, quiet=True)
 
 
@@ -239,16 +239,19 @@ def test_too_few_labels_of_a_stratum_are_refused(run: Path, labelled: Path) -> N
     ("change", "error"),
     [
         (lambda s: s.drop(columns="cell_id"), "lacks the column cell_id"),
-        (lambda s: s.to_crs(32651), "in EPSG:32651; the sheet is in EPSG:4326"),
-        (lambda s: s.set_geometry(s.geometry.translate(1e-3, 0)), "have moved or changed outlines"),
-        (lambda s: pd.concat([s, s.iloc[:1]]), "stand twice"),
+        (lambda s: s.to_crs(32651), "in EPSG:32651, but the sheet must be in EPSG:4326"),
+        (lambda s: s.set_geometry(s.geometry.translate(1e-3, 0)), "have changed outlines"),
+        (lambda s: pd.concat([s, s.iloc[:1]]), "rows are repeated"),
         (lambda s: s.iloc[1:], "1 rows of the sample are missing"),
-        (lambda s: s.assign(n_objects=s.n_objects.where(s.index != 3, -1)), "want a number, 0 or more"),
-        (lambda s: s.assign(n_objects=s.n_objects.astype(str).where(s.index != 3, "many")), "want a number, 0 or more"),
-        (lambda s: s.assign(n_objects=np.inf), "want a number, 0 or more"),
-        (lambda s: s.assign(image_date="last summer"), "want 2021, 2021-03 or"),
-        (lambda s: s.assign(image_date="2021-13"), "want 2021, 2021-03 or"),
-        (lambda s: s.assign(period=s.period.where(s.index != 3, "2031")), "a key was changed"),
+        (lambda s: s.assign(n_objects=s.n_objects.where(s.index != 3, -1)), "give a number of 0 or more"),
+        (
+            lambda s: s.assign(n_objects=s.n_objects.astype(str).where(s.index != 3, "many")),
+            "give a number of 0 or more",
+        ),
+        (lambda s: s.assign(n_objects=np.inf), "give a number of 0 or more"),
+        (lambda s: s.assign(image_date="last summer"), "write 2021, 2021-03 or"),
+        (lambda s: s.assign(image_date="2021-13"), "write 2021, 2021-03 or"),
+        (lambda s: s.assign(period=s.period.where(s.index != 3, "2031")), "do not belong to the sample"),
         (lambda s: s.assign(probability=0.5), "probability of"),
     ],
 )
@@ -268,7 +271,7 @@ def test_a_csv_will_do(run: Path, labelled: Path, tmp_path: Path) -> None:
 
 def test_a_sample_of_another_map_or_design_is_refused(run: Path, labelled: Path) -> None:
     design_sample(run, Wish(n=120, periods=("2018", "2019"), seed=9), quiet=True)
-    with pytest.raises(Refused, match="another map or design"):
+    with pytest.raises(Refused, match="import the sheet of this design"):
         import_labels(run, labelled, assume_disjoint=True, quiet=True)
     path = run / runpaths.SAMPLE_DESIGN
     import hashlib
@@ -363,7 +366,7 @@ def test_a_sample_that_calibrates_a_model_does_not_certify_it(tmp_path: Path) ->
     labels(second, again / "l.gpkg")
     with pytest.raises(Refused, match="lie on land that the model was trained or calibrated on"):
         import_labels(second, again / "l.gpkg", model=same, quiet=True)
-    with pytest.raises(Refused, match="its labelled cells say nothing of this one"):
+    with pytest.raises(Refused, match="give the model of that map"):
         calibrate(same, tmp_path / "third.safetensors", sample=out, quiet=True)
     with pytest.raises(InputError, match="either --reference"):
         calibrate(model, tmp_path / "third.safetensors", quiet=True)
@@ -373,9 +376,9 @@ def test_a_card_that_does_not_say_its_land_is_refused(tmp_path: Path) -> None:
     out, model = run_with_land(tmp_path, None)
     design_sample(out, Wish(n=60), model=model, quiet=True)
     labels(out, tmp_path / "l.gpkg")
-    with pytest.raises(InputError, match="give --model FILE"):
+    with pytest.raises(InputError, match="give it with --model FILE"):
         import_labels(out, tmp_path / "l.gpkg", quiet=True)
-    with pytest.raises(Refused, match="--assume-disjoint takes it"):
+    with pytest.raises(Refused, match="add --assume-disjoint"):
         import_labels(out, tmp_path / "l.gpkg", model=model, quiet=True)
     import_labels(out, tmp_path / "l.gpkg", model=model, assume_disjoint=True, quiet=True)
     assert json.loads((out / runpaths.SAMPLE_IMPORT).read_text())["assume_disjoint"]
@@ -385,16 +388,16 @@ def test_a_card_that_does_not_say_its_land_is_refused(tmp_path: Path) -> None:
     ("wish", "error"),
     [
         ({"cell": 33}, "whole number of pixels"),
-        ({"n": 1}, "two cells or more"),
-        ({"n": 10**6}, "the frame holds"),
+        ({"n": 1}, "give 2 or more"),
+        ({"n": 10**6}, "the frame has only"),
         ({"n": 5}, "strata need"),
         ({"periods": ("1999",)}, "the run has 2018, 2019"),
         ({"objects": ("cow",)}, "the run has coconut, car"),
-        ({"objects": ("car",)}, "cannot be labelled"),
+        ({"objects": ("car",)}, "one image cannot show"),
         ({"by": "7"}, "the units have 1 level"),
         ({"by": "province"}, "the units have 1 level"),
         ({"target_cv": -3.0}, "between 0 and 100"),
-        ({"target_cv": 0.001}, "no sample reaches it"),
+        ({"target_cv": 0.001}, "too many"),
     ],
 )
 def test_wishes_that_cannot_be_met(run: Path, wish: dict, error: str) -> None:  # type: ignore[type-arg]

@@ -172,13 +172,13 @@ def test_a_plan_says_what_is_missing(place: Any, capsys: pytest.CaptureFixture[s
     items, request = place
     west, south, _, north = items[0]["bbox"]
     options = {"years": "2020-2021", "region": f"{west - 0.2},{south + 0.002},{west + 0.01},{north - 0.002}"}
-    plan(request(verbose=True, **options))
+    plan(request(verbose=True, quiet=False, **options))
     text = capsys.readouterr().out
     shown = {line[:14].strip(): line[14:] for line in text.splitlines() if line[0] != " "}
     assert shown["baselines"] == "2021: 1 of 02.14"
     assert shown["no items for"].startswith("1 (51P")
     assert shown["no items in"].startswith("23 (2020-01, 2020-02")
-    assert shown["per tile"].startswith("1 tiles, 1 to 1 acquisitions per tile and month")
+    assert shown["per tile"].startswith("tiles: 1; acquisitions per tile and month: 1 to 1")
     assert "51PTT  2021    .   .   1   ." in text
 
 
@@ -238,7 +238,7 @@ def test_what_cannot_be_taken_from_the_first_source_comes_from_the_next(
         plan(place[1](**alone))
     assert not (tmp_path / "out").exists()
 
-    job = plan(place[1](**options))
+    job = plan(place[1](**options, quiet=False))
     assert sorted(item.id for item in job.items) == sorted([*bad[:2], *good[2:]])
     assert all(item.assets["B02"].href.startswith(second.url) == (item.id in good) for item in job.items)
     told = read_notes(tmp_path / "out" / "items.parquet")["refused"]
