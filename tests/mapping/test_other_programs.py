@@ -12,6 +12,8 @@ import geopandas as gpd
 import numpy as np
 import pyproj
 import pytest
+import rasterio
+import rasterio.errors
 import rioxarray  # noqa: F401  (registers .rio)
 import shapely
 import xarray as xr
@@ -105,6 +107,21 @@ def test_the_region_is_in_the_map_and_gives_its_total(made: tuple[Path, Any]) ->
         np.testing.assert_array_equal(ours[epsg][TIME], there[TIME])
         np.testing.assert_array_equal(ours[epsg][TIME_BOUNDS], there[TIME_BOUNDS])
         assert zone.extent.shape == there[REGION].shape
+
+
+def test_gdal_reads_the_map_from_3_13_on(made: tuple[Path, Any]) -> None:
+    """Before, GDAL does not know sharding; docs/running.md says so."""
+    out, plan = made
+    epsg, zone = next(iter(plan.zones.items()))
+    name = f'ZARR:"{out / "map.zarr" / str(epsg)}":/n_obs:0'
+    if tuple(map(int, rasterio.__gdal_version__.split(".")[:2])) < (3, 13):
+        with pytest.raises(rasterio.errors.RasterioIOError, match="sharding_indexed"):
+            rasterio.open(name)
+        return
+    with rasterio.open(name) as file:
+        assert file.crs.to_epsg() == epsg
+        assert file.transform == zone.lattice.transform(zone.extent)
+        np.testing.assert_array_equal(file.read(1), opened(out, epsg)["n_obs"].values[0])
 
 
 def test_a_selection_of_the_map_can_be_written_as_netcdf(made: tuple[Path, Any], tmp_path: Path) -> None:
