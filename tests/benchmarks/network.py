@@ -29,7 +29,7 @@ _NO_OPENVINO = "not measured: OpenVINO is not installed (`pip install 'subpixmap
 _KM, _FEW = 100, 100  # pixels; objects a km2 below which a share of them says little
 
 
-def arithmetics() -> dict[str, Arithmetic | None]:
+def ways_to_compute() -> dict[str, Arithmetic | None]:
     """PyTorch as every installation has it, OpenVINO, and OpenVINO in bfloat16; None what is not installed."""
     has = Arithmetic.chosen().backend == "openvino"
     return {
@@ -41,7 +41,7 @@ def arithmetics() -> dict[str, Arithmetic | None]:
 
 def network(model: Model, *, side: int, rounds: int) -> tuple[list[Figure], Tile]:
     """Speed of each arithmetic on one window against eager PyTorch at its best tile, which is returned, too."""
-    inputs, found = noise(model, side), arithmetics()
+    inputs, found = noise(model, side), ways_to_compute()
     ours = {name: how for name, how in found.items() if how is not None}
     works: list[Callable[[], object]] = [partial(_eager, model, inputs, tile) for tile in TILES]
     works += [partial(predict_block, model, inputs, arithmetic=how) for how in ours.values()]
@@ -128,7 +128,7 @@ def bf16_on_this_processor(*, size_km: float) -> Figure:
     """OpenVINO in bfloat16 against float32; nothing is measured on 0 km."""
     if not size_km:
         return Figure(key="bf16_error_per_km2", value=None, goal=("<=", 1e-3), meaning=FULL_ONLY)
-    found = arithmetics()
+    found = ways_to_compute()
     if found["fast"] is None or found["bf16"] is None:
         return Figure(key="bf16_error_per_km2", value=None, goal=("<=", 1e-3), meaning=_NO_OPENVINO)
     return bf16_error(found["fast"], found["bf16"], size_km=size_km)

@@ -22,7 +22,7 @@ from subpixmap.model.checkpoint import Model
 from subpixmap.scenes.cube import read_reflectance
 from subpixmap.scenes.items import Asset
 from tests.benchmarks.figures import Figure, Timed, fastest
-from tests.benchmarks.network import arithmetics
+from tests.benchmarks.network import ways_to_compute
 from tests.benchmarks.plain_loop import Tile, map_plainly, open_files, reflectance
 from tests.benchmarks.scene import BANDS, Scene, narrow, without_network
 from tests.benchmarks.usual_tools import map_with_stackstac, map_with_xbatcher
@@ -90,7 +90,7 @@ def usual_tools(scene: Scene, folder: Path, model: Model, *, rounds: int) -> lis
 
 def whole(scene: Scene, folder: Path, model: Model, *, rounds: int, tile: Tile) -> list[Figure]:
     """CPU of a whole map with its network, against the plain loop with eager PyTorch at its best tile."""
-    paths, ways, block = (folder / f"whole-{number}" for number in count()), arithmetics(), 256
+    paths, ways, block = (folder / f"whole-{number}" for number in count()), ways_to_compute(), 256
 
     def ours(how: Arithmetic) -> None:
         plan = scene.plan(model, block=block, arithmetic=how)
