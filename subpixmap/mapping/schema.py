@@ -174,7 +174,7 @@ def description(plan: Plan) -> dict[str, Any]:
         "source": f"Sentinel-2 {plan.recipe.level} from {sources}; model {model.name} (sha256 {model.sha256}), whose "
         f"training data are {model.evidence}",
         "history": f"subpixmap {plan.versions.get('subpixmap', 'unknown')}, run {plan.run_id}: predicted each chosen "
-        f"acquisition with the model; averaged the predictions over each of {len(labels)} periods, {span}",
+        f"acquisition with the model; averaged the predictions over each period ({span})",
         "references": REFERENCES,
         "license": imagery_licence(plan),
         "comment": f"Whole chunks of {CHUNK} px are mapped: the total of the region is the sum of count where region "
