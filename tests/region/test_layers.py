@@ -70,7 +70,7 @@ def test_several_layers_are_refused_with_their_names(two_layers: Path, tmp_path:
 
 
 def test_a_labelled_sheet_with_several_layers_is_refused(two_layers: Path) -> None:
-    with pytest.raises(InputError, match=r"field\.gpkg has several layers: plots .*a file of its own"):
+    with pytest.raises(InputError, match=r"field\.gpkg has several layers: plots .*a separate file"):
         read_sheet(two_layers)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from subpixmap.report.contents import Contents
+from subpixmap.report.object_tables import unit_table
 from subpixmap.report.page import render
 from subpixmap.report.page_tables import Column, make_table
 from subpixmap.report.sentences import plural
@@ -26,6 +27,15 @@ def small() -> Contents:
 @pytest.fixture(scope="module")
 def page(small: Contents) -> str:
     return render(small)
+
+
+def test_the_deviation_over_networks_has_a_column_where_it_is_known(small: Contents) -> None:
+    def labels(contents: Contents) -> list[str]:
+        table, _, _ = unit_table(contents, "coconut", "2021", ["2021"])
+        return [column.label for column in table.columns] if table else []
+
+    assert "± networks" not in labels(small)
+    assert "± networks" in labels(replace(small, counts=small.counts.assign(sd_over_models=1.5)))
 
 
 @pytest.fixture(scope="module")

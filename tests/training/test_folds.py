@@ -98,6 +98,8 @@ def test_it_learns_in_turns_and_calibrates_on_all_that_taught_it(
     assert card.members == 3
     splits = card.training["splits"]
     assert splits["calibration"] == splits["training"]
+    used = splits["training"]["km2"] + splits["test"]["km2"]  # in folds the same land calibrates
+    assert f"{used:.2f} km2 used" in card.training["data"]
     assert len(splits["training"]["units"]) == 7
     kept = [name for name in made.names if name not in scheme.test]
     whole = sum(float(area.count[0][area.labelled == 2].sum()) for area in made.areas if area.name in kept)
