@@ -37,7 +37,7 @@ class Accounts:
     outside: pd.DataFrame
     """Counts of the region outside all units: `object, period, map_total, near_total, area_ha, near_ha, observed_ha,
     observed_frac`; near is within 1 km of a unit (a coarse coastline). With `assign_nearest`, near is counted in the
-    units. Pixels mapped beyond the region (whole chunks are mapped) are never counted."""
+    units. Pixels mapped beyond the region (whole cells are mapped) are never counted."""
     balance: pd.DataFrame
     """`object, period, map, units, outside, counted_twice`: objects; `map` is the sum over the region and the units,
     computed without using unit borders. `units` has only the topmost level; `counted_twice` = units + outside - map is

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.errors import Incomplete, InputError
-from subpixmap.grid import CHUNK, Block, Lattice, Window
+from subpixmap.grid import CELL, CHUNK, Block, Lattice, Window, owned
 from subpixmap.mapping.ledger import read_record, require_items
 from subpixmap.mapping.owner import is_held_here
 from subpixmap.mapping.proofs import Proof, write_notes
@@ -41,7 +41,7 @@ class MapBlock:
     window: Window
     """The block's pixels."""
     chunks: tuple[Window, ...]
-    """The inner chunks computed by the run."""
+    """The inner chunks with pixels computed by the run."""
     record: Callable[[str], Cells | None]
     """Period label -> what the ledger's valid record holds by cell, None where there is no such record. `observed_px`,
     `out_of_domain_px` (cy, cx), `acquisition_observed_px` (acquisition, cy, cx), `acquisition_total` (acquisition,
@@ -53,11 +53,21 @@ class MapBlock:
     `mapping.quantise`). Periods without a record are not asked for."""
     min_obs: int = 1
     """Number of clear observations that make a pixel observed."""
+    computed: NDArray[np.bool_] | None = None
+    """(row, column) of the block's cells: whether the run computes them; by default all cells of the chunks."""
 
     @property
     def name(self) -> str:
         """For messages."""
         return f"{self.lattice.epsg}, rows from {self.window.row}, columns from {self.window.col}"
+
+    def owned(self, chunk: Window) -> NDArray[np.bool_]:
+        """(256, 256) pixels of a chunk that the zone owns and the run computes."""
+        mine = owned(self.lattice, chunk)
+        if self.computed is None:
+            return mine
+        rows, cols = (slice(part.start // CELL, part.stop // CELL) for part in chunk.slices(self.window))
+        return mine & self.computed[rows, cols].repeat(CELL, axis=0).repeat(CELL, axis=1)
 
 
 def read_blocks(folder: RunFolder) -> BlocksOfRun:
@@ -88,6 +98,7 @@ class BlocksOfRun:
                     record=stored.record,
                     read=stored.read,
                     min_obs=plan.recipe.min_obs,
+                    computed=one.computed,
                 )
 
 

@@ -2,7 +2,7 @@
 
 A `Cover` is made once per block (see `make_cover`) and used for every period and object. Most of a country lies inside
 a unit: there, tiles of 32 px are summed as a whole, and only the rest is summed pixel by pixel. Pixels mapped beyond
-the region (whole inner chunks are mapped) belong to no row.
+the region (whole cells are mapped) belong to no row.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Cover:
     n_cells: int
     """Cells of the ledger's grid in the block."""
     chunks: tuple[Window, ...]
-    """The chunks that the run computes: first those that hold anything within 1 km of a unit, then the others."""
+    """The chunks that hold what the run computes: first those that hold anything near a unit, then the others."""
     n_near: int
     """How many these first ones are."""
     mapped: NDArray[np.bool_]
-    """(chunk, 256, 256) pixels that the zone owns."""
+    """(chunk, 256, 256) pixels that the zone owns and the run computes."""
     area: Array
     """(n_units,) pixels that the zone owns, of the whole block."""
     whole_unit: NDArray[np.int64]

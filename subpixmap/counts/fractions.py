@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.counts.units import clipped
-from subpixmap.grid import Lattice, Window, owned, owns
+from subpixmap.grid import CHUNK, Lattice, Window, owned, owns
 from subpixmap.region.fractions import Array, polygon_fractions
 
 _ROUNDING = 1e-6  # pixels; smaller values are rounding along the window's border
@@ -68,6 +68,19 @@ def unit_fractions(units: Sequence[BaseGeometry], lattice: Lattice, window: Wind
     if not parts:
         return Fractions.none()
     return Fractions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def in_stack(fractions: Fractions, window: Window, stack: Sequence[Window], chunk: int) -> Fractions:
+    """Fractions of pixels of one chunk, numbered in the block -> numbered through the stack of chunks."""
+    y, x = row_col(fractions.pixel, window)
+    inside = (y + window.row - stack[chunk].row) * CHUNK + x + window.col - stack[chunk].col
+    return Fractions(fractions.unit, chunk * CHUNK**2 + inside, fractions.fraction)
+
+
+def row_col(pixel: NDArray[np.int64], window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and column in the window of pixels that are numbered row by row."""
+    row = pixel // window.width
+    return row, pixel - row * window.width
 
 
 def zonal_sums(fractions: Fractions, arrays: Sequence[NDArray[Any]] | NDArray[Any], n_units: int) -> Array:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from subpixmap.counts.cover import EXTRA, NEAR, TILE, TILES, Cover
-from subpixmap.counts.fractions import Fractions
+from subpixmap.counts.fractions import Fractions, in_stack, row_col
 from subpixmap.counts.units import clipped
 from subpixmap.grid import CELL, CHUNK, Lattice, Window, owned
 from subpixmap.region.fractions import Array, polygon_fractions
@@ -35,6 +35,7 @@ def cover_block(
     window: Window,
     chunks: Sequence[Window],
     *,
+    computed: NDArray[np.bool_] | None = None,
     region: BaseGeometry | None = None,
     assign_nearest: bool = False,
 ) -> Cover:
@@ -47,10 +48,11 @@ def cover_block(
     lattice, window
         The block.
     chunks
-        The inner chunks computed by the run; they consist of whole cells.
+        The inner chunks with pixels computed by the run; they consist of whole cells.
+    computed
+        (row, column) of the block's cells: whether the run computes them; by default all cells of the chunks.
     region
-        Region to account for in addition to the units, in the lattice's CRS; by default all chunks. Beyond it, pixels
-        are mapped only because whole chunks are mapped.
+        Region to account for in addition to the units, in the lattice's CRS; by default all that is computed.
     assign_nearest
         Assign pixels of the region up to 1 km outside all units to the unit nearest to the pixel centre.
 
@@ -59,12 +61,13 @@ def cover_block(
     Cover
     """
     # 1. Classify the cells by what touches or contains them. Most belong to one row and need no cut.
-    cells = _sort_cells(units, region, lattice, _cells_of(window, chunks), assign_nearest=assign_nearest)
+    cells = _sort_cells(units, region, lattice, _cells_of(window, chunks, computed), assign_nearest=assign_nearest)
     # 2. Put chunks near a unit first, because sums over units need only these. Number tiles through this stack.
     near = np.zeros(len(chunks), bool)
     near[cells.chunk[cells.inside & ~cells.far]] = True
     stack = [chunks[i] for i in np.argsort(~near, kind="stable")]
     own = owned(lattice, window)
+    mapped = own & (cells.chunk >= 0).reshape(window.height // CELL, -1).repeat(CELL, axis=0).repeat(CELL, axis=1)
     tiles = _number_tiles(lattice, window, stack, own)
     # 3. Assign whole tiles to the row that contains them: no fraction is stored for their pixels. The rest is shared.
     whole, shared = _hand_out(units, region, cells, tiles, lattice, assign_nearest=assign_nearest)
@@ -76,8 +79,9 @@ def cover_block(
     for one, fractions in _cut(shared, lattice, window, nearest_of=units if assign_nearest else None):
         mine = fractions if own.all() else fractions.take(own.reshape(-1)[fractions.pixel])
         area += np.bincount(mine.unit, mine.fraction, len(area))
-        if (place := int(tiles.place[tiles.cell == one.at][0])) >= 0:
-            parts.append((_in_stack(mine, window, stack, place // TILES), one.at))
+        if cells.chunk[one.at] >= 0:
+            place = int(tiles.place[tiles.cell == one.at][0])
+            parts.append((in_stack(mine, window, stack, place // TILES), one.at))
     border = Fractions(*map(np.concatenate, zip(*(part for part, _ in parts), strict=True)))
     # 5. Note where each unit's part of a cell begins in the border, so that `Cover.sums` adds it up in one call.
     cell = np.repeat([at for _, at in parts], [len(part.unit) for part, _ in parts])
@@ -89,7 +93,7 @@ def cover_block(
         n_cells=len(cells.windows),
         chunks=tuple(stack),
         n_near=int(near.sum()),
-        mapped=np.array([own[chunk.slices(window)] for chunk in stack]).reshape(-1, CHUNK, CHUNK),
+        mapped=np.array([mapped[chunk.slices(window)] for chunk in stack]).reshape(-1, CHUNK, CHUNK),
         area=area,
         whole_unit=unit[tile >= 0],
         whole_tile=tile[tile >= 0],
@@ -108,7 +112,7 @@ class _Cells(NamedTuple):
 
     windows: list[Window]
     chunk: NDArray[np.int64]
-    """(cell,) which of the chunks holds it, -1 for none."""
+    """(cell,) which of the chunks holds it, -1 where it is not computed."""
     hits: NDArray[np.bool_]
     """(unit, cell) the unit touches it."""
     inside: NDArray[np.bool_]
@@ -149,15 +153,18 @@ def _sort_cells(
     return _Cells(windows, chunk, hits, inside, within, alone, far, belt)
 
 
-def _cells_of(window: Window, chunks: Sequence[Window]) -> tuple[list[Window], NDArray[np.int64]]:
-    """The cells of a block, and the chunk of each, -1 for none."""
+def _cells_of(
+    window: Window, chunks: Sequence[Window], computed: NDArray[np.bool_] | None
+) -> tuple[list[Window], NDArray[np.int64]]:
+    """The cells of a block, and the chunk of each, -1 where it is not computed."""
     number = {(chunk.row // CHUNK, chunk.col // CHUNK): i for i, chunk in enumerate(chunks)}
     cells = [
         Window(row, col, CELL, CELL)
         for row in range(window.row, window.row + window.height, CELL)
         for col in range(window.col, window.col + window.width, CELL)
     ]
-    return cells, np.array([number.get((cell.row // CHUNK, cell.col // CHUNK), -1) for cell in cells], np.int64)
+    chunk = np.array([number.get((cell.row // CHUNK, cell.col // CHUNK), -1) for cell in cells], np.int64)
+    return cells, chunk if computed is None else np.where(computed.reshape(-1), chunk, -1)
 
 
 def _touching(
@@ -370,7 +377,7 @@ def _left_over(
         left[row * TILE : (row + 1) * TILE, col * TILE : (col + 1) * TILE] = 1
     top, side = (part.start for part in cell.window.slices(window))
     for _, pixel, fraction in parts:
-        y, x = _row_col(pixel, window)
+        y, x = row_col(pixel, window)
         left[y - top, x - side] -= fraction
     y, x = np.nonzero(left > 0)
     return (y + top) * window.width + x + side, left[y, x]
@@ -379,21 +386,9 @@ def _left_over(
 def _to_nearest(fractions: Fractions, units: Sequence[BaseGeometry], lattice: Lattice, window: Window) -> Fractions:
     """Assign pixels of the first row after the units to the unit nearest to the pixel centre."""
     moved = fractions.unit == len(units)
-    row, col = _row_col(fractions.pixel[moved], window)
+    row, col = row_col(fractions.pixel[moved], window)
     x, y = lattice.coords(window)
     unit = fractions.unit.copy()
     unit[moved] = shapely.STRtree(units).nearest(shapely.points(x[col], y[row]))
     order = np.argsort(unit, kind="stable")
     return Fractions(unit[order], fractions.pixel[order], fractions.fraction[order])
-
-
-def _in_stack(fractions: Fractions, window: Window, stack: Sequence[Window], chunk: int) -> Fractions:
-    """Fractions of pixels of one chunk, numbered in the block -> numbered through the stack of chunks."""
-    y, x = _row_col(fractions.pixel, window)
-    inside = (y + window.row - stack[chunk].row) * CHUNK + x + window.col - stack[chunk].col
-    return Fractions(fractions.unit, chunk * CHUNK**2 + inside, fractions.fraction)
-
-
-def _row_col(pixel: NDArray[np.int64], window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    row = pixel // window.width
-    return row, pixel - row * window.width

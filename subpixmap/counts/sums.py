@@ -47,7 +47,7 @@ class Sums:
     area: Array
     """(unit,) pixels that the unit's zones own."""
     mapped: Array
-    """(unit,) of these, pixels in chunks that the run computes."""
+    """(unit,) of these, pixels that the run computes."""
     observed: Array
     """(unit, period) pixels observed."""
     total: Array
@@ -255,9 +255,8 @@ def block_sums(
     """
     # 1. Once for all periods and objects: cutting polygons is the costly part. Chunks far from all units are in no
     #    unit's row, so of them only the counts are read.
-    cover = cover_block(
-        units, block.lattice, block.window, block.chunks, region=region, assign_nearest=facts.assign_nearest
-    )
+    place = block.lattice, block.window, block.chunks
+    cover = cover_block(units, *place, computed=block.computed, region=region, assign_nearest=facts.assign_nearest)
     near = cover.near()
     labels, objects = [period.label for period in facts.periods], len(facts.objects)
     sums = Sums.zeros(cover.n_units, len(labels), objects, facts.max_obs, facts.spread)

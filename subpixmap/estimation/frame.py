@@ -25,7 +25,7 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap.counts.blocks import MapBlock
 from subpixmap.counts.units import Units
 from subpixmap.errors import InputError
-from subpixmap.grid import Lattice, Window, owned, project, transformer, utm_epsg
+from subpixmap.grid import Lattice, Window, project, transformer, utm_epsg
 from subpixmap.mapping.quantise import is_known, step_of
 from subpixmap.progress import track
 
@@ -245,7 +245,7 @@ def _parts_of(
     shape = len(periods), len(objects)
     sums = {}
     for at, (key, unit, inside) in kept.items():
-        own = _cell_sums(owned(grid.lattice, block.chunks[at])[None], block.chunks[at], grid.px)[0][inside]
+        own = _cell_sums(block.owned(block.chunks[at])[None], block.chunks[at], grid.px)[0][inside]
         none = np.zeros((len(key), *shape))
         sums[at] = _Part(key, unit, own, none[..., 0].astype(np.int64), none, none.astype(bool))
     wanted = {"count": chunks, "presence": chunks}
@@ -254,7 +254,7 @@ def _parts_of(
         present = presence >= (threshold / step_of(presence))
         for i, (at, (_, _, inside)) in enumerate(kept.items()):
             chunk = block.chunks[at]
-            known = owned(grid.lattice, chunk)
+            known = block.owned(chunk)
             for layer in counts[:, i]:
                 known = known & is_known(layer)
             values = np.where(known, counts[objects, i], 0) * step_of(counts)

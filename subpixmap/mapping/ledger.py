@@ -60,7 +60,7 @@ class Record:
     acquisitions: tuple[Used, ...]
     """In order of time."""
     computed_px: int
-    """Pixels of the computed chunks that the zone owns."""
+    """Pixels of the computed cells that the zone owns."""
     observed_px: int
     """Of these, pixels with enough clear observations: where `count` is not NaN."""
     total: Mapping[str, float]

@@ -39,7 +39,7 @@ class Needs:
     tasks: int
     """Blocks x periods."""
     chunks: int
-    """Inner chunks that are computed, over all periods."""
+    """Inner chunks that hold what is computed, over all periods."""
     items: int
     """Locked items."""
     acquisitions: float
@@ -52,6 +52,8 @@ class Needs:
     """Peak of a worker process, bytes."""
     map_bytes: float
     """Map and ledger on disk, an estimate."""
+    computed_px: float = 0.0
+    """Pixels that are computed, over all periods: in cells of these chunks that come near the region."""
     mask_tiles: int = 0
     """Tiles that a cloud network sees, where clouds are as the scene classes say; 0 without one."""
 
@@ -60,18 +62,21 @@ def needs(plan: Plan, items: Iterable[Item]) -> Needs:
     """The needs of a plan, from the items over every block, without opening files."""
     items = list(items)
     recipe = plan.recipe
-    tasks = chunks = predicted = 0.0
+    tasks = chunks = computed = predicted = 0.0
     read = n_scenes = mask_tiles = 0.0
     per_px, cells = _bytes_per_pixel(plan, items), Cells.of(recipe.resolution)
+    in_cells = {epsg: [int(one.computed.sum()) * CELL**2 for one in zone.blocks] for epsg, zone in plan.zones.items()}
+    tiles_fit = max(recipe.arithmetic.tile) <= CELL
     for _, epsg, _, near in footprints_by_period_and_zone(plan, items):
         zone = plan.zones[epsg]
-        for one in zone.blocks:
+        for one, px in zip(zone.blocks, in_cells[epsg], strict=True):
             window = one.window
             seen = len(np.unique(near.acquisition[near.over(zone.lattice.bounds(window))]))
             used = min(seen, recipe.max_scenes)
             padded = window.padded(plan.model.halo)
             tasks, chunks, n_scenes = tasks + 1, chunks + len(one.chunks), n_scenes + used
-            predicted += used * len(one.chunks) * CHUNK**2
+            computed += px
+            predicted += used * (px if tiles_fit else len(one.chunks) * CHUNK**2)
             read += padded.height * padded.width * (used * per_px["bands"] + seen * per_px["SCL"])
             if recipe.mask.by != "scl":
                 looked, looked_px = cells.seen(window)
@@ -79,7 +84,7 @@ def needs(plan: Plan, items: Iterable[Item]) -> Needs:
                 read += used * looked_px * per_px["clouds"]
     n = len(recipe.objects)
     sums = (recipe.block / CELL) ** 2 * _RECORD_CELL
-    stored = chunks * CHUNK**2 * (ARRAYS[N_OBS].disk_bytes + n * _layer_bytes(recipe.spread))
+    stored = computed * (ARRAYS[N_OBS].disk_bytes + n * _layer_bytes(recipe.spread))
     return Needs(
         blocks=sum(len(zone.blocks) for zone in plan.zones.values()),
         tasks=int(tasks),
@@ -90,6 +95,7 @@ def needs(plan: Plan, items: Iterable[Item]) -> Needs:
         predicted_px=predicted,
         worker_memory=worker_memory(plan),
         map_bytes=stored + tasks * _RECORD + n_scenes * n * sums,
+        computed_px=computed,
         mask_tiles=int(mask_tiles),
     )
 
@@ -97,7 +103,7 @@ def needs(plan: Plan, items: Iterable[Item]) -> Needs:
 def spread_bytes(plan: Plan, needed: Needs) -> float:
     """Estimated bytes on disk of the counts per network."""
     more = _layer_bytes(plan.recipe.spread) - _layer_bytes(0)
-    return needed.chunks * CHUNK**2 * len(plan.recipe.objects) * more
+    return needed.computed_px * len(plan.recipe.objects) * more
 
 
 def _layer_bytes(spread: int) -> float:
@@ -172,7 +178,7 @@ def _that_would_fit(plan: Plan, needed: Needs, memory: float, workers: int) -> s
         options.append(f"--workers {fewer}")
     for block in sorted({plan.recipe.block // 2**k // CHUNK * CHUNK for k in range(1, 6)} - {0}, reverse=True):
         lattices = {epsg: zone.lattice for epsg, zone in plan.zones.items()}
-        zones = plan_zones(plan.geometry, lattices, plan.recipe.resolution, block)
+        zones = plan_zones(plan.geometry, lattices, plan.recipe.resolution, block, plan.recipe.mapped_by)
         smaller = replace(plan, recipe=replace(plan.recipe, block=block), zones=zones)
         if worker_memory(smaller) * workers <= memory:
             options.append(f"--block {block}")

@@ -21,9 +21,9 @@ from shapely.geometry.base import BaseGeometry
 from subpixmap import runpaths
 from subpixmap.errors import InputError, Refused, VerificationFailed, in_one_line
 from subpixmap.files import make_folder, store_errors, write_atomic
-from subpixmap.grid import BLOCK, Block
-from subpixmap.mapping.recipe import Recipe, json_sha256, level_of, numerics, require_block, require_same
-from subpixmap.mapping.zones import BlockPlan, Zone, chunk_bits, chunks_of_bits, plan_zones
+from subpixmap.grid import BLOCK
+from subpixmap.mapping.recipe import MappedBy, Recipe, json_sha256, level_of, numerics, require_block, require_same
+from subpixmap.mapping.zones import Zone, plan_of_row, plan_zones, row_of
 from subpixmap.model.backends import USUAL, Arithmetic
 from subpixmap.periods import ALL_MONTHS, Every, Period
 from subpixmap.scenes.clouds import MaskRule
@@ -146,6 +146,7 @@ def make_plan(
     forced: bool = False,
     missing: Missing = "stated",
     spread: bool = False,
+    mapped_by: MappedBy = "cell",
 ) -> Plan:
     """Plan a run from its items only; no file is opened.
 
@@ -171,8 +172,8 @@ def make_plan(
         Objects of the model to map, in the model's order; all when not given.
     sources, forced
         Sources of the items in order of preference; input that does not match the card is accepted. For the record.
-    arithmetic, spread
-        Device, backend and precision of the network; store the count of each network of the model.
+    arithmetic, spread, mapped_by
+        Device, backend and precision; store the count of each network; what is computed near the region.
 
     Raises
     ------
@@ -183,7 +184,7 @@ def make_plan(
     require_block(block)
     card, chosen = model.card, chosen_objects(model.card, objects)
     mask = mask or MaskRule.stated(card.mask, chosen)
-    zones = plan_zones(region.geometry, lattices(items, resolution), resolution, block)
+    zones = plan_zones(region.geometry, lattices(items, resolution), resolution, block, mapped_by)
     _require_items(region.name, zones, items)
     # 2. A run folder is only extended with the same recipe: one map must not mix two kinds of numbers.
     recipe = Recipe(
@@ -204,6 +205,7 @@ def make_plan(
         missing=missing,
         level=level_of(items),
         spread=card.members_apart() if spread else 0,
+        mapped_by=mapped_by,
     )
     # 3. Periods are not part of the recipe, because later runs add some.
     return Plan(
@@ -358,10 +360,7 @@ def _to_json(plan: Plan) -> dict[str, Any]:
         "versions": dict(plan.versions),
         "forced": plan.forced,
         "expected": dict(plan.expected),
-        "zones": {
-            str(epsg): [[b.block.row, b.block.col, chunk_bits(b)] for b in zone.blocks]
-            for epsg, zone in plan.zones.items()
-        },
+        "zones": {str(epsg): [row_of(one) for one in zone.blocks] for epsg, zone in plan.zones.items()},
     }
     raw = json.loads(json.dumps(raw))
     return raw | {"sha256": json_sha256(raw)}
@@ -374,8 +373,7 @@ def _from_json(raw: Mapping[str, Any]) -> Plan:
     zones = {}
     for code, rows in raw["zones"].items():
         lattice = by_epsg[int(code)]
-        blocks = [(Block(lattice, row, col, recipe.block), bits) for row, col, bits in rows]
-        zones[int(code)] = Zone(lattice, tuple(BlockPlan(block, chunks_of_bits(block, bits)) for block, bits in blocks))
+        zones[int(code)] = Zone(lattice, tuple(plan_of_row(lattice, recipe.block, row) for row in rows))
     return Plan(
         recipe=recipe,
         region_name=raw["region"]["name"],

@@ -45,7 +45,7 @@ class Probe:
 def probe(plan: Plan, items: Sequence[Item], model: Model, whole: Needs) -> Probe:
     """Map the fullest block of a plan into a temporary folder, and scale its time and size to the plan.
 
-    Time is scaled by the largest number of predicted pixels x acquisitions, size by computed chunks; clouds are assumed
+    Time is scaled by the largest number of predicted pixels x acquisitions, size by computed pixels; clouds are assumed
     to be as in the probed block.
 
     Raises
@@ -75,7 +75,7 @@ def probe(plan: Plan, items: Sequence[Item], model: Model, whole: Needs) -> Prob
         stages=outcome.seconds,
         peak_rss=outcome.peak_rss,
         expected_seconds=seconds * whole.predicted_px / one.predicted_px,
-        expected_bytes=written * whole.chunks / one.chunks,
+        expected_bytes=written * whole.computed_px / one.computed_px,
     )
 
 
@@ -86,7 +86,7 @@ def _fullest(plan: Plan, items: Sequence[Item]) -> Plan:
     for period in plan.periods:
         here = [item for item in items if item.period == period.label] if plan.recipe.every != "scene" else items
         for epsg, zone in plan.zones.items():
-            fullest = max(zone.blocks, key=lambda one: len(one.chunks))
+            fullest = max(zone.blocks, key=lambda one: int(one.computed.sum()))
             small = replace(plan, periods=(period,), zones={epsg: Zone(zone.lattice, (fullest,))})
             predicted = needs(small, here).predicted_px
             if predicted > most:

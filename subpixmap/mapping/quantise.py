@@ -1,8 +1,9 @@
 """Stores per-object arrays as steps of 1/512 in 16 bits: a third of the size of float32, with exact sums.
 
 Rounding each pixel separately shifts totals: by random rounding errors, and on empty land, where predictions are near
-zero, by a bias. So the running sum over an inner chunk, row by row, is rounded, and each pixel gets its difference: the
-sum of any run of pixels along the rows is exact to one step, and that of a chunk to half a step.
+zero, by a bias. So the running sum over a square of pixels, row by row, is rounded, and each pixel gets its difference:
+the sum of any run of pixels along its rows is exact to one step, and that of a square to half a step. A square is an
+inner chunk or a cell, whatever a run computes as a whole, so stored values do not depend on the region.
 
 A step is a power of two, so multiplication in float32 and float64 gives the same numbers. On disk 64 is added to the
 steps, so that noise around zero changes only one of the two bytes; the other compresses to nothing.
@@ -28,13 +29,15 @@ ZERO = 64
 _MOST = 2**15 - 2 - ZERO  # steps; the running sum may add one more
 
 
-def encode(values: NDArray[Any]) -> NDArray[np.int16]:
+def encode(values: NDArray[Any], *, side: int = CHUNK) -> NDArray[np.int16]:
     """Encode finite values as steps, NaN as `FILL`.
 
     Parameters
     ----------
     values
-        (..., y, x) float32, whole inner chunks of 256 x 256 px. Encoding decoded values gives the same steps.
+        (..., y, x) float32, whole squares. Encoding decoded values gives the same steps, for any side.
+    side
+        Side of a square, pixels: the running sum starts anew in each.
 
     Raises
     ------
@@ -42,7 +45,7 @@ def encode(values: NDArray[Any]) -> NDArray[np.int16]:
         A value is infinite or outside +-63.87.
     """
     stored = np.empty(values.shape, np.int16)
-    for source, target in zip(_chunks(values), _chunks(stored), strict=True):
+    for source, target in zip(_squares(values, side), _squares(stored, side), strict=True):
         missing = np.isnan(source)
         steps = np.where(missing, 0, source).astype(np.float64) / STEP
         if (most := max(steps.max(), -steps.min())) > _MOST:
@@ -76,13 +79,13 @@ def step_of(values: NDArray[Any]) -> float:
     return STEP if values.dtype.kind == "i" else 1.0
 
 
-def as_stored(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Arrays of a whole block after encoding and decoding."""
-    return {name: decode(encode(one)) if one.dtype.kind == "f" else one for name, one in arrays.items()}
+def as_stored(arrays: Mapping[str, NDArray[Any]], *, side: int = CHUNK) -> dict[str, NDArray[Any]]:
+    """Arrays of a whole block after encoding and decoding; `side` as in `encode`."""
+    return {name: decode(encode(one, side=side)) if one.dtype.kind == "f" else one for name, one in arrays.items()}
 
 
-def _chunks(values: NDArray[Any]) -> list[NDArray[Any]]:
-    """Views of the inner chunks, (256, 256) each, in a fixed order."""
-    rows, cols = values.shape[-2] // CHUNK, values.shape[-1] // CHUNK
-    split = values.reshape(-1, rows, CHUNK, cols, CHUNK)
+def _squares(values: NDArray[Any], side: int) -> list[NDArray[Any]]:
+    """Views of squares, (side, side) each, in a fixed order."""
+    rows, cols = values.shape[-2] // side, values.shape[-1] // side
+    split = values.reshape(-1, rows, side, cols, side)
     return [split[k, r, :, c] for k, r, c in np.ndindex(len(split), rows, cols)]

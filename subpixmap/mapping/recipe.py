@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from subpixmap.errors import InputError, Refused
 from subpixmap.grid import CHUNK, Lattice
@@ -22,6 +22,9 @@ from subpixmap.scenes.clouds import MaskBy, MaskRule
 from subpixmap.scenes.dialect import SENSOR, Level
 from subpixmap.scenes.items import Item
 from subpixmap.scenes.radiometry import Missing
+
+MappedBy = Literal["chunk", "cell"]
+"""What is computed where it comes near the region: whole inner chunks, or only cells of 128 px."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Recipe:
     """Of the items."""
     spread: int = 0
     """Networks of the model whose counts the map keeps apart; 0 keeps their mean alone."""
+    mapped_by: MappedBy = "chunk"
+    """What is computed near the region; run folders older than the field have "chunk"."""
 
     def __post_init__(self) -> None:
         require_block(self.block)
@@ -79,7 +84,7 @@ class Recipe:
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
         if self.missing == "zero":
             del plain["missing"]  # so that older folders keep their run_id
-        for name, usual in (("sensor", SENSOR), ("level", "L2A"), ("spread", 0)):
+        for name, usual in (("sensor", SENSOR), ("level", "L2A"), ("spread", 0), ("mapped_by", "chunk")):
             if plain[name] == usual:
                 del plain[name]  # likewise
         plain["mask"] = self.mask.as_json()  # likewise

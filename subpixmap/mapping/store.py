@@ -268,7 +268,7 @@ def open_map(out: str | os.PathLike[str]) -> dict[int, xr.Dataset]:
     dict
         EPSG code -> `count`, `presence`, `sd_over_dates` (object, period, y, x) and `n_obs` (period, y, x), with a
         spread `sd_over_models` and `count_of_model_1` and so on; periods in order of time. One dask chunk is one shard.
-        `region` (y, x) is True where a pixel's centre lies in the region: whole chunks are mapped, so that
+        `region` (y, x) is True where a pixel's centre lies in the region: whole cells are mapped, so that
         `count.where(region).sum()` is the region's total and `count.sum()` is more.
 
     Raises

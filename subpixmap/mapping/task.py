@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.files import path_of
-from subpixmap.grid import CELL, Window, owned
+from subpixmap.grid import CELL, CHUNK, Window, owned
 from subpixmap.machine import cores, peak_rss, thread_pool
 from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, write_record
 from subpixmap.mapping.owner import require_held
@@ -111,7 +111,8 @@ def map_block(task: Task, model: Model) -> Outcome:
     window = task.plan.window
     # 1. Choose by scene classes only: they are a small part of the bytes, and most acquisitions are cloudy.
     wanted = _wanted(task.plan)
-    chosen = _choose(task, wanted, seconds)
+    computed = wanted & task.plan.pixels()
+    chosen = _choose(task, wanted, computed, seconds)
     # 2. The network runs while the next acquisition is read. Running sums keep memory independent of their number.
     mean = Accumulator(len(task.recipe.objects), window.shape, members=task.recipe.spread)
     used, cells, predicted_px = [], [], 0
@@ -126,13 +127,14 @@ def map_block(task: Task, model: Model) -> Outcome:
     # 3. Encode and decode the values, since the record hashes what readers of the map see.
     began = time.perf_counter()
     fits = fits_in_order(model.card.trimmed, task.recipe.objects)
-    arrays = as_stored(_whole_block(task, mean.result(min_obs=task.recipe.min_obs, trimmed_fits=fits)))
+    whole = _whole_block(task, mean.result(min_obs=task.recipe.min_obs, trimmed_fits=fits))
+    arrays = as_stored(whole, side=CELL if task.recipe.mapped_by == "cell" else CHUNK)
     # 4. The record is the commit, so it comes last: a task that dies before it is simply done again. A run that lost
     #    the folder to another one writes neither.
     out = path_of(task.out)
     require_held(out, task.token)
     shards = write_block(out, task.plan.block, task.period, arrays)
-    record = _record(task, arrays, shards, mean, used, cells, int(wanted.sum()))
+    record = _record(task, arrays, shards, mean, used, cells, int(computed.sum()))
     record = replace(record, predicted_px=predicted_px)
     require_held(out, task.token)
     write_record(out, record)
@@ -157,7 +159,7 @@ class Chosen:
 
 
 def _wanted(plan: BlockPlan) -> NDArray[np.bool_]:
-    """Pixels of the block's window to compute: in a chunk of the plan and owned by the zone."""
+    """Pixels of the block's window that affect the choice: in a chunk of the plan and owned by the zone."""
     window = plan.window
     mask = np.zeros(window.shape, bool)
     for chunk in plan.chunks:
@@ -165,8 +167,13 @@ def _wanted(plan: BlockPlan) -> NDArray[np.bool_]:
     return mask & owned(plan.block.lattice, window)
 
 
-def _choose(task: Task, wanted: NDArray[np.bool_], seconds: dict[str, float]) -> list[Chosen]:
+def _choose(
+    task: Task, wanted: NDArray[np.bool_], computed: NDArray[np.bool_], seconds: dict[str, float]
+) -> list[Chosen]:
     """The acquisitions to predict, in order of time.
+
+    They are the clearest of all wanted pixels, of which some are computed: a choice that followed the outline of the
+    region more closely would differ from that of older run folders.
 
     1. Measure the clear share of every acquisition by its scene classification, which is cheap to read.
     2. Choose. Without a cloud network this is all.
@@ -186,7 +193,8 @@ def _choose(task: Task, wanted: NDArray[np.bool_], seconds: dict[str, float]) ->
             valid = unmasked & wanted
             clear[name] = float(valid.sum() / n_wanted)
             if clear[name]:
-                packed[name] = np.packbits(valid)  # an eighth of the memory: there may be a hundred acquisitions
+                # An eighth of the memory: there may be a hundred acquisitions.
+                packed[name] = np.packbits(valid & computed)
 
     rule = task.recipe.mask
     look(list(groups), replace(rule, by="scl"))

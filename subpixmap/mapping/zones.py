@@ -1,24 +1,28 @@
-"""Plans the blocks and chunks to compute in each UTM zone of a region.
+"""Plans the blocks, chunks and cells to compute in each UTM zone of a region.
 
 A block is planned if the region touches it and the zone owns a pixel of it. The same rule selects its inner chunks.
+Only those cells of the chunks are computed that are near the region.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from subpixmap.grid import CHUNK, Block, Lattice, Window, owned, project, transformer, utm_epsg
+from subpixmap.grid import CELL, CHUNK, Block, Lattice, Window, owned, project, transformer, utm_epsg
+from subpixmap.mapping.recipe import MappedBy
 from subpixmap.region.outline import densify, mended, polygonal
 
 _ONE_THREAD = threading.Lock()  # rasterio silences a warning of its own, which of two threads works for one only
 _CLIP_DEGREES = 10.0  # the region is cut at this distance from the central meridian, because UTM is undefined beyond
+_MARGIN = 8  # pixels around the region that are computed: a cell of 1 ha of a sample may reach 7 px beyond it
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,20 @@ class BlockPlan:
     block: Block
     chunks: tuple[Window, ...]
     """Inner chunks that touch the region and hold a pixel that the zone owns."""
+    cells: str = ""
+    """Which cells of the block are computed, a hexadecimal number (see `_hex`); empty where all of the chunks are."""
+
+    @property
+    def computed(self) -> NDArray[np.bool_]:
+        """(row, column) of the block's cells: whether they are computed."""
+        if self.cells:
+            return _mask(self.cells, self.block.size // CELL)
+        return _chunk_mask(self).repeat(CHUNK // CELL, axis=0).repeat(CHUNK // CELL, axis=1)
+
+    def pixels(self) -> NDArray[np.bool_]:
+        """(y, x) of the window: pixels of the cells that are computed; the zone may own only some of them."""
+        rows, cols = self.window.slices(self.block.window)
+        return self.computed.repeat(CELL, axis=0).repeat(CELL, axis=1)[rows, cols]
 
     @property
     def window(self) -> Window:
@@ -56,7 +74,11 @@ class Zone:
 
 
 def plan_zones(
-    geometry: BaseGeometry, lattices: Mapping[int, Lattice], resolution: float, block: int
+    geometry: BaseGeometry,
+    lattices: Mapping[int, Lattice],
+    resolution: float,
+    block: int,
+    mapped_by: MappedBy = "chunk",
 ) -> dict[int, Zone]:
     """Plan the blocks of each UTM zone that owns a part of the region.
 
@@ -69,12 +91,17 @@ def plan_zones(
         observed, which differs from being outside the region.
     resolution, block
         Metres; pixels.
+    mapped_by
+        Whether all cells of a chunk are computed, or those that come near the region.
     """
     common = next(iter(lattices.values()), Lattice(32601, resolution))
     zones = {}
     for epsg in _zones_of(geometry):
         lattice = lattices.get(epsg) or replace(common, epsg=epsg)
-        if blocks := _plan_blocks(near_zone(geometry, epsg), lattice, block):
+        near = near_zone(geometry, epsg)
+        if blocks := _plan_blocks(near, lattice, block):
+            if mapped_by == "cell":
+                blocks = _only_cells_near(near, blocks)
             zones[epsg] = Zone(lattice, tuple(blocks))
     return zones
 
@@ -151,14 +178,47 @@ def _plan_blocks(geometry: BaseGeometry, lattice: Lattice, size: int) -> list[Bl
     return [BlockPlan(Block(lattice, row, col, size), tuple(inner)) for (row, col), inner in sorted(chunks.items())]
 
 
-def _touched(geometry: BaseGeometry, lattice: Lattice, cells: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
-    """Cells (row, col) of `size` pixels touched by a geometry in the lattice's CRS."""
+def _only_cells_near(geometry: BaseGeometry, blocks: Sequence[BlockPlan]) -> list[BlockPlan]:
+    """The blocks with their cells that come near the geometry; it passes through few chunks of a country."""
+    lattice, k = blocks[0].block.lattice, CHUNK // CELL
+    chunks = np.array([(one.row // CHUNK, one.col // CHUNK) for plan in blocks for one in plan.chunks], np.int64)
     shapely.prepare(geometry)
-    side = size * lattice.resolution
+    partly = chunks[~shapely.contains_properly(geometry, _boxes(lattice, chunks, CHUNK))]
+    cells = (partly[:, None] * k + np.argwhere(np.ones((k, k), bool))).reshape(-1, 2)
+    away = cells[~_touched(geometry, lattice, cells, CELL, margin=_MARGIN)]
+    per_block = blocks[0].block.size // CELL
+    by_block: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for row, col in away.tolist():
+        place = row // per_block, col // per_block
+        by_block.setdefault(place, []).append((row % per_block, col % per_block))
+    return [_without(plan, by_block.get((plan.block.row, plan.block.col), [])) for plan in blocks]
+
+
+def _without(plan: BlockPlan, away: Sequence[tuple[int, int]]) -> BlockPlan:
+    """The plan of a block without some of its cells."""
+    if not away:
+        return plan
+    computed = plan.computed
+    computed[tuple(np.array(away).T)] = False
+    return replace(plan, cells=_hex(computed))
+
+
+def _touched(
+    geometry: BaseGeometry, lattice: Lattice, cells: NDArray[np.int64], size: int, *, margin: int = 0
+) -> NDArray[np.bool_]:
+    """Which cells (row, col), in units of `size` pixels and grown by a margin of pixels, a geometry touches."""
+    shapely.prepare(geometry)
+    hit: NDArray[np.bool_] = shapely.intersects(geometry, _boxes(lattice, cells, size, margin))
+    return hit
+
+
+def _boxes(lattice: Lattice, cells: NDArray[np.int64], size: int, margin: int = 0) -> NDArray[np.object_]:
+    """Outlines of cells (row, col), in units of `size` pixels and grown by a margin of pixels, in the lattice's CRS."""
+    side, more = size * lattice.resolution, margin * lattice.resolution
     west = lattice.x_phase + cells[:, 1] * side
     north = lattice.top - cells[:, 0] * side
-    hit: NDArray[np.bool_] = shapely.intersects(geometry, shapely.box(west, north - side, west + side, north))
-    return hit
+    boxes: NDArray[np.object_] = shapely.box(west - more, north - side - more, west + side + more, north + more)
+    return boxes
 
 
 def _owned_somewhere(lattice: Lattice, cells: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
@@ -187,13 +247,34 @@ def _zones_of(geometry: BaseGeometry) -> list[int]:
     return sorted(codes)
 
 
-def chunk_bits(plan: BlockPlan) -> str:
-    """The computed chunks as a hexadecimal number: bit i is the i-th chunk, row by row."""
-    wanted = set(plan.chunks)
-    return f"{sum(1 << i for i, chunk in enumerate(plan.block.chunks()) if chunk in wanted):x}"
+def row_of(plan: BlockPlan) -> list[Any]:
+    """The plan of a block as plain values: row, column, chunks, and the cells where not all of these are computed."""
+    return [plan.block.row, plan.block.col, _hex(_chunk_mask(plan)), *([plan.cells] if plan.cells else [])]
 
 
-def chunks_of_bits(block: Block, bits: str) -> tuple[Window, ...]:
-    """The chunks encoded by `chunk_bits`."""
-    number = int(bits, 16)
-    return tuple(chunk for i, chunk in enumerate(block.chunks()) if number >> i & 1)
+def plan_of_row(lattice: Lattice, size: int, row: Sequence[Any]) -> BlockPlan:
+    """The plan of a block that `row_of` wrote."""
+    block = Block(lattice, row[0], row[1], size)
+    wanted = _mask(row[2], size // CHUNK).ravel().tolist()
+    chunks = tuple(chunk for chunk, is_wanted in zip(block.chunks(), wanted, strict=True) if is_wanted)
+    return BlockPlan(block, chunks, *row[3:])
+
+
+def _chunk_mask(plan: BlockPlan) -> NDArray[np.bool_]:
+    """(row, column) of the block's inner chunks: whether the plan has them."""
+    k = plan.block.size // CHUNK
+    mask = np.zeros((k, k), bool)
+    for chunk in plan.chunks:
+        mask[chunk.row // CHUNK - plan.block.row * k, chunk.col // CHUNK - plan.block.col * k] = True
+    return mask
+
+
+def _hex(mask: NDArray[np.bool_]) -> str:
+    """A mask as a hexadecimal number: bit i is the i-th place, row by row."""
+    return f"{int.from_bytes(np.packbits(mask, bitorder='little').tobytes(), 'little'):x}"
+
+
+def _mask(number: str, side: int) -> NDArray[np.bool_]:
+    """The mask (side, side) that `_hex` wrote."""
+    raw = np.frombuffer(int(number, 16).to_bytes(-(-(side**2) // 8), "little"), np.uint8)
+    return np.unpackbits(raw, count=side**2, bitorder="little").astype(bool).reshape(side, side)

@@ -7,7 +7,7 @@ picks its kernels, and with them its rounding, by shape. A pixel is therefore th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from subpixmap.errors import InputError, Refused, VerificationFailed
 from subpixmap.model.backends import TILE as TILE
-from subpixmap.model.backends import USUAL, Arithmetic, Backend, Precision, network
+from subpixmap.model.backends import USUAL, Arithmetic, Backend, Place, Precision, network
 from subpixmap.model.card import Card
 from subpixmap.model.checkpoint import Model, load_model
 from subpixmap.model.mean import fits_in_order
@@ -101,7 +101,7 @@ def _predict_tiles(
     n = model.card.members + 1 if members else 1
     counts = np.full((n, n_objects, rows, cols), np.nan, np.float32)
     presence = counts[0].copy()
-    places = list(_tiles((rows, cols), arithmetic.tile, wanted))
+    places = _tiles((rows, cols), arithmetic.tile, wanted)
     with one_thread(), torch.inference_mode():
         run = network(model, arithmetic, members=members)
         for (r, c, h, w), out in zip(places, run(reflectance, places), strict=True):
@@ -117,15 +117,32 @@ def n_predicted(wanted: NDArray[np.bool_], *, arithmetic: Arithmetic = USUAL) ->
     return sum(h * w for _, _, h, w in _tiles((rows, cols), arithmetic.tile, wanted))
 
 
-def _tiles(
-    shape: tuple[int, int], size: tuple[int, int], wanted: NDArray[np.bool_] | None
-) -> Iterator[tuple[int, int, int, int]]:
-    """First row and column, height and width of the tiles of a window that hold a wanted pixel."""
-    for r in range(0, shape[0], size[0]):
-        for c in range(0, shape[1], size[1]):
-            h, w = min(size[0], shape[0] - r), min(size[1], shape[1] - c)
-            if wanted is None or wanted[r : r + h, c : c + w].any():
-                yield r, c, h, w
+def _tiles(shape: tuple[int, int], size: tuple[int, int], wanted: NDArray[np.bool_] | None) -> list[Place]:
+    """First row and column, height and width of tiles that hold all wanted pixels of a window, strip by strip.
+
+    A strip's tiles begin at the first wanted pixel that is left, and so do the strips themselves where this takes fewer
+    tiles than strips at fixed rows: clouds leave holes that need not be computed.
+    """
+    wanted = np.ones(shape, bool) if wanted is None else wanted
+    ways = range(0, shape[0], size[0]), _starts(np.any(wanted, axis=1), size[0])
+    return min(([*_in_strips(wanted, tops, size)] for tops in ways), key=len)
+
+
+def _in_strips(wanted: NDArray[np.bool_], tops: Iterable[int], size: tuple[int, int]) -> Iterator[Place]:
+    """The tiles of strips that begin at these rows; what would reach beyond the window is moved back into it."""
+    (rows, cols), (height, width) = wanted.shape, (min(pair) for pair in zip(size, wanted.shape, strict=True))
+    for top in tops:
+        for left in _starts(np.any(wanted[top : top + height], axis=0), width):
+            yield min(top, rows - height), min(left, cols - width), height, width
+
+
+def _starts(wanted: Any, length: int) -> list[int]:
+    """Where stretches of a length begin that hold all wanted places: each at the first place that is left."""
+    starts: list[int] = []
+    for at in np.flatnonzero(wanted).tolist():
+        if not starts or at >= starts[-1] + length:
+            starts.append(at)
+    return starts
 
 
 def predict_patch(model: Model, reflectance: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

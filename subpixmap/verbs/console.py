@@ -21,7 +21,6 @@ from subpixmap.errors import InputError
 from subpixmap.files import is_remote, write_atomic
 from subpixmap.progress import duration
 from subpixmap.scenes.hrefs import without_secrets
-from subpixmap.sizes import CHUNK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +47,7 @@ def plan_table(
 
     plan, items = job.plan, job.items
     by_period = {p.label: len({i.acquisition for i in items if i.period == p.label}) for p in plan.periods}
-    km2 = needed.chunks / len(plan.periods) * (CHUNK * plan.recipe.resolution / 1000) ** 2
+    km2 = needed.computed_px / len(plan.periods) * (plan.recipe.resolution / 1000) ** 2
     rows = {
         "region": f"{plan.region_name}, {km2:,.0f} km2 to map, {', '.join(map(_zone, plan.zones))}",
         "model": f"{plan.model.name} ({', '.join(plan.objects)}); evidence: {plan.model.evidence}",

@@ -17,6 +17,7 @@ from subpixmap.verbs.request import Request
 
 if TYPE_CHECKING:
     from subpixmap.mapping.plan import Plan
+    from subpixmap.mapping.recipe import MappedBy
     from subpixmap.model.backends import Arithmetic
     from subpixmap.model.card import Card
     from subpixmap.model.checkpoint import Model
@@ -70,6 +71,7 @@ def settle(request: Request) -> Job:
         forced=request.force,
         missing=_missing(request),
         spread=request.spread,
+        mapped_by=_mapped_by(request),
     )
     lacks = completeness(items, region.geometry, known_periods(request))
     notes = _other_source(request, asked) + _without_version(items)
@@ -184,6 +186,14 @@ def _missing(request: Request) -> Missing:
 
     there = (request.folder / runpaths.PLAN).is_file()
     return read_plan(request.folder).recipe.missing if there else "stated"
+
+
+def _mapped_by(request: Request) -> MappedBy:
+    """What is computed near the region: as in the folder, if there is one."""
+    from subpixmap.mapping.plan import read_plan
+
+    there = (request.folder / runpaths.PLAN).is_file()
+    return read_plan(request.folder).recipe.mapped_by if there else "cell"
 
 
 def _require_like_card(request: Request, model: Model, items: Sequence[Item] = ()) -> None:

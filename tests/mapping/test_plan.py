@@ -170,7 +170,7 @@ def test_a_mistake_of_ours_is_not_taken_for_damage(
 ) -> None:
     write_plan(tmp_path, country.plan())
     for error in (AttributeError, TypeError, KeyError):
-        monkeypatch.setattr("subpixmap.mapping.plan.chunks_of_bits", raising(error))
+        monkeypatch.setattr("subpixmap.mapping.plan.plan_of_row", raising(error))
         with pytest.raises(error):
             read_plan(tmp_path)
 
@@ -218,6 +218,7 @@ def test_the_run_id_is_of_the_recipe_alone(country: Tiny) -> None:
         "sensor": "landsat",
         "level": "L1C",
         "spread": 2,
+        "mapped_by": "chunk",
     }
     assert changes.keys() == {f.name for f in fields(Recipe)}
     for name, value in changes.items():

@@ -107,8 +107,7 @@ def test_blocks_are_what_the_whole_image_gives(country: Tiny, mapped: Any) -> No
         n = np.isfinite(counts[:, 0]).sum(axis=0)
         planned = np.zeros(zone.extent.shape, bool)
         for one in zone.blocks:
-            for chunk in one.chunks:
-                planned[chunk.slices(zone.extent)] = True
+            planned[one.window.slices(zone.extent)] = one.pixels()
         n = np.where(planned, n, 0)
         np.testing.assert_array_equal(whole["n_obs"].values[p], n)
         assert set(np.unique(n)) >= ({0, 5, 6, 7} if period == "2021" else {0, 1, 2})
@@ -124,7 +123,7 @@ def test_blocks_are_what_the_whole_image_gives(country: Tiny, mapped: Any) -> No
         for name, exact in (("count", expected), ("sd_over_dates", spread)):
             got = whole[name].values[:, p]
             np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1.001 * STEP)
-            runs = (*got.shape[:-1], -1, 256)  # the sum of a row is kept over the chunk, not over the map
+            runs = (*got.shape[:-1], -1, 128)  # the sum of a row is kept over the cell, not over the map
             sums = [np.nansum(values.reshape(runs), axis=-1, dtype=float) for values in (got, exact)]
             np.testing.assert_allclose(sums[0], sums[1], rtol=1e-4, atol=1.001 * STEP)
         assert np.isnan(whole["count"].values[:, p]).any(axis=0).sum() == (n == 0).sum()
@@ -175,8 +174,8 @@ def test_what_went_through_the_network_and_into_a_mean_is_told(mapped: Any) -> N
     records = read_records(mapped).values()
     share = sum(record.used_px for record in records) / sum(record.predicted_px or 0 for record in records)
     assert status(mapped).used_share == share < 1
-    whole = sum(len(record.acquisitions) * record.computed_px for record in records)
-    assert sum(record.predicted_px or 0 for record in records) < whole  # the holes of the tiles are larger than a tile
+    whole = sum(len(record.acquisitions) for record in records) * 256**2
+    assert sum(record.predicted_px or 0 for record in records) < whole  # not all of a block is in the region and clear
     assert Record.from_json(replace(next(iter(records)), predicted_px=None).to_json()).predicted_px is None
 
 

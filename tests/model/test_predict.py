@@ -110,12 +110,29 @@ def test_tiles_without_a_wanted_pixel_are_not_computed() -> None:
     whole, rows, cols = predict_block(model, scene), TILE[0] + 30, TILE[1] + 40
     wanted = np.zeros((rows, cols), bool)
     wanted[3, 5] = wanted[-1, -1] = True  # in two of the four tiles
+    wanted[3, 5 + TILE[1]] = True  # one column beyond the tile that begins at the first
     got = predict_block(model, scene, wanted=wanted)
     computed = np.zeros((rows, cols), bool)
-    computed[: TILE[0], : TILE[1]] = computed[TILE[0] :, TILE[1] :] = True
+    computed[: TILE[0], 5 : 5 + TILE[1]] = computed[: TILE[0], -TILE[1] :] = computed[-TILE[0] :, -TILE[1] :] = True
     for values, expected in zip(got, whole, strict=True):
         assert np.array_equal(values, np.where(computed, expected, np.nan), equal_nan=True)
-    assert n_predicted(wanted) == computed.sum()
+    assert n_predicted(wanted) == 3 * TILE[0] * TILE[1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tiles_hold_all_wanted_pixels_in_no_more_tiles_than_a_grid_has(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    wanted = np.zeros((3 * TILE[0] + 7, 5 * TILE[1]), bool)
+    for row, col in rng.integers(0, wanted.shape, (4, 2)):
+        wanted[row : row + 40, col : col + 90] = True
+    grid = np.pad(wanted, ((0, TILE[0] - 7), (0, 0))).reshape(4, TILE[0], 5, TILE[1]).any(axis=(1, 3)).sum()
+    assert wanted.sum() <= n_predicted(wanted) <= grid * TILE[0] * TILE[1]
+    got = predict_block(a_model(), np.zeros((4, wanted.shape[0] + 16, wanted.shape[1] + 16), np.float32), wanted=wanted)
+    assert np.isfinite(got[0][:, wanted]).all()
+
+
+def test_no_wanted_pixel_is_no_tile() -> None:
+    rows, cols = TILE
     assert n_predicted(np.zeros((rows, cols), bool)) == 0
 
 

@@ -340,12 +340,13 @@ def test_a_folder_of_before_is_extended_as_it_was_begun(
     _, request = place
     with monkeypatch.context() as before:
         before.setattr("subpixmap.verbs.settle._missing", lambda request: "zero")
+        before.setattr("subpixmap.verbs.settle._mapped_by", lambda request: "chunk")
         before.setattr("subpixmap.scenes.fallback.pin", lambda items, ask: list(items))
         run(request(years="2021"))
     assert "missing" not in json.loads((tmp_path / "out" / "plan.json").read_text())["recipe"]
     first = pd.read_csv(tmp_path / "out" / "counts.csv")
     run(request())
-    assert "missing" not in json.loads((tmp_path / "out" / "plan.json").read_text())["recipe"]
+    assert not {"missing", "mapped_by"} & json.loads((tmp_path / "out" / "plan.json").read_text())["recipe"].keys()
     again = pd.read_csv(tmp_path / "out" / "counts.csv")
     both = again[again.period == 2021].reset_index(drop=True)
     pd.testing.assert_frame_equal(
