@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from subpixmap.estimation.estimators import Spread
 from subpixmap.estimation.layout import Array
@@ -54,6 +53,8 @@ def interval(
     tuple of numpy.ndarray
         (...) lower and upper ends; NaN where the variance is zero or too uncertain.
     """
+    from scipy import stats
+
     usable = (spread.variance > 0) & (spread.df >= MIN_DF)
     se = np.sqrt(np.where(usable, spread.variance, np.nan))
     side = _one_side(level, np.where(usable, unseen / np.where(usable, se, 1.0), 0.0))
@@ -72,6 +73,8 @@ def _one_side(level: float, width: Array) -> Array:
     The total lies at one end of the range at most, so with a wide range each end may fail as often as the whole
     interval: z solves Phi(z + width) - Phi(-z) = level.
     """
+    from scipy import stats
+
     both = 0.5 + level / 2
     low, high = np.full(np.shape(width), stats.norm.ppf(level)), np.full(np.shape(width), stats.norm.ppf(both))
     for _ in range(40):  # by halving

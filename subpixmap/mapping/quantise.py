@@ -47,6 +47,9 @@ def encode(values: NDArray[Any], *, side: int = CHUNK) -> NDArray[np.int16]:
     stored = np.empty(values.shape, np.int16)
     for source, target in zip(_squares(values, side), _squares(stored, side), strict=True):
         missing = np.isnan(source)
+        if missing.all():  # most of a block at a coast
+            target[:] = FILL
+            continue
         steps = np.where(missing, 0, source).astype(np.float64) / STEP
         if (most := max(steps.max(), -steps.min())) > _MOST:
             raise InputError(
