@@ -105,8 +105,8 @@ def looks_at(epsg: int, bounds: tuple[float, float, float, float], n: int) -> li
 
 
 def a_year(region: Region, items: list[Item]) -> tuple[Plan, Needs]:
-    """A plan of one year with the package's own functions, and what it needs."""
-    plan = make_plan(region, make_periods(2021), items, the_model(), objects=(OBJECT,))
+    """A plan of one year with the package's own functions, and what it needs if whole chunks are computed."""
+    plan = make_plan(region, make_periods(2021), items, the_model(), objects=(OBJECT,), mapped_by="chunk")
     return plan, needs(plan, items)
 
 

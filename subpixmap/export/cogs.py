@@ -29,7 +29,7 @@ MEANINGS = {
     "count": ("1", "expected objects per pixel, unclipped; sum at full resolution for a total"),
     "density": ("ha-1", "expected objects per hectare, unclipped"),
     "sd_over_models": ("1", "standard deviation of the counts over the networks of the model"),
-    REGION: ("1", "1 where the pixel's centre lies in the region: whole chunks are mapped, sum counts there"),
+    REGION: ("1", "1 where the pixel's centre lies in the region: whole cells are mapped, sum counts there"),
 }
 """Kind of raster -> its unit and its meaning."""
 
