@@ -156,7 +156,9 @@ def context_of(card: Card) -> Context:
         return Context(None, None, "no place and time: it was taught on a simulated country")
     land, days = _land(card), _days(card)
     notes = [
-        "geometry: the land it was trained and calibrated on" if land else "no geometry: its card names no land",
+        "geometry: the land it was trained and calibrated on"
+        if land
+        else "no geometry: its card names no land that can be drawn",
         "time: first and last acquisition it was taught on" if days else "any time: its card names no acquisitions",
     ]
     return Context(land, days, "; ".join(notes))
@@ -165,8 +167,8 @@ def context_of(card: Card) -> Context:
 def _land(card: Card) -> BaseGeometry | None:
     try:
         united = shapely.union_all(shapely.make_valid(list(taught_land(card).polygons)), grid_size=10.0**-_DIGITS)
-    except shapely.errors.GEOSException as error:
-        raise InputError(f"card {card.name!r}: the land it was taught on cannot be read ({error})") from error
+    except (InputError, shapely.errors.GEOSException):  # a model is not lost for a line in its item
+        return None
     if united.area == 0:
         return None
     rounded = shapely.transform(shapely.normalize(united), lambda xy: np.round(xy, _DIGITS))

@@ -111,7 +111,15 @@ def test_an_item_names_the_land_and_the_days_that_taught(tmp_path: Path) -> None
     ("changes", "note"),
     [
         ({"training": TAUGHT}, "simulated"),
-        ({"evidence": "sentinel-2"}, "no geometry: its card names no land; any time: its card names no acquisitions"),
+        ({"evidence": "sentinel-2"}, "no geometry: its card names no land that can be drawn; any time: its card names"),
+        (
+            {"evidence": "sentinel-2", "training": {"land": {"training": ["POLYGON ((0"]}}},
+            "no geometry: its card names",
+        ),
+        (
+            {"evidence": "sentinel-2", "training": {"land": {}, "splits": "?"}},
+            "any time: its card names no acquisitions",
+        ),
     ],
 )
 def test_an_item_says_why_it_has_no_place(changes: dict[str, Any], note: str, tmp_path: Path) -> None:
