@@ -239,4 +239,4 @@ def test_every_command_takes_an_address(server: Any, tmp_path: Path, subpixmap: 
     ]
     for command in commands:
         assert subpixmap(*command) == 2, command
-        assert f"model {url}: the server answered with HTTP 404" in capfd.readouterr().err, command
+        assert f"model {url}: the server returned HTTP 404" in capfd.readouterr().err, command

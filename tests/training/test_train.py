@@ -175,7 +175,7 @@ def test_a_training_that_ended_too_early_is_called_so() -> None:
     good, poor = {"palm": {"1 ha": {"r2": 0.6}}, "places": 3}, {"palm": {"1 ha": {"r2": 0.04}}}
     assert undertrained(loss_facts([done.tolist()]), good, 1000) == ()
     (text,) = undertrained(loss_facts([done.tolist(), still.tolist()]), good, 1000)
-    assert "fell by 2" in text  # 1 - exp(-100 / 400)
+    assert "still falling by 2" in text  # 1 - exp(-100 / 400)
     assert "1000 steps" in text
     (text,) = undertrained(loss_facts([done.tolist()]), poor, 1000)
     assert "palm" in text
