@@ -66,7 +66,7 @@ FULL = Form(
     years="2018-2023", every=60, items=52_000,
 )  # fmt: skip
 SHORT = Form(
-    rounds=2, network_side=128, side=1024, dates=2, small=(256, 2), memory_block=256, bf16_km=0, map_blocks=2,
+    rounds=2, network_side=128, side=1024, dates=2, small=(256, 4), memory_block=256, bf16_km=0, map_blocks=2,
     years="2021", every=1200, items=0,
 )  # fmt: skip
 

@@ -40,7 +40,7 @@ class Figure:
         if self.value is None or self.goal is None:
             return None
         kind, limit = self.goal
-        return self.value <= limit if kind == "<=" else self.value >= limit
+        return bool(self.value <= limit if kind == "<=" else self.value >= limit)
 
 
 class Timed(torch.nn.Module):

@@ -43,12 +43,13 @@ def network(model: Model, *, side: int, rounds: int) -> tuple[list[Figure], Tile
     """Speed of each arithmetic on one window against eager PyTorch at its best tile, which is returned, too."""
     inputs, found = noise(model, side), ways_to_compute()
     ours = {name: how for name, how in found.items() if how is not None}
-    works: list[Callable[[], object]] = [partial(_eager, model, inputs, tile) for tile in TILES]
+    tiles = [tile for tile in TILES if max(tile) <= side]
+    works: list[Callable[[], object]] = [partial(_eager, model, inputs, tile) for tile in tiles]
     works += [partial(predict_block, model, inputs, arithmetic=how) for how in ours.values()]
     spent = fastest(rounds, [(work, None) for work in works])
-    eager, mine = spent[: len(TILES)], dict(zip(ours, spent[len(TILES) :], strict=True))
-    best = min(range(len(TILES)), key=lambda i: eager[i].whole)
-    told = f"eager PyTorch in float32 in tiles of {TILES[best][0]} x {TILES[best][1]}"
+    eager, mine = spent[: len(tiles)], dict(zip(ours, spent[len(tiles) :], strict=True))
+    best = min(range(len(tiles)), key=lambda i: eager[i].whole)
+    told = f"eager PyTorch in float32 in tiles of {tiles[best][0]} x {tiles[best][1]}"
     goals = {"default": 1.25, "fast": 1.5, "bf16": 3.5}
     names = {"default": "PyTorch, folded", "fast": "OpenVINO in float32", "bf16": "OpenVINO in bfloat16 (goal: on AMX)"}
     figures = [
@@ -62,7 +63,7 @@ def network(model: Model, *, side: int, rounds: int) -> tuple[list[Figure], Tile
     ]
     usual = "fast" if "fast" in mine else "default"
     how = ours[usual]
-    return [*figures, _rate(model, how, mine[usual], side), _halo_waste(model, how)], TILES[best]
+    return [*figures, _rate(model, how, mine[usual], side), _halo_waste(model, how)], tiles[best]
 
 
 def _eager(model: Model, inputs: Array, tile: Tile) -> object:

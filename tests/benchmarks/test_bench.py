@@ -113,7 +113,7 @@ def test_goals_are_judged_and_told() -> None:
 def test_only_what_no_load_can_touch_fails(
     certain: bool, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figure = Figure(key="k", value=2.0, goal=("<=", 1.0), meaning="m", certain=certain)
+    figure = Figure(key="k", value=np.float64(2.0), goal=("<=", 1.0), meaning="m", certain=certain)
     monkeypatch.setattr(bench, "measure", partial(lambda one, *a, **k: iter([one]), figure))
     monkeypatch.setattr(sys, "argv", ["bench", "--short", "--json", str(tmp_path)])
     with pytest.raises(SystemExit) as end:
