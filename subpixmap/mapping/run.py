@@ -197,6 +197,8 @@ def _lock_new_periods(out: Path, plan: Plan, items: Sequence[Item]) -> None:
     path = out / runpaths.ITEMS
     if not path.is_file():
         write_lock(path, items)
+    elif not (out / runpaths.PLAN).is_file():  # a run was ended between lock and plan: nothing was made from the lock
+        write_lock(path, items, read_notes(path))
     elif new := {p.label for p in plan.periods} - {p.label for p in read_plan(out).periods}:
         kept, by_period = read_lock(path), items_by_period(plan, items)
         have = {one.id for one in kept}
