@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ import bench_gpu
 DECODE_NS = 37
 """Of a core, to decode a pixel of ten bands."""
 _NETWORK = {"network": "128/32", "precision": "bfloat16"}
-_KEYS = ("gpu_rate_vs_device_only", "gpu_rate_vs_decode_floor", "gpu_busy_fraction")
+_KEYS = ("gpu_rate_vs_device_only", "gpu_rate_vs_decode_floor", "gpu_busy_fraction", "gpu_bf16_error_per_km2")
 
 
 def gpu(*, km: float, size: bench_gpu.Size | None = None) -> list[Figure]:
@@ -47,5 +48,5 @@ def gpu(*, km: float, size: bench_gpu.Size | None = None) -> list[Figure]:
             meaning=f"against {cores()} cores that do nothing but decode at {DECODE_NS} ns",
         ),
         Figure(key="gpu_busy_fraction", value=row["busy"], meaning="of the time; the GPU computes or copies"),
-        bf16_error(exact, rounded, size_km=km),
+        replace(bf16_error(exact, rounded, size_km=km), key="gpu_bf16_error_per_km2"),
     ]
