@@ -138,7 +138,7 @@ def test_a_scheduler_that_is_gone_is_said_at_once(tmp_path: Path) -> None:
         (file := tmp_path / "s.json").write_text(json.dumps({"address": address}))
         assert require_scheduler(str(file)) == require_scheduler(address) == address
     for text, error in ((str(file), Incomplete), (address, InputError)):
-        with pytest.raises(error, match="answer"):
+        with pytest.raises(error, match="respond"):
             require_scheduler(text)
     for text in ("nofile.json", "", "tcp://", "host", "tcp://host:port"):
         with pytest.raises(InputError):
