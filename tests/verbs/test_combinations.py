@@ -167,7 +167,7 @@ def through(
         assert subpixmap("export", out, "--format", format, "--to", out / "export" / format) == 0
     assert subpixmap("verify", out) == 0
     captured = capsys.readouterr()
-    assert "sound: " in captured.out
+    assert "all checks passed: " in captured.out
     for text in (captured.out, captured.err, (out / "report.html").read_text()):
         assert "Traceback" not in text
         assert ">nan<" not in text
