@@ -42,7 +42,7 @@ def memory(scene: Scene, folder: Path, *, block: int) -> list[Figure]:
             key="peak_rss_growth",
             value=large / small,
             goal=("<=", 1.10),
-            meaning="memory for a region four times as large, by the memory for the smaller one",
+            meaning="memory for a region four times as large, divided by the memory for the smaller one",
         ),
     ]
 
@@ -94,7 +94,7 @@ def map_on_disk(folder: Path, *, blocks: int) -> list[Figure]:
             value=abs(kept / exact - 1),
             goal=("<=", 1e-6),
             certain=True,
-            meaning="of the total, read back",
+            meaning="relative error of the total, read back from the map",
         ),
     ]
 
@@ -117,8 +117,8 @@ def counting(folder: Path, *, years: str, every: int, rounds: int, admin: Path |
     return Figure(
         key="count_country_slice_ns_per_px",
         value=1e9 * sum(spent) / pixels,
-        meaning=f"CPU a pixel and year; {len(spent)} blocks of a generated map of the Philippines, {len(region.units)} "
-        f"units, {years}",
+        meaning=f"CPU per pixel and year; {len(spent)} blocks of a generated map of the Philippines, "
+        f"{len(region.units)} units, {years}",
     )
 
 

@@ -39,7 +39,7 @@ def gpu(*, km: float, size: bench_gpu.Size | None = None) -> list[Figure]:
             key="gpu_rate_vs_device_only",
             value=row["files"] / row["device"],
             goal=(">=", 0.8),
-            meaning=f"{told}, against the network alone; this or the next is to be reached",
+            meaning=f"{told}, against the network alone; one of this and the next goal must be reached",
         ),
         Figure(
             key="gpu_rate_vs_decode_floor",
@@ -47,6 +47,8 @@ def gpu(*, km: float, size: bench_gpu.Size | None = None) -> list[Figure]:
             goal=(">=", 0.6),
             meaning=f"against {cores()} cores that do nothing but decode at {DECODE_NS} ns",
         ),
-        Figure(key="gpu_busy_fraction", value=row["busy"], meaning="of the time; the GPU computes or copies"),
+        Figure(
+            key="gpu_busy_fraction", value=row["busy"], meaning="share of the time in which the GPU computes or copies"
+        ),
         replace(bf16_error(exact, rounded, size_km=km), key="gpu_bf16_error_per_km2"),
     ]

@@ -86,7 +86,7 @@ def _rate(model: Model, how: Arithmetic, spent: Spent, side: int) -> Figure:
     return Figure(
         key="network_gflops_per_core",
         value=tiles * _flops(model, how.tile) / spent.whole / 1e9,
-        meaning=f"thousand million operations a second, {how.backend}; {pace:,.0f} ns of a core a useful pixel",
+        meaning=f"billion (10^9) operations per second, {how.backend}; {pace:,.0f} ns of a core per useful pixel",
     )
 
 
@@ -95,7 +95,7 @@ def _halo_waste(model: Model, how: Arithmetic) -> Figure:
         key="halo_waste",
         value=_flops(model, how.tile) / (how.tile[0] * how.tile[1] * model.card.flops_per_pixel),
         goal=("<=", 1.10),
-        meaning=f"operations of a tile of {how.tile[0]} x {how.tile[1]} px, by those of its useful pixels",
+        meaning=f"operations of a tile of {how.tile[0]} x {how.tile[1]} px, divided by those without its halo",
     )
 
 
@@ -121,7 +121,7 @@ def exactness(model: Model, *, side: int) -> Figure:
         value=worst,
         goal=("<=", 1e-6),
         certain=True,
-        meaning="objects a pixel: blocks with their halo, against the whole image in one call",
+        meaning="objects per pixel: blocks with their halo, against the whole image in one call",
     )
 
 
@@ -154,8 +154,8 @@ def bf16_error(exact: Arithmetic, rounded: Arithmetic, *, size_km: float) -> Fig
         key="bf16_error_per_km2",
         value=float(errors[worst]),
         goal=("<=", 1e-3),
-        meaning=f"{rounded.backend} on {rounded.device}: root mean square over {before[0].size} simulated km2, by the "
-        f"mean km2, of the worst object ({tuple(model.card.objects)[worst]})",
+        meaning=f"{rounded.backend} on {rounded.device}: root mean square over {before[0].size} simulated km2, "
+        f"divided by the mean of a km2, for the worst object ({tuple(model.card.objects)[worst]})",
     )
 
 

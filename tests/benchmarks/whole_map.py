@@ -53,7 +53,7 @@ def around_the_network(scene: Scene, folder: Path, model: Model, *, block: int, 
         Figure(
             key="useful_pixel_share",
             value=told[-1].used_px / told[-1].predicted_px,
-            meaning="pixels predicted that enter a mean; the others are clouds in tiles that are partly clear",
+            meaning="share of the predicted pixels that enter a mean; the others are clouds in partly clear tiles",
         ),
         Figure(
             key="overhead_vs_plain_loop",
@@ -82,7 +82,7 @@ def usual_tools(scene: Scene, folder: Path, model: Model, *, rounds: int) -> lis
         Figure(
             key=f"{name}_vs_plain_loop",
             value=spent[name].around / spent["plain"].around if name in spent else None,
-            meaning=f"CPU outside the network of {how}, which make the same map" if name in spent else missing,
+            meaning=f"CPU outside the network of {how}, which makes the same map" if name in spent else missing,
         )
         for name, how in told.items()
     ]
@@ -143,7 +143,7 @@ def _reading(scene: Scene, side: int, rounds: int) -> Figure:
     return Figure(
         key=f"reading_{'block' if side == scene.window.height else 'small_windows'}_vs_plain_loop",
         value=mine.whole / plain.whole,
-        meaning=f"ten bands in windows of {side} px; {pace:.0f} ns a pixel",
+        meaning=f"ten bands in windows of {side} px; {pace:.0f} ns per pixel",
     )
 
 
@@ -175,12 +175,12 @@ def decodes(scene: Scene, folder: Path, model: Model, *, block: int) -> list[Fig
             value=read / by_task,
             goal=("<=", 1.05),
             certain=True,
-            meaning="bytes read by the bytes of the blocks of files that a task needs (with headers and the lock)",
+            meaning="bytes read, divided by the bytes of the file blocks that a task needs (with headers and the lock)",
         ),
         Figure(
             key="decodes_per_block_over_tasks",
             value=read / once,
-            meaning=f"the same over all {len(windows)} tasks: neighbours read blocks on their borders again",
+            meaning=f"the same over all {len(windows)} tasks: neighbours read file blocks on their borders again",
         ),
     ]
 
