@@ -241,7 +241,8 @@ class RunOptions:
     resolution: Resolution = Request.resolution
     block: Annotated[int, Option(help="side of a block, pixels; a multiple of 256")] = Request.block
     max_scenes: Annotated[
-        int, Option(help="maximum number of acquisitions per block and period; the clearest are used")
+        int,
+        Option(help="maximum number of acquisitions per block and period: clear, and spread over months and orbits"),
     ] = Request.max_scenes
     min_obs: Annotated[int, Option(help="minimum number of clear observations of a counted pixel")] = Request.min_obs
     max_cloud: Annotated[

@@ -93,7 +93,9 @@ class SamplingOptions:
     within_days: WithinDays = 180
     level: Level = "L2A"
     months: Months = None
-    max_scenes: Annotated[int, Option(help="maximum number of acquisitions per area; the clearest are used")] = 8
+    max_scenes: Annotated[
+        int, Option(help="maximum number of acquisitions per area: clear, and spread over months and orbits")
+    ] = 8
     split_by: Annotated[str, Option(help="unit of the split: area, tile, or auto (areas if there are enough)")] = "auto"
     tile: Annotated[
         int, Option("--tile", help="side of a tile of the split, pixels; 0 = derive from the size of the areas")
