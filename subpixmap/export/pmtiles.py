@@ -6,6 +6,7 @@ shows by ranges of bytes, from any server of files. GDAL's driver writes it.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
@@ -24,11 +25,14 @@ from subpixmap.tables import COUNTS, REGION, TREND, rounded
 if TYPE_CHECKING:
     import geopandas as gpd
 
+log = logging.getLogger("subpixmap")
+
 LAYER = "units"
 MOST_PERIODS = 60
 """Attributes for totals of periods, of all objects together: a tile holds those of all its units."""
 MOST_TILES = 50_000
 """At the highest zoom: GDAL writes about a thousand a second."""
+_STEPS = 4096  # of the coordinates along a side of a tile
 _WORLD = 2 * math.pi * 6_378_137  # metres along a side of the square that tiles divide
 _HIGHEST_LATITUDE = 85.05  # beyond it there are no tiles
 _MOST_BYTES = 2_000_000  # of a tile; beyond, GDAL leaves units out
@@ -55,7 +59,7 @@ def write_pmtiles(
     Raises
     ------
     InputError
-        This GDAL cannot write such files, or no unit has a polygon.
+        This GDAL cannot write such files, no unit has a polygon, or all are too small to be drawn.
     """
     import geopandas as gpd
 
@@ -67,6 +71,7 @@ def write_pmtiles(
         raise InputError("--format pmtiles: no unit has a polygon to draw; give units with polygons (--admin)")
     inner = table["unit_id"].isin(counts["parent_id"].dropna()).to_numpy()
     low, high = zooms(shapes, shapes if inner.all() else shapes[~inner])
+    _require_visible(shapes, high)
     options: dict[str, Any] = {"MINZOOM": low, "MAXZOOM": high, "MAX_SIZE": _MOST_BYTES}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
@@ -131,6 +136,21 @@ def _levels(parents: pd.Series) -> list[int]:
             chain.append(parent)
         levels.append(len(chain) - 1)
     return levels
+
+
+def _require_visible(shapes: gpd.GeoSeries, zoom: int) -> None:
+    """Name the units that are smaller than a step of the tiles' coordinates, because GDAL leaves them out."""
+    step = _WORLD / 2**zoom / _STEPS
+    small = [str(name) for name in shapes.index[shapes.area.to_numpy() < step**2]]
+    if len(small) == len(shapes):
+        raise InputError(
+            f"--format pmtiles: every unit is smaller than {step:.2g} m, too small for tiles; use geoparquet"
+        )
+    if small:
+        log.warning(
+            "%d units are smaller than %.0f m and are missing in the tiles: %s%s",
+            len(small), step, ", ".join(small[:3]), " ..." if len(small) > 3 else "",
+        )  # fmt: skip
 
 
 def _on_tiles(polygons: gpd.GeoSeries) -> gpd.GeoSeries:

@@ -265,8 +265,8 @@ def _lineage(plan: Plan) -> dict[str, Any]:
 def _processing(plan: Plan) -> dict[str, Any]:
     """Of an item; a collection has it at the provider who processed."""
     return {
-        "processing:lineage": f"Sentinel-2 L2A items of items.parquet ({', '.join(plan.sources)}), predicted one by "
-        f"one with model {plan.model.name}, averaged over each period",
+        "processing:lineage": f"Sentinel-2 {plan.recipe.level} items of items.parquet ({', '.join(plan.sources)}), "
+        f"predicted one by one with model {plan.model.name}, averaged over each period",
         "processing:software": {"subpixmap": plan.versions["subpixmap"]},
     }
 

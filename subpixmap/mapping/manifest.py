@@ -75,10 +75,9 @@ class Manifest:
             changed = [source for source, digest in sources.items() if self.now(source) != digest]
             changed += [source for source in sources if source in reasons and source not in changed]
             if name in self.files and changed and not self.writing:
-                made = "blocks" if changed == [runpaths.LEDGER] else ", ".join(changed)
-                reasons[name] = (
-                    f"is out of date, because {made} has changed: run `subpixmap {_VERB[name]}` to update it"
-                )
+                inputs = ["the map" if one == runpaths.LEDGER else one for one in changed]
+                made = f"{', '.join(inputs)} {'has' if len(inputs) == 1 else 'have'} changed"
+                reasons[name] = f"is out of date, because {made}: run `subpixmap {_VERB[name]}` to update it"
         return reasons
 
     def stale_remarks(self) -> list[str]:

@@ -101,7 +101,7 @@ class BlocksFailed(Incomplete):
         done = summary.earlier + summary.done
         super().__init__(
             f"{len(summary.failed)} of {summary.total} blocks x periods failed, {done} are done: {shown}{more}; "
-            "rererun the same command to try them again, or add --allow-partial to count without them"
+            "rerun the same command to try them again, or add --allow-partial to count without them"
         )
         self.summary = summary
 
@@ -197,7 +197,7 @@ def _lock_new_periods(out: Path, plan: Plan, items: Sequence[Item]) -> None:
     path = out / runpaths.ITEMS
     if not path.is_file():
         write_lock(path, items)
-    elif not (out / runpaths.PLAN).is_file():  # a run was ended between lock and plan: nothing was made from the lock
+    elif not (out / runpaths.PLAN).is_file() and not read_records(out):  # a run was ended between lock and plan
         write_lock(path, items, read_notes(path))
     elif new := {p.label for p in plan.periods} - {p.label for p in read_plan(out).periods}:
         kept, by_period = read_lock(path), items_by_period(plan, items)

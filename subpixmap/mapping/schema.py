@@ -1,8 +1,8 @@
 """The arrays of the map, and how they lie in Zarr: one group per UTM zone, created once and lengthened by periods.
 
 Foreign readers find what they need in it: CF attributes for the steps, the fill value and the units, coordinates with
-the bounds of each period, the CRS, the region, title, source and history. All of it follows from the plan alone: it
-can be made again, byte for byte, and what a folder of an earlier version lacks is added when it is next mapped.
+the bounds of each period, the CRS, the region, title, source and history. All of it follows from the plan alone,
+so it can be made again. What a folder of an earlier version lacks is added when it is next mapped.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from subpixmap import geozarr
 from subpixmap.files import is_remote, sweep
 from subpixmap.geozarr import TIME, TIME_BOUNDS
-from subpixmap.grid import CHUNK, Window
+from subpixmap.grid import CELL, CHUNK, Window
 from subpixmap.mapping.plan import Plan
 from subpixmap.mapping.quantise import FILL, STEP, ZERO
 from subpixmap.mapping.zones import Zone, region_mask
 from subpixmap.model.mean import TRIM_FROM, member_name
+from subpixmap.progress import track
 from subpixmap.scenes.hrefs import for_readers
 
 N_OBS = "n_obs"
@@ -168,6 +169,7 @@ def description(plan: Plan) -> dict[str, Any]:
     labels = [period.label for period in plan.periods]
     span = labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
     model, sources = plan.model, ", ".join(map(for_readers, plan.sources))
+    mapped = f"cells of {CELL} px" if plan.recipe.mapped_by == "cell" else f"chunks of {CHUNK} px"
     return {
         "Conventions": geozarr.CF,
         "title": f"Counts of {', '.join(plan.objects)} per pixel in {plan.region_name}, {span}",
@@ -177,7 +179,7 @@ def description(plan: Plan) -> dict[str, Any]:
         f"acquisition with the model; averaged the predictions over each period ({span})",
         "references": REFERENCES,
         "license": imagery_licence(plan),
-        "comment": f"Whole chunks of {CHUNK} px are mapped: the total of the region is the sum of count where region "
+        "comment": f"Whole {mapped} are mapped: the total of the region is the sum of count where region "
         f"is 1. A mean over {TRIM_FROM} or more acquisitions leaves out the highest and the lowest.",
         "run_id": plan.run_id,
         "evidence": model.evidence,
@@ -295,7 +297,7 @@ def _write_region(group: zarr.Group, zone: Zone, plan: Plan) -> None:
     for one in zone.blocks:
         rows, cols = one.block.window.slices(extent)
         shards.setdefault((rows.start // side, cols.start // side), []).append(one.block.window)
-    for (row, col), windows in shards.items():
+    for (row, col), windows in track(shards.items(), "write the mask of the region", "shards", total=len(shards)):
         here = Window(extent.row + row * side, extent.col + col * side, side, side).overlap(extent)
         assert here is not None
         mask = np.zeros(here.shape, np.uint8)

@@ -73,6 +73,7 @@ def settle(request: Request) -> Job:
         spread=request.spread,
         mapped_by=_mapped_by(request),
     )
+    _require_own_blocks(request, made)
     lacks = completeness(items, region.geometry, known_periods(request))
     notes = _other_source(request, asked) + _without_version(items)
     return Job(request.folder, made, items, model, region, new_units, asked, refused, lacks, notes)
@@ -194,6 +195,19 @@ def _mapped_by(request: Request) -> MappedBy:
 
     there = (request.folder / runpaths.PLAN).is_file()
     return read_plan(request.folder).recipe.mapped_by if there else "cell"
+
+
+def _require_own_blocks(request: Request, plan: Plan) -> None:
+    """Refuse a folder that lost its plan.json and holds blocks of another recipe: they would all be mapped again."""
+    from subpixmap.mapping.ledger import read_records
+
+    if (request.folder / runpaths.PLAN).is_file():
+        return
+    if (records := read_records(request.folder)) and all(one.run_id != plan.run_id for one in records.values()):
+        raise Refused(
+            f"{request.folder / runpaths.PLAN} is missing, and the {len(records)} finished blocks of the folder have "
+            "other settings than this command: restore plan.json from another copy, or use another --out"
+        )
 
 
 def _require_like_card(request: Request, model: Model, items: Sequence[Item] = ()) -> None:

@@ -67,7 +67,15 @@ def test_all_sides_make_the_same_map(scene: Scene, tmp_path: Path) -> None:
         np.testing.assert_allclose(got, plain[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The first map of a process reads the files of all modules that it imports."""
+    folder = tmp_path_factory.mktemp("first")
+    whole_map.decodes(make_scene(folder, side=256, dates=1), folder, load_model("demo-s2"), block=256)
+
+
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("times", [1, 2])
 def test_what_is_decoded_twice_is_seen(times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = make_scene(tmp_path, side=256, dates=2)  # no other test has its blocks in a cache

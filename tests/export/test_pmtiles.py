@@ -137,3 +137,19 @@ def test_a_gdal_without_the_driver_is_named(monkeypatch: pytest.MonkeyPatch, tmp
     with pytest.raises(InputError, match=r"no driver that writes PMTiles.*geoparquet"):
         write_pmtiles(*made(), tmp_path / "there" / "counts.pmtiles", name="here", about="a test")
     assert not (tmp_path / "there").exists()
+
+
+def test_units_that_are_too_small_for_tiles_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    counts, trend, units = made()
+    west, south, *_ = units.geometry.iloc[0].bounds
+    islet = shapely.box(west, south, west + 1e-5, south + 1e-5)
+    units.loc[units["unit_id"] == "a", "geometry"] = gpd.GeoSeries([islet], crs=4326).to_numpy()
+    write_pmtiles(counts, trend, units, tmp_path / "counts.pmtiles", name="here", about="a test")
+    assert "1 units are smaller than" in caplog.text
+    assert caplog.text.rstrip().endswith(": a")
+    assert "a" not in set(gpd.read_file(tmp_path / "counts.pmtiles", engine="pyogrio")["unit_id"])
+    rock = shapely.box(west, south, west + 1e-6, south + 1e-6)
+    units["geometry"] = gpd.GeoSeries([rock] * len(units), crs=4326).to_numpy()
+    with pytest.raises(InputError, match="every unit is smaller"):
+        write_pmtiles(counts, trend, units, tmp_path / "none.pmtiles", name="here", about="a test")
+    assert not (tmp_path / "none.pmtiles").exists()

@@ -1,6 +1,7 @@
 """An S3 server on this machine (moto, in a thread), whose answers to uploads can be made to fail."""
 
 import contextlib
+import importlib
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -52,9 +53,16 @@ def serve() -> Iterator[Any]:
     server = make_server("127.0.0.1", 0, uploads, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
+    _forget_other_servers()
     try:
         yield f"http://127.0.0.1:{server.server_port}", uploads
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+        _forget_other_servers()
+
+
+def _forget_other_servers() -> None:
+    """File systems that are already open keep the address of the server that was there when they were opened."""
+    importlib.import_module("s3fs").S3FileSystem.clear_instance_cache()

@@ -141,3 +141,9 @@ def test_a_plan_by_chunks_is_written_as_ever(triangle: Tiny, tmp_path: Path) -> 
     assert read_plan(tmp_path) == plan
     whole = plan_zones(triangle.region.geometry, {32651: plan.recipe.lattices[0]}, 10.0, 256)
     assert plan.zones == whole
+
+
+def test_the_map_says_what_is_mapped_whole(runs: dict[str, Path]) -> None:
+    said = {name: next(iter(open_map(out).values())).attrs["comment"] for name, out in runs.items()}
+    assert "Whole cells of 128 px" in said["cells"]
+    assert "Whole chunks of 256 px" in said["chunks"]

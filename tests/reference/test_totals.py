@@ -94,7 +94,7 @@ def test_splits_use_whole_plots_or_none_and_keep_apart(made: Reference) -> None:
 
 def test_large_plots_calibrate_in_parts_but_do_not_teach() -> None:
     made = reference_of_totals(some_totals(12, side=1300.0, apart=2000.0), "2021")
-    with pytest.raises(InputError, match=r"12 of 12 plots .* wider than 100 px .*plot 0"):
+    with pytest.raises(InputError, match=r"12 of 12 plots .* wider than 100 px.*plot 0"):
         split_tiles(made, halo=HALO)
     tiles = all_tiles(made, size=20)
     assert {tile.window.shape for tile in tiles} == {(100, 100)}

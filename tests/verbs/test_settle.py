@@ -355,3 +355,6 @@ def test_a_folder_of_before_is_extended_as_it_was_begun(
     pins = {item.period: item.assets["B02"].pin for item in read_lock(tmp_path / "out" / "items.parquet")}
     assert pins["2021"] is None
     assert pins["2022"] is not None
+    (tmp_path / "out" / "plan.json").unlink()  # a new plan would map all blocks again, in the present way
+    with pytest.raises(Refused, match=r"plan\.json is missing, and the \d+ finished blocks"):
+        plan(request())

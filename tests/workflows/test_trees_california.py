@@ -317,7 +317,7 @@ def test_the_trees_under_sentinel_2_come_from_a_catalogue(
     assert first.main(["california", *of_both, "--", *others]) == 4  # simulated scenes are no evidence
     assert len(server.searches) == searches  # kept: the catalogue is asked once
     folder = out / "pull-request"
-    names = {f"trees-california-s2.{kind}" for kind in ("safetensors", "card.json")}
+    names = {f"trees-california-s2.{kind}" for kind in ("safetensors", "card.json", "stac.json")}
     assert {path.name for path in folder.iterdir()} == names | {"metrics.json", "metrics.tree.png", "pull-request.md"}
     text = (folder / "pull-request.md").read_text()
     assert "| evidence is sentinel-2 | simulated | **no** |" in text
