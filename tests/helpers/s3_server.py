@@ -13,6 +13,10 @@ DENIED = b"<Error><Code>AccessDenied</Code><Message>refused by the test</Message
 BUSY = b"<Error><Code>SlowDown</Code><Message>come again</Message></Error>"
 
 
+_FORMER: list[Any] = []
+"""File systems of former servers; their sessions complain if they are collected while they are open."""
+
+
 class Uploads:
     """Counts uploads; `refused(n)` and `answer_lost(n)` say of the n-th whether it does not happen, or is not told."""
 
@@ -64,5 +68,7 @@ def serve() -> Iterator[Any]:
 
 
 def _forget_other_servers() -> None:
-    """File systems that are already open keep the address of the server that was there when they were opened."""
-    importlib.import_module("s3fs").S3FileSystem.clear_instance_cache()
+    """Open file systems keep the address of their server: make new ones, and let nothing warn about the old ones."""
+    kind = importlib.import_module("s3fs").S3FileSystem
+    _FORMER.extend(kind._cache.values())
+    kind.clear_instance_cache()
