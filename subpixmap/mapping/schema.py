@@ -199,7 +199,7 @@ def _describe(node: Any, attributes: Mapping[str, Any]) -> None:
     """Set the attributes that are not as they should be."""
     there = dict(node.attrs)
     if any(key not in there or there[key] != value for key, value in attributes.items()):
-        node.attrs.update(attributes)
+        node.update_attributes(dict(attributes))  # in one write, where `attrs` makes one for each key
 
 
 def _array(group: zarr.Group, name: str, one: MapArray, shape: tuple[int, ...], shard: tuple[int, ...]) -> None:

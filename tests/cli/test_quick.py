@@ -32,15 +32,26 @@ def loaded_by(*arguments: object) -> tuple[set[str], float]:
     """Top-level modules that a command loads, and seconds of CPU time that it takes; the best of three."""
     fastest, modules = float("inf"), set[str]()
     for _ in range(3):  # the first one compiles, and another process may fill the caches of the processor
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [sys.executable, "-c", _RUN, *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        modules = set(ast.literal_eval(done.stderr.strip().splitlines()[-1]))
-        fastest = min(fastest, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        seconds, said = _run(*command)
+        modules = set(ast.literal_eval(said.strip().splitlines()[-1]))
+        fastest = min(fastest, seconds)
         if fastest < 0.8:
             break
     return modules, fastest
+
+
+def cpu_of(*command: str) -> float:
+    """Seconds of CPU time of a command, the best of three."""
+    return min(_run(*command)[0] for _ in range(3))
+
+
+def _run(*command: str) -> tuple[float, str]:
+    """Seconds of CPU time of a command, and its stderr."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stderr
 
 
 def test_help_of_every_command_loads_nothing_heavy() -> None:
@@ -79,7 +90,8 @@ def test_status_answers_within_a_second(country: Path, stand_in: Path, tmp_path:
     plan(request)
     modules, seconds = loaded_by("status", out)
     assert not (HEAVY - {"rasterio"}) & modules
-    assert seconds < 1.5
+    # Under a second on a free core. Other work slows the imports of libraries down alike, which are half of it.
+    assert seconds < max(1, 3 * cpu_of(sys.executable, "-c", "import zarr, pyproj, shapely"))
 
 
 def test_what_regions_lists_is_one_place_each_and_has_a_code(
