@@ -62,7 +62,7 @@ class Form:
 
 
 FULL = Form(
-    rounds=3, network_side=512, side=2048, dates=10, small=(512, 4), memory_block=512, bf16_km=4, map_blocks=17,
+    rounds=3, network_side=512, side=2048, dates=10, small=(1024, 2), memory_block=512, bf16_km=4, map_blocks=17,
     years="2018-2023", every=60, items=52_000,
 )  # fmt: skip
 SHORT = Form(
@@ -87,8 +87,8 @@ def measure(form: Form, *, admin: Path | None = None) -> Iterator[Figure]:
         scene = make_scene(folder, side=form.side, dates=form.dates)
         part = scene.part(*form.small)
         yield from whole_map.around_the_network(scene.part(1024), folder, model, block=1024, rounds=rounds)
-        yield from whole_map.whole(part, folder, model, rounds=rounds, tile=tile)
-        yield from whole_map.usual_tools(scene.part(2 * form.small[0], 2), folder, model, rounds=2)
+        yield from whole_map.whole(part, folder, model, block=form.small[0], rounds=rounds, tile=tile)
+        yield from whole_map.usual_tools(scene.part(form.side // 2, 2), folder, model, rounds=2)
         yield from whole_map.reading(scene.part(1024, 4), rounds=rounds)
         yield from whole_map.decodes(scene, folder, model, block=1024)
         yield whole_map.tasks(part, folder, model)

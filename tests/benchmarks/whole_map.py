@@ -88,9 +88,9 @@ def usual_tools(scene: Scene, folder: Path, model: Model, *, rounds: int) -> lis
     ]
 
 
-def whole(scene: Scene, folder: Path, model: Model, *, rounds: int, tile: Tile) -> list[Figure]:
+def whole(scene: Scene, folder: Path, model: Model, *, block: int, rounds: int, tile: Tile) -> list[Figure]:
     """CPU of a whole map with its network, against the plain loop with eager PyTorch at its best tile."""
-    paths, ways, block = (folder / f"whole-{number}" for number in count()), ways_to_compute(), 256
+    paths, ways = (folder / f"whole-{number}" for number in count()), ways_to_compute()
 
     def ours(how: Arithmetic) -> None:
         plan = scene.plan(model, block=block, arithmetic=how)
