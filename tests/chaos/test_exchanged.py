@@ -143,6 +143,7 @@ def command(imagery: Any, source: str, model: Any, out: Path, years: str) -> lis
     return ["run", *itertools.chain.from_iterable(options.items()), "-q"]
 
 
+@pytest.mark.slow
 def test_imagery_that_changes_between_interruption_and_resume_is_refused_and_nothing_is_mixed(
     imagery: Any, sound: Any, stand_in: Path, tmp_path: Path, subpixmap: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

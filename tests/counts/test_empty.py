@@ -269,7 +269,7 @@ QUICK = settings(  # to shrink a failure would take minutes
 NOTHING = [(p, b, 2) for p in range(6) for b in range(4)]
 
 
-@settings(QUICK, max_examples=20)
+@settings(QUICK, max_examples=8)
 @given(**MAPS)
 @example(1, "scenes", ["car"], NOTHING, [], [], [], [(0, 0, 300, 300)])
 @example(2, "months", ["coconut", "olive"], NOTHING[:6], [], [0, 1], [0], [(0, 0, 300, 300), (9, 9, 20, 20)])
@@ -311,7 +311,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tmp_path_factory.mktemp("tables")
 
 
-@settings(QUICK, max_examples=10)
+@settings(QUICK, max_examples=4)
 @given(**MAPS)
 @example(1, "scenes", ["car"], NOTHING, [], [], [], [(0, 0, 300, 300)])
 @example(2, "months", ["coconut", "olive"], NOTHING[:6], [], [0, 1], [0], [(0, 0, 300, 300), (9, 9, 20, 20)])

@@ -179,6 +179,7 @@ def lines_of_dask() -> Iterator[list[str]]:
             one.removeHandler(handler)
 
 
+@pytest.mark.slow
 def test_a_scheduler_started_elsewhere_by_file_and_by_address_and_its_loss(tmp_path: Path) -> None:
     model, file = tiny_model(), tmp_path / "scheduler.json"
     options = ["--scheduler-file", str(file), "--host", "127.0.0.1"]

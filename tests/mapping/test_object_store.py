@@ -297,6 +297,7 @@ def test_paths(tmp_path: Path, out: Any) -> None:
     assert files_under(tmp_path / "nowhere") == []
 
 
+@pytest.mark.slow
 def test_the_commands_take_such_a_folder(
     out: Any,
     country: Path,

@@ -232,6 +232,7 @@ def test_learn_in_one_command(
         assert word in told
 
 
+@pytest.mark.slow
 def test_learn_asks_the_catalogue_once_and_a_rerun_reads_its_lock(
     painted: Painted, subpixmap: Callable[..., int], tmp_path: Path
 ) -> None:
