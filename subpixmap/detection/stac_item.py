@@ -8,7 +8,7 @@ from pathlib import Path
 
 from subpixmap.detection.detector import Detector, DetectorCard
 from subpixmap.errors import InputError
-from subpixmap.model.stac_item import Context, write_item
+from subpixmap.model.stac_item import Context, input_of, write_item
 from subpixmap.reference.reference import parse_image_date
 
 
@@ -27,22 +27,14 @@ def write_detector_item(path: Path, detector: Detector) -> Path:
         "mlm:pretrained": pretrained,
         "mlm:pretrained_source": weights if pretrained else None,
         "mlm:input": [
-            {
-                "name": "image",
-                "description": f"pixels of {card.resolution:g} m, as they are in the file",
-                "bands": list(card.bands),
-                "input": {
-                    "shape": [-1, len(card.bands), -1, -1],
-                    "dim_order": ["batch", "bands", "height", "width"],
-                    "data_type": card.dtype,
-                },
-                "value_scaling": [
-                    {"type": "z-score", "mean": mean * card.full_value, "stddev": std * card.full_value}
-                    for mean, std in zip(card.input_mean, card.input_std, strict=True)
-                ],
-                "resize_type": None,
-                "pre_processing_function": None,
-            }
+            input_of(
+                "image",
+                f"pixels of {card.resolution:g} m, as they are in the file",
+                card.bands,
+                (mean * card.full_value for mean in card.input_mean),
+                (std * card.full_value for std in card.input_std),
+                data_type=card.dtype,
+            )
         ],
         "mlm:output": [
             {

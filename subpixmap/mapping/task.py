@@ -134,8 +134,7 @@ def map_block(task: Task, model: Model) -> Outcome:
     out = path_of(task.out)
     require_held(out, task.token)
     shards = write_block(out, task.plan.block, task.period, arrays)
-    record = _record(task, arrays, shards, mean, used, cells, int(computed.sum()))
-    record = replace(record, predicted_px=predicted_px)
+    record = _record(task, arrays, shards, mean, used, cells, int(computed.sum()), predicted_px)
     require_held(out, task.token)
     write_record(out, record)
     seconds["write"] += time.perf_counter() - began
@@ -301,6 +300,7 @@ def _record(
     used: Sequence[Used],
     cells: Sequence[tuple[Array, Array]],
     computed_px: int,
+    predicted_px: int,
 ) -> Record:
     import torch
 
@@ -318,6 +318,7 @@ def _record(
         sha256={name: array_sha256(values) for name, values in arrays.items()},
         acquisitions=tuple(used),
         computed_px=computed_px,
+        predicted_px=predicted_px,
         observed_px=int(counted.sum()),
         total={
             name: float(values[counted].sum(dtype=np.float64))

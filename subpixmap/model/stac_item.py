@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -205,15 +205,30 @@ def _hyperparameters(card: Card) -> dict[str, Any]:
 
 def _input(card: Card) -> dict[str, Any]:
     what = "reflectance" if card.sensor == "sentinel-2" else "values"
+    words = (
+        f"{what} from 0 to 1 in pixels of {card.resolution:g} m, not resampled; a pixel without data has the mean of "
+        f"its band. The network reads {card.halo} px around a pixel"
+    )
+    return input_of(f"{card.sensor} {card.level}", words, card.bands, card.input_mean, card.input_std)
+
+
+def input_of(
+    name: str,
+    description: str,
+    bands: Sequence[str],
+    mean: Iterable[float],
+    std: Iterable[float],
+    *,
+    data_type: str = "float32",
+) -> dict[str, Any]:
+    """An entry of `mlm:input`: batches of images whose bands are scaled by mean and standard deviation."""
     return {
-        "name": f"{card.sensor} {card.level}",
-        "description": f"{what} from 0 to 1 in pixels of {card.resolution:g} m, not resampled; a pixel without data "
-        f"has the mean of its band. The network reads {card.halo} px around a pixel",
-        "bands": list(card.bands),
-        "input": _array(len(card.bands), "bands"),
+        "name": name,
+        "description": description,
+        "bands": list(bands),
+        "input": _array(len(bands), "bands", data_type),
         "value_scaling": [
-            {"type": "z-score", "mean": mean, "stddev": std}
-            for mean, std in zip(card.input_mean, card.input_std, strict=True)
+            {"type": "z-score", "mean": middle, "stddev": spread} for middle, spread in zip(mean, std, strict=True)
         ],
         "resize_type": None,
         "pre_processing_function": None,
@@ -237,8 +252,8 @@ def _output(card: Card, kind: str) -> dict[str, Any]:
     }
 
 
-def _array(n: int, what: str) -> dict[str, Any]:
-    return {"shape": [-1, n, -1, -1], "dim_order": ["batch", what, "height", "width"], "data_type": "float32"}
+def _array(n: int, what: str, data_type: str = "float32") -> dict[str, Any]:
+    return {"shape": [-1, n, -1, -1], "dim_order": ["batch", what, "height", "width"], "data_type": data_type}
 
 
 def _file(path: Path) -> dict[str, Any]:

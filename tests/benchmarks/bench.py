@@ -30,8 +30,9 @@ os.environ["GDAL_CACHEMAX"] = "48"  # MB, before the first raster is read: less 
 
 from subpixmap.mapping.cluster import KEPT_BYTES
 from subpixmap.model.checkpoint import load_model
+from subpixmap.model.predict import one_thread
 from tests.benchmarks import country, gpu, network, whole_map
-from tests.benchmarks.figures import Figure, as_markdown, machine, one_thread
+from tests.benchmarks.figures import Figure, as_markdown, machine
 from tests.benchmarks.scene import make_scene
 
 BEGIN, END = "<!-- table of make bench -->", "<!-- end of the table -->"

@@ -6,8 +6,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -77,17 +76,6 @@ def fastest(rounds: int, sides: Sequence[tuple[Callable[[], object], Timed | Non
             around = whole - (net.spent - before if net else 0.0)
             best[i] = Spent(min(best[i].whole, whole), min(best[i].around, around))
     return best
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread of the processor."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def machine() -> dict[str, Any]:

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from subpixmap.model.net import DensityNet
+from subpixmap.model.predict import one_thread
 from subpixmap.training.batches import Batch
 from subpixmap.training.config import TrainConfig
 from subpixmap.training.process import require_machine
 from subpixmap.training.state import start
 from subpixmap.training.train import take_step
-from tests.benchmarks.figures import fastest, one_thread
+from tests.benchmarks.figures import fastest
 from tests.benchmarks.scene import BANDS
 
 pytestmark = pytest.mark.slow
