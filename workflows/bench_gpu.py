@@ -8,7 +8,7 @@ Needs an installed `subpixmap`, and nothing else: imagery is made here, networks
 long as trained ones). Each rate is the best of some rounds, in million useful pixels a second.
 
 - device: the network alone, over and over on tiles that lie on the device. Nothing can be faster.
-- memory: `predict_block` on a window in memory: sent in 16 bits, cut and scaled on the device, taken back.
+- memory: `predict_block` on a window in memory: sent, cut and scaled on the device, taken back.
 - files: the same with the window read from COGs (deflate, blocks of 512 px), the next one while one is computed.
 
 `busy` is the share of the time of the last in which the GPU computes or copies.
@@ -30,13 +30,15 @@ import rasterio
 import torch
 from rasterio.windows import Window
 
-from subpixmap.model.backends import Arithmetic, Precision
+from subpixmap.model.backends import Arithmetic, Precision, sent
 from subpixmap.model.card import Card
 from subpixmap.model.checkpoint import Model
 from subpixmap.model.device import batches_for
 from subpixmap.model.predict import predict_block
 
 BANDS = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12")
+N_10M = 4
+"""Bands of 10 m, the first ones; the others have 20 m."""
 NETWORKS = ((64, 16), (128, 32), (256, 64))
 
 Row = dict[str, Any]
@@ -99,35 +101,48 @@ def on_device(model: Model, how: Arithmetic, rounds: int) -> float:
 
 
 def write_bands(folder: Path, side: int) -> list[Path]:
-    """One COG for each band, noise on a smooth ground."""
+    """One COG for each band, of 10 or 20 m: noise on a smooth ground."""
     rng = np.random.default_rng(0)
-    profile = {"driver": "COG", "dtype": "uint16", "count": 1, "width": side, "height": side, "compress": "deflate"}
-    profile |= {"crs": "EPSG:32651", "transform": rasterio.Affine(10, 0, 300_000, 0, -10, 1_200_000)}
-    smooth = np.repeat(np.repeat(rng.integers(800, 3000, (side // 16 + 1,) * 2), 16, 0), 16, 1)[:side, :side]
+    profile = {"driver": "COG", "dtype": "uint16", "count": 1, "compress": "deflate", "crs": "EPSG:32651"}
     paths = []
-    for band in BANDS:
+    for number, band in enumerate(BANDS):
+        step = 1 if number < N_10M else 2
+        n = side // step
+        smooth = np.repeat(np.repeat(rng.integers(800, 3000, (n // 16 + 1,) * 2), 16, 0), 16, 1)[:n, :n]
+        placed = {
+            "width": n,
+            "height": n,
+            "transform": rasterio.Affine(10 * step, 0, 300_000, 0, -10 * step, 1_200_000),
+        }
         paths.append(folder / f"{band}.tif")
-        with rasterio.open(paths[-1], "w", **profile, blocksize=512, predictor=2) as file:
-            file.write((smooth + rng.integers(0, 200, (side, side))).astype(np.uint16), 1)
+        with rasterio.open(paths[-1], "w", **profile, **placed, blocksize=512, predictor=2) as file:
+            file.write((smooth + rng.integers(0, 200, (n, n))).astype(np.uint16), 1)
     return paths
 
 
 def read(paths: list[Path], window: Window) -> np.ndarray:
+    """Reflectance of a window of 10 m; a pixel of 20 m counts for 2 x 2."""
     bands = []
     for path in paths:
         with rasterio.open(path) as file:
-            bands.append(file.read(1, window=window, boundless=True, fill_value=0))
+            step = round(file.res[0] / 10)
+            first = window.row_off // step, window.col_off // step
+            last = -(-(window.row_off + window.height) // step), -(-(window.col_off + window.width) // step)
+            around = Window.from_slices(*(slice(*ends) for ends in zip(first, last, strict=True)), boundless=True)
+            whole = file.read(1, window=around, boundless=True, fill_value=0).repeat(step, 0).repeat(step, 1)
+        row, col = window.row_off - first[0] * step, window.col_off - first[1] * step
+        bands.append(whole[row : row + window.height, col : col + window.width])
     numbers = np.stack(bands).astype(np.float32)
     return np.where(numbers > 0, numbers / np.float32(10000), np.float32(np.nan))
 
 
 def from_files(model: Model, how: Arithmetic, paths: list[Path], size: Size) -> tuple[int, Callable[[], None]]:
-    """Pixels and work of windows one after the other, each read while the one before it is computed."""
+    """Pixels and work of windows one after the other, each read and sent while the one before it is computed."""
     side, window = size.side, around(model, size.side)
 
     def work() -> None:
         with ThreadPoolExecutor(size.readers) as pool:
-            for coming in [pool.submit(read, paths, window) for _ in range(size.readers + 1)]:
+            for coming in [pool.submit(lambda: sent(read(paths, window), how)) for _ in range(size.readers + 1)]:
                 predict_block(model, coming.result(), arithmetic=how)
 
     return (size.readers + 1) * side**2, work

@@ -120,6 +120,8 @@ def worker_memory(plan: Plan) -> float:
     block = recipe.block**2
     readers = readers_for(recipe.arithmetic.device)
     reading = padded * len(recipe.bands) * (4 + readers * (4 + 6))  # this acquisition, and the next ones with their DN
+    if recipe.arithmetic.device != "cpu":  # the next one already predicted; windows that are copied to the GPU
+        reading += padded * len(recipe.bands) * (4 + readers * 2) + window * n * (2 + recipe.spread) * 4
     # Sums, squares, presence; lowest, highest; of each network apart sum, lowest, highest; counts.
     running = window * (n * (3 * 8 + 4 * 4 + recipe.spread * (8 + 3 * 4)) + 4)
     stored = block * n * (len(arrays_of(recipe.spread)) - 1) * 4

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from subpixmap.mapping.quantise import as_stored
 from subpixmap.mapping.recipe import Recipe
 from subpixmap.mapping.store import write_block
 from subpixmap.mapping.zones import BlockPlan
-from subpixmap.model.backends import require_here
+from subpixmap.model.backends import Pixels, require_here, sent
 from subpixmap.model.clouds import read_valid
 from subpixmap.model.mean import Accumulator, fits_in_order
 from subpixmap.scenes.choice import choose
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Model
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Outcome:
 
     record: Record
     seconds: dict[str, float]
-    """Of this task, by stage: read (in the reader's thread), wait (for the reader), network, write."""
+    """Of this task, by stage: read (in the readers' threads), wait (for the readers), network, write. On a GPU these
+    overlap."""
     peak_rss: int
     """Of the worker's process since it started, bytes."""
 
@@ -116,13 +118,13 @@ def map_block(task: Task, model: Model) -> Outcome:
     # 2. The network runs while the next acquisition is read. Running sums keep memory independent of their number.
     mean = Accumulator(len(task.recipe.objects), window.shape, members=task.recipe.spread)
     used, cells, predicted_px = [], [], 0
-    for one, reflectance in _read_ahead(task, chosen, seconds):
+    for one in _predict_ahead(task, model, chosen, seconds):
         began = time.perf_counter()
-        predicted, totals, seen = _predict(task, model, one, reflectance, mean)
-        predicted_px += predicted
-        used.append(Used(one.name, one.time, int(seen.sum()), array_sha256(reflectance)))
+        totals, seen = _add(task, model, one, mean)
+        predicted_px += one.n_predicted
+        used.append(Used(one.acquisition.name, one.acquisition.time, int(seen.sum()), one.sha256))
         cells.append((totals, seen))
-        del reflectance
+        del one
         seconds["network"] += time.perf_counter() - began
     # 3. Encode and decode the values, since the record hashes what readers of the map see.
     began = time.perf_counter()
@@ -188,7 +190,7 @@ def _choose(
 
     def look(names: Sequence[str], rule: MaskRule) -> None:
         calls = [partial(read, groups[name], *where, rule) for name in names]
-        for name, unmasked in zip(names, _in_order(calls, task.readers, seconds), strict=True):
+        for name, unmasked in zip(names, _in_order(calls, task.readers, seconds, "read"), strict=True):
             valid = unmasked & wanted
             clear[name] = float(valid.sum() / n_wanted)
             if clear[name]:
@@ -206,48 +208,89 @@ def _choose(
     return [Chosen(name, tuple(groups[name]), packed[name]) for name in chosen]
 
 
-def _read_ahead(
-    task: Task, chosen: Sequence[Chosen], seconds: dict[str, float]
-) -> Iterator[tuple[Chosen, NDArray[np.float32]]]:
-    """Yield each acquisition's reflectance with its halo; read the next ones during the prediction."""
-    where = task.plan.block.lattice, task.plan.window.padded(task.halo)
-    read = partial(read_reflectance, missing=task.recipe.missing)
-    calls = [partial(read, one.items, *where, task.recipe.bands) for one in chosen]
-    coming = _in_order(calls, task.readers, seconds)
-    for one in chosen:
-        reflectance = next(coming)
-        yield one, reflectance
-        del reflectance  # free it before waiting for the next one
+@dataclass(frozen=True)
+class Predicted:
+    """An acquisition over a block, with what the network says of it."""
+
+    acquisition: Chosen
+    reflectance: NDArray[np.float32]
+    """(band, y, x) of the block's window with its halo."""
+    sha256: str
+    """Of the reflectance."""
+    observed: NDArray[np.bool_]
+    """(y, x) of the window: clear pixels with data in all bands. Pixels around them may be cloudy: the network sees
+    these, too."""
+    outputs: tuple[Array, ...]
+    """Count and presence (object, y, x) of all objects of the model, then the counts of its networks, if kept."""
+    n_predicted: int
+    """Pixels that went through the network."""
 
 
-def _predict(
-    task: Task, model: Model, one: Chosen, reflectance: NDArray[np.float32], mean: Accumulator
-) -> tuple[int, Array, Array]:
-    """Add one acquisition to the mean; returns pixels predicted, and totals and observed pixels of cells.
+def _predict_ahead(
+    task: Task, model: Model, chosen: Sequence[Chosen], seconds: dict[str, float]
+) -> Iterator[Predicted]:
+    """Yield each acquisition with its prediction; read the next ones meanwhile.
 
-    1. Find the observed pixels.
-    2. Run the network over the window, except under clouds.
-    3. Chunk by chunk, add the observed pixels to the mean and sum them in cells of 128 px. The ledger keeps these sums
-       of a single acquisition: they show how much the mean depends on the dates.
+    On a GPU, readers start to copy the window there, and the next acquisition is predicted while this one is used.
+    """
+    where, arithmetic = (task.plan.block.lattice, task.plan.window.padded(task.halo)), task.recipe.arithmetic
+
+    def read(one: Chosen) -> tuple[NDArray[np.float32], Pixels]:
+        reflectance = read_reflectance(one.items, *where, task.recipe.bands, missing=task.recipe.missing)
+        return reflectance, sent(reflectance, arithmetic)
+
+    def calls() -> Iterator[Callable[[], Predicted]]:
+        coming = _in_order([partial(read, one) for one in chosen], task.readers, seconds, "read")
+        for one in chosen:
+            reflectance, pixels = next(coming)
+            yield partial(_predict, task, model, one, reflectance, pixels)
+            del reflectance, pixels  # free them before waiting for the next ones
+
+    if arithmetic.device != "cpu":
+        yield from _in_order(calls(), 1, seconds, "network")  # one, because a network is of one thread at a time
+        return
+    for call in calls():
+        predicted, spent = _timed(call)
+        seconds["network"] += spent
+        del call
+        yield predicted
+        del predicted
+
+
+def _predict(task: Task, model: Model, one: Chosen, reflectance: NDArray[np.float32], pixels: Pixels) -> Predicted:
+    """Run the network over the window, except under clouds."""
+    from subpixmap.model.predict import n_predicted, predict_block, predict_members
+
+    window, halo, arithmetic = task.plan.window, task.halo, task.recipe.arithmetic
+    valid = np.unpackbits(one.valid, count=window.height * window.width).astype(bool).reshape(window.shape)
+    inner = reflectance[:, halo : halo + window.height, halo : halo + window.width]
+    observed = valid & np.isfinite(inner).all(axis=0)
+    predict = predict_members if task.recipe.spread else predict_block
+    count, presence, *members = predict(model, pixels, arithmetic=arithmetic, wanted=observed)
+    outputs = (count, presence, *(members[0] if members else ()))
+    n = n_predicted(observed, arithmetic=arithmetic)
+    return Predicted(one, reflectance, array_sha256(reflectance), observed, outputs, n)
+
+
+def _add(task: Task, model: Model, one: Predicted, mean: Accumulator) -> tuple[Array, Array]:
+    """Add the observed pixels of an acquisition to the mean, chunk by chunk.
+
+    Returns totals and observed pixels of cells of 128 px. The ledger keeps these sums of a single acquisition: they
+    show how much the mean depends on the dates.
     """
     from subpixmap.model.domain import out_of_domain
-    from subpixmap.model.predict import n_predicted
 
     block, window, halo = task.plan.block, task.plan.window, task.halo
     pick = [tuple(model.card.objects).index(name) for name in task.recipe.objects]
-    valid = np.unpackbits(one.valid, count=window.height * window.width).astype(bool).reshape(window.shape)
     side = block.size // CELL
     totals, seen = np.zeros((len(pick), side, side)), np.zeros((side, side), np.int32)
-    # 1. A pixel is observed if it is clear itself; pixels around it may be cloudy, and the network sees them.
-    inner = reflectance[:, halo : halo + window.height, halo : halo + window.width]
-    observed = valid & np.isfinite(inner).all(axis=0)
-    outputs = _predict_window(task.recipe, model, reflectance, observed)  # 2.
+    inner = one.reflectance[:, halo : halo + window.height, halo : halo + window.width]
 
-    def add(chunk: Window) -> None:  # 3.
+    def add(chunk: Window) -> None:
         at = chunk.slices(window)
-        if not (seen_here := observed[at]).any():
+        if not (seen_here := one.observed[at]).any():
             return
-        count, presence, *by_member = (values[:, *at][pick] for values in outputs)
+        count, presence, *by_member = (values[:, *at][pick] for values in one.outputs)
         unlike = out_of_domain(model, inner[:, *at], seen_here)
         mean.add(at, count, presence, seen_here, unlike, by_member=by_member)
         rows, cols = chunk.slices(block.window)
@@ -256,7 +299,7 @@ def _predict(
         seen[cells] = cell_sums(seen_here)
 
     _for_each(task.plan.chunks, add, threads=task.readers)
-    return n_predicted(observed, arithmetic=task.recipe.arithmetic), totals, seen
+    return totals, seen
 
 
 def _for_each(chunks: Iterable[Window], add: Callable[[Window], None], *, threads: int) -> None:
@@ -268,16 +311,6 @@ def _for_each(chunks: Iterable[Window], add: Callable[[Window], None], *, thread
     with thread_pool(threads) as pool:
         for _ in pool.map(add, chunks):
             pass
-
-
-def _predict_window(recipe: Recipe, model: Model, window: NDArray[np.float32], wanted: Array) -> tuple[Array, ...]:
-    """Count and presence (object, y, x) of all objects of the model, then the counts of its networks, if kept."""
-    from subpixmap.model.predict import predict_block, predict_members
-
-    if not recipe.spread:
-        return predict_block(model, window, arithmetic=recipe.arithmetic, wanted=wanted)
-    count, presence, members = predict_members(model, window, arithmetic=recipe.arithmetic, wanted=wanted)
-    return count, presence, *members
 
 
 def _whole_block(task: Task, results: dict[str, Array]) -> dict[str, Array]:
@@ -344,20 +377,19 @@ def readers_for(device: str) -> int:
     return max(1, min(16, cores() // max(1, torch.cuda.device_count()) - 1))
 
 
-@lru_cache(maxsize=1)
-def _pool(readers: int) -> ThreadPoolExecutor:
-    """The reading threads of this process; they are reused, because each thread keeps its files open."""
-    return ThreadPoolExecutor(readers, thread_name_prefix="subpixmap-reader")
+@lru_cache(maxsize=2)
+def _pool(threads: int, stage: str) -> ThreadPoolExecutor:
+    """The threads of this process that read, or that use its GPU; reused, because readers keep their files open."""
+    return ThreadPoolExecutor(threads, thread_name_prefix=f"subpixmap-{stage}")
 
 
-def _in_order(calls: Sequence[Callable[[], Array]], readers: int, seconds: dict[str, float]) -> Iterator[Array]:
-    """Yield results in the order of the calls, reading ahead with all readers."""
-    pool, waiting, coming = _pool(readers), iter(calls), deque[Any]()
+def _in_order(calls: Iterable[Callable[[], T]], threads: int, seconds: dict[str, float], stage: str) -> Iterator[T]:
+    """Yield results in the order of the calls, each thread one call ahead."""
+    pool, waiting, coming = _pool(threads, stage), iter(calls), deque[Future[tuple[T, float]]]()
     try:
-        for call in islice(waiting, readers):
-            coming.append(pool.submit(_timed, call))
+        coming.extend(pool.submit(_timed, call) for call in islice(waiting, threads))
         while coming:
-            values = _waited(coming.popleft(), seconds)
+            values = _waited(coming.popleft(), seconds, stage)
             coming.extend(pool.submit(_timed, call) for call in islice(waiting, 1))
             yield values
             del values
@@ -366,14 +398,16 @@ def _in_order(calls: Sequence[Callable[[], Array]], readers: int, seconds: dict[
             future.cancel()
 
 
-def _timed(read: Callable[[], Array]) -> tuple[Array, float]:
+def _timed(call: Callable[[], T]) -> tuple[T, float]:
     began = time.perf_counter()
-    return read(), time.perf_counter() - began
+    return call(), time.perf_counter() - began
 
 
-def _waited(future: Future[tuple[Array, float]], seconds: dict[str, float]) -> Array:
+def _waited(future: Future[tuple[T, float]], seconds: dict[str, float], stage: str) -> T:
+    """The result; its time goes to the stage, and the time until it is there to `wait`, if it is read."""
     began = time.perf_counter()
     values, spent = future.result()
-    seconds["wait"] += time.perf_counter() - began
-    seconds["read"] += spent
+    if stage == "read":
+        seconds["wait"] += time.perf_counter() - began
+    seconds[stage] += spent
     return values

@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from subpixmap.machine import instruction_set
 
 if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Model
+    from subpixmap.model.device import Sent
 
 Backend = Literal["torch", "openvino"]
 Precision = Literal["float32", "bfloat16"]
@@ -42,7 +43,9 @@ _Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """(1, band, y, x) -> (1, prediction, 2, object, y, x) of one tile."""
 Place = tuple[int, int, int, int]
 """First row and column, height and width of a tile of a window."""
-Network = Callable[[NDArray[np.float32], Sequence[Place]], Iterator[NDArray[np.float32]]]
+Pixels: TypeAlias = "NDArray[np.float32] | Sent"
+"""Reflectance of a window, where the network takes it from: memory, or a GPU."""
+Network = Callable[[Pixels, Sequence[Place]], Iterator[NDArray[np.float32]]]
 """Of a window (band, y + 2 halo, x + 2 halo) and places in it, for each place (prediction, 2, object, y, x) of a whole
 tile: densities, and logits of presence. The first prediction is that of the whole model; those of its networks follow
 where they are kept apart."""
@@ -160,7 +163,8 @@ def network(model: Model, arithmetic: Arithmetic, *, members: bool = False) -> N
         else _torch(model, arithmetic, members)
     )
 
-    def one_by_one(window: NDArray[np.float32], places: Sequence[Place]) -> Iterator[NDArray[np.float32]]:
+    def one_by_one(window: Pixels, places: Sequence[Place]) -> Iterator[NDArray[np.float32]]:
+        assert isinstance(window, np.ndarray)
         halo = model.halo
         tile = np.empty((1, window.shape[0], *(side + 2 * halo for side in arithmetic.tile)), np.float32)
         for r, c, h, w in places:
@@ -170,6 +174,23 @@ def network(model: Model, arithmetic: Arithmetic, *, members: bool = False) -> N
             yield run(tile)[0]
 
     return one_by_one
+
+
+def sent(reflectance: NDArray[np.float32], arithmetic: Arithmetic) -> Pixels:
+    """A window for the network: on a GPU its copy starts now, so that it is there when the window before it is done.
+
+    Without room for another window it stays in memory, and is copied when the network takes it.
+    """
+    if arithmetic.device == "cpu":
+        return reflectance
+    from torch import OutOfMemoryError
+
+    from subpixmap.model.device import send
+
+    try:
+        return send(reflectance, arithmetic.device)
+    except OutOfMemoryError:
+        return reflectance
 
 
 def _openvino(model: Model, arithmetic: Arithmetic, members: bool) -> _Run:
@@ -191,13 +212,13 @@ def _torch(model: Model, arithmetic: Arithmetic, members: bool) -> _Run:
 
 
 def _gpu_network(model: Model, arithmetic: Arithmetic, members: bool) -> Network:
-    from subpixmap.model.device import batches_for, outputs
+    from subpixmap.model.device import batches_for, outputs, torch_device
 
     device, tile = arithmetic.device, arithmetic.tile
-    net = _torch_net(model, arithmetic, members).to(device)
+    net = _torch_net(model, arithmetic, members).to(torch_device(device))
     batches, halo, tf32 = batches_for(device, tile), model.halo, arithmetic.tf32
 
-    def run(window: NDArray[np.float32], places: Sequence[Place]) -> Iterator[NDArray[np.float32]]:
+    def run(window: Pixels, places: Sequence[Place]) -> Iterator[NDArray[np.float32]]:
         for out in outputs(net, window, places, device=device, tile=tile, halo=halo, batches=batches, tf32=tf32):
             yield out if members else out[None]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from subpixmap.errors import InputError, Refused, VerificationFailed
 from subpixmap.model.backends import TILE as TILE
-from subpixmap.model.backends import USUAL, Arithmetic, Backend, Place, Precision, network
+from subpixmap.model.backends import USUAL, Arithmetic, Backend, Pixels, Place, Precision, network
 from subpixmap.model.card import Card
 from subpixmap.model.checkpoint import Model, load_model
 from subpixmap.model.mean import fits_in_order
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def predict_block(
     model: Model,
-    reflectance: NDArray[np.float32],
+    reflectance: Pixels,
     *,
     arithmetic: Arithmetic = USUAL,
     wanted: NDArray[np.bool_] | None = None,
@@ -43,7 +43,7 @@ def predict_block(
         From `checkpoint.load_model`.
     reflectance
         (band, y + 2 halo, x + 2 halo) in the order of the card's bands; NaN where there is none (also outside the
-        scene), which becomes the training mean.
+        scene), which becomes the training mean. Or the same on its way to a GPU, from `backends.sent`.
     arithmetic
         What computes it; PyTorch in float32 on one thread of the processor by default. Within one arithmetic on a
         processor a pixel is bit-identical in any window.
@@ -68,7 +68,7 @@ def predict_block(
 
 def predict_members(
     model: Model,
-    reflectance: NDArray[np.float32],
+    reflectance: Pixels,
     *,
     arithmetic: Arithmetic = USUAL,
     wanted: NDArray[np.bool_] | None = None,
@@ -84,7 +84,7 @@ def predict_members(
 
 def _predict_tiles(
     model: Model,
-    reflectance: NDArray[np.float32],
+    reflectance: Pixels,
     arithmetic: Arithmetic,
     wanted: NDArray[np.bool_] | None,
     *,
@@ -92,11 +92,12 @@ def _predict_tiles(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Counts (prediction, object, y, x) of all that the network predicts side by side, and presence of the first."""
     halo, n_objects = model.halo, len(model.card.objects)
-    rows, cols = (side - 2 * halo for side in reflectance.shape[1:]) if reflectance.ndim == 3 else (0, 0)
-    if reflectance.ndim != 3 or reflectance.shape[0] != len(model.card.bands) or min(rows, cols) < 1:
+    shape = reflectance.shape
+    rows, cols = (side - 2 * halo for side in shape[1:]) if len(shape) == 3 else (0, 0)
+    if len(shape) != 3 or shape[0] != len(model.card.bands) or min(rows, cols) < 1:
         raise InputError(
             f"model {model.card.name!r} needs ({len(model.card.bands)} bands, y + {2 * halo}, x + {2 * halo}) "
-            f"reflectance, not {reflectance.shape}"
+            f"reflectance, not {shape}"
         )
     n = model.card.members + 1 if members else 1
     counts = np.full((n, n_objects, rows, cols), np.nan, np.float32)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from subpixmap.mapping.run import BlocksFailed, map_region, pending_tasks
 from subpixmap.mapping.store import open_map, read_block
 from subpixmap.mapping.task import map_block
 from subpixmap.mapping.verify import status
+from subpixmap.model import device
+from subpixmap.model.backends import Arithmetic
 from subpixmap.model.mean import fits_in_order
 from subpixmap.model.predict import predict_block
 from subpixmap.scenes.clouds import MaskRule
@@ -269,6 +272,58 @@ def test_several_readers_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.
     map_region(tmp_path / "three", country.plan(), country.items, country.model, workers=0)
     assert len(hashes(tmp_path / "one")) > 0
     assert hashes(tmp_path / "three") == hashes(tmp_path / "one")
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_the_path_of_a_gpu_maps_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spread: bool) -> None:
+    country = tiny(tmp_path / "scenes", dates=4, years="2021", size_px=300, region_px=(100, 150))
+    if spread:
+        country = replace(country, model=tiny_model(members=2))
+    maps = []
+    for where in ("cpu", "cuda"):
+        if where == "cuda":  # the processor in its place
+            monkeypatch.setattr(device, "torch_device", lambda name: "cpu")
+            monkeypatch.setattr(block, "readers_for", lambda device: 3)
+        arithmetic = Arithmetic.chosen(backend="torch", device=where)
+        plan = country.plan(arithmetic=arithmetic, spread=spread)
+        assert map_region(tmp_path / where, plan, country.items, country.model, workers=0).failed == ()
+        (one,) = open_map(tmp_path / where).values()
+        maps.append(one.load())
+    assert maps[0].sizes == maps[1].sizes
+    for name, expected in maps[0].data_vars.items():
+        if expected.dtype.kind == "f":
+            np.testing.assert_allclose(maps[1][name], expected, rtol=1e-4, atol=2.001 * STEP, err_msg=str(name))
+        elif expected.dtype.kind in "iu":
+            np.testing.assert_array_equal(maps[1][name], expected)
+
+
+def test_a_gpu_predicts_the_next_acquisition_while_this_one_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    country = tiny(tmp_path / "scenes", dates=3, years="2021", size_px=300, region_px=(100, 150))
+    monkeypatch.setattr(device, "torch_device", lambda name: "cpu")
+    predict, began = block._predict, threading.Semaphore(0)
+
+    def begin(*args: Any) -> Any:
+        began.release()
+        return predict(*args)
+
+    monkeypatch.setattr(block, "_predict", begin)
+    for where, ahead in (("cpu", False), ("cuda", True)):
+        plan = write_plan(tmp_path / where, country.plan(arithmetic=Arithmetic.chosen(backend="torch", device=where)))
+        create_map(tmp_path / where, plan)
+        task, seconds = (
+            pending_tasks(tmp_path / where, plan, country.items)[0],
+            dict.fromkeys(("read", "wait", "network", "write"), 0.0),
+        )
+        wanted = block._wanted(task.plan)
+        coming = block._predict_ahead(task, country.model, block._choose(task, wanted, wanted, seconds), seconds)
+        next(coming)
+        assert began.acquire(timeout=0)
+        assert began.acquire(timeout=60 if ahead else 0.2) == ahead
+        assert len(list(coming)) == 2
+        while began.acquire(timeout=0):
+            pass
 
 
 def dies_on_one(task: Any, model: Any) -> Any:

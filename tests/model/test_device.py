@@ -1,14 +1,19 @@
 """The path of a GPU, with the processor in its place: the same code sends, cuts, computes in batches and takes back."""
 
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from subpixmap.model import device
 from subpixmap.model.backends import GPU_TILE, Arithmetic
-from subpixmap.model.device import Batches, outputs, packed, unpacked
+from subpixmap.model.device import Batches, outputs, packed, send, unpacked
 from subpixmap.scenes.radiometry import to_reflectance
 from tests.model.test_backends import a_model, a_scene
 
@@ -41,10 +46,177 @@ def test_reflectance_travels_in_16_bits_and_loses_none() -> None:
     small = packed(scene)
     assert small is not None
     assert small.dtype == np.uint16
-    assert np.array_equal(unpacked(torch.from_numpy(small)).numpy(), scene, equal_nan=True)
+    assert np.array_equal(unpacked(torch.from_numpy(small.view(np.int16))).numpy(), scene, equal_nan=True)
     assert (scene[np.isfinite(scene)] < 0).any()
     assert packed(a_scene(20, 20)) is None
     assert packed(np.full((1, 2, 2), 6.6, np.float32)) is None  # beyond what 16 bits hold
+
+
+def test_a_gpu_divides_as_the_processor_does() -> None:
+    """PyTorch on CUDA multiplies by the reciprocal of a divisor that lies in the host's memory: another rounding."""
+    divisors = []
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.overloadpacket is torch.ops.aten.div:
+                divisors.append(args[1])
+            return func(*args, **(kwargs or {}))
+
+    with Watched():  # type: ignore[no-untyped-call]
+        unpacked(torch.empty((2, 3), dtype=torch.int16, device="meta"))
+    assert [(type(one), one.device.type) for one in divisors] == [(torch.Tensor, "meta")]
+    numbers = (np.arange(65535, dtype=np.float32) - 1000) / np.float32(10000)
+    small = packed(numbers[None, None])
+    assert small is not None
+    assert (small[0, 0] == np.arange(1, 65536)).all()
+    assert (unpacked(torch.from_numpy(small.view(np.int16))).numpy() == numbers).all()
+    assert packed(numbers[None, None, :1] - np.float32(1e-4)) is None  # 0 is the missing pixel
+
+
+def as_delivered(rows: int, cols: int, phase: tuple[int, int]) -> Any:
+    """Ten bands of digital numbers, the last six of 20 m: a pixel of them is the same in a square of 2 x 2."""
+    rng = np.random.default_rng(3)
+    numbers = rng.integers(0, 60000, (10, rows, cols)).astype(np.uint16)
+    coarse = rng.integers(0, 60000, (6, rows // 2 + 2, cols // 2 + 2)).astype(np.uint16)
+    coarse[:, 1:4, 2:5] = 0
+    row, col = (2 - first for first in phase)
+    numbers[4:] = coarse.repeat(2, 1).repeat(2, 2)[:, row : row + rows, col : col + cols]
+    return to_reflectance(numbers, -1000)
+
+
+@pytest.mark.parametrize("phase", [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize(("rows", "cols"), [(90, 140), (141, 77), (1, 6), (3, 1)])
+def test_bands_of_20_m_travel_with_each_pixel_once(phase: tuple[int, int], rows: int, cols: int) -> None:
+    scene = as_delivered(rows, cols, phase)
+    sent = send(scene, "cpu")
+    assert np.array_equal(unpacked(sent.window()).numpy(), scene, equal_nan=True)
+    if min(rows, cols) > 6:
+        coarse = np.prod(
+            [len({(at - first) // 2 for at in range(side)}) for side, first in ((rows, phase[0]), (cols, phase[1]))]
+        )
+        assert sent.nbytes == 2 * (4 * rows * cols + 6 * coarse)
+    if (rows, cols, phase) == (90, 140, (0, 0)):
+        assert sent.nbytes == 11 * rows * cols
+
+
+def test_a_band_that_differs_in_one_pixel_travels_whole() -> None:
+    scene = as_delivered(80, 90, (1, 0))
+    for band, row, col in ((4, 79, 3), (5, 40, 89), (6, 0, 0)):
+        broken = scene.copy()
+        broken[band, row, col] = np.nan if np.isfinite(broken[band, row, col]) else np.float32(0.5)
+        sent = send(broken, "cpu")
+        assert np.array_equal(unpacked(sent.window()).numpy(), broken, equal_nan=True)
+        assert 2 * 80 * 90 * 4 < sent.nbytes <= send(scene, "cpu").nbytes + 2 * 80 * 90
+    scene[0, 0, 0] = np.pi  # not of a digital number: all stays float32, the bands of 20 m still with each pixel once
+    sent = send(scene, "cpu")
+    assert np.array_equal(sent.window().numpy(), scene, equal_nan=True)
+    assert sent.nbytes < 0.6 * scene.nbytes
+
+
+class Recorded:
+    """Stands for `torch.cuda`: streams that run apart, and what each of them is sure to run after.
+
+    Every stream, and the host, has a clock: how many steps of which stream lie surely behind it. A step of a stream
+    counts on; an event carries a clock from the stream that records it to whoever waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.clocks: dict[str, Counter[str]] = {}
+        self.current = "usual"
+        self.names = iter(["there", "back"])
+        self.steps: list[tuple[str, str, Counter[str]]] = []
+
+    def Stream(self) -> str:
+        return next(self.names)
+
+    @contextmanager
+    def stream(self, name: str) -> Iterator[None]:
+        before, self.current = self.current, name
+        yield
+        self.current = before
+
+    def Event(self) -> "RecordedEvent":
+        return RecordedEvent(self)
+
+    def clock(self, name: str) -> Counter[str]:
+        return self.clocks.setdefault(name, Counter())
+
+    def step(self, what: str) -> None:
+        """Something runs on the current stream, after all that this stream has waited for."""
+        clock = self.clock(self.current)
+        clock[self.current] += 1
+        self.steps.append((what, self.current, Counter(clock)))
+
+
+class RecordedEvent:
+    def __init__(self, module: Recorded) -> None:
+        self.module = module
+        self.clock: Counter[str] | None = None
+
+    def record(self, stream: str | None = None) -> None:
+        self.clock = Counter(self.module.clock(stream or self.module.current))
+
+    def _reach(self, who: str) -> None:
+        assert self.clock is not None, "nobody recorded it: on a GPU, waiting for it waits for nothing"
+        self.module.clocks[who] = self.module.clock(who) | self.clock
+
+    def wait(self) -> None:
+        self._reach(self.module.current)
+
+    def synchronize(self) -> None:
+        self._reach("host")
+
+
+def test_copies_run_beside_the_network_and_what_needs_them_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, net, sent_by, taken_by = Recorded(), a_model().folded, device._copied, torch.Tensor.copy_
+    streams = device.Streams(module, module.Stream(), module.Stream())
+    monkeypatch.setattr(device, "streams_of", lambda name: streams)
+
+    def copied(values: Any, where: str) -> Any:
+        module.step("copied there")
+        return sent_by(values, "cpu")
+
+    def copied_back(self: Any, *args: Any, **options: Any) -> Any:
+        module.step("copied back")
+        return taken_by(self, *args, **options)
+
+    class Computed(torch.nn.Module):
+        def forward(self, tiles: Any) -> Any:
+            module.step("computed")
+            return net(tiles)
+
+    monkeypatch.setattr(device, "_copied", copied)
+    monkeypatch.setattr(torch.Tensor, "copy_", copied_back)
+    scene = of_numbers(78, 88)
+    one, _next_window = send(scene, "gpu"), send(scene, "gpu")
+    with torch.inference_mode():
+        for n, _ in enumerate(outputs(Computed(), one, PLACES, device="gpu", tile=TILE, halo=4, batches=Batches(2))):
+            assert module.clock("host")["back"] > n // 2, "taken before it was copied"
+    computed = [clock for what, stream, clock in module.steps if (what, stream) == ("computed", "usual")]
+    back = [clock for what, stream, clock in module.steps if (what, stream) == ("copied back", "back")]
+    there = [clock for what, stream, clock in module.steps if (what, stream) == ("copied there", "there")]
+    assert (len(computed), len(back), len(there), len(module.steps)) == (3, 3, 2, 8)
+    assert all(clock["there"] == 1 for clock in computed)  # after its own window, not after the next one
+    assert [clock["usual"] for clock in back] == [1, 2, 3]
+    assert all(clock["back"] == 0 for clock in computed)  # no batch waits for copies back
+    assert all(clock["usual"] == clock["back"] == 0 for clock in there)  # nor a copy there for the network
+
+
+def test_memory_of_a_batch_that_was_too_large_is_free_before_the_next_try() -> None:
+    net, alive = a_model().folded, list[Any]()
+
+    class Small(torch.nn.Module):
+        def forward(self, tiles: Any) -> Any:
+            assert not any(ref() is not None for ref in alive), "the failed batch still holds its memory"
+            if len(tiles) > 2:
+                held = torch.ones(1000)
+                alive.append(weakref.ref(held))
+                raise torch.OutOfMemoryError("out of memory")
+            return net(tiles)
+
+    with torch.inference_mode():
+        list(outputs(Small(), of_numbers(78, 88), PLACES, device="cpu", tile=TILE, halo=4, batches=Batches(6)))
+    assert len(alive) == 3
 
 
 def test_batches_are_halved_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
