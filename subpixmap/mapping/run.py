@@ -43,6 +43,7 @@ log = logging.getLogger("subpixmap")
 
 _PAUSE_S = 0.5  # before a failed block is tried again; doubled each time
 _LONGEST_PAUSE_S = 60.0
+_LAST = 4  # tasks of each slot that are started from large to small
 _SLOW_FLOPS = 1e10  # of a slow core in the network, floating point operations a second
 
 
@@ -274,7 +275,7 @@ class _Drive:
         progress: Callable[[RunProgress], None] | None,
     ) -> None:
         self.pool, self.summary, self.attempts, self.progress = pool, summary, attempts, progress
-        self.todo: deque[Task] = deque(tasks)
+        self.todo: deque[Task] = deque(_large_to_small_at_the_end(tasks, pool.slots))
         self.delayed: list[tuple[float, int, Task]] = []  # a heap: when, a tie breaker, what
         self.tried: Counter[tuple[str, str]] = Counter()
         self.stages: Counter[str] = Counter()
@@ -350,6 +351,12 @@ class _Drive:
         rate = now.done / elapsed if elapsed else 0.0
         where = self.pool.address
         self.progress(RunProgress(now.earlier + now.done, now.total, len(now.failed), rate, left, where))
+
+
+def _large_to_small_at_the_end(tasks: Sequence[Task], slots: int) -> list[Task]:
+    """The last tasks from large to small, so that all workers end at about the same time."""
+    kept = max(0, len(tasks) - _LAST * slots)
+    return [*tasks[:kept], *sorted(tasks[kept:], key=lambda task: -int(task.plan.computed.sum()))]
 
 
 def _with(summary: Summary, done: Outcome) -> Summary:

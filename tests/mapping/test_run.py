@@ -326,6 +326,20 @@ def test_a_gpu_predicts_the_next_acquisition_while_this_one_is_used(
             pass
 
 
+def test_the_last_tasks_go_from_large_to_small_so_that_workers_end_together(country: Tiny, tmp_path: Path) -> None:
+    plan = write_plan(tmp_path, country.plan(max_scenes=1))
+    create_map(tmp_path, plan)
+    tasks = pending_tasks(tmp_path, plan, country.items) * 3
+    sizes = [int(task.plan.computed.sum()) for task in tasks]
+    assert sizes != sorted(sizes, reverse=True)
+    with open_pool(map_block, country.model, workers=0) as pool:
+        todo = [*run._Drive(pool, tasks, run.Summary(24, 0, 0, (), 0, 0.0), 1, None).todo]
+    assert pool.slots == 1
+    assert todo[:20] == tasks[:20]
+    assert sorted(map(id, todo)) == sorted(map(id, tasks))
+    assert [int(task.plan.computed.sum()) for task in todo[20:]] == sorted(sizes[20:], reverse=True)
+
+
 def dies_on_one(task: Any, model: Any) -> Any:
     """A task that a worker does not survive, on one block."""
     if task.plan.block.id == dies_on_one.block:  # type: ignore[attr-defined]
