@@ -1,4 +1,4 @@
-"""Cores and memory available to this process, with CPU affinity and container limits.
+"""Cores, memory and threads of this process, with CPU affinity and container limits.
 
 Dask reads these limits on each system; it is imported only when needed, so that `--help` stays quick.
 """
@@ -10,9 +10,16 @@ import platform
 import re
 import resource
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def cores() -> int:
@@ -39,6 +46,52 @@ def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
         raise
     pool.shutdown()
+
+
+@lru_cache(maxsize=2)
+def _pool(threads: int, stage: str) -> ThreadPoolExecutor:
+    """The threads of this process that read, or that use its GPU; reused, because readers keep their files open."""
+    return ThreadPoolExecutor(threads, thread_name_prefix=f"subpixmap-{stage}")
+
+
+def in_order(calls: Iterable[Callable[[], T]], threads: int, seconds: dict[str, float], stage: str) -> Iterator[T]:
+    """Yield results in the order of the calls; every thread works one call ahead.
+
+    Parameters
+    ----------
+    calls
+        They may be made while earlier results are used.
+    threads
+        Number of threads.
+    seconds, stage
+        The times of the calls are added to this stage; if they read, the time until a result is there to "wait".
+    """
+    pool, waiting, coming = _pool(threads, stage), iter(calls), deque[Future[tuple[T, float]]]()
+    try:
+        coming.extend(pool.submit(timed, call) for call in islice(waiting, threads))
+        while coming:
+            values = _waited(coming.popleft(), seconds, stage)
+            coming.extend(pool.submit(timed, call) for call in islice(waiting, 1))
+            yield values
+            del values
+    finally:
+        for future in coming:
+            future.cancel()
+
+
+def timed(call: Callable[[], T]) -> tuple[T, float]:
+    """The result, and seconds."""
+    began = time.perf_counter()
+    return call(), time.perf_counter() - began
+
+
+def _waited(future: Future[tuple[T, float]], seconds: dict[str, float], stage: str) -> T:
+    began = time.perf_counter()
+    values, spent = future.result()
+    if stage == "read":
+        seconds["wait"] += time.perf_counter() - began
+    seconds[stage] += spent
+    return values
 
 
 def available_memory() -> int:

@@ -53,13 +53,14 @@ def interval(
     tuple of numpy.ndarray
         (...) lower and upper ends; NaN where the variance is zero or too uncertain.
     """
-    from scipy import stats
+    from scipy.special import ndtri
+    from scipy.stats import t as student
 
     usable = (spread.variance > 0) & (spread.df >= MIN_DF)
     se = np.sqrt(np.where(usable, spread.variance, np.nan))
     side = _one_side(level, np.where(usable, unseen / np.where(usable, se, 1.0), 0.0))
-    t = stats.t.ppf(side, np.where(usable, spread.df, MIN_DF))
-    z = stats.norm.ppf(side)
+    t = student.ppf(side, np.where(usable, spread.df, MIN_DF))
+    z = ndtri(side)
     shift = np.clip(spread.skew, -MOST_SKEW, MOST_SKEW) * (2 * z**2 + 1) / 6
     # The long side gets the whole shift, the short side half of it, because the skewness is uncertain.
     low = value - se * (t - np.where(shift > 0, shift / 2, shift))
@@ -73,15 +74,15 @@ def _one_side(level: float, width: Array) -> Array:
     The total lies at one end of the range at most, so with a wide range each end may fail as often as the whole
     interval: z solves Phi(z + width) - Phi(-z) = level.
     """
-    from scipy import stats
+    from scipy.special import ndtr, ndtri
 
     both = 0.5 + level / 2
-    low, high = np.full(np.shape(width), stats.norm.ppf(level)), np.full(np.shape(width), stats.norm.ppf(both))
+    low, high = np.full(np.shape(width), ndtri(level)), np.full(np.shape(width), ndtri(both))
     for _ in range(40):  # by halving
         z = (low + high) / 2
-        enough = stats.norm.cdf(z + width) - stats.norm.cdf(-z) >= level
+        enough = ndtr(z + width) - ndtr(-z) >= level
         low, high = np.where(enough, low, z), np.where(enough, z, high)
-    side: Array = np.where(width > 0, stats.norm.cdf(high), both)
+    side: Array = np.where(width > 0, ndtr(high), both)
     return side
 
 

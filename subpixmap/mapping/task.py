@@ -6,20 +6,17 @@ A task is independent of other tasks and writes whole shards. It can be repeated
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from subpixmap.files import path_of
 from subpixmap.grid import CELL, CHUNK, Window, owned
-from subpixmap.machine import cores, peak_rss, thread_pool
+from subpixmap.machine import cores, in_order, peak_rss, thread_pool, timed
 from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, write_record
 from subpixmap.mapping.owner import require_held
 from subpixmap.mapping.quantise import as_stored
@@ -38,7 +35,6 @@ if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Model
 
 Array = NDArray[Any]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -190,7 +186,7 @@ def _choose(
 
     def look(names: Sequence[str], rule: MaskRule) -> None:
         calls = [partial(read, groups[name], *where, rule) for name in names]
-        for name, unmasked in zip(names, _in_order(calls, task.readers, seconds, "read"), strict=True):
+        for name, unmasked in zip(names, in_order(calls, task.readers, seconds, "read"), strict=True):
             valid = unmasked & wanted
             clear[name] = float(valid.sum() / n_wanted)
             if clear[name]:
@@ -240,17 +236,17 @@ def _predict_ahead(
         return reflectance, sent(reflectance, arithmetic)
 
     def calls() -> Iterator[Callable[[], Predicted]]:
-        coming = _in_order([partial(read, one) for one in chosen], task.readers, seconds, "read")
+        coming = in_order([partial(read, one) for one in chosen], task.readers, seconds, "read")
         for one in chosen:
             reflectance, pixels = next(coming)
             yield partial(_predict, task, model, one, reflectance, pixels)
             del reflectance, pixels  # free them before waiting for the next ones
 
     if arithmetic.device != "cpu":
-        yield from _in_order(calls(), 1, seconds, "network")  # one, because a network is of one thread at a time
+        yield from in_order(calls(), 1, seconds, "network")  # one, because a network is of one thread at a time
         return
     for call in calls():
-        predicted, spent = _timed(call)
+        predicted, spent = timed(call)
         seconds["network"] += spent
         del call
         yield predicted
@@ -375,39 +371,3 @@ def readers_for(device: str) -> int:
     import torch
 
     return max(1, min(16, cores() // max(1, torch.cuda.device_count()) - 1))
-
-
-@lru_cache(maxsize=2)
-def _pool(threads: int, stage: str) -> ThreadPoolExecutor:
-    """The threads of this process that read, or that use its GPU; reused, because readers keep their files open."""
-    return ThreadPoolExecutor(threads, thread_name_prefix=f"subpixmap-{stage}")
-
-
-def _in_order(calls: Iterable[Callable[[], T]], threads: int, seconds: dict[str, float], stage: str) -> Iterator[T]:
-    """Yield results in the order of the calls, each thread one call ahead."""
-    pool, waiting, coming = _pool(threads, stage), iter(calls), deque[Future[tuple[T, float]]]()
-    try:
-        coming.extend(pool.submit(_timed, call) for call in islice(waiting, threads))
-        while coming:
-            values = _waited(coming.popleft(), seconds, stage)
-            coming.extend(pool.submit(_timed, call) for call in islice(waiting, 1))
-            yield values
-            del values
-    finally:
-        for future in coming:
-            future.cancel()
-
-
-def _timed(call: Callable[[], T]) -> tuple[T, float]:
-    began = time.perf_counter()
-    return call(), time.perf_counter() - began
-
-
-def _waited(future: Future[tuple[T, float]], seconds: dict[str, float], stage: str) -> T:
-    """The result; its time goes to the stage, and the time until it is there to `wait`, if it is read."""
-    began = time.perf_counter()
-    values, spent = future.result()
-    if stage == "read":
-        seconds["wait"] += time.perf_counter() - began
-    seconds[stage] += spent
-    return values

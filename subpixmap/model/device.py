@@ -21,19 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from subpixmap.model.packing import Phase, in_squares, once, packed, repeated_bands, unpacked
+
 BATCH_PX = 2**21
 """Pixels of a batch at first; fewer once memory ran out."""
-_LOWEST = -1001
-"""Of the whole numbers that 16 bits hold, 1/10000 of reflectance: 0 stands for a missing pixel, 1 for -1000."""
-_PART_PX = 2**16
-"""Pixels packed at once."""
-_STRIP = 64
-"""Rows compared at once: a band of 10 m differs already in the first ones."""
 
 Place = tuple[int, int, int, int]
 """First row and column, height and width of a tile, without halo."""
-Phase = tuple[int, int]
-"""Row and column, 0 or 1, of the first square of 2 x 2 pixels that lies whole in a window."""
 
 
 @dataclass
@@ -105,7 +99,7 @@ class Sent:
         first = self.parts[0].values
         window = torch.empty(self.shape, dtype=first.dtype, device=first.device)
         for part in self.parts:
-            values = part.values if part.phase is None else _in_squares(part.values, part.phase, self.shape)
+            values = part.values if part.phase is None else in_squares(part.values, part.phase, self.shape)
             for band, layer in zip(part.bands, values, strict=True):
                 window[band] = layer
         return window
@@ -143,9 +137,7 @@ def send(reflectance: NDArray[np.float32], device: str) -> Sent:
     coarse, phase = repeated_bands(reflectance)  # 1.
     fine = tuple(band for band in range(len(reflectance)) if band not in coarse)
     groups = [(bands, first) for bands, first in ((fine, None), (coarse, phase)) if bands]
-    values = [
-        reflectance[list(bands)] if first is None else _once(reflectance, bands, first) for bands, first in groups
-    ]
+    values = [reflectance[list(bands)] if first is None else once(reflectance, bands, first) for bands, first in groups]
     small = [packed(one) for one in values]  # 2.
     whole = [one.view(np.int16) for one in small if one is not None]
     hosts = whole if len(whole) == len(values) else values
@@ -162,66 +154,6 @@ def _copied(values: NDArray[Any], device: str) -> Tensor:
     """On the device, or on its way there."""
     host = torch.from_numpy(values)
     return (host if device == "cpu" else host.pin_memory()).to(device, non_blocking=True)
-
-
-def repeated_bands(reflectance: NDArray[np.float32]) -> tuple[tuple[int, ...], Phase]:
-    """Bands of a window (band, y, x) that repeat every pixel in a square of 2 x 2, and where these squares begin."""
-    bits = reflectance.view(np.uint32)
-    equal = np.array([[[_in_pairs(lines, at) for at in (0, 1)] for lines in (band, band.T)] for band in bits])
-    row, col = equal.sum(axis=0).argmax(axis=1).tolist()
-    return tuple(np.flatnonzero(equal[:, 0, row] & equal[:, 1, col]).tolist()), (row, col)
-
-
-def _in_pairs(lines: NDArray[np.uint32], first: int) -> bool:
-    """Whether lines, rows or columns, are equal in pairs, the first pair beginning here."""
-    strips = (lines[start : start + _STRIP] for start in range(first, len(lines) - 1, _STRIP))
-    return all(np.array_equal(strip[:-1:2], strip[1::2]) for strip in strips)
-
-
-def _once(reflectance: NDArray[np.float32], bands: tuple[int, ...], phase: Phase) -> NDArray[np.float32]:
-    """One pixel of every square; of a square that the window cuts, the one it holds."""
-    rows, cols = (np.r_[:first, first:side:2] for first, side in zip(phase, reflectance.shape[1:], strict=True))
-    return np.stack([reflectance[band][rows][:, cols] for band in bands])
-
-
-def _in_squares(values: Tensor, phase: Phase, shape: tuple[int, int, int]) -> Tensor:
-    """The inverse of `_once`: (band, y, x) with every pixel in its square again."""
-    (row, col), (_, rows, cols) = phase, shape
-    return values.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, row : row + rows, col : col + cols]
-
-
-def packed(reflectance: NDArray[np.float32]) -> NDArray[np.uint16] | None:
-    """Reflectance (band, y, x) of digital numbers as whole numbers, exact; None where it is of anything else.
-
-    In parts that stay in the cache of a core, which is four times as fast.
-    """
-    small = np.empty(reflectance.shape, np.uint16)
-    rows = max(1, _PART_PX // max(1, reflectance.shape[2]))
-    for band, into in zip(reflectance, small, strict=True):
-        for start in range(0, len(band), rows):
-            part = band[start : start + rows]
-            missing = np.isnan(part)
-            numbers = np.rint(part * np.float32(10000))
-            numbers -= np.float32(_LOWEST)
-            numbers[missing] = 0
-            with np.errstate(invalid="ignore"):  # what does not fit is not equal below
-                whole = numbers.astype(np.uint16)
-            back = (whole + np.float32(_LOWEST)) / np.float32(10000)
-            if not np.array_equal(whole == 0, missing) or not ((back == part) | missing).all():
-                return None
-            into[start : start + rows] = whole
-    return small
-
-
-def unpacked(small: Tensor) -> Tensor:
-    """16 bits as float32, on the device where they lie; NaN where a pixel is missing.
-
-    They come as int16, because few operations of PyTorch know 16 bits without a sign. The divisor lies on the device,
-    because a GPU multiplies by the reciprocal of one that does not, and this rounds otherwise.
-    """
-    numbers = small.to(torch.int32) & 0xFFFF
-    reflectance = (numbers + _LOWEST).to(torch.float32) / torch.full((), 10000.0, device=small.device)
-    return torch.where(numbers == 0, torch.nan, reflectance)
 
 
 def outputs(

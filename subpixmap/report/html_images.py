@@ -49,7 +49,7 @@ def png_uri(values: NDArray[np.floating], inside: NDArray[np.bool_], cmap: Color
     image = image.convert("P") if image.mode != "P" else image
     image.putpalette(table.ravel().tolist())
     out = io.BytesIO()
-    image.save(out, "PNG", transparency=0, optimize=True)
+    image.save(out, "PNG", transparency=0, compress_level=6)
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from subpixmap.model import device
 from subpixmap.model.backends import GPU_TILE, Arithmetic
-from subpixmap.model.device import Batches, outputs, packed, send, unpacked
+from subpixmap.model.device import Batches, outputs, send
+from subpixmap.model.packing import packed, unpacked
 from subpixmap.scenes.radiometry import to_reflectance
 from tests.model.test_backends import a_model, a_scene
 
