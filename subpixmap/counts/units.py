@@ -117,7 +117,7 @@ def prepare_units(units: gpd.GeoDataFrame) -> Units:
     )  # a missing column is None
     blank = table.index[table["unit_id"].isna()]
     if len(blank):
-        raise InputError(f"{len(blank)} units have no unit_id, the first in row {blank[0] + 1}; give each unit an id")
+        raise InputError(f"units without unit_id: {len(blank)}, the first in row {blank[0] + 1}; give each unit an id")
 
     if (table["unit_id"] == REGION).any():
         raise InputError(f"a unit has the id {REGION}, which is reserved for the sum of all units; give it another id")

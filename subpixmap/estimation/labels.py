@@ -165,18 +165,18 @@ def _require_rows(rows: pd.DataFrame, sample: DrawnSample) -> None:
     """Require every row of the design once, and no other row."""
     repeated = rows[rows.duplicated(KEYS, keep=False)]
     if len(repeated):
-        raise InputError(f"{len(repeated)} rows are repeated, such as {_row(repeated.iloc[0])}; keep one of each")
+        raise InputError(f"repeated rows: {len(repeated)}, such as {_row(repeated.iloc[0])}; keep one of each")
     people = [str(k + 1) for k in range(int(sample.record["interpreters"]))]
     wanted = sample.cells[KEYS[:3]].merge(pd.DataFrame({"interpreter": people}), how="cross").astype(str)
     both = wanted.merge(rows[KEYS], how="outer", indicator=True)
     if len(foreign := both[both["_merge"] == "right_only"]):
         raise InputError(
-            f"{len(foreign)} rows do not belong to the sample, such as {_row(foreign.iloc[0])}; restore their "
-            "cell_id, period and object"
+            f"rows that are not of the sample: {len(foreign)}, such as {_row(foreign.iloc[0])}; restore cell_id, "
+            "period and object"
         )
     if len(lost := both[both["_merge"] == "left_only"]):
         raise InputError(
-            f"{len(lost)} rows of the sample are missing, such as {_row(lost.iloc[0])}; add them again; cells that "
+            f"missing rows of the sample: {len(lost)}, such as {_row(lost.iloc[0])}; add them again; cells that "
             "were not labelled need a row with a blank count"
         )
 

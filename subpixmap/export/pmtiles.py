@@ -148,8 +148,8 @@ def _require_visible(shapes: gpd.GeoSeries, zoom: int) -> None:
         )
     if small:
         log.warning(
-            "%d units are smaller than %.0f m and are missing in the tiles: %s%s",
-            len(small), step, ", ".join(small[:3]), " ..." if len(small) > 3 else "",
+            "units smaller than %.0f m, which are missing in the tiles: %d (%s%s)",
+            step, len(small), ", ".join(small[:3]), ", ..." if len(small) > 3 else "",
         )  # fmt: skip
 
 

@@ -151,7 +151,7 @@ def shift_facts(made: Reference, imagery: Imagery, *, correct: bool) -> dict[str
     if doubtful:
         worst = max(doubtful, key=lambda name: math.hypot(doubtful[name].east, doubtful[name].north))
         log.warning(
-            "%d areas have a large but uncertain shift, which is not corrected. The largest is in %s: %s (uncertain: "
+            "areas with a large but uncertain shift, which is not corrected: %d. The largest is in %s: %s (uncertain: "
             "%s). "
             "Compare points and imagery there; reference.json has the shifts of all areas",
             len(doubtful), worst, _in_words(doubtful[worst]), doubtful[worst].doubt,

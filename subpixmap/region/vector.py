@@ -86,9 +86,7 @@ def read_polygons(
         raise InputError(f"{path.name} has no polygons ({len(table)} rows)")
     empty = table.index[table.geometry.is_empty]
     if len(empty):
-        _log.warning(
-            "%s: %d rows have no polygon and are kept without one (first: row %d)", path.name, len(empty), empty[0]
-        )
+        _log.warning("%s: rows without a polygon, which are kept: %d (first: row %d)", path.name, len(empty), empty[0])
     return table
 
 

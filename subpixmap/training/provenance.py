@@ -147,7 +147,6 @@ def warn_of_training_land(card: Card, reference: Reference) -> None:
     again = [area.name for area in reference.areas if np.any(shapely.intersects(area.outline, taught))]
     if again:
         log.warning(
-            "%d areas (%s) touch training land of model %s, so these errors are not an independent test; use other "
-            "areas",
-            len(again), ", ".join(again[:5]), card.name,
+            "areas on training land of model %s: %d (%s), so these errors are not an independent test; use other areas",
+            card.name, len(again), ", ".join(again[:5]),
         )  # fmt: skip

@@ -101,8 +101,8 @@ def freeze(job: Job, *, map_again: bool = False) -> Job:
     stale = made_from_other_items(job.out, job.items, job.asked)
     if stale and not map_again:
         raise Refused(
-            f"{len(stale)} blocks of {', '.join(job.asked)} in {job.out} were mapped from an earlier item list: use "
-            f"`subpixmap run --refresh {job.asked[0]}` to map them again"
+            f"blocks of {', '.join(job.asked)} in {job.out} that were mapped from an earlier item list: {len(stale)}; "
+            f"use `subpixmap run --refresh {job.asked[0]}` to map them again"
         )
     there = [name for name in (runpaths.ITEMS, runpaths.UNITS) if (job.out / name).is_file()]
     writes = {

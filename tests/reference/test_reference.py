@@ -312,7 +312,7 @@ def test_a_large_shift_that_is_uncertain_is_told_as_such(tmp_path: Path, caplog:
     assert not any(one["corrected"] or one["certain"] for one in shifts.values())
     (told,) = [text for text in caplog.messages if "uncertain" in text]
     worst = max(shifts, key=lambda name: math.hypot(shifts[name]["east"], shifts[name]["north"]))
-    assert told.startswith("3 areas have a large but uncertain shift")
+    assert told.startswith("areas with a large but uncertain shift, which is not corrected: 3.")
     assert re.search(rf"in {worst}: .* north .*uncertain: (the area holds|there is only one)", told)
 
 

@@ -241,8 +241,8 @@ def test_too_few_labels_of_a_stratum_are_refused(run: Path, labelled: Path) -> N
         (lambda s: s.drop(columns="cell_id"), "lacks the column cell_id"),
         (lambda s: s.to_crs(32651), "in EPSG:32651, but the sheet must be in EPSG:4326"),
         (lambda s: s.set_geometry(s.geometry.translate(1e-3, 0)), "have changed outlines"),
-        (lambda s: pd.concat([s, s.iloc[:1]]), "rows are repeated"),
-        (lambda s: s.iloc[1:], "1 rows of the sample are missing"),
+        (lambda s: pd.concat([s, s.iloc[:1]]), "repeated rows: 2"),
+        (lambda s: s.iloc[1:], "missing rows of the sample: 1"),
         (lambda s: s.assign(n_objects=s.n_objects.where(s.index != 3, -1)), "give a number of 0 or more"),
         (
             lambda s: s.assign(n_objects=s.n_objects.astype(str).where(s.index != 3, "many")),
@@ -251,7 +251,7 @@ def test_too_few_labels_of_a_stratum_are_refused(run: Path, labelled: Path) -> N
         (lambda s: s.assign(n_objects=np.inf), "give a number of 0 or more"),
         (lambda s: s.assign(image_date="last summer"), "write 2021, 2021-03 or"),
         (lambda s: s.assign(image_date="2021-13"), "write 2021, 2021-03 or"),
-        (lambda s: s.assign(period=s.period.where(s.index != 3, "2031")), "do not belong to the sample"),
+        (lambda s: s.assign(period=s.period.where(s.index != 3, "2031")), "rows that are not of the sample: 1"),
         (lambda s: s.assign(probability=0.5), "probability of"),
     ],
 )
