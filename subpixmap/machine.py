@@ -87,7 +87,10 @@ def timed(call: Callable[[], T]) -> tuple[T, float]:
 
 def _waited(future: Future[tuple[T, float]], seconds: dict[str, float], stage: str) -> T:
     began = time.perf_counter()
-    values, spent = future.result()
+    try:
+        values, spent = future.result()
+    finally:
+        del future  # a failed one holds its exception, and this the frame: together they would hold the call's memory
     if stage == "read":
         seconds["wait"] += time.perf_counter() - began
     seconds[stage] += spent

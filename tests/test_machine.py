@@ -1,9 +1,11 @@
 """Cores and memory follow the CPU affinity and the limits of a container, not the size of the machine."""
 
+import gc
 import io
 import os
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import pytest
@@ -51,7 +53,7 @@ def test_cores_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> No
     [
         "from subpixmap.machine import cores; print(cores())",
         "from subpixmap.simulate.zones import threads; print(threads())",
-        "from subpixmap.verbs.run import _processes; print(_processes(None))",
+        "from subpixmap.mapping.cluster import usual_workers; print(usual_workers('cpu'))",
     ],
 )
 def test_cores_follow_the_affinity(asked: str) -> None:
@@ -66,3 +68,40 @@ def test_cores_are_found_where_the_system_has_no_affinity(monkeypatch: pytest.Mo
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert machine.cores() >= 1
     assert 1 <= readers_for("cuda") <= max(1, machine.cores() - 1)
+
+
+def test_results_come_in_order_and_what_they_take_is_added_up() -> None:
+    seconds = {"read": 0.0, "wait": 0.0}
+    made = []
+
+    def calls() -> Any:
+        for n in range(7):
+            made.append(n)
+            yield lambda n=n: n * n
+
+    coming = machine.in_order(calls(), 3, seconds, "read")
+    assert next(coming) == 0
+    assert made == [0, 1, 2, 3]
+    assert list(coming) == [1, 4, 9, 16, 25, 36]
+    assert min(seconds.values()) > 0
+
+
+def test_a_failed_call_leaves_its_memory_at_once() -> None:
+    """Not only when the garbage collector runs: on a GPU, the next attempt needs this memory."""
+    held = []
+
+    class Large:
+        pass
+
+    def fail() -> None:
+        large = Large()
+        held.append(weakref.ref(large))
+        raise MemoryError
+
+    gc.disable()
+    try:
+        with pytest.raises(MemoryError):
+            list(machine.in_order([fail], 1, {"read": 0.0, "wait": 0.0}, "read"))
+        assert held[0]() is None
+    finally:
+        gc.enable()

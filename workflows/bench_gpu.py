@@ -18,8 +18,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,10 +29,11 @@ import rasterio
 import torch
 from rasterio.windows import Window
 
+from subpixmap.machine import in_order
 from subpixmap.model.backends import Arithmetic, Precision, sent
 from subpixmap.model.card import Card
 from subpixmap.model.checkpoint import Model
-from subpixmap.model.device import batches_for
+from subpixmap.model.device import batches_for, exact_convolutions, on_device
 from subpixmap.model.predict import predict_block
 
 BANDS = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12")
@@ -91,12 +91,12 @@ def rate(pixels: int, work: Callable[[], object], device: str, rounds: int) -> f
     return pixels / best / 1e6
 
 
-def on_device(model: Model, how: Arithmetic, rounds: int) -> float:
+def alone(model: Model, how: Arithmetic, rounds: int) -> float:
     """The network alone, on one batch that lies there."""
-    net = (model.folded if how.precision == "float32" else model.rounded).to(how.device)
+    net = on_device(model.folded if how.precision == "float32" else model.rounded, how.device)
     n = batches_for(how.device, how.tile).tiles if how.device != "cpu" else 1
     tiles = torch.rand(n, 10, *(side + 2 * model.halo for side in how.tile), device=how.device)
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_convolutions(not how.tf32):
         return rate(n * how.tile[0] * how.tile[1], lambda: net(tiles), how.device, rounds)
 
 
@@ -141,9 +141,9 @@ def from_files(model: Model, how: Arithmetic, paths: list[Path], size: Size) -> 
     side, window = size.side, around(model, size.side)
 
     def work() -> None:
-        with ThreadPoolExecutor(size.readers) as pool:
-            for coming in [pool.submit(lambda: sent(read(paths, window), how)) for _ in range(size.readers + 1)]:
-                predict_block(model, coming.result(), arithmetic=how)
+        calls = [lambda: sent(read(paths, window), how)] * (size.readers + 1)
+        for pixels in in_order(calls, size.readers, {"read": 0.0, "wait": 0.0}, "read"):
+            predict_block(model, pixels, arithmetic=how)
 
     return (size.readers + 1) * side**2, work
 
@@ -162,7 +162,17 @@ def busy(work: Callable[[], object], device: str) -> float | None:
         work()
         torch.cuda.synchronize()
         seconds = time.perf_counter() - began
-    return min(1.0, float(sum(one.self_device_time_total for one in trace.key_averages())) / 1e6 / seconds)
+    on_gpu = [one.time_range for one in trace.events() if one.device_type.name == "CUDA"]
+    return union((one.start, one.end) for one in on_gpu) / 1e6 / seconds
+
+
+def union(spans: Iterable[tuple[float, float]]) -> float:
+    """Length of what spans of time cover together; copies and the network overlap."""
+    covered, until = 0.0, -np.inf
+    for start, end in sorted(spans):
+        covered += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return covered
 
 
 def measured(model: Model, how: Arithmetic, paths: list[Path], size: Size) -> Row:
@@ -175,7 +185,7 @@ def measured(model: Model, how: Arithmetic, paths: list[Path], size: Size) -> Ro
     return {
         "network": model.card.name,
         "precision": how.precision,
-        "device": on_device(model, how, size.rounds),
+        "device": alone(model, how, size.rounds),
         "memory": rate(size.side**2, predict, how.device, size.rounds),
         "files": rate(pixels, work, how.device, size.rounds),
         "busy": busy(work, how.device),

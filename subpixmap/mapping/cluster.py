@@ -159,14 +159,23 @@ def _address_in(file: str) -> str:
         ) from error
 
 
+def usual_workers(device: str) -> int:
+    """Number of worker processes of this machine unless another is asked for: one for each core, or GPU."""
+    if device == "cpu":
+        return cores()
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
 def _local_cluster(workers: int | None, device: str, memory_limit: str | int | None) -> Any:
     if device == "cuda":
-        return _cuda_cluster(workers)
+        return _cuda_cluster(workers, memory_limit)
     from distributed import LocalCluster
 
     start = partial(
         LocalCluster,
-        n_workers=workers or cores(),
+        n_workers=workers or usual_workers(device),
         threads_per_worker=1,
         processes=True,
         memory_limit=memory_limit or "auto",
@@ -192,7 +201,7 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _cuda_cluster(workers: int | None) -> Any:
+def _cuda_cluster(workers: int | None, memory_limit: str | int | None) -> Any:
     """One process per GPU; imported here, because dask-cuda cannot be imported without a driver."""
     import torch
 
@@ -204,9 +213,13 @@ def _cuda_cluster(workers: int | None) -> Any:
         from dask_cuda import LocalCUDACluster
     except ImportError as error:
         raise InputError(f"GPUs need dask-cuda ({error}); install subpixmap[cuda]") from error
+    n_gpus = torch.cuda.device_count()
+    if workers and workers > n_gpus:
+        raise InputError(f"--workers {workers}: this machine has {n_gpus} GPU(s), and each takes one worker")
     return LocalCUDACluster(
-        n_workers=workers or torch.cuda.device_count(),
+        n_workers=workers or n_gpus,
         threads_per_worker=1,
+        memory_limit=memory_limit or "auto",
         host="127.0.0.1",
         security=True,
         dashboard_address=_HERE,

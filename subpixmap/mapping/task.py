@@ -118,7 +118,7 @@ def map_block(task: Task, model: Model) -> Outcome:
         began = time.perf_counter()
         totals, seen = _add(task, model, one, mean)
         predicted_px += one.n_predicted
-        used.append(Used(one.acquisition.name, one.acquisition.time, int(seen.sum()), one.sha256))
+        used.append(one.acquired.used(seen))
         cells.append((totals, seen))
         del one
         seconds["network"] += time.perf_counter() - began
@@ -205,10 +205,10 @@ def _choose(
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """An acquisition over a block, with what the network says of it."""
+class Acquired:
+    """An acquisition over a block with its pixels."""
 
-    acquisition: Chosen
+    chosen: Chosen
     reflectance: NDArray[np.float32]
     """(band, y, x) of the block's window with its halo."""
     sha256: str
@@ -216,6 +216,17 @@ class Predicted:
     observed: NDArray[np.bool_]
     """(y, x) of the window: clear pixels with data in all bands. Pixels around them may be cloudy: the network sees
     these, too."""
+
+    def used(self, seen: Array) -> Used:
+        """For the ledger, from its observed pixels in each cell."""
+        return Used(self.chosen.name, self.chosen.time, int(seen.sum()), self.sha256)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """An acquisition over a block with what the network says of it."""
+
+    acquired: Acquired
     outputs: tuple[Array, ...]
     """Count and presence (object, y, x) of all objects of the model, then the counts of its networks, if kept."""
     n_predicted: int
@@ -227,22 +238,16 @@ def _predict_ahead(
 ) -> Iterator[Predicted]:
     """Yield each acquisition with its prediction; read the next ones meanwhile.
 
-    On a GPU, readers start to copy the window there, and the next acquisition is predicted while this one is used.
+    With a GPU, readers start to copy windows there, and the next acquisition is predicted while this one is used.
     """
-    where, arithmetic = (task.plan.block.lattice, task.plan.window.padded(task.halo)), task.recipe.arithmetic
-
-    def read(one: Chosen) -> tuple[NDArray[np.float32], Pixels]:
-        reflectance = read_reflectance(one.items, *where, task.recipe.bands, missing=task.recipe.missing)
-        return reflectance, sent(reflectance, arithmetic)
 
     def calls() -> Iterator[Callable[[], Predicted]]:
-        coming = in_order([partial(read, one) for one in chosen], task.readers, seconds, "read")
-        for one in chosen:
-            reflectance, pixels = next(coming)
-            yield partial(_predict, task, model, one, reflectance, pixels)
-            del reflectance, pixels  # free them before waiting for the next ones
+        reads = [partial(_acquire, task, one) for one in chosen]
+        for acquired, pixels in in_order(reads, task.readers, seconds, "read"):
+            yield partial(_predict, task, model, acquired, pixels)
+            del acquired, pixels  # free them before waiting for the next ones
 
-    if arithmetic.device != "cpu":
+    if task.recipe.arithmetic.device != "cpu":
         yield from in_order(calls(), 1, seconds, "network")  # one, because a network is of one thread at a time
         return
     for call in calls():
@@ -253,19 +258,27 @@ def _predict_ahead(
         del predicted
 
 
-def _predict(task: Task, model: Model, one: Chosen, reflectance: NDArray[np.float32], pixels: Pixels) -> Predicted:
+def _acquire(task: Task, chosen: Chosen) -> tuple[Acquired, Pixels]:
+    """Read the pixels, and pack them if they go to a GPU."""
+    window, halo = task.plan.window, task.halo
+    where = task.plan.block.lattice, window.padded(halo)
+    reflectance = read_reflectance(chosen.items, *where, task.recipe.bands, missing=task.recipe.missing)
+    valid = np.unpackbits(chosen.valid, count=window.height * window.width).astype(bool).reshape(window.shape)
+    inner = reflectance[:, halo : halo + window.height, halo : halo + window.width]
+    observed = valid & np.isfinite(inner).all(axis=0)
+    acquired = Acquired(chosen, reflectance, array_sha256(reflectance), observed)
+    return acquired, sent(reflectance, task.recipe.arithmetic)
+
+
+def _predict(task: Task, model: Model, acquired: Acquired, pixels: Pixels) -> Predicted:
     """Run the network over the window, except under clouds."""
     from subpixmap.model.predict import n_predicted, predict_block, predict_members
 
-    window, halo, arithmetic = task.plan.window, task.halo, task.recipe.arithmetic
-    valid = np.unpackbits(one.valid, count=window.height * window.width).astype(bool).reshape(window.shape)
-    inner = reflectance[:, halo : halo + window.height, halo : halo + window.width]
-    observed = valid & np.isfinite(inner).all(axis=0)
+    arithmetic, observed = task.recipe.arithmetic, acquired.observed
     predict = predict_members if task.recipe.spread else predict_block
     count, presence, *members = predict(model, pixels, arithmetic=arithmetic, wanted=observed)
     outputs = (count, presence, *(members[0] if members else ()))
-    n = n_predicted(observed, arithmetic=arithmetic)
-    return Predicted(one, reflectance, array_sha256(reflectance), observed, outputs, n)
+    return Predicted(acquired, outputs, n_predicted(observed, arithmetic=arithmetic))
 
 
 def _add(task: Task, model: Model, one: Predicted, mean: Accumulator) -> tuple[Array, Array]:
@@ -280,11 +293,11 @@ def _add(task: Task, model: Model, one: Predicted, mean: Accumulator) -> tuple[A
     pick = [tuple(model.card.objects).index(name) for name in task.recipe.objects]
     side = block.size // CELL
     totals, seen = np.zeros((len(pick), side, side)), np.zeros((side, side), np.int32)
-    inner = one.reflectance[:, halo : halo + window.height, halo : halo + window.width]
+    inner = one.acquired.reflectance[:, halo : halo + window.height, halo : halo + window.width]
 
     def add(chunk: Window) -> None:
         at = chunk.slices(window)
-        if not (seen_here := one.observed[at]).any():
+        if not (seen_here := one.acquired.observed[at]).any():
             return
         count, presence, *by_member = (values[:, *at][pick] for values in one.outputs)
         unlike = out_of_domain(model, inner[:, *at], seen_here)

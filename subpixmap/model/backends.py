@@ -20,7 +20,7 @@ from subpixmap.machine import instruction_set
 
 if TYPE_CHECKING:
     from subpixmap.model.checkpoint import Model
-    from subpixmap.model.device import Sent
+    from subpixmap.model.device import DeviceWindow
 
 Backend = Literal["torch", "openvino"]
 Precision = Literal["float32", "bfloat16"]
@@ -43,7 +43,7 @@ _Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """(1, band, y, x) -> (1, prediction, 2, object, y, x) of one tile."""
 Place = tuple[int, int, int, int]
 """First row and column, height and width of a tile of a window."""
-Pixels: TypeAlias = "NDArray[np.float32] | Sent"
+Pixels: TypeAlias = "NDArray[np.float32] | DeviceWindow"
 """Reflectance of a window, where the network takes it from: memory, or a GPU."""
 Network = Callable[[Pixels, Sequence[Place]], Iterator[NDArray[np.float32]]]
 """Of a window (band, y + 2 halo, x + 2 halo) and places in it, for each place (prediction, 2, object, y, x) of a whole
@@ -177,20 +177,17 @@ def network(model: Model, arithmetic: Arithmetic, *, members: bool = False) -> N
 
 
 def sent(reflectance: NDArray[np.float32], arithmetic: Arithmetic) -> Pixels:
-    """A window for the network: on a GPU its copy starts now, so that it is there when the window before it is done.
+    """A window for the network: for a GPU it is packed, and its copy starts now, if there is room for it.
 
-    Without room for another window it stays in memory, and is copied when the network takes it.
+    So it is there when the window before it is done.
     """
     if arithmetic.device == "cpu":
         return reflectance
-    from torch import OutOfMemoryError
+    from subpixmap.model.device import DeviceWindow
 
-    from subpixmap.model.device import send
-
-    try:
-        return send(reflectance, arithmetic.device)
-    except OutOfMemoryError:
-        return reflectance
+    window = DeviceWindow(reflectance, arithmetic.device)
+    window.copy_early()
+    return window
 
 
 def _openvino(model: Model, arithmetic: Arithmetic, members: bool) -> _Run:
@@ -212,10 +209,12 @@ def _torch(model: Model, arithmetic: Arithmetic, members: bool) -> _Run:
 
 
 def _gpu_network(model: Model, arithmetic: Arithmetic, members: bool) -> Network:
-    from subpixmap.model.device import batches_for, outputs, torch_device
+    from subpixmap.model.device import batches_for, on_device, outputs
 
     device, tile = arithmetic.device, arithmetic.tile
-    net = _torch_net(model, arithmetic, members).to(torch_device(device))
+    if arithmetic.precision == "bfloat16":
+        _require_bfloat16()
+    net = on_device(_torch_net(model, arithmetic, members), device)
     batches, halo, tf32 = batches_for(device, tile), model.halo, arithmetic.tf32
 
     def run(window: Pixels, places: Sequence[Place]) -> Iterator[NDArray[np.float32]]:
@@ -223,6 +222,17 @@ def _gpu_network(model: Model, arithmetic: Arithmetic, members: bool) -> Network
             yield out if members else out[None]
 
     return run
+
+
+def _require_bfloat16() -> None:
+    """Refuse a GPU without units for bfloat16, where cuDNN has no convolution for it."""
+    import torch
+
+    if torch.cuda.is_available() and (version := torch.cuda.get_device_capability()) < (8, 0):
+        raise Refused(
+            f"--precision bfloat16 needs a GPU of compute capability 8.0 or newer, but this one has {version[0]}."
+            f"{version[1]}: use another --out with --precision float32"
+        )
 
 
 def _torch_net(model: Model, arithmetic: Arithmetic, members: bool) -> Any:

@@ -10,11 +10,15 @@ on. The same code runs on the processor, where it is tested; there each step end
 from __future__ import annotations
 
 import contextlib
+import copy
+import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -25,6 +29,11 @@ from subpixmap.model.packing import Phase, in_squares, once, packed, repeated_ba
 
 BATCH_PX = 2**21
 """Pixels of a batch at first; fewer once memory ran out."""
+_AHEAD = 3
+"""Windows on a device: one is computed, and two wait; more of them wait in the host's memory."""
+_ROOM = threading.BoundedSemaphore(_AHEAD)
+_NO_MEMORY = ("out of memory", "ALLOC_FAILED", "unable to find an engine")
+"""CUDA's, cuBLAS's and cuDNN's words for it: cuDNN finds no way to compute a batch without memory for its workspace."""
 
 Place = tuple[int, int, int, int]
 """First row and column, height and width of a tile, without halo."""
@@ -74,48 +83,23 @@ def torch_device(name: str) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """Bands of a window on the device."""
+    """Bands of a window."""
 
     bands: tuple[int, ...]
     values: Tensor
     """(band, y, x), or fewer rows and columns with a phase."""
     phase: Phase | None
-    """Of pixels that were sent once and stand for 2 x 2."""
+    """Of pixels that stand for 2 x 2."""
 
 
-@dataclass(frozen=True)
-class Sent:
-    """A window on its way to the device. Keep it until its outputs are back: they are computed from its memory."""
+class DeviceWindow:
+    """A window for a device, in as few bytes as hold it exactly: packed in the host's memory, later copied.
 
-    shape: tuple[int, int, int]
-    """(band, y, x) of the whole window."""
-    parts: tuple[Part, ...]
-    arrived: Any
-    """Event."""
+    1. Bands that repeat every pixel 2 x 2 times (20 m, on a lattice of 10 m) keep each pixel once.
+    2. Digital numbers take 16 bits: with 1., 11 bytes a pixel for the ten bands of Sentinel-2, instead of 40.
+    3. They lie in pinned memory, so that the copy, on its own stream, needs no processor.
 
-    def window(self) -> Tensor:
-        """(band, y, x) on the device, for the current stream; in 16 bits (see `unpacked`) or float32."""
-        self.arrived.wait()
-        first = self.parts[0].values
-        window = torch.empty(self.shape, dtype=first.dtype, device=first.device)
-        for part in self.parts:
-            values = part.values if part.phase is None else in_squares(part.values, part.phase, self.shape)
-            for band, layer in zip(part.bands, values, strict=True):
-                window[band] = layer
-        return window
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that travelled."""
-        return sum(part.values.nbytes for part in self.parts)
-
-
-def send(reflectance: NDArray[np.float32], device: str) -> Sent:
-    """Start to copy a window to the device, in as few bytes as hold it exactly.
-
-    1. Bands that repeat every pixel 2 x 2 times (20 m, on a lattice of 10 m) travel with each pixel once.
-    2. Digital numbers travel in 16 bits: with 1., 11 bytes a pixel for the ten bands of Sentinel-2, instead of 40.
-    3. The copy has its own stream, and leaves from pinned memory, so nothing waits for it but who needs the window.
+    Keep it until its outputs are back: they are computed from its memory on the device.
 
     Parameters
     ----------
@@ -123,42 +107,100 @@ def send(reflectance: NDArray[np.float32], device: str) -> Sent:
         (band, y, x); NaN where missing.
     device
         Of the recipe, such as "cuda".
-
-    Returns
-    -------
-    Sent
-        Bit-identical to the reflectance once it has arrived.
-
-    Raises
-    ------
-    torch.OutOfMemoryError
-        The device cannot hold it.
     """
-    coarse, phase = repeated_bands(reflectance)  # 1.
-    fine = tuple(band for band in range(len(reflectance)) if band not in coarse)
-    groups = [(bands, first) for bands, first in ((fine, None), (coarse, phase)) if bands]
-    values = [reflectance[list(bands)] if first is None else once(reflectance, bands, first) for bands, first in groups]
-    small = [packed(one) for one in values]  # 2.
-    whole = [one.view(np.int16) for one in small if one is not None]
-    hosts = whole if len(whole) == len(values) else values
-    streams = streams_of(device)
-    with streams.module.stream(streams.there):  # 3.
-        copies = [_copied(host, torch_device(device)) for host in hosts]
-    arrived = streams.module.Event()
-    arrived.record(streams.there)
-    parts = (Part(bands, copy, first) for (bands, first), copy in zip(groups, copies, strict=True))
-    return Sent(reflectance.shape, tuple(parts), arrived)
+
+    def __init__(self, reflectance: NDArray[np.float32], device: str) -> None:
+        coarse, phase = repeated_bands(reflectance)  # 1.
+        fine = tuple(band for band in range(len(reflectance)) if band not in coarse)
+        groups = [(bands, first) for bands, first in ((fine, None), (coarse, phase)) if bands]
+        values = [
+            reflectance[list(bands)] if first is None else once(reflectance, bands, first) for bands, first in groups
+        ]
+        small = [packed(one) for one in values]  # 2.
+        whole = [one.view(np.int16) for one in small if one is not None]
+        hosts: Sequence[NDArray[Any]] = whole if len(whole) == len(values) else values
+        self.shape, self.device = reflectance.shape, device
+        self.parts = tuple(
+            Part(bands, _pinned(host, torch_device(device)), first)  # 3.
+            for (bands, first), host in zip(groups, hosts, strict=True)
+        )
+        self._there: tuple[Part, ...] = ()
+        self._arrived: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that travel."""
+        return sum(part.values.nbytes for part in self.parts)
+
+    def copy_early(self) -> None:
+        """Start to copy now, unless `_AHEAD` other windows lie on the device or its memory is full."""
+        if not _ROOM.acquire(blocking=False):
+            return
+        weakref.finalize(self, _ROOM.release)
+        try:
+            self._copy()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+
+    def tensor(self) -> Tensor:
+        """(band, y, x) on the device, for the current stream: int16 (see `unpacked`) or float32.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            The device cannot hold it.
+        """
+        if self._arrived is None:
+            self._copy()
+        self._arrived.wait()
+        first = self._there[0].values
+        window = torch.empty(self.shape, dtype=first.dtype, device=first.device)
+        for part in self._there:
+            values = part.values if part.phase is None else in_squares(part.values, part.phase, self.shape)
+            for band, layer in zip(part.bands, values, strict=True):
+                window[band] = layer
+        return window
+
+    def _copy(self) -> None:
+        streams = streams_of(self.device)
+        with streams.module.stream(streams.there):
+            there = [_copied(part.values, torch_device(self.device)) for part in self.parts]
+        arrived = streams.module.Event()
+        arrived.record(streams.there)
+        self._there = tuple(replace(part, values=values) for part, values in zip(self.parts, there, strict=True))
+        self._arrived = arrived
 
 
-def _copied(values: NDArray[Any], device: str) -> Tensor:
-    """On the device, or on its way there."""
+def _pinned(values: NDArray[Any], device: str) -> Tensor:
     host = torch.from_numpy(values)
-    return (host if device == "cpu" else host.pin_memory()).to(device, non_blocking=True)
+    return host if device == "cpu" else host.pin_memory()
+
+
+def _copied(host: Tensor, device: str) -> Tensor:
+    """On the device, or on its way there."""
+    return host.to(device, non_blocking=True)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device ran out of memory; libraries below PyTorch say it in other words than PyTorch does."""
+    return isinstance(error, torch.OutOfMemoryError) or any(told in str(error) for told in _NO_MEMORY)
+
+
+_ON_DEVICE: WeakKeyDictionary[torch.nn.Module, dict[str, torch.nn.Module]] = WeakKeyDictionary()
+
+
+def on_device(net: torch.nn.Module, device: str) -> torch.nn.Module:
+    """A copy of a network on a device, made once in a process; the network itself stays where it is."""
+    copies = _ON_DEVICE.setdefault(net, {})
+    if device not in copies:
+        copies[device] = copy.deepcopy(net).to(torch_device(device))
+    return copies[device]
 
 
 def outputs(
     net: torch.nn.Module,
-    window: NDArray[np.float32] | Sent,
+    window: NDArray[np.float32] | DeviceWindow,
     places: Sequence[Place],
     *,
     device: str,
@@ -174,7 +216,7 @@ def outputs(
     net
         On the device.
     window
-        Reflectance (band, y + 2 halo, x + 2 halo), or what `send` made of it.
+        Reflectance (band, y + 2 halo, x + 2 halo), or what `DeviceWindow` made of it.
     places
         Of the tiles.
     device, tile, halo
@@ -184,10 +226,10 @@ def outputs(
     tf32
         Let float32 convolutions round their operands to 10 bits.
     """
-    sent = window if isinstance(window, Sent) else send(window, device)
+    window = window if isinstance(window, DeviceWindow) else DeviceWindow(window, device)
     streams = streams_of(device)
-    with _exact_convolutions(not tf32):
-        pixels = sent.window()
+    with exact_convolutions(not tf32):
+        pixels = window.tensor()
         coming: deque[_Coming] = deque()
         left = deque(places)
         while left or coming:
@@ -227,11 +269,12 @@ def _started(
 ) -> _Coming:
     """A batch under way: computed on the current stream, copied back on another."""
     try:
-        out = net(torch.stack([_cut(window, place, tile, halo) for place in places]))
-    except torch.OutOfMemoryError:
-        if len(places) == 1:
+        cut = torch.stack([_cut(window, place, tile, halo) for place in places])
+        out = net(unpacked(cut) if cut.dtype == torch.int16 else cut).contiguous()  # else the copy back needs memory
+    except RuntimeError as error:
+        if len(places) == 1 or not is_out_of_memory(error):
             raise
-        out = None
+        out = cut = None
     if out is None:  # after the exception, which holds the memory of what it interrupted
         middle = (len(places) + 1) // 2
         batches.no_more_than(middle)
@@ -254,18 +297,17 @@ def _started(
 
 
 def _cut(window: Tensor, place: Place, tile: tuple[int, int], halo: int) -> Tensor:
-    """A tile with its halo, float32, filled up with missing pixels where the window ends."""
+    """A tile with its halo, filled up with missing pixels where the window ends."""
     row, col, _, _ = place
     height, width = tile[0] + 2 * halo, tile[1] + 2 * halo
     part = window[:, row : row + height, col : col + width]
-    if part.dtype == torch.int16:
-        part = unpacked(part)
     beyond = (0, width - part.shape[2], 0, height - part.shape[1])
-    return torch.nn.functional.pad(part, beyond, value=torch.nan)
+    missing = 0 if part.dtype == torch.int16 else torch.nan
+    return torch.nn.functional.pad(part, beyond, value=missing)
 
 
 @contextlib.contextmanager
-def _exact_convolutions(exact: bool) -> Iterator[None]:
+def exact_convolutions(exact: bool) -> Iterator[None]:
     """Float32 convolutions on a GPU in float32, not in TF32, which is the usual; then as before."""
     flags = torch.backends.cudnn
     before = flags.allow_tf32

@@ -156,17 +156,18 @@ def _settle_and_show(request: Request, *, to_stdout: bool = False) -> tuple[Job,
     job = settle(request)
     console.show_remarks(job.notes, quiet=request.quiet)
     needed = needs(job.plan, job.items)
-    seconds = _arithmetic(job, needed, request.workers)
+    processes = _processes(job, request.workers)
+    in_one, seconds = _arithmetic(job, needed, request.workers)
     measured: Probe | None = None
     if request.probe:
         measured = probe(job.plan, job.items, job.model, needed)
-        seconds = measured.expected_seconds / _processes(request.workers)
+        in_one, seconds = measured.expected_seconds, measured.expected_seconds / processes
         needed = replace(needed, map_bytes=measured.expected_bytes)
-    expected = asdict(needed) | {"seconds": seconds, "workers": _processes(request.workers)}
+    expected = asdict(needed) | {"seconds": seconds, "workers": processes}
     line = ""
     if prices := parse_prices(request.price):
-        all_seconds, probed = seconds * _processes(request.workers), measured is not None
-        cost = money(prices, needed, device=job.plan.recipe.arithmetic.device, seconds=all_seconds, measured=probed)
+        probed, device = measured is not None, job.plan.recipe.arithmetic.device
+        cost = money(prices, needed, device=device, seconds=in_one, measured=probed)
         line, expected["money"] = money_line(prices, cost, measured=probed), told(prices, cost)
     if not request.quiet:
         shown = console.plan_table(job, needed, seconds=seconds, measured=measured, money=line, verbose=request.verbose)
@@ -181,17 +182,20 @@ def _require_fit(job: Job, needed: Needs, *, scheduler: str | None, workers: int
     from subpixmap.mapping.needs import require_fit
 
     if scheduler is None:
-        require_fit(job.plan, needed, job.out, memory=memory(), workers=_processes(workers))
+        require_fit(job.plan, needed, job.out, memory=memory(), workers=_processes(job, workers))
 
 
-def _arithmetic(job: Job, needed: Needs, workers: int | None) -> float:
-    """Seconds of the network, and of the cloud network, on local cores."""
+def _arithmetic(job: Job, needed: Needs, workers: int | None) -> tuple[float, float]:
+    """Seconds of the network, and of the cloud network, on one core and on all that are used."""
     from subpixmap.model.clouds import TILE_SECONDS
 
     counting = needed.predicted_px * job.model.card.flops_per_pixel / CPU_FLOPS
-    return (counting + needed.mask_tiles * TILE_SECONDS) / _processes(workers)
+    on_one = counting + needed.mask_tiles * TILE_SECONDS
+    return on_one, on_one / (cores() if workers is None else max(1, workers))
 
 
-def _processes(workers: int | None) -> int:
-    """Number of local processes: as requested, else one per core; 0 means this process, counted as 1."""
-    return cores() if workers is None else max(1, workers)
+def _processes(job: Job, workers: int | None) -> int:
+    """Number of local processes: as requested, else one per core or GPU; 0 means this process, counted as 1."""
+    from subpixmap.mapping.cluster import usual_workers
+
+    return usual_workers(job.plan.recipe.arithmetic.device) if workers is None else max(1, workers)

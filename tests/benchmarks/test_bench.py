@@ -130,3 +130,8 @@ def test_only_what_no_load_can_touch_fails(
     told = json.loads((tmp_path / "bench.json").read_text())
     assert told["figures"][0]["value"] == 2.0
     assert {"processor", "cores", "instructions", "versions", "date", "load"} <= set(told["machine"])
+
+
+def test_a_gpu_is_busy_once_while_a_copy_and_the_network_overlap() -> None:
+    assert bench_gpu.union([(0, 2), (1, 3), (5, 6), (5.5, 5.8)]) == 4
+    assert bench_gpu.union([]) == 0

@@ -17,7 +17,9 @@ from typing import Any, cast
 import pytest
 
 from subpixmap.errors import Incomplete, InputError
+from subpixmap.machine import cores
 from subpixmap.mapping import cluster
+from subpixmap.mapping.cluster import usual_workers
 from subpixmap.mapping.pool import WorkerDied, _bring, open_pool, run_with_cached_model
 from subpixmap.model.checkpoint import load_model, save_model
 from subpixmap.verbs.job import Job, freeze
@@ -343,7 +345,7 @@ def test_a_process_is_asked_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def cluster_of(**options: Any) -> Any:
         asked.append(options)
-        return LocalCluster(**options, processes=False, silence_logs=50)
+        return LocalCluster(**{**options, "memory_limit": 0}, processes=False, silence_logs=50)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -354,6 +356,14 @@ def test_a_process_is_asked_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     assert options["n_workers"] == 2
     assert options["security"] is True
     assert {options["host"], options["dashboard_address"]} == {"127.0.0.1", "127.0.0.1:0"}
+    assert options["memory_limit"] == "auto"
+    with (
+        pytest.raises(InputError, match=r"--workers 3: this machine has 2 GPU"),
+        open_pool(where_and_what, tiny_model(), device="cuda", workers=3),
+    ):
+        pass
+    assert (usual_workers("cuda"), usual_workers("cpu")) == (2, cores())
+    assert len(asked) == 1
 
 
 def faults_of_a_freed_tensor(task: Any, model: Any) -> Any:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from subpixmap.errors import InputError, Refused
-from subpixmap.model import backends, openvino_graph
-from subpixmap.model.backends import TILE, Arithmetic, require_here
+from subpixmap.model import backends, device, openvino_graph
+from subpixmap.model.backends import TILE, Arithmetic, network, require_here
 from subpixmap.model.checkpoint import Model
 from subpixmap.model.predict import predict_block, predict_members
 from tests.helpers.cards import lively, small_card
@@ -171,3 +171,17 @@ def test_an_openvino_that_rounds_the_ends_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(openvino_graph, "_marked", lambda graph: graph)
     with warnings.catch_warnings(), pytest.raises(Refused, match="float32"):
         openvino_graph.compiled(a_model(), "bfloat16", (16, 16))
+
+
+def test_bfloat16_is_refused_on_a_gpu_without_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(device, "torch_device", lambda name: "cpu")
+    rounded, exact = Arithmetic(device="cuda", precision="bfloat16"), Arithmetic(device="cuda")
+    for version in ((7, 5), (8, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda version=version: version)
+        network(a_model(), exact)
+        if version < (8, 0):
+            with pytest.raises(Refused, match=r"needs a GPU of compute capability 8.0 or newer, but this one has 7.5"):
+                network(a_model(), rounded)
+        else:
+            network(a_model(), rounded)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from subpixmap.model import device
 from subpixmap.model.backends import GPU_TILE, Arithmetic
-from subpixmap.model.device import Batches, outputs, send
+from subpixmap.model.device import Batches, DeviceWindow, outputs
 from subpixmap.model.packing import packed, unpacked
 from subpixmap.scenes.radiometry import to_reflectance
 from tests.model.test_backends import a_model, a_scene
@@ -89,8 +89,8 @@ def as_delivered(rows: int, cols: int, phase: tuple[int, int]) -> Any:
 @pytest.mark.parametrize(("rows", "cols"), [(90, 140), (141, 77), (1, 6), (3, 1)])
 def test_bands_of_20_m_travel_with_each_pixel_once(phase: tuple[int, int], rows: int, cols: int) -> None:
     scene = as_delivered(rows, cols, phase)
-    sent = send(scene, "cpu")
-    assert np.array_equal(unpacked(sent.window()).numpy(), scene, equal_nan=True)
+    sent = DeviceWindow(scene, "cpu")
+    assert np.array_equal(unpacked(sent.tensor()).numpy(), scene, equal_nan=True)
     if min(rows, cols) > 6:
         coarse = np.prod(
             [len({(at - first) // 2 for at in range(side)}) for side, first in ((rows, phase[0]), (cols, phase[1]))]
@@ -105,12 +105,12 @@ def test_a_band_that_differs_in_one_pixel_travels_whole() -> None:
     for band, row, col in ((4, 79, 3), (5, 40, 89), (6, 0, 0)):
         broken = scene.copy()
         broken[band, row, col] = np.nan if np.isfinite(broken[band, row, col]) else np.float32(0.5)
-        sent = send(broken, "cpu")
-        assert np.array_equal(unpacked(sent.window()).numpy(), broken, equal_nan=True)
-        assert 2 * 80 * 90 * 4 < sent.nbytes <= send(scene, "cpu").nbytes + 2 * 80 * 90
+        sent = DeviceWindow(broken, "cpu")
+        assert np.array_equal(unpacked(sent.tensor()).numpy(), broken, equal_nan=True)
+        assert 2 * 80 * 90 * 4 < sent.nbytes <= DeviceWindow(scene, "cpu").nbytes + 2 * 80 * 90
     scene[0, 0, 0] = np.pi  # not of a digital number: all stays float32, the bands of 20 m still with each pixel once
-    sent = send(scene, "cpu")
-    assert np.array_equal(sent.window().numpy(), scene, equal_nan=True)
+    sent = DeviceWindow(scene, "cpu")
+    assert np.array_equal(sent.tensor().numpy(), scene, equal_nan=True)
     assert sent.nbytes < 0.6 * scene.nbytes
 
 
@@ -175,7 +175,7 @@ def test_copies_run_beside_the_network_and_what_needs_them_waits(monkeypatch: py
 
     def copied(values: Any, where: str) -> Any:
         module.step("copied there")
-        return sent_by(values, "cpu")
+        return sent_by(values, where)
 
     def copied_back(self: Any, *args: Any, **options: Any) -> Any:
         module.step("copied back")
@@ -189,7 +189,10 @@ def test_copies_run_beside_the_network_and_what_needs_them_waits(monkeypatch: py
     monkeypatch.setattr(device, "_copied", copied)
     monkeypatch.setattr(torch.Tensor, "copy_", copied_back)
     scene = of_numbers(78, 88)
-    one, _next_window = send(scene, "gpu"), send(scene, "gpu")
+    monkeypatch.setattr(device, "torch_device", lambda name: "cpu")
+    one, following = DeviceWindow(scene, "gpu"), DeviceWindow(scene, "gpu")
+    one.copy_early()
+    following.copy_early()
     with torch.inference_mode():
         for n, _ in enumerate(outputs(Computed(), one, PLACES, device="gpu", tile=TILE, halo=4, batches=Batches(2))):
             assert module.clock("host")["back"] > n // 2, "taken before it was copied"
@@ -201,6 +204,70 @@ def test_copies_run_beside_the_network_and_what_needs_them_waits(monkeypatch: py
     assert [clock["usual"] for clock in back] == [1, 2, 3]
     assert all(clock["back"] == 0 for clock in computed)  # no batch waits for copies back
     assert all(clock["usual"] == clock["back"] == 0 for clock in there)  # nor a copy there for the network
+
+
+def test_few_windows_lie_on_the_device_and_a_full_one_takes_them_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, copied, copies = of_numbers(20, 30), device._copied, list[Any]()
+
+    def copy(values: Any, where: str) -> Any:
+        if full:
+            raise torch.OutOfMemoryError("no room")
+        copies.append(values)
+        return copied(values, where)
+
+    monkeypatch.setattr(device, "_copied", copy)
+    full = False
+    windows = [DeviceWindow(scene, "cpu") for _ in range(5)]
+    for window in windows:
+        window.copy_early()
+    assert len(copies) == device._AHEAD == 3
+    assert np.array_equal(unpacked(windows[4].tensor()).numpy(), scene, equal_nan=True)  # later, when it is its turn
+    assert len(copies) == 4
+    del windows[0]
+    windows[2].copy_early()
+    assert len(copies) == 5
+    del windows[0], windows[0]
+    full = True
+    windows[1].copy_early()
+    full = False
+    assert np.array_equal(unpacked(windows[1].tensor()).numpy(), scene, equal_nan=True)
+
+
+def test_a_network_is_copied_to_a_device_once_and_stays_where_it_is() -> None:
+    net = a_model().folded
+    there = device.on_device(net, "meta")
+    assert device.on_device(net, "meta") is there
+    assert {one.device.type for one in there.parameters()} == {"meta"}
+    assert {one.device.type for one in net.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "GET was unable to find an engine to execute this computation",
+    ],
+)
+def test_batches_are_halved_whoever_says_that_memory_ran_out(text: str) -> None:
+    net = a_model().folded
+
+    class Small(torch.nn.Module):
+        def forward(self, tiles: Any) -> Any:
+            if len(tiles) > 3:
+                raise RuntimeError(text)
+            return net(tiles)
+
+    class Wrong(torch.nn.Module):
+        def forward(self, tiles: Any) -> Any:
+            raise RuntimeError("another error")
+
+    scene, batches = of_numbers(78, 88), Batches(6)
+    with torch.inference_mode():
+        got = list(outputs(Small(), scene, PLACES, device="cpu", tile=TILE, halo=4, batches=batches))
+    assert (len(got), batches.tiles) == (6, 3)
+    with pytest.raises(RuntimeError, match="another error"):
+        list(outputs(Wrong(), scene, PLACES, device="cpu", tile=TILE, halo=4, batches=Batches(6)))
 
 
 def test_memory_of_a_batch_that_was_too_large_is_free_before_the_next_try() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ import pytest
 from subpixmap.errors import InputError
 from subpixmap.mapping.needs import Needs
 from subpixmap.mapping.plan import read_plan
+from subpixmap.model.backends import Arithmetic
 from subpixmap.model.checkpoint import save_model
 from subpixmap.verbs.price import money, money_line, parse_prices
 from subpixmap.verbs.request import Request
-from subpixmap.verbs.run import plan
+from subpixmap.verbs.run import _require_fit, plan
 from tests.helpers import mapping_data, scenes_data
 
 NEEDS = Needs(1, 1, 16, 3, 3.0, bytes_to_read=200e9, predicted_px=1e9, worker_memory=1e9, map_bytes=50e9)
@@ -92,3 +94,17 @@ def test_a_plan_tells_the_money_and_stays_the_same_run(tmp_path: Path, capsys: p
     assert expected["money"]["once"] == pytest.approx(expected["seconds"] * 2 * 1000)  # 1,000 a second of two cores
     assert expected["money"]["a_month"] == pytest.approx(expected["map_bytes"])
     assert expected["money"]["prices"] == {"core-hour": 3_600_000.0, "gb-month": 1e9}
+
+
+def test_memory_is_checked_for_a_process_on_each_gpu_not_on_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    asked: list[int] = []
+    job: Any = SimpleNamespace(
+        plan=SimpleNamespace(recipe=SimpleNamespace(arithmetic=Arithmetic(device="cuda"))), out=""
+    )
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("subpixmap.mapping.needs.require_fit", lambda *_, workers, **__: asked.append(workers))
+    for workers in (None, 1, 0):
+        _require_fit(job, NEEDS, scheduler=None, workers=workers)
+    assert asked == [2, 1, 1]
