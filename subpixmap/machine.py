@@ -29,6 +29,15 @@ def cores() -> int:
     return cpu_count()
 
 
+def usual_workers(device: str) -> int:
+    """Number of worker processes unless another is asked for: one for each core, or for each GPU ("cuda")."""
+    if device == "cpu":
+        return cores()
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
 def memory() -> int:
     """Bytes of memory for all processes together: the smaller of machine and container limit."""
     from distributed.system import memory_limit
@@ -90,7 +99,7 @@ def _waited(future: Future[tuple[T, float]], seconds: dict[str, float], stage: s
     try:
         values, spent = future.result()
     finally:
-        del future  # a failed one holds its exception, and this the frame: together they would hold the call's memory
+        del future  # else it, its exception and this frame would keep each other alive, with the call's memory
     if stage == "read":
         seconds["wait"] += time.perf_counter() - began
     seconds[stage] += spent

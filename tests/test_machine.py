@@ -53,7 +53,7 @@ def test_cores_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> No
     [
         "from subpixmap.machine import cores; print(cores())",
         "from subpixmap.simulate.zones import threads; print(threads())",
-        "from subpixmap.mapping.cluster import usual_workers; print(usual_workers('cpu'))",
+        "from subpixmap.machine import usual_workers; print(usual_workers('cpu'))",
     ],
 )
 def test_cores_follow_the_affinity(asked: str) -> None:

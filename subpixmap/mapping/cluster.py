@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from subpixmap.errors import Incomplete, InputError
-from subpixmap.machine import cores
+from subpixmap.machine import usual_workers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -159,15 +159,6 @@ def _address_in(file: str) -> str:
         ) from error
 
 
-def usual_workers(device: str) -> int:
-    """Number of worker processes of this machine unless another is asked for: one for each core, or GPU."""
-    if device == "cpu":
-        return cores()
-    import torch
-
-    return max(1, torch.cuda.device_count())
-
-
 def _local_cluster(workers: int | None, device: str, memory_limit: str | int | None) -> Any:
     if device == "cuda":
         return _cuda_cluster(workers, memory_limit)
@@ -213,7 +204,7 @@ def _cuda_cluster(workers: int | None, memory_limit: str | int | None) -> Any:
         from dask_cuda import LocalCUDACluster
     except ImportError as error:
         raise InputError(f"GPUs need dask-cuda ({error}); install subpixmap[cuda]") from error
-    n_gpus = torch.cuda.device_count()
+    n_gpus = usual_workers("cuda")
     if workers and workers > n_gpus:
         raise InputError(f"--workers {workers}: this machine has {n_gpus} GPU(s), and each takes one worker")
     return LocalCUDACluster(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from subpixmap.files import path_of
 from subpixmap.grid import CELL, CHUNK, Window, owned
-from subpixmap.machine import cores, in_order, peak_rss, thread_pool, timed
+from subpixmap.machine import cores, in_order, peak_rss, thread_pool, timed, usual_workers
 from subpixmap.mapping.ledger import Record, Used, array_sha256, cell_sums, write_record
 from subpixmap.mapping.owner import require_held
 from subpixmap.mapping.quantise import as_stored
@@ -210,9 +210,9 @@ class Acquired:
 
     chosen: Chosen
     reflectance: NDArray[np.float32]
-    """(band, y, x) of the block's window with its halo."""
+    """(band, y, x) of the block's window."""
     sha256: str
-    """Of the reflectance."""
+    """Of the reflectance with its halo."""
     observed: NDArray[np.bool_]
     """(y, x) of the window: clear pixels with data in all bands. Pixels around them may be cloudy: the network sees
     these, too."""
@@ -266,7 +266,7 @@ def _acquire(task: Task, chosen: Chosen) -> tuple[Acquired, Pixels]:
     valid = np.unpackbits(chosen.valid, count=window.height * window.width).astype(bool).reshape(window.shape)
     inner = reflectance[:, halo : halo + window.height, halo : halo + window.width]
     observed = valid & np.isfinite(inner).all(axis=0)
-    acquired = Acquired(chosen, reflectance, array_sha256(reflectance), observed)
+    acquired = Acquired(chosen, inner, array_sha256(reflectance), observed)
     return acquired, sent(reflectance, task.recipe.arithmetic)
 
 
@@ -289,18 +289,17 @@ def _add(task: Task, model: Model, one: Predicted, mean: Accumulator) -> tuple[A
     """
     from subpixmap.model.domain import out_of_domain
 
-    block, window, halo = task.plan.block, task.plan.window, task.halo
+    block, window = task.plan.block, task.plan.window
     pick = [tuple(model.card.objects).index(name) for name in task.recipe.objects]
     side = block.size // CELL
     totals, seen = np.zeros((len(pick), side, side)), np.zeros((side, side), np.int32)
-    inner = one.acquired.reflectance[:, halo : halo + window.height, halo : halo + window.width]
 
     def add(chunk: Window) -> None:
         at = chunk.slices(window)
         if not (seen_here := one.acquired.observed[at]).any():
             return
         count, presence, *by_member = (values[:, *at][pick] for values in one.outputs)
-        unlike = out_of_domain(model, inner[:, *at], seen_here)
+        unlike = out_of_domain(model, one.acquired.reflectance[:, *at], seen_here)
         mean.add(at, count, presence, seen_here, unlike, by_member=by_member)
         rows, cols = chunk.slices(block.window)
         cells = slice(rows.start // CELL, rows.stop // CELL), slice(cols.start // CELL, cols.stop // CELL)
@@ -381,6 +380,4 @@ def readers_for(device: str) -> int:
     """Number of reading threads of a worker: one for a CPU core, a share of the cores for a GPU."""
     if device == "cpu":
         return 1
-    import torch
-
-    return max(1, min(16, cores() // max(1, torch.cuda.device_count()) - 1))
+    return max(1, min(16, cores() // usual_workers(device) - 1))

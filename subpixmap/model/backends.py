@@ -44,7 +44,7 @@ _Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 Place = tuple[int, int, int, int]
 """First row and column, height and width of a tile of a window."""
 Pixels: TypeAlias = "NDArray[np.float32] | DeviceWindow"
-"""Reflectance of a window, where the network takes it from: memory, or a GPU."""
+"""Reflectance of a window: in memory, or on its way to a GPU."""
 Network = Callable[[Pixels, Sequence[Place]], Iterator[NDArray[np.float32]]]
 """Of a window (band, y + 2 halo, x + 2 halo) and places in it, for each place (prediction, 2, object, y, x) of a whole
 tile: densities, and logits of presence. The first prediction is that of the whole model; those of its networks follow

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from subpixmap.model.packing import Phase, in_squares, once, packed, repeated_bands, unpacked
+from subpixmap.model.packing import Phase, in_squares, pack, unpacked
 
 BATCH_PX = 2**21
 """Pixels of a batch at first; fewer once memory ran out."""
@@ -93,11 +93,7 @@ class Part:
 
 
 class DeviceWindow:
-    """A window for a device, in as few bytes as hold it exactly: packed in the host's memory, later copied.
-
-    1. Bands that repeat every pixel 2 x 2 times (20 m, on a lattice of 10 m) keep each pixel once.
-    2. Digital numbers take 16 bits: with 1., 11 bytes a pixel for the ten bands of Sentinel-2, instead of 40.
-    3. They lie in pinned memory, so that the copy, on its own stream, needs no processor.
+    """A window for a device: packed in pinned memory of the host, then copied, on its own stream, without a processor.
 
     Keep it until its outputs are back: they are computed from its memory on the device.
 
@@ -110,19 +106,9 @@ class DeviceWindow:
     """
 
     def __init__(self, reflectance: NDArray[np.float32], device: str) -> None:
-        coarse, phase = repeated_bands(reflectance)  # 1.
-        fine = tuple(band for band in range(len(reflectance)) if band not in coarse)
-        groups = [(bands, first) for bands, first in ((fine, None), (coarse, phase)) if bands]
-        values = [
-            reflectance[list(bands)] if first is None else once(reflectance, bands, first) for bands, first in groups
-        ]
-        small = [packed(one) for one in values]  # 2.
-        whole = [one.view(np.int16) for one in small if one is not None]
-        hosts: Sequence[NDArray[Any]] = whole if len(whole) == len(values) else values
         self.shape, self.device = reflectance.shape, device
         self.parts = tuple(
-            Part(bands, _pinned(host, torch_device(device)), first)  # 3.
-            for (bands, first), host in zip(groups, hosts, strict=True)
+            Part(bands, _pinned(values, torch_device(device)), phase) for bands, values, phase in pack(reflectance)
         )
         self._there: tuple[Part, ...] = ()
         self._arrived: Any = None
@@ -275,7 +261,7 @@ def _started(
         if len(places) == 1 or not is_out_of_memory(error):
             raise
         out = cut = None
-    if out is None:  # after the exception, which holds the memory of what it interrupted
+    if out is None:  # not in the except clause: there the exception still keeps the memory of the failed batch
         middle = (len(places) + 1) // 2
         batches.no_more_than(middle)
         if window.is_cuda:

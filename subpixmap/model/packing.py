@@ -6,6 +6,8 @@ digital numbers fits into 16 bits. Packing is done with NumPy on the host, unpac
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +22,32 @@ _STRIP = 64
 
 Phase = tuple[int, int]
 """Row and column, 0 or 1, of the first square of 2 x 2 pixels that lies whole in a window."""
+
+
+def pack(reflectance: NDArray[np.float32]) -> list[tuple[tuple[int, ...], NDArray[Any], Phase | None]]:
+    """Pack a window (band, y, x), NaN where missing, in one or two groups of bands.
+
+    1. Bands that repeat every pixel 2 x 2 times keep it once.
+    2. Digital numbers take 16 bits.
+
+    Returns
+    -------
+    list
+        Bands, their values, and the phase of pixels that stand for 2 x 2, for each group. Values of all groups are
+        int16 (see `unpacked`), or float32 where a window holds anything but digital numbers.
+    """
+    coarse, phase = repeated_bands(reflectance)  # 1.
+    fine = tuple(band for band in range(len(reflectance)) if band not in coarse)
+    groups: list[tuple[tuple[int, ...], NDArray[Any], Phase | None]] = []
+    if fine:
+        groups.append((fine, reflectance[list(fine)], None))
+    if coarse:
+        groups.append((coarse, once(reflectance, coarse, phase), phase))
+    small = [packed(values) for _, values, _ in groups]  # 2.
+    whole = [values.view(np.int16) for values in small if values is not None]
+    if len(whole) < len(groups):
+        return groups
+    return [(bands, values, first) for (bands, _, first), values in zip(groups, whole, strict=True)]
 
 
 def repeated_bands(reflectance: NDArray[np.float32]) -> tuple[tuple[int, ...], Phase]:
@@ -74,8 +102,8 @@ def packed(reflectance: NDArray[np.float32]) -> NDArray[np.uint16] | None:
 def unpacked(small: Tensor) -> Tensor:
     """16 bits as float32, on the device where they lie; NaN where a pixel is missing.
 
-    They come as int16, because few operations of PyTorch know 16 bits without a sign. The divisor lies on the device,
-    because a GPU multiplies by the reciprocal of one that does not, and this rounds otherwise.
+    They come as int16, because few operations of PyTorch know 16 bits without a sign. The divisor lies on the device:
+    with a number of the host, PyTorch on a GPU multiplies by the reciprocal instead, which rounds differently.
     """
     numbers = small.to(torch.int32) & 0xFFFF
     reflectance = (numbers + _LOWEST).to(torch.float32) / torch.full((), 10000.0, device=small.device)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subpixmap.errors import Refused
-from subpixmap.machine import cores, memory
+from subpixmap.machine import memory, usual_workers
 from subpixmap.progress import Progress
 from subpixmap.verbs import console
 from subpixmap.verbs.count import count, remarks_on, report, trend
@@ -156,17 +156,19 @@ def _settle_and_show(request: Request, *, to_stdout: bool = False) -> tuple[Job,
     job = settle(request)
     console.show_remarks(job.notes, quiet=request.quiet)
     needed = needs(job.plan, job.items)
-    processes = _processes(job, request.workers)
-    in_one, seconds = _arithmetic(job, needed, request.workers)
+    device = job.plan.recipe.arithmetic.device
+    processes = _processes(device, request.workers)
+    in_one, n = _seconds_on_a_core(job, needed), _processes("cpu", request.workers)
     measured: Probe | None = None
     if request.probe:
         measured = probe(job.plan, job.items, job.model, needed)
-        in_one, seconds = measured.expected_seconds, measured.expected_seconds / processes
+        in_one, n = measured.expected_seconds, processes
         needed = replace(needed, map_bytes=measured.expected_bytes)
+    seconds = in_one / n
     expected = asdict(needed) | {"seconds": seconds, "workers": processes}
     line = ""
     if prices := parse_prices(request.price):
-        probed, device = measured is not None, job.plan.recipe.arithmetic.device
+        probed = measured is not None
         cost = money(prices, needed, device=device, seconds=in_one, measured=probed)
         line, expected["money"] = money_line(prices, cost, measured=probed), told(prices, cost)
     if not request.quiet:
@@ -182,20 +184,18 @@ def _require_fit(job: Job, needed: Needs, *, scheduler: str | None, workers: int
     from subpixmap.mapping.needs import require_fit
 
     if scheduler is None:
-        require_fit(job.plan, needed, job.out, memory=memory(), workers=_processes(job, workers))
+        processes = _processes(job.plan.recipe.arithmetic.device, workers)
+        require_fit(job.plan, needed, job.out, memory=memory(), workers=processes)
 
 
-def _arithmetic(job: Job, needed: Needs, workers: int | None) -> tuple[float, float]:
-    """Seconds of the network, and of the cloud network, on one core and on all that are used."""
+def _seconds_on_a_core(job: Job, needed: Needs) -> float:
+    """Of the network, and of the cloud network."""
     from subpixmap.model.clouds import TILE_SECONDS
 
     counting = needed.predicted_px * job.model.card.flops_per_pixel / CPU_FLOPS
-    on_one = counting + needed.mask_tiles * TILE_SECONDS
-    return on_one, on_one / (cores() if workers is None else max(1, workers))
+    return counting + needed.mask_tiles * TILE_SECONDS
 
 
-def _processes(job: Job, workers: int | None) -> int:
+def _processes(device: str, workers: int | None) -> int:
     """Number of local processes: as requested, else one per core or GPU; 0 means this process, counted as 1."""
-    from subpixmap.mapping.cluster import usual_workers
-
-    return usual_workers(job.plan.recipe.arithmetic.device) if workers is None else max(1, workers)
+    return usual_workers(device) if workers is None else max(1, workers)

@@ -17,9 +17,8 @@ from typing import Any, cast
 import pytest
 
 from subpixmap.errors import Incomplete, InputError
-from subpixmap.machine import cores
+from subpixmap.machine import cores, usual_workers
 from subpixmap.mapping import cluster
-from subpixmap.mapping.cluster import usual_workers
 from subpixmap.mapping.pool import WorkerDied, _bring, open_pool, run_with_cached_model
 from subpixmap.model.checkpoint import load_model, save_model
 from subpixmap.verbs.job import Job, freeze
